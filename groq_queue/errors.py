@@ -1,0 +1,284 @@
+"""Every error groq_queue raises, in one tree.
+
+Each says what happened, to which request, and what to do about it; keeps its
+facts as attributes; and survives pickling (``multiprocessing``, Celery).
+No error ever carries request headers, so none can leak the API key.
+
+Source of the status codes: https://console.groq.com/docs/errors, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Sent = Literal["no", "unknown", "yes"]
+"""May the server have received the request? ``"no"`` is a proof, ``"unknown"`` is not."""
+
+_EXCERPT = 200  # characters of a foreign body that fit into one readable line
+
+
+class GroqQueueError(Exception):
+    """Base of every error of this library.
+
+    Attributes:
+        request_id: Our id of the request it happened to, or None.
+        custom_id: The caller's own id of that request, or None.
+    """
+
+    def __init__(self, message: str = "", *, request_id: str | None = None, custom_id: str | None = None) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+        self.custom_id = custom_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__.copy())
+
+    def copy(self) -> GroqQueueError:
+        """Return an equal error without a traceback, to be raised by another Future."""
+        twin: GroqQueueError = _restore(type(self), self.args, self.__dict__.copy())
+        return twin
+
+
+def _restore(cls: type[GroqQueueError], args: tuple[Any, ...], state: dict[str, Any]) -> GroqQueueError:
+    """Rebuild an error without running its constructor, whose arguments differ by class."""
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigurationError(GroqQueueError, ValueError):
+    """An argument cannot be used; the message names the field, the value and the cure."""
+
+
+class MissingExtraError(GroqQueueError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class QueueClosed(GroqQueueError, RuntimeError):
+    """The queue was shut down before this call."""
+
+
+class QueueBusy(GroqQueueError):
+    """The queue could not serve the request in the time or room it had.
+
+    Attributes:
+        retry_after: Seconds after which trying again makes sense, or None if unknown.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.retry_after = retry_after
+
+
+class QueueFull(QueueBusy, queue.Full, ValueError):
+    """There is no room for one more pending request.
+
+    Attributes:
+        limit: The bound that was reached, in requests.
+        client: The client whose own bound was reached, or None for the whole queue's.
+    """
+
+    def __init__(self, message: str = "", *, limit: int, client: str | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.limit = limit
+        self.client = client
+
+
+class QueueTimeout(QueueBusy):
+    """``max_wait`` or ``deadline`` passed; the last attempt's error, if any, is the cause."""
+
+
+class RequestTooLarge(GroqQueueError, ValueError):
+    """The request costs more than its limit ever holds; waiting cannot help.
+
+    Attributes:
+        cost: Units the request may use.
+        capacity: Units the limit holds when it is full.
+        limit: Name of the limit, such as ``"tokens per minute (TPM)"``.
+    """
+
+    def __init__(self, cost: int, capacity: int, limit: str, **facts: Any) -> None:
+        super().__init__(
+            f"request may use {cost} but {limit} never holds more than {capacity}: "
+            f"lower max_completion_tokens by {cost - capacity} or shorten the prompt",
+            **facts,
+        )
+        self.cost, self.capacity, self.limit = cost, capacity, limit
+
+
+class DailyLimitReached(GroqQueueError):
+    """A limit per day is spent; it drains continuously, there is no midnight reset.
+
+    Attributes:
+        resets_in: Seconds until the request would fit, or None if unknown.
+        limit: Name of the limit.
+    """
+
+    def __init__(self, message: str = "", *, resets_in: float | None, limit: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.resets_in, self.limit = resets_in, limit
+
+
+class CostLimitReached(GroqQueueError):
+    """``max_cost`` leaves no room for this request."""
+
+
+class JournalError(GroqQueueError):
+    """The journal file cannot be read or written; the message names its path."""
+
+
+class APIError(GroqQueueError):
+    """An attempt failed at or on the way to the API.
+
+    Attributes:
+        server_request_id: The server's id of the attempt (``x-request-id``), or None.
+        attempts: How many attempts were sent in all, this one included.
+    """
+
+    server_request_id: str | None = None
+    attempts: int = 1
+
+
+class APIConnectionError(APIError):
+    """No usable answer came back.
+
+    Attributes:
+        sent: ``"no"`` if the request certainly never left, ``"yes"`` if the
+            server certainly got it, else ``"unknown"``: it may have been billed.
+        is_final: True if another attempt cannot help (a bad certificate, say).
+    """
+
+    def __init__(self, message: str = "", *, sent: Sent = "unknown", is_final: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.sent: Sent = sent
+        self.is_final = is_final
+
+
+class APITimeoutError(APIConnectionError):
+    """The attempt ran into its ``timeout``."""
+
+
+class APIResponseError(APIError):
+    """The answer's status was 200 but its body was cut short or is not the JSON expected.
+
+    The request was processed and may have been billed.
+    """
+
+
+class APIStatusError(APIError):
+    """The API answered with an error status.
+
+    Attributes:
+        status_code: HTTP status.
+        body: The decoded JSON body, or the text of a body that is not JSON.
+        headers: Response headers, names in lower case.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status_code: int,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.status_code = status_code
+        self.body = body
+        self.headers = dict(headers or {})
+        self.server_request_id = self.headers.get("x-request-id")
+
+
+class BadRequestError(APIStatusError):
+    """400: the request itself is wrong."""
+
+
+class AuthenticationError(APIStatusError):
+    """401: the API key is missing, wrong or revoked."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the key may not use this model, or the network is not allowed."""
+
+
+class NotFoundError(APIStatusError):
+    """404: no such model or endpoint."""
+
+
+class ContentTooLargeError(APIStatusError):
+    """413, or a 429 that says "Request too large": it never fits as it is."""
+
+
+class UnprocessableEntityError(APIStatusError):
+    """422: the request is well formed but cannot be followed."""
+
+
+class RateLimitError(APIStatusError):
+    """429: refused by the server's limiter after every retry."""
+
+
+class CapacityExceededError(APIStatusError):
+    """498: the flex tier is full."""
+
+
+class InternalServerError(APIStatusError):
+    """5xx: the server or a proxy before it failed."""
+
+
+_BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    413: ContentTooLargeError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+    498: CapacityExceededError,
+}
+
+
+def status_error(
+    status_code: int, body: Any, headers: Mapping[str, str], *, too_large: bool = False, **facts: Any
+) -> APIStatusError:
+    """Build the typed error of an error status.
+
+    Args:
+        status_code: HTTP status, 300..599.
+        body: The decoded JSON body, or the text of a body that is not JSON.
+        headers: Response headers, names in lower case.
+        too_large: The limiter said that the request never fits.
+        facts: ``request_id`` and ``custom_id`` of the request.
+
+    Returns:
+        An instance of the subclass for that status.
+    """
+    if too_large:
+        cls: type[APIStatusError] = ContentTooLargeError
+    else:
+        cls = _BY_STATUS.get(status_code, InternalServerError if status_code >= 500 else APIStatusError)
+    if 300 <= status_code < 400:
+        said = f"redirect to {excerpt(headers.get('location', 'nowhere'))} refused: set base_url to the final address"
+    else:
+        said = excerpt(error_message(body)) or "no message"
+    return cls(f"HTTP {status_code}: {said}", status_code=status_code, body=body, headers=headers, **facts)
+
+
+def error_message(body: Any) -> str:
+    """Return the human sentence of an error body, whatever its shape."""
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        if isinstance(inner, Mapping):
+            return str(inner.get("message") or "")
+        return str(inner)
+    return "" if body is None else str(body)
+
+
+def excerpt(text: str) -> str:
+    """Return at most 200 characters of *text* on one line, control characters escaped."""
+    short = text[:_EXCERPT]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
+    return shown if len(text) <= _EXCERPT else shown + "…"
