@@ -1,0 +1,141 @@
+"""One limit, metered: may this cost pass now, and if not, when?
+
+The server's bucket drains continuously at ``limit / period`` and admits while
+``used + requested <= limit``. Ours is its client-side twin and must never hold
+less than the server's does, whatever the network delays, or the server refuses.
+
+So a cost has two lives. From the grant until the answer it is *held*: it counts
+in full and does not drain, because nobody knows yet when it arrived. At the
+answer it becomes *level*, which drains. Every held cost arrived no later than
+its answer, hence ``held + level`` is never below the server's level: an upper
+bound for any delay, any order of arrival and any idle gap. The price is one
+round trip of budget per idle period.
+
+What becomes level depends on a rule of the server that is only partly known:
+it may keep the requested amount for good, or correct it to real use. Both are
+metered side by side (*strict* and *credited*), and strict is believed until the
+server's own headers disprove it.
+
+Units: cost in tokens, requests or seconds of audio; time in nanoseconds of the
+caller's clock. Integers only: a level is kept as an instant, multiplied by
+*limit* so that no unit is ever rounded.
+
+Source: GCRA, ITU-T I.371, virtual-scheduling form; the law and its evidence in
+85 captured refusals: https://console.groq.com/docs/rate-limits, read 2026-11.
+"""
+
+from __future__ import annotations
+
+NS_PER_S = 1_000_000_000
+
+
+class Bucket:
+    """Meter of one limit; not thread-safe, the limiter that owns it locks.
+
+    Conservation, always: ``leased == settled + refunded + held``.
+    """
+
+    __slots__ = ("_credited", "_strict", "ended", "held", "leased", "limit", "period_ns", "refunded", "settled")
+
+    def __init__(self, limit: int, period_s: float) -> None:
+        """
+        Args:
+            limit: Units the bucket holds and drains in one period, >= 1.
+            period_s: Seconds, > 0.
+        """
+        self.limit = limit
+        self.period_ns = round(period_s * NS_PER_S)
+        # Instants times limit at which the level is back at zero; units * period_ns of level lie between now and then.
+        self._strict = 0
+        self._credited = 0
+        self.held = 0
+        self.leased = 0
+        self.settled = 0
+        self.refunded = 0
+        self.ended = 0  # units that ended leases may have charged at the server, ever
+
+    def wait_ns(self, cost: int, now_ns: int, *, credits: bool = False) -> int | None:
+        """Return how long until *cost* fits if nothing else happens.
+
+        Args:
+            cost: 0 <= cost <= limit; larger ones never fit and are refused earlier.
+            now_ns: The present instant.
+            credits: Believe the credited level instead of the strict one.
+
+        Returns:
+            0 if it fits now, else the exact number of nanoseconds; None if no
+            time suffices until an open lease ends.
+        """
+        excess = self._level(now_ns, credits) - (self.limit - self.held - cost) * self.period_ns
+        if excess <= 0:
+            return 0
+        if self.held + cost > self.limit:
+            return None
+        return -(-excess // self.limit)
+
+    def hold(self, cost: int) -> None:
+        """Take *cost* into the open leases."""
+        self.held += cost
+        self.leased += cost
+
+    def settle(self, cost: int, requested: int, used: int, now_ns: int) -> None:
+        """Turn an open lease into level.
+
+        Args:
+            cost: What was held for it.
+            requested: What the server charged at admission, as far as known.
+            used: What it really used; may exceed *requested* (a debt, never clamped).
+            now_ns: The present instant.
+        """
+        self.held -= cost
+        self.settled += cost
+        base = now_ns * self.limit
+        self._strict = max(self._strict, base) + max(requested, used) * self.period_ns
+        self._credited = max(self._credited, base) + used * self.period_ns
+        self.ended += max(requested, used)
+
+    def refund(self, cost: int) -> None:
+        """End a lease whose request was never charged."""
+        self.held -= cost
+        self.refunded += cost
+
+    def used(self, now_ns: int, *, credits: bool = False) -> int:
+        """Return the units in use, open leases included, rounded up; may exceed the limit."""
+        return self.held + -(-self._level(now_ns, credits) // self.period_ns)
+
+    def at_most(self, used: int, now_ns: int) -> int:
+        """Accept proof that the server's level was no higher than *used*.
+
+        Returns:
+            Units by which the strict level had been above that.
+        """
+        ceiling = now_ns * self.limit + used * self.period_ns
+        surplus = max(0, self._strict - ceiling) // self.period_ns
+        self._strict = min(self._strict, ceiling)
+        self._credited = min(self._credited, ceiling)
+        return surplus
+
+    def at_least(self, used: int, drained_ns: int, now_ns: int) -> None:
+        """Accept proof that the server's level was *used*, at most *drained_ns* ago.
+
+        Open leases may be part of that level already, so only what they cannot
+        explain is added: somebody else spends from the same budget.
+        """
+        floor = now_ns * self.limit + (used - self.held) * self.period_ns - drained_ns * self.limit
+        self._strict = max(self._strict, floor)
+        self._credited = max(self._credited, floor)
+
+    def resize(self, limit: int, now_ns: int) -> None:
+        """Change the limit and keep the units in use."""
+        strict, credited = self._level(now_ns, False), self._level(now_ns, True)
+        self.limit = limit
+        self._strict = now_ns * limit + strict
+        self._credited = now_ns * limit + credited
+
+    def drain_of(self, duration_ns: int) -> int:
+        """Return the units that drain in *duration_ns*, rounded up."""
+        return -(-duration_ns * self.limit // self.period_ns)
+
+    def _level(self, now_ns: int, credits: bool) -> int:
+        """Return the drained level, in units times ``period_ns``."""
+        return max(0, (self._credited if credits else self._strict) - now_ns * self.limit)

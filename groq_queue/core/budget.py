@@ -1,0 +1,335 @@
+"""All limits of one model in one lease: everything is taken, or nothing.
+
+A lease is ended exactly once: ``settle`` (the request was or may have been
+charged) or ``refund`` (it was certainly not). Waiting is ``engine``; the lock is
+``limiters``; metering a single limit is ``core.bucket``.
+
+The dimension names are those the server uses in its refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from groq_queue.core.bucket import Bucket
+from groq_queue.core.headers import RateHeader, Refusal
+from groq_queue.core.pricing import Cost
+from groq_queue.errors import ConfigurationError
+
+DIMENSIONS: dict[str, str] = {
+    "RPM": "requests per minute",
+    "RPD": "requests per day",
+    "TPM": "tokens per minute",
+    "TPD": "tokens per day",
+    "ITPM": "input tokens per minute",
+    "OTPM": "output tokens per minute",
+    "ASPH": "seconds of audio per hour",
+    "ASPD": "seconds of audio per day",
+}
+
+_LIMIT_FIELDS = {
+    "rpm": "RPM",
+    "rpd": "RPD",
+    "tpm": "TPM",
+    "tpd": "TPD",
+    "itpm": "ITPM",
+    "otpm": "OTPM",
+    "audio_hour": "ASPH",
+    "audio_day": "ASPD",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Published limits of one model; None means unlimited.
+
+    Args:
+        rpm: Requests per minute.
+        rpd: Requests per day.
+        tpm: Tokens per minute, prompt and completion together.
+        tpd: Tokens per day.
+        itpm: Prompt tokens per minute.
+        otpm: Completion tokens per minute.
+        audio_hour: Seconds of audio per hour.
+        audio_day: Seconds of audio per day.
+        minute_s: Seconds of a "minute"; another value is for simulators and tests.
+        hour_s: Seconds of an "hour".
+        day_s: Seconds of a "day".
+
+    Raises:
+        ConfigurationError: A limit is not a whole number >= 1, or a period not > 0.
+
+    >>> Limits(rpm=30, tpm=6_000).rpm
+    30
+    """
+
+    rpm: int | None = None
+    rpd: int | None = None
+    tpm: int | None = None
+    tpd: int | None = None
+    itpm: int | None = None
+    otpm: int | None = None
+    audio_hour: int | None = None
+    audio_day: int | None = None
+    minute_s: float = 60
+    hour_s: float = 3_600
+    day_s: float = 86_400
+
+    def __post_init__(self) -> None:
+        for field in _LIMIT_FIELDS:
+            limit = getattr(self, field)
+            if limit is None:
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise ConfigurationError(f"{field}={limit!r}: a limit is a whole number >= 1, or None for unlimited")
+        for field in ("minute_s", "hour_s", "day_s"):
+            period = getattr(self, field)
+            if isinstance(period, bool) or not isinstance(period, (int, float)) or not 1e-3 <= period <= 1e9:
+                raise ConfigurationError(f"{field}={period!r}: a period is a number of seconds > 0")
+
+    def by_dimension(self) -> dict[str, int]:
+        """Return the limits that are set as ``{"TPM": 6000, ...}``."""
+        pairs = ((name, getattr(self, field)) for field, name in _LIMIT_FIELDS.items())
+        return {name: limit for name, limit in pairs if limit is not None}
+
+    def period_s(self, dimension: str) -> float:
+        """Return the seconds in which *dimension*'s bucket drains from full."""
+        if dimension == "ASPH":
+            return self.hour_s
+        return self.day_s if dimension in DAILY else self.minute_s
+
+
+DAILY = frozenset({"RPD", "TPD", "ASPD"})
+
+
+class Blocked(NamedTuple):
+    """Why a lease was not granted.
+
+    Attributes:
+        reason: ``"limit"``, ``"hold"`` (the server told us to wait) or ``"learning"``
+            (limits are unknown and a first request is on its way).
+        wait_ns: Nanoseconds until it may fit, or None: when an open lease ends.
+        dimension: The limit that binds, or ``""``.
+        used: Units in use of that limit.
+        limit: Its capacity.
+    """
+
+    reason: str
+    wait_ns: int | None
+    dimension: str = ""
+    used: int = 0
+    limit: int = 0
+
+    def __str__(self) -> str:
+        if self.reason == "limit":
+            return f"{DIMENSIONS[self.dimension]}, {self.used:,} of {self.limit:,} used"
+        if self.reason == "hold":
+            return "the server asked to wait"
+        return "limits unknown, the first answer will tell"
+
+
+class TooLarge(NamedTuple):
+    """The cost never fits: *cost* units against *capacity* of *dimension*."""
+
+    cost: int
+    capacity: int
+    dimension: str
+
+
+class Level(NamedTuple):
+    """One limit's present state, for display."""
+
+    dimension: str
+    used: int
+    limit: int
+    period_s: float
+
+
+class Lease:
+    """Cost taken from every bucket of a budget, until it is ended."""
+
+    __slots__ = ("cost", "ended_before", "granted_ns", "is_open")
+
+    def __init__(self, cost: Cost, granted_ns: int, ended_before: dict[str, int]) -> None:
+        self.cost = cost
+        self.granted_ns = granted_ns
+        self.ended_before = ended_before  # each bucket's ``ended`` at the grant
+        self.is_open = True
+
+
+class Budget:
+    """The limits of one model.
+
+    Args:
+        limits: What the user set, or None to learn from the server's answers.
+    """
+
+    def __init__(self, limits: Limits | None) -> None:
+        self._limits = limits or Limits()
+        self._own = self._limits.by_dimension()  # what the user set; never loosened
+        self._told: set[str] = set()  # dimensions whose mismatch was reported
+        self._buckets = {name: Bucket(limit, self._limits.period_s(name)) for name, limit in self._own.items()}
+        self._is_learning = limits is None
+        self._hold_until_ns = 0
+        self._credits = False
+        self._open = 0
+        self._slowest_ns = 0
+
+    def too_large(self, cost: Cost) -> TooLarge | None:
+        """Return the first limit that *cost* exceeds even when it is full, or None."""
+        for name, bucket in self._buckets.items():
+            units = cost.units(name)
+            if units > bucket.limit:
+                return TooLarge(units, bucket.limit, name)
+        return None
+
+    def lease(self, cost: Cost, now_ns: int) -> Lease | Blocked:
+        """Take *cost* from every bucket, or from none.
+
+        Args:
+            cost: Fits every capacity (see ``too_large``).
+            now_ns: The present instant.
+
+        Returns:
+            An open lease, or what blocks it longest.
+        """
+        blocked = self.blocks(cost, now_ns)
+        if blocked is not None:
+            return blocked
+        ended_before = {}
+        for name, bucket in self._buckets.items():
+            bucket.hold(cost.units(name))
+            ended_before[name] = bucket.ended
+        self._open += 1
+        return Lease(cost, now_ns, ended_before)
+
+    def blocks(self, cost: Cost, now_ns: int) -> Blocked | None:
+        """Return what would block *cost* longest, or None if it would pass."""
+        if now_ns < self._hold_until_ns:
+            return Blocked("hold", self._hold_until_ns - now_ns)
+        if self._is_learning and self._open:
+            return Blocked("learning", None)
+        blocked: Blocked | None = None
+        for name, bucket in self._buckets.items():
+            wait_ns = bucket.wait_ns(cost.units(name), now_ns, credits=self._credits)
+            if wait_ns == 0:
+                continue
+            if blocked is None or wait_ns is None or (blocked.wait_ns is not None and wait_ns > blocked.wait_ns):
+                blocked = Blocked("limit", wait_ns, name, bucket.used(now_ns, credits=self._credits), bucket.limit)
+                if wait_ns is None:
+                    break
+        return blocked
+
+    def settle(self, lease: Lease, requested: Cost, used: Cost, now_ns: int) -> None:
+        """End *lease*: the server charged *requested*, and *used* is the truth. A second end does nothing."""
+        if not self._close(lease):
+            return
+        self._slowest_ns = max(self._slowest_ns, now_ns - lease.granted_ns)
+        for name, bucket in self._buckets.items():
+            held = lease.cost.units(name) if name in lease.ended_before else 0
+            bucket.settle(held, requested.units(name), used.units(name), now_ns)
+
+    def refund(self, lease: Lease) -> None:
+        """End *lease*: nothing was charged. A second end does nothing."""
+        if not self._close(lease):
+            return
+        for name in lease.ended_before:
+            self._buckets[name].refund(lease.cost.units(name))
+
+    def observe(self, lease: Lease, seen: Iterable[RateHeader], now_ns: int) -> list[str]:
+        """Take the headers of a successful answer to the settled *lease* as truth.
+
+        Their level was read between the grant and now. So the server cannot hold
+        more than it says plus what leases that ended since the grant may have
+        added; and not less than it says minus what has drained since.
+
+        Returns:
+            Notices for the user, each told once.
+        """
+        notices: list[str] = []
+        for header in seen:
+            bucket = self._learn(header.dimension, header.limit, now_ns, notices)
+            if header.dimension not in lease.ended_before:  # learnt from this very answer
+                bucket.at_least(bucket.limit - header.remaining, 0, now_ns)
+                continue
+            if header.limit == bucket.limit:
+                since = bucket.ended - lease.ended_before[header.dimension]
+                surplus = bucket.at_most(header.limit - header.remaining + since, now_ns)
+                # Slack of the strict level: what drained at the server while its answers were under way.
+                if surplus > bucket.drain_of(self._slowest_ns) + bucket.limit // 100:
+                    self._credits = True
+            bucket.at_least(bucket.limit - header.remaining, now_ns - lease.granted_ns, now_ns)
+        self._is_learning = False
+        return notices
+
+    def refused(self, lease: Lease, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
+        """End *lease* by the server's refusal and hold everybody for *wait_ns*.
+
+        Args:
+            lease: Of the refused request; a refusal charges nothing.
+            refusal: The numbers of the message, if it had any.
+            wait_ns: How long nothing more may be sent.
+            now_ns: The present instant.
+
+        Returns:
+            Notices for the user, each told once.
+        """
+        self.refund(lease)
+        notices: list[str] = []
+        if refusal is not None and refusal.dimension and refusal.limit:
+            bucket = self._learn(refusal.dimension, refusal.limit, now_ns, notices)
+            if refusal.used is not None:
+                bucket.at_least(refusal.used, now_ns - lease.granted_ns, now_ns)
+        self._is_learning = False
+        self._hold_until_ns = max(self._hold_until_ns, now_ns + wait_ns)
+        return notices
+
+    @property
+    def credits(self) -> bool:
+        """Whether the server was seen to give unused allowance back."""
+        return self._credits
+
+    def forecast(self, requests: int, ahead: Cost, cost: Cost, now_ns: int) -> int:
+        """Return the nanoseconds until *cost* will pass if *requests* of *ahead* in all go first."""
+        wait_ns = max(0, self._hold_until_ns - now_ns)
+        for name, bucket in self._buckets.items():
+            units = cost.units(name) + (requests if name in ("RPM", "RPD") else ahead.units(name))
+            excess = bucket.used(now_ns, credits=self._credits) + units - bucket.limit
+            wait_ns = max(wait_ns, excess * bucket.period_ns // bucket.limit)
+        return wait_ns
+
+    def levels(self, now_ns: int) -> list[Level]:
+        """Return every limit's present state."""
+        return [
+            Level(name, bucket.used(now_ns, credits=self._credits), bucket.limit, bucket.period_ns / 1e9)
+            for name, bucket in self._buckets.items()
+        ]
+
+    def ledger(self) -> dict[str, tuple[int, int, int, int]]:
+        """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
+        return {name: (b.leased, b.settled, b.refunded, b.held) for name, b in self._buckets.items()}
+
+    def _close(self, lease: Lease) -> bool:
+        if not lease.is_open:
+            return False
+        lease.is_open = False
+        self._open -= 1
+        return True
+
+    def _learn(self, name: str, limit: int, now_ns: int, notices: list[str]) -> Bucket:
+        """Return the bucket of *name*, made or tightened to the server's *limit*; never loosen what the user set."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = Bucket(limit, self._limits.period_s(name))
+            return bucket
+        own = self._own.get(name, limit)
+        if own != limit and name not in self._told:
+            self._told.add(name)
+            notices.append(
+                f"{DIMENSIONS[name]}: the server's limit is {limit:,}, yours is {own:,}; keeping {min(own, limit):,}"
+            )
+        if bucket.limit != min(own, limit):
+            bucket.resize(min(own, limit), now_ns)
+        return bucket

@@ -1,0 +1,77 @@
+"""Arguments, checked where they come in: the error names the field, the value and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from groq_queue.errors import ConfigurationError
+
+_MAX_TEXT = 512
+
+
+def check_count(field: str, value: Any, *, least: int = 1, optional: bool = False) -> Any:
+    """Return *value* if it is a whole number >= *least* (or None, if *optional*).
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{field}={value!r}: use a whole number >= {least}{_or_none(optional)}")
+    return value
+
+
+def check_seconds(field: str, value: Any, *, optional: bool = True) -> Any:
+    """Return *value* if it is a number of seconds > 0 (or None, if *optional*).
+
+    Raises:
+        ConfigurationError: It is not, or is beyond a year.
+    """
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 31_622_400:
+        raise ConfigurationError(f"{field}={value!r}: use a number of seconds > 0{_or_none(optional)}")
+    return value
+
+
+def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
+    """Return *value* if it is a str of 1 to 512 characters (or None, if *optional*).
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value is None and optional:
+        return None
+    if not isinstance(value, str) or not value.strip() or len(value) > _MAX_TEXT:
+        raise ConfigurationError(
+            f"{field}={value!r:.100}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
+        )
+    return value
+
+
+def check_choice(field: str, value: Any, choices: Collection[str]) -> Any:
+    """Return *value* if it is one of *choices*.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigurationError(f"{field}={value!r:.100}: use one of {', '.join(sorted(choices))}")
+    return value
+
+
+def check_timeout(value: Any) -> tuple[float, float]:
+    """Return ``(connect, read)`` seconds from a number or a pair, requests' meaning.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return check_seconds("timeout", value[0], optional=False), check_seconds("timeout", value[1], optional=False)
+    return (seconds := check_seconds("timeout", value, optional=False)), seconds
+
+
+def _or_none(optional: bool) -> str:
+    return ", or None" if optional else ""

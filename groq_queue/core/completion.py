@@ -1,0 +1,93 @@
+"""The answer: a dict, as the API sent it, with attributes for those who like dots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+class Node(dict):  # type: ignore[type-arg]
+    """A JSON object whose keys can also be read as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the answer has no {name!r}; it has {', '.join(map(str, self))}") from None
+
+
+class Completion(Node):
+    """One answer of the API.
+
+    A plain dict (the response body) for ``json``, ``pickle`` and ``pandas``, plus
+
+    Attributes:
+        text: Content of the first choice, ``""`` if it has none; the transcript
+            of an audio answer.
+        custom_id: The caller's own id of the request, or None.
+        attempts: How many times it was sent.
+        waited: Seconds from ``submit`` to the start of the first attempt.
+    """
+
+    custom_id: str | None
+    attempts: int
+    waited: float
+
+    def __init__(
+        self, body: Mapping[str, Any], *, custom_id: str | None = None, attempts: int = 1, waited: float = 0.0
+    ) -> None:
+        super().__init__(body)
+        self.custom_id = custom_id
+        self.attempts = attempts
+        self.waited = waited
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (dict(self), self.custom_id, self.attempts, self.waited)
+
+    @property
+    def text(self) -> str:
+        choices = self.get("choices")
+        if choices:
+            message = choices[0].get("message") or {}
+            return message.get("content") or choices[0].get("text") or ""
+        return self.get("text") or ""
+
+
+def _rebuild(body: dict[str, Any], custom_id: str | None, attempts: int, waited: float) -> Completion:
+    return Completion(body, custom_id=custom_id, attempts=attempts, waited=waited)
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Parse an answer's body.
+
+    Returns:
+        The JSON object, its inner objects as ``Node``.
+
+    Raises:
+        ValueError: The body is not one JSON object in UTF-8, or is nested too deep.
+    """
+    try:
+        decoded = json.loads(body.decode("utf-8"), object_hook=Node, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(decoded, dict):
+        raise ValueError(f"a JSON {type(decoded).__name__} instead of an object")
+    return decoded
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return ``(prompt, completion, cached)`` tokens of an answer, or None if it tells no usage."""
+    usage = answer.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
+    if not isinstance(prompt, int) or not isinstance(completion, int) or prompt < 0 or completion < 0:
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+    return prompt, completion, min(cached, prompt) if isinstance(cached, int) and cached > 0 else 0

@@ -1,0 +1,166 @@
+"""What the server says about its limits, read: durations, headers, refusals.
+
+Everything here takes foreign text and returns a value or None; nothing raises,
+because a limit that cannot be read must never cost a request.
+
+Source: captured headers and refusals, 2024-04 to 2026-10; names and meanings from
+https://console.groq.com/docs/rate-limits, read 2026-11. The two daily traps:
+``x-ratelimit-*-requests`` counts requests per *day*, and ``reset`` is the time
+until the bucket is *full*, not until one may send again.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from collections.abc import Mapping
+from datetime import timezone
+from typing import NamedTuple
+
+_NS_BY_UNIT = {
+    "ns": 1,
+    "us": 1_000,
+    "\u00b5s": 1_000,  # micro sign
+    "\u03bcs": 1_000,  # Greek mu
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+    "d": 86_400_000_000_000,
+}
+_PART = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,18}))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h|d)\s*", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+
+class RateHeader(NamedTuple):
+    """One limit as the headers of an answer give it."""
+
+    dimension: str
+    limit: int
+    remaining: int
+
+
+class Refusal(NamedTuple):
+    """A refusal's own numbers; None where the message had none.
+
+    Attributes:
+        is_too_large: It never fits; otherwise it fits after *wait_ns*.
+        dimension: ``"TPM"`` and so on, ``""`` if the message left it blank.
+    """
+
+    is_too_large: bool
+    dimension: str
+    limit: int | None
+    used: int | None
+    requested: int | None
+    wait_ns: int | None
+
+
+def parse_duration(text: str) -> int | None:
+    """Read a duration such as ``2m59.56s``, ``432ms``, ``240µs`` or ``6m 11.52s``.
+
+    Returns:
+        Nanoseconds, rounded up, or None if *text* is anything else. A bare number
+        has no unit and is None.
+
+    >>> parse_duration("1h23m45.6s")
+    5025600000000
+    """
+    text = text.strip().replace("\u00c2\u00b5", "\u00b5")  # UTF-8 that a client read as Latin-1
+    total, position = 0, 0
+    while position < len(text):
+        part = _PART.match(text, position)
+        if part is None:
+            return None
+        whole, fraction, unit = part.groups()
+        scale = _NS_BY_UNIT[unit]
+        total += int(whole) * scale
+        if fraction:
+            total += -(-int(fraction) * scale // 10 ** len(fraction))
+        position = part.end()
+    return total if position else None
+
+
+def parse_retry_after(value: str | None, wall_s: float) -> int | None:
+    """Read a ``retry-after`` header: seconds, an HTTP date, or a duration.
+
+    Args:
+        value: The header, or None.
+        wall_s: Present time in seconds of the Unix epoch, for dates.
+
+    Returns:
+        Nanoseconds >= 0 (a past date is 0), or None: absent, negative, not a number.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if _NUMBER.fullmatch(value):
+        return parse_duration(value + "s")
+    duration = parse_duration(value) if len(value) < 64 else None
+    if duration is not None:
+        return duration
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return max(0, round((moment.timestamp() - wall_s) * 1e9))
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+
+
+_HEADER_DIMENSIONS = (("requests", "RPD"), ("tokens", "TPM"), ("audio-seconds", "ASPH"))
+
+
+def parse_rate_headers(headers: Mapping[str, str]) -> list[RateHeader]:
+    """Read the ``x-ratelimit-*`` headers of an answer; those that make no sense are left out.
+
+    Args:
+        headers: Names in lower case.
+    """
+    found = []
+    for name, dimension in _HEADER_DIMENSIONS:
+        limit = _count(headers.get(f"x-ratelimit-limit-{name}"))
+        remaining = _count(headers.get(f"x-ratelimit-remaining-{name}"))
+        if limit and remaining is not None and remaining <= limit:
+            found.append(RateHeader(dimension, limit, remaining))
+    return found
+
+
+def _count(text: str | None) -> int | None:
+    text = (text or "").strip()
+    return int(text) if _COUNT.fullmatch(text) else None
+
+
+_REACHED = re.compile(r"rate limit reached", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"request too large|request entity too large", re.IGNORECASE)
+_DIMENSION = re.compile(r"\((RPM|RPD|TPM|TPD|ITPM|OTPM|ASPH|ASPD)\)")
+_FIGURE = {name: re.compile(rf"\b{name} ~?([0-9]{{1,15}})", re.ASCII) for name in ("Limit", "Used", "Requested")}
+_TRY_AGAIN = re.compile(r"try again in ([0-9][0-9hmsunµμ. ]*[smh])", re.IGNORECASE)
+
+
+def parse_refusal(message: str) -> Refusal | None:
+    """Read a limiter's refusal by its sentence.
+
+    The error's ``type`` and ``code`` are the same for all refusals, and the tail
+    of a per-minute one mentions "billing" and "today"; only the first words, the
+    dimension in brackets and the figures tell them apart.
+
+    Args:
+        message: ``error.message`` of the body.
+
+    Returns:
+        The refusal, or None if the sentence is not one.
+    """
+    message = message[:2_000].replace("%3F", "?")
+    is_too_large = _TOO_LARGE.search(message) is not None
+    if not is_too_large and not _REACHED.search(message):
+        return None
+    dimension = _DIMENSION.search(message)
+    figures = {name: pattern.search(message) for name, pattern in _FIGURE.items()}
+    limit, used, requested = (int(found.group(1)) if found else None for found in figures.values())
+    again = None if is_too_large else _TRY_AGAIN.search(message)
+    wait_ns = parse_duration(again.group(1)) if again else None
+    if not is_too_large and wait_ns is None and None not in (limit, requested) and requested > limit:  # type: ignore[operator]
+        is_too_large = True
+    return Refusal(is_too_large, dimension.group(1) if dimension else "", limit, used, requested, wait_ns)

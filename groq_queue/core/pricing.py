@@ -1,0 +1,235 @@
+"""What a request will cost, before it is sent and without a tokenizer.
+
+The server charges the prompt as its own tokenizer counts it, plus the completion
+allowance. UTF-8 bytes / 3 is above the truth for English and Japanese prose and
+about right for dense JSON; every answer then tells the real count, and the ratio
+between the two is learnt, per size of prompt, because a chat template adds a
+constant that weighs more on short prompts.
+
+Units: tokens, and seconds of audio.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_BYTES_PER_TOKEN = 3
+_PER_MESSAGE = 4
+_PER_REQUEST = 8
+_PER_IMAGE = 1_810  # largest of the measured 780..1,810 tokens an image, whatever its file size
+_DEFAULT_COMPLETION = 1_024  # allowance of a request without a cap, until answers were seen
+_WINDOW = 64  # answers over which the worst ratio is remembered
+_QUANTILE = 0.95
+
+
+class Cost(NamedTuple):
+    """Units one request takes from each kind of limit."""
+
+    prompt: int
+    completion: int = 0
+    audio_s: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt + self.completion
+
+    def units(self, dimension: str) -> int:
+        """Return what counts against *dimension*, such as ``"TPM"``."""
+        if dimension in ("TPM", "TPD"):
+            return self.prompt + self.completion
+        if dimension in ("RPM", "RPD"):
+            return 1
+        if dimension == "ITPM":
+            return self.prompt
+        if dimension == "OTPM":
+            return self.completion
+        return self.audio_s
+
+
+class Size(NamedTuple):
+    """What is known of a request's cost from its payload alone.
+
+    Attributes:
+        base: Prompt tokens by the byte rule, before any learning.
+        completion: ``max_completion_tokens`` of the payload, or None.
+        audio_s: Seconds of audio.
+        is_exact: The caller gave the price; nothing is to be learnt or scaled.
+    """
+
+    base: int
+    completion: int | None
+    audio_s: int = 0
+    is_exact: bool = False
+
+
+def size_of(payload: Mapping[str, Any], tokens: int | None = None) -> Size:
+    """Measure a payload.
+
+    Args:
+        payload: A chat, embeddings or audio payload, checked and JSON-like.
+        tokens: The caller's own total, prompt and completion; overrides the estimate.
+    """
+    cap = payload.get("max_completion_tokens") or payload.get("max_tokens")
+    completion = cap if isinstance(cap, int) and not isinstance(cap, bool) else None
+    if tokens is not None:
+        known = min(completion or 0, tokens)
+        return Size(tokens - known, known, is_exact=True)
+    base = _PER_REQUEST
+    for key in ("messages", "input", "prompt", "tools", "functions", "response_format", "documents"):
+        value = payload.get(key)
+        if value:
+            base += _text_tokens(value)
+    if "input" in payload and "messages" not in payload:
+        completion = completion or 0  # embeddings and speech answer with no tokens
+    return Size(base, completion)
+
+
+def _text_tokens(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + 1
+    if isinstance(value, list):
+        return sum(_PER_MESSAGE + _text_tokens(element) for element in value)
+    if isinstance(value, Mapping):
+        if "content" in value and "role" in value:
+            return sum(_content_tokens(part) for key, part in value.items() if key != "role")
+        return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + 1
+    return 1
+
+
+def _content_tokens(content: Any) -> int:
+    """Price a message's content; images cost a constant, never their base64 length."""
+    if not isinstance(content, list):
+        return _text_tokens(content)
+    total = 0
+    for part in content:
+        if isinstance(part, Mapping) and part.get("type") in ("image_url", "image", "input_image"):
+            total += _PER_IMAGE
+        elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            total += _text_tokens(part["text"])
+        else:
+            total += _text_tokens(part)
+    return total
+
+
+class Backlog(NamedTuple):
+    """The sizes of many requests, added up."""
+
+    requests: int = 0
+    base: int = 0  # estimated prompt tokens, still to be scaled by what was learnt
+    exact: int = 0  # prompt tokens that the callers gave
+    capped: int = 0  # completion allowances of payloads that name one
+    uncapped: int = 0  # requests that name none
+    audio_s: int = 0
+
+    @classmethod
+    def of(cls, sizes: Iterable[Size]) -> Backlog:
+        """Add up *sizes*."""
+        requests = base = exact = capped = uncapped = audio_s = 0
+        for size in sizes:
+            requests += 1
+            if size.is_exact:
+                exact += size.base
+            else:
+                base += size.base
+            if size.completion is None:
+                uncapped += 1
+            else:
+                capped += size.completion
+            audio_s += size.audio_s
+        return cls(requests, base, exact, capped, uncapped, audio_s)
+
+
+class _Mean:
+    """A mean that forgets: each new value weighs a twentieth, or more while there are few."""
+
+    __slots__ = ("_seen", "value")
+
+    def __init__(self, value: float) -> None:
+        self.value = value  # until the first is learnt
+        self._seen = 0
+
+    def learn(self, value: float) -> None:
+        self._seen += 1
+        self.value += (value - self.value) / min(self._seen, 20)
+
+
+class _WorstRatio:
+    """The largest recent ratio, with a margin that shrinks as answers come in."""
+
+    __slots__ = ("_current", "_previous", "_seen")
+
+    def __init__(self) -> None:
+        self._current = 0.0
+        self._previous = 0.0
+        self._seen = 0
+
+    def learn(self, ratio: float) -> None:
+        if self._seen and self._seen % _WINDOW == 0:
+            self._previous, self._current = self._current, 0.0
+        self._current = max(self._current, ratio)
+        self._seen += 1
+
+    def value(self) -> float:
+        return max(self._current, self._previous) * (1 + 1 / (self._seen + 2))
+
+
+class Estimator:
+    """Learns one model's ratio of real to estimated tokens, and its usual output.
+
+    Not thread-safe: the limiter that owns it locks.
+    """
+
+    def __init__(self) -> None:
+        self._ratios: dict[int, _WorstRatio] = {}
+        self._outputs: deque[int] = deque(maxlen=200)
+        self._usual_output = _DEFAULT_COMPLETION
+        self._mean_ratio = _Mean(1.0)  # real prompt / estimated
+        self._mean_share = _Mean(1.0)  # real completion / allowance
+        self._mean_output = _Mean(_DEFAULT_COMPLETION)
+
+    def price(self, size: Size) -> Cost:
+        """Return what a request of *size* is expected to be charged at admission."""
+        if size.is_exact:
+            return Cost(size.base, size.completion or 0, size.audio_s)
+        completion = self._usual_output if size.completion is None else size.completion
+        ratio = self._ratios.get(size.base.bit_length())
+        prompt = size.base if ratio is None else -int(-size.base * ratio.value() // 1)
+        return Cost(max(1, prompt), completion, size.audio_s)
+
+    def learn(self, size: Size, prompt: int, completion: int) -> None:
+        """Take the truth of one answer."""
+        if size.is_exact:
+            return
+        if size.completion:
+            self._mean_share.learn(completion / size.completion)
+        if prompt > 0:
+            self._mean_ratio.learn(prompt / size.base)
+            self._ratios.setdefault(size.base.bit_length(), _WorstRatio()).learn(prompt / size.base)
+        if size.completion is None:
+            self._mean_output.learn(completion)
+            self._outputs.append(completion)
+            if len(self._outputs) % 10 == 1 or len(self._outputs) == self._outputs.maxlen:
+                self._usual_output = max(1, quantile(self._outputs, _QUANTILE))
+
+    def expect(self, backlog: Backlog, *, credits: bool) -> Cost:
+        """Return what *backlog* will probably have cost once it is answered.
+
+        Args:
+            backlog: Requests not sent yet.
+            credits: The server gives unused allowance back.
+        """
+        share = self._mean_share.value if credits else 1.0
+        output = self._mean_output.value if credits else self._usual_output
+        completion = backlog.capped * share + backlog.uncapped * output
+        prompt = backlog.base * self._mean_ratio.value + backlog.exact
+        return Cost(round(prompt), round(completion), backlog.audio_s)
+
+
+def quantile(values: Iterable[int], fraction: float) -> int:
+    """Return the smallest value that *fraction* of *values* (at least one) do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]

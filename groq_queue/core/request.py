@@ -1,0 +1,243 @@
+"""What was submitted: a snapshot of the payload as bytes, and where it stands.
+
+The caller's objects are read once, at ``submit``; what is sent later is what was
+checked and priced then, whatever happens to them in between.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from groq_queue.core.pricing import Size
+from groq_queue.errors import ConfigurationError, GroqQueueError
+
+MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
+_MAX_DEPTH = 100
+
+
+class State(Enum):
+    """Where a request stands. It is pending again while it waits for a retry."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Request:
+    """One submitted request.
+
+    Everything that changes is guarded by the lock of the engine that holds it.
+    """
+
+    __slots__ = (
+        "arrival",
+        "attempts",
+        "body",
+        "client",
+        "custom_id",
+        "deadline_ns",
+        "due_ns",
+        "endpoint",
+        "future",
+        "id",
+        "lane",
+        "last_error",
+        "max_wait_ns",
+        "model",
+        "not_before_ns",
+        "priority",
+        "rank",
+        "retries",
+        "seq",
+        "size",
+        "started_ns",
+        "state",
+        "submitted_ns",
+        "timers",
+        "turn_cost",
+        "unknown",
+        "was_taken",
+    )
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        endpoint: str,
+        body: bytes,
+        size: Size,
+        priority: int,
+        client: str = "default",
+        custom_id: str | None = None,
+        max_wait_ns: int | None = None,
+        deadline_ns: int | None = None,
+        not_before_ns: int | None = None,
+        tier: str | None = None,
+        turn_cost: int = 1,
+    ) -> None:
+        """
+        Args:
+            model: Its model.
+            endpoint: Path below the base URL.
+            body: The payload, encoded as JSON.
+            size: What is known of its cost.
+            priority: 0..10.
+            client: Whose turn it uses.
+            custom_id: The caller's own id.
+            max_wait_ns: Nanoseconds from submit in which it must have started.
+            deadline_ns: Nanoseconds from submit after which no attempt starts.
+            not_before_ns: Nanoseconds from submit before which no attempt starts.
+            tier: Service tier with budgets of its own, or None for the usual one.
+            turn_cost: Units of its client's share that it uses.
+        """
+        self.id = uuid.uuid4().hex
+        self.model = model
+        self.lane = model if tier is None else f"{model} ({tier})"
+        self.endpoint = endpoint
+        self.body: bytes | None = body  # dropped when the request ends
+        self.size = size
+        self.priority = priority
+        self.client = client
+        self.custom_id = custom_id
+        self.max_wait_ns = max_wait_ns
+        self.deadline_ns = deadline_ns
+        self.not_before_ns = not_before_ns
+        self.turn_cost = turn_cost
+        self.rank = priority
+        self.arrival = 0  # number of its place in its lane's line; 0 while it stands in none
+        self.seq: tuple[int, int] | None = None  # its entry's place in the heap, once it had one
+        self.was_taken = False  # its client's turn was counted
+        self.state = State.PENDING
+        self.attempts = 0
+        self.retries = 0
+        self.unknown = 0  # attempts that the server may have processed without our getting the answer
+        self.last_error: GroqQueueError | None = None
+        self.submitted_ns = 0
+        self.due_ns: int | None = None  # when it comes back into its lane
+        self.started_ns: int | None = None
+        self.future: Any = None
+        self.timers: list[Callable[[], None]] = []  # each calls one timer off
+
+    def __str__(self) -> str:
+        return f"request {self.custom_id!r}" if self.custom_id is not None else f"request {self.id[:8]}"
+
+
+def build_payload(
+    content: Any, messages: Any, model: str | None, params: Mapping[str, Any], endpoint: str
+) -> dict[str, Any]:
+    """Turn what a caller passed to ``submit`` into one payload.
+
+    Args:
+        content: A str (one user message), a sequence of message mappings, a whole
+            payload, or None.
+        messages: The messages by keyword, or None.
+        model: Used where the payload names none.
+        params: Passed to the API untouched.
+        endpoint: Where it goes; only chat needs messages.
+
+    Raises:
+        ConfigurationError: Nothing, or two things, to send; no model; wrong shapes.
+        TypeError: A callable, which belongs to ``submit_call``.
+    """
+    if callable(content):
+        raise TypeError(
+            "submit() takes a prompt, messages or a payload; for your own callable use submit_call(fn, *args)"
+        )
+    if content is not None and messages is not None:
+        raise ConfigurationError("messages=: the prompt was given as well; pass one of the two")
+    payload: dict[str, Any] = {}
+    if isinstance(content, Mapping):
+        payload.update(content)
+    elif isinstance(content, str):
+        messages = [{"role": "user", "content": content}]
+    elif isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
+        messages = content
+    elif content is not None:
+        raise ConfigurationError(
+            f"prompt={content!r:.100}: pass a str, a list of message dicts or a payload dict, "
+            f"not {type(content).__name__}"
+        )
+    if messages is not None:
+        payload["messages"] = messages
+    payload.update(params)
+    if payload.get("model") is None:
+        payload["model"] = model
+    if not isinstance(payload["model"], str) or not payload["model"].strip():
+        raise ConfigurationError(
+            f"model={payload['model']!r}: name a model in submit(), in the payload or in GroqQueue(model=...)"
+        )
+    if endpoint == "chat/completions":
+        _check_messages(payload.get("messages"))
+    if payload.get("stream"):
+        raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
+    return payload
+
+
+def _check_messages(messages: Any) -> None:
+    if messages is None:
+        raise ConfigurationError("messages: nothing to send; pass a prompt, messages or a payload with messages")
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise ConfigurationError(f"messages={messages!r:.100}: a list of message dicts is needed")
+    if not messages:
+        raise ConfigurationError("messages=[]: at least one message is needed")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise ConfigurationError(f"messages[{index}]={message!r:.100}: a message is a dict with role and content")
+        if not isinstance(message.get("role"), str):
+            raise ConfigurationError(f"messages[{index}]['role']={message.get('role')!r:.100}: a str is needed")
+
+
+def encode_payload(payload: Mapping[str, Any]) -> bytes:
+    """Return *payload* as compact UTF-8 JSON.
+
+    Raises:
+        ConfigurationError: A value that JSON cannot hold, named by its path, or
+            more than 10 MiB in all.
+    """
+    problem = _problem_in(payload, "payload", 0)
+    if problem is None:
+        try:
+            body = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+        except UnicodeEncodeError as error:
+            near = error.object[max(0, error.start - 20) : error.start]
+            problem = f"payload: holds half of a surrogate pair after {near!r}"
+        except (TypeError, ValueError) as error:
+            problem = f"payload: {error}"
+    if problem is not None:
+        raise ConfigurationError(f"{problem}; JSON cannot carry it")
+    if len(body) > MAX_PAYLOAD_BYTES:
+        raise ConfigurationError(f"payload: {len(body):,} bytes, more than the {MAX_PAYLOAD_BYTES:,} that are sent")
+    return body
+
+
+def _problem_in(value: Any, path: str, depth: int) -> str | None:
+    """Return where and why *value* is not JSON, or None."""
+    if isinstance(value, (str, bool, int)) or value is None:
+        return None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path}={value!r}"
+    if depth >= _MAX_DEPTH:
+        return f"{path}: nested deeper than {_MAX_DEPTH} levels, or holding itself"
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                return f"{path}: the key {key!r:.50} is not a str"
+            problem = _problem_in(inner, f"{path}[{key!r}]", depth + 1)
+            if problem is not None:
+                return problem
+        return None
+    if isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            problem = _problem_in(inner, f"{path}[{index}]", depth + 1)
+            if problem is not None:
+                return problem
+        return None
+    return f"{path}={value!r:.100} is a {type(value).__name__}"

@@ -1,0 +1,1 @@
+"""Where budgets are counted. ``process`` counts for the threads of this process."""
