@@ -1,0 +1,248 @@
+"""The default transport: urllib3 connections, kept alive, owned by one attempt at a time.
+
+Not urllib3's own pool: that takes a connection back inside the last read, when
+an alarm may still be about to shut it down, and its ``urlopen`` costs a fifth
+more CPU per call. A stack of idle connections is all a single address needs.
+
+Proxies come from the environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``,
+``NO_PROXY``), read once when the transport is built. Loopback is never proxied:
+to a proxy, 127.0.0.1 is itself, and the key would reach it in clear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import urllib.request
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import urllib3
+from urllib3 import exceptions as urllib3_errors
+from urllib3.util import make_headers
+
+from groq_queue.errors import ConfigurationError, excerpt
+from groq_queue.transport.address import is_loopback, port_of
+from groq_queue.transport.contract import Alarm, Reply
+from groq_queue.transport.secret import Secret
+from groq_queue.transport.watch import Attempt, WatchedConnection, WatchedTLSConnection, now_s
+from groq_queue.transport.wire import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport, broke_off
+
+_KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
+
+
+class PooledTransport(WireTransport):
+    """Sends attempts over kept connections to one address; safe to use from many threads.
+
+    Args:
+        base_url: As returned by ``resolve_base_url``.
+        key: The API key.
+        user_agent: None for ``groq_queue/VERSION``.
+        max_connections: Idle connections kept. More may be open while more threads send; none waits for another.
+        max_response_bytes: Larger answers are refused, counted after decompression.
+        alarm: Bounds what socket time-outs cannot see; see ``watch``.
+
+    ``_idle`` is shared without a lock: ``append`` and ``pop`` of a deque are atomic.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: Secret,
+        *,
+        user_agent: str | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        alarm: Alarm | None = None,
+    ) -> None:
+        super().__init__(base_url, key, user_agent=user_agent, max_response_bytes=max_response_bytes, alarm=alarm)
+        self._max_connections = max_connections
+        self._idle: deque[WatchedConnection] = deque()
+        parts = urlsplit(base_url)
+        proxy_url = environment_proxy(parts)
+        self._proxy_key = _proxy_credentials(proxy_url)
+        self._new_connection = _factory(parts, proxy_url, self._proxy_key)
+        # A proxy that forwards plain http wants the whole address, everybody else the path.
+        self._is_forwarded = proxy_url is not None and parts.scheme == "http"
+        self._prefix = (base_url if self._is_forwarded else parts.path) + "/"
+
+    def close(self) -> None:
+        super().close()
+        self._forget_inherited()
+
+    def _forget_inherited(self) -> None:
+        while self._idle:
+            try:
+                self._idle.pop().close()
+            except IndexError:  # another thread took the last one
+                return
+
+    def _exchange(self, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
+        if connection := self._kept_connection():
+            try:
+                return self._speak(connection, attempt, endpoint, body)
+            except FOREIGN_ERRORS as error:
+                if not (attempt.is_stale and broke_off(error)):
+                    raise
+        return self._speak(self._new_connection(), attempt, endpoint, body)
+
+    def _speak(self, connection: WatchedConnection, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
+        response: urllib3.HTTPResponse | None = None
+        try:
+            if connection.sock is None:
+                connection.timeout = min(attempt.connect_s, attempt.patience_s())
+                connection.connect()
+            connection.timeout = attempt.patience_s()
+            try:
+                connection.request(
+                    "POST", self._prefix + endpoint, body, self._headers(), preload_content=False, decode_content=False
+                )
+            except ConnectionError:
+                # A server that refuses a large body may answer, then close; the answer is still readable.
+                if connection.sock is None:
+                    raise
+            response = connection.getresponse()
+            headers = response.headers
+            content = self._read(response, response.status, headers, attempt)
+            response.close()
+            reply = self._reply(response.status, headers.iteritems(), content)
+        except BaseException:
+            connection.close()
+            if response is not None:
+                response.close()
+            raise
+        attempt.let_go()
+        if attempt.has_expired:
+            connection.close()
+        else:
+            self._keep(connection)
+        return reply
+
+    def _headers(self) -> dict[str, str]:
+        """Build the headers anew, so that no attribute and no lasting frame holds the key."""
+        headers = {
+            "Authorization": f"Bearer {self._key.reveal()}",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": self._user_agent,
+        }
+        if self._is_forwarded and self._proxy_key is not None:
+            headers["Proxy-Authorization"] = f"Basic {self._proxy_key.reveal()}"
+        return headers
+
+    def _kept_connection(self) -> WatchedConnection | None:
+        """Return the connection used last that is still good, or None."""
+        oldest = now_s() - _KEPT_S
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            # Readable while idle means closed by the server, or bytes that nobody asked for.
+            if connection.idle_since >= oldest and connection.is_connected:
+                return connection
+            connection.close()
+
+    def _keep(self, connection: WatchedConnection) -> None:
+        if connection.sock is None:  # the server said Connection: close
+            return
+        if len(self._idle) >= self._max_connections:
+            connection.close()
+            return
+        connection.idle_since = now_s()
+        self._idle.append(connection)
+        if self._is_closed:  # closed between our first byte and here
+            self._forget_inherited()
+
+
+def environment_proxy(parts: SplitResult) -> str | None:
+    """Return the URL of the proxy that the environment names for an address, or None.
+
+    Raises:
+        ConfigurationError: It is not an http or https proxy.
+    """
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    url = proxies.get(parts.scheme) or proxies.get("all")
+    if not url or is_loopback(host) or urllib.request.proxy_bypass(f"{host}:{port_of(parts)}"):
+        return None
+    if "://" not in url:
+        url = f"http://{url}"
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise ConfigurationError(
+            f"the environment names a {scheme} proxy, which is not built in: "
+            "use an http proxy, or pass a requests.Session that can speak to it"
+        )
+    return url
+
+
+def _proxy_credentials(proxy_url: str | None) -> Secret | None:
+    """Return user and password of a proxy in the form of its header, or None."""
+    parts = urlsplit(proxy_url or "")
+    if parts.username is None:
+        return None
+    user_and_password = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    try:
+        header = make_headers(proxy_basic_auth=user_and_password)["proxy-authorization"]
+    except UnicodeEncodeError:
+        header = ""
+    if not header:
+        raise ConfigurationError("the proxy's user name or password in the environment has characters outside Latin-1")
+    return Secret(header.partition(" ")[2], field="proxy credentials")
+
+
+def _factory(parts: SplitResult, proxy_url: str | None, proxy_key: Secret | None) -> Callable[[], WatchedConnection]:
+    """Return a function that makes unconnected connections to an address, through a proxy if given."""
+    host, port = parts.hostname or "", port_of(parts)
+    context = _tls_context() if parts.scheme == "https" or (proxy_url or "").startswith("https") else None
+    if proxy_url is None:
+        if context is None:
+            return lambda: WatchedConnection(host, port)
+        return lambda: WatchedTLSConnection(host, port, ssl_context=context)
+
+    proxy_parts = urlsplit(proxy_url)
+    bare_url = proxy_parts._replace(netloc=proxy_parts.netloc.rpartition("@")[2]).geturl()
+    manager = _read_proxy(bare_url)
+    options: dict[str, Any] = {"proxy": manager.proxy, "proxy_config": manager.proxy_config}
+    proxy_scheme, _, proxy_host, proxy_port, *_ = manager.proxy or (None,) * 4
+    if proxy_host is None:
+        raise ConfigurationError(f"the environment's proxy {excerpt(bare_url)!r} names no host: write http://host:port")
+
+    def through_proxy() -> WatchedConnection:
+        connection: WatchedConnection
+        if context is None:
+            return WatchedConnection(proxy_host, proxy_port, **options)
+        connection = WatchedTLSConnection(proxy_host, proxy_port, ssl_context=context, **options)
+        if parts.scheme == "https":
+            headers = {} if proxy_key is None else {"Proxy-Authorization": f"Basic {proxy_key.reveal()}"}
+            connection.set_tunnel(host, port, headers, scheme=proxy_scheme or "http")
+        return connection
+
+    return through_proxy
+
+
+def _read_proxy(url: str) -> urllib3.ProxyManager:
+    """Let urllib3 read the address of a proxy; the manager itself opens nothing here."""
+    with contextlib.suppress(urllib3_errors.HTTPError, ValueError):
+        return urllib3.ProxyManager(url)
+    raise ConfigurationError(f"the environment's proxy {excerpt(url)!r} is not an address: write http://host:port")
+
+
+def _tls_context() -> ssl.SSLContext:
+    """Return the one TLS context of a transport; loading the certificates costs milliseconds.
+
+    The system's store, which honours ``SSL_CERT_FILE``; where there is none (some Python
+    builds on macOS), the bundle that comes with requests.
+    """
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
+    if os.name != "nt" and paths.cafile is None and paths.capath is None:
+        import certifi  # a dependency of requests, so it is installed
+
+        context.load_verify_locations(certifi.where())
+    return context

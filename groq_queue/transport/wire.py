@@ -1,0 +1,284 @@
+"""What both transports share: one attempt's bounds, its body, and the one door for foreign errors.
+
+Whatever goes wrong becomes an ``APIConnectionError`` with its text copied. It is
+built here and raised by a frame that never held a header: tracebacks, as error
+trackers print them with local variables, show no key.
+
+Replies are asked for uncompressed. An answer of some kilobytes gains nothing on
+the way and costs time at both ends, and no body can then be a bomb. A proxy that
+compresses all the same is understood (gzip, deflate), up to the same cap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import ssl
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+from urllib3 import exceptions as urllib3_errors
+
+from groq_queue.errors import APIConnectionError, APITimeoutError, Sent, excerpt
+from groq_queue.transport.address import port_of
+from groq_queue.transport.contract import Alarm, Reply
+from groq_queue.transport.secret import Secret
+from groq_queue.transport.watch import Attempt, watching
+
+MAX_RESPONSE_BYTES = 16 * 1024 * 1024
+MAX_CONNECTIONS = 64
+_PIECE = 65_536
+
+# What a broken or hostile peer makes the libraries below raise. Anything else is a mistake of ours and stays visible.
+FOREIGN_ERRORS = (OSError, http.client.HTTPException, urllib3_errors.HTTPError, ValueError)
+
+
+def default_user_agent() -> str:
+    """Return ``groq_queue/VERSION``: the service bans Python's own name (Cloudflare error 1010)."""
+    try:
+        return f"groq_queue/{metadata.version('groq_queue')}"
+    except metadata.PackageNotFoundError:
+        return "groq_queue"
+
+
+class Unacceptable(Exception):
+    """An answer arrived and cannot be used; the text says why."""
+
+
+class WireTransport(ABC):
+    """The frame of ``send``: bounds around an exchange, and one translation of what it raises.
+
+    Safe to use from many threads; after a fork the child opens its own connections.
+    """
+
+    def __init__(
+        self, base_url: str, key: Secret, *, user_agent: str | None, max_response_bytes: int, alarm: Alarm | None
+    ) -> None:
+        self._base_url = base_url
+        self._key = key
+        self._user_agent = user_agent or default_user_agent()
+        self._max_response_bytes = max_response_bytes
+        self._alarm = alarm
+        self._is_closed = False
+        self._pid = os.getpid()
+        parts = urlsplit(base_url)
+        self._address = f"{parts.hostname}:{port_of(parts)}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self._base_url}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a transport holds sockets and a key and is not pickled: build one in each process")
+
+    def send(self, endpoint: str, body: bytes, *, timeout: tuple[float, float]) -> Reply:
+        """POST *body* to *endpoint* once and read the answer; see ``Transport.send``.
+
+        Blocks. Without an alarm a server that drips header lines is not bounded by the total.
+        """
+        if self._is_closed:
+            raise APIConnectionError("transport is closed: the queue was shut down", sent="no", is_final=True)
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._forget_inherited()
+        outcome = self._attempt(endpoint, body, Attempt(timeout))
+        if isinstance(outcome, Reply):
+            return outcome
+        raise outcome  # outside any except block and any frame with headers: no context, no cause
+
+    def close(self) -> None:
+        """Close every connection kept; attempts under way still end."""
+        self._is_closed = True
+
+    @abstractmethod
+    def _exchange(self, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
+        """Send and receive; raise whatever the libraries raise, every connection closed."""
+
+    @abstractmethod
+    def _forget_inherited(self) -> None:
+        """Close connections that belong to the parent process as well."""
+
+    def _attempt(self, endpoint: str, body: bytes, attempt: Attempt) -> Reply | APIConnectionError:
+        call_off = None
+        if self._alarm is not None:
+            call_off = self._alarm(attempt.connect_s + attempt.read_s, attempt.expire)
+        try:
+            with watching(attempt):
+                reply = self._exchange(attempt, endpoint, body)
+        except (*FOREIGN_ERRORS, Unacceptable) as error:
+            return translate(error, attempt, self._address, self._key)
+        finally:
+            if call_off is not None:
+                call_off()
+            attempt.let_go()
+        if attempt.has_expired:  # a header drip cut by the alarm looks like a complete 200 without body
+            return translate(TimeoutError(), attempt, self._address, self._key)
+        return reply
+
+    def _reply(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
+        redact = self._key.redact
+        return Reply(status, {name.lower(): redact(value) for name, value in headers}, self._key.redact_bytes(body))
+
+    def _read(self, raw: Any, status: int, headers: Mapping[str, str], attempt: Attempt) -> bytes:
+        if status < 200:
+            # http.client skips only 100. The real answer is still on its way: before a byte of "body"
+            # is read the connection is still ours to close, else the next request would get that answer.
+            raise Unacceptable(f"interim status {status} instead of an answer")
+        body = read_body(raw, attempt, self._max_response_bytes)
+        encoding = headers.get("content-encoding")
+        return decoded(body, encoding, self._max_response_bytes) if encoding else body
+
+
+def read_body(raw: Any, attempt: Attempt, cap: int) -> bytes:
+    """Read a urllib3 response to its end in pieces, as they come, without decoding.
+
+    Raises:
+        Unacceptable: It is larger than *cap* bytes.
+        TimeoutError: The attempt has had its time.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        patience_s = attempt.patience_s()
+        if patience_s < attempt.read_s and attempt.sock is not None:
+            attempt.sock.settimeout(patience_s)
+        # Never ask for more than is left: until 3.12 http.client.read1 does not count
+        # what it returned and would wait for bytes beyond Content-Length.
+        left = getattr(raw, "length_remaining", None)
+        piece = raw.read1(_PIECE if left is None else max(1, min(_PIECE, left)), decode_content=False)
+        size += len(piece)
+        if size > cap:
+            raise Unacceptable(f"answer is larger than {cap} bytes")
+        pieces.append(piece)
+        if not piece or len(piece) == left:
+            return b"".join(pieces)
+
+
+def decoded(body: bytes, encoding: str, cap: int) -> bytes:
+    """Undo *encoding* (gzip or deflate), never producing more than *cap* bytes.
+
+    Raises:
+        Unacceptable: It is larger, damaged, or of another encoding.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity") or not body:
+        return body
+    if name not in ("gzip", "x-gzip", "deflate"):
+        raise Unacceptable(f"answer is encoded as {excerpt(encoding)!r} although none was asked for")
+    result = b""
+    while body:
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header, gzip or zlib
+        try:
+            result += unpacker.decompress(body, cap + 1 - len(result))
+        except zlib.error:
+            raise Unacceptable(f"answer is not valid {name}") from None
+        if len(result) > cap:
+            raise Unacceptable(f"answer unpacks to more than {cap} bytes")
+        if not unpacker.eof:
+            raise Unacceptable(f"answer was cut short inside its {name} encoding")
+        body = unpacker.unused_data
+    return result
+
+
+def translate(error: BaseException, attempt: Attempt, address: str, key: Secret) -> APIConnectionError:
+    """Build our error for whatever an exchange raised; the one door of this room.
+
+    Args:
+        error: Anything of http.client, ssl, urllib3 or requests.
+        attempt: How far it got.
+        address: ``host:port`` of the API.
+        key: Redacted from every text.
+    """
+    layers = list(_layers(error))
+    connection = attempt.connection
+    proxy = getattr(connection, "proxy", None)
+    peer = f"proxy {proxy.host}:{proxy.port}" if proxy is not None and not attempt.is_connected else address
+    sent = _sent(layers, attempt)
+
+    def found(*kinds: type[BaseException]) -> BaseException | None:
+        return next((layer for layer in layers if isinstance(layer, kinds)), None)
+
+    def failed(text: str, is_final: bool = False) -> APIConnectionError:
+        return APIConnectionError(key.redact(text), sent=sent, is_final=is_final)
+
+    if attempt.has_expired:
+        total_s = attempt.connect_s + attempt.read_s
+        return APITimeoutError(f"attempt at {address} was not complete after {total_s:g} s", sent=sent)
+    if bad := found(ssl.SSLCertVerificationError, ssl.CertificateError):
+        why = getattr(bad, "verify_message", "") or str(bad)
+        return failed(
+            f"certificate of {peer} does not verify ({excerpt(why)}): if you trust that server, "
+            "put the path of its CA bundle into SSL_CERT_FILE, or into `verify` of your own requests.Session",
+            is_final=True,
+        )
+    if bad := found(urllib3_errors.NameResolutionError):
+        host = peer.rpartition(":")[0]
+        return failed(f"host name {host} cannot be resolved: check the network, the DNS and the spelling")
+    if bad := found(urllib3_errors.NewConnectionError):
+        return failed(f"no connection to {peer}: {_reason(bad)}")
+    if found(TimeoutError, urllib3_errors.TimeoutError):
+        if sent == "no":
+            return APITimeoutError(f"no connection to {peer} within {attempt.connect_s:g} s", sent=sent)
+        return APITimeoutError(f"{address} was silent for {attempt.read_s:g} s", sent=sent)
+    if bad := found(ssl.SSLError, urllib3_errors.SSLError):
+        # A handshake that was merely cut off may succeed next time; one that was refused will not.
+        is_final = not attempt.wrote and not found(ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
+        return failed(f"TLS with {peer} failed: {_reason(bad)}", is_final=is_final)
+    if bad := found(Unacceptable):
+        return failed(f"{address}: {bad}")
+    if found(http.client.IncompleteRead, urllib3_errors.IncompleteRead):
+        return failed(f"answer of {address} was cut short")
+    if bad := found(ConnectionError):
+        return failed(f"connection to {peer} broke before the answer was complete: {_reason(bad)}")
+    if bad := found(urllib3_errors.ProtocolError) if attempt.has_begun_answer else None:
+        return failed(f"answer of {address} was cut short or malformed: {_reason(bad)}")
+    last = layers[-1]
+    return failed(f"exchange with {peer} failed: {type(last).__name__}: {_reason(last)}")
+
+
+def broke_off(error: BaseException) -> bool:
+    """Did the peer end the connection (as opposed to saying something wrong, or nothing)?"""
+    ends = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+    return any(isinstance(layer, ends) for layer in _layers(error))
+
+
+def _layers(error: BaseException) -> Iterable[BaseException]:
+    """Yield *error* and what it wraps, outermost first; urllib3 and requests wrap in four ways."""
+    seen: set[int] = set()
+    todo: list[Any] = [error]
+    while todo:
+        layer = todo.pop(0)
+        if isinstance(layer, BaseException) and id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            todo += [getattr(layer, "reason", None), getattr(layer, "original_error", None), layer.__cause__]
+            todo += layer.args
+
+
+def _sent(layers: list[BaseException], attempt: Attempt) -> Sent:
+    if attempt.connection is not None or not attempt.has_begun:
+        return attempt.sent
+    # A connection that does not report: an adapter of the user's own, or one opened before we came.
+    unsent = (
+        urllib3_errors.ConnectTimeoutError,  # NewConnectionError and NameResolutionError are its children
+        urllib3_errors.LocationValueError,
+        urllib3_errors.ProxyError,
+        ssl.SSLCertVerificationError,
+    )
+    if any(isinstance(layer, unsent) for layer in layers):
+        return "no"
+    return "yes" if any(isinstance(layer, Unacceptable) for layer in layers) else "unknown"
+
+
+def _reason(error: BaseException) -> str:
+    """Return one readable line; the innermost errno text is clearer than the wrappers around it."""
+    for layer in (error.__cause__, error):
+        if isinstance(layer, OSError) and layer.strerror:
+            return excerpt(layer.strerror)
+    with contextlib.suppress(Exception):  # a foreign __str__ may do anything
+        return excerpt(str(error)) or type(error).__name__
+    return type(error).__name__

@@ -1,0 +1,118 @@
+"""The key shows itself only when asked."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import pickle
+from urllib.parse import quote
+
+import pytest
+
+from groq_queue.errors import ConfigurationError
+from groq_queue.transport import Secret
+
+KEY = "gsk_SENTINEL+/sentinel0123456789WXYZ"
+
+
+def test_a_secret_shows_a_mask():
+    """
+    repr, str, format and containers show four characters at the end; vars has nothing to show.
+    """
+    secret = Secret(KEY)
+
+    assert "gsk_…WXYZ" == repr(secret) == str(secret) == f"{secret}"
+    assert "[gsk_…WXYZ]" == str([secret])
+    assert not hasattr(secret, "__dict__")
+    assert KEY == secret.reveal()
+
+
+def test_a_short_secret_shows_nothing():
+    """
+    Four of fifteen characters would be too many.
+    """
+    assert "…" == repr(Secret("a" * 15))
+    assert "…aaaa" == repr(Secret("a" * 16))
+
+
+def test_a_secret_is_not_pickled_but_may_be_copied():
+    """
+    Copying stays in this process.
+    """
+    secret = Secret(KEY)
+
+    with pytest.raises(TypeError, match="environment"):
+        pickle.dumps(secret)
+    assert secret is copy.copy(secret)
+    assert secret is copy.deepcopy(secret)
+
+
+def test_secrets_are_compared_by_value():
+    """
+    Equal keys are equal, hash alike and have one fingerprint; a str is not a Secret.
+    """
+    assert Secret(KEY) == Secret(KEY)
+    assert Secret(KEY) != Secret(KEY + "x")
+    assert Secret(KEY) != KEY
+    assert 1 == len({Secret(KEY), Secret(KEY)})
+    assert Secret(KEY).fingerprint() == Secret(KEY).fingerprint() != Secret(KEY + "x").fingerprint()
+    assert 12 == len(Secret(KEY).fingerprint())
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (5, "int"),
+        (None, "NoneType"),
+        (b"gsk_x", "bytes"),
+        ("", "empty"),
+        ("gsk_hidden\n", "white space"),
+        ("gsk hidden", "white space"),
+        ("gsk_hidden\x00", "control"),
+        ("gsk_hiddén", "ASCII"),
+    ],
+)
+def test_an_unusable_key_is_refused_without_repeating_it(value, why: str):
+    """
+    The message names the field and the fault.
+    """
+    with pytest.raises(ConfigurationError) as caught:
+        Secret(value, field="GROQ_API_KEY")
+
+    assert str(caught.value).startswith("GROQ_API_KEY")
+    assert why in str(caught.value)
+    assert "hidd" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lead", ["", "x", "xy", "Bearer "])
+def test_redaction_finds_the_key_in_every_spelling(lead: str):
+    """
+    Raw, percent-encoded, and in base64 at any offset.
+    """
+    secret = Secret(KEY)
+    spelled = base64.b64encode((lead + KEY + "!").encode()).decode()
+
+    assert f"{lead}gsk_…WXYZ!" == secret.redact(f"{lead}{KEY}!")
+    assert "gsk_…WXYZ" == secret.redact(quote(KEY, safe=""))
+    assert "gsk_…WXYZ" in secret.redact(spelled)
+    assert len(secret.redact(spelled)) < len(spelled) - len(KEY)  # what is left belongs to the neighbours
+
+
+def test_redacted_json_is_still_json():
+    """
+    The mask holds no quote and no backslash.
+    """
+    body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}).encode()
+
+    assert "Incorrect API key provided: gsk_…WXYZ" == json.loads(Secret(KEY).redact_bytes(body))["error"]["message"]
+
+
+def test_innocent_bytes_are_not_copied():
+    """
+    Most answers hold no key; a placeholder key of a few letters mauls none.
+    """
+    body = b'{"x": "sim"}'
+
+    assert body is Secret(KEY).redact_bytes(body)
+    assert body is Secret("sim").redact_bytes(body)
