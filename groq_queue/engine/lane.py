@@ -1,0 +1,144 @@
+"""The pending requests of one model, with its budget."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
+from groq_queue.core.headers import RateHeader, Refusal
+from groq_queue.core.pricing import Cost, Size
+from groq_queue.core.rank import Entry, FairOrder, is_stale
+from groq_queue.core.request import Request
+
+
+class Meter(Protocol):
+    """One lane's budget as the engine uses it; ``limiters`` builds it."""
+
+    def subscribe(self, listener: Callable[[], None]) -> None: ...
+    def unsubscribe(self, listener: Callable[[], None]) -> None: ...
+    def price(self, size: Size) -> Cost: ...
+    def too_large(self, size: Size) -> TooLarge | None: ...
+    def lease(self, size: Size, now_ns: int) -> Lease | Blocked | TooLarge: ...
+    def blocks(self, size: Size, now_ns: int) -> Blocked | None: ...
+    def settle(
+        self,
+        lease: Lease,
+        size: Size,
+        usage: tuple[int, int, int] | None,
+        seen: Iterable[RateHeader] | None,
+        now_ns: int,
+    ) -> list[str]: ...
+    def refund(self, lease: Lease) -> None: ...
+    def refused(self, lease: Lease, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]: ...
+    def levels(self, now_ns: int) -> list[Level]: ...
+    def forecast(self, ahead: Iterable[Size], size: Size, now_ns: int) -> int: ...
+
+
+class Lane:
+    """Pending requests of one model (and service tier) in the order they are to be sent.
+
+    Not thread-safe: the engine's lock guards it. The PriorityQueue's own mutex is
+    never contended, and its head may be looked at without taking it.
+    """
+
+    def __init__(self, name: str, model: str, meter: Meter, on_freed: Callable[[Lane], None]) -> None:
+        """
+        Args:
+            name: The model, and the tier if it is not the usual one.
+            model: The model.
+            meter: Its budget.
+            on_freed: Called with this lane, on any thread, when budget may have become free.
+        """
+        self.name = name
+        self.model = model
+        self.meter = meter
+        self.in_flight = 0
+        self.max_in_flight: int | None = None
+        self.is_paused = False
+        self.blocked: Blocked | None = None  # why the head was not granted when last looked at
+        self._pending: queue.PriorityQueue[Entry] = queue.PriorityQueue()
+        self._order = FairOrder()
+        self._stale = 0  # entries of the heap to be skipped
+        self._on_freed = on_freed
+        meter.subscribe(self._freed)
+
+    def close(self) -> None:
+        """Stop listening to the meter, which other queues may go on using."""
+        self.meter.unsubscribe(self._freed)
+
+    def add(self, request: Request) -> None:
+        """Line up a request that was never taken."""
+        request.seq = None
+        self._put(self._order.add(request))
+
+    def put_back(self, request: Request) -> None:
+        """Return a request to the place it was taken from."""
+        assert request.seq is not None
+        self._put(self._order.put_back(request, request.seq))
+
+    def head(self) -> Request | None:
+        """Return the request that is to be sent next, and leave it there."""
+        heap = self._pending.queue
+        while heap:
+            if not is_stale(heap[0]):
+                request: Request = heap[0][2]
+                return request
+            self._pending.get_nowait()
+            self._stale -= 1
+        return None
+
+    def take(self) -> Request:
+        """Take the head, which ``head`` has just returned."""
+        request: Request = self._pending.get_nowait()[2]
+        request.arrival = 0
+        again, request.was_taken = request.was_taken, True
+        self._put(self._order.taken(request, again=again))
+        return request
+
+    def discard(self, request: Request) -> None:
+        """Take a request out of the line, wherever it stands."""
+        self._put(self._order.discard(request, again=request.was_taken))
+        if request.seq is not None:
+            self._stale += 1
+            if self._stale > 64 and self._stale * 2 > self._pending.qsize():
+                self._sweep()
+
+    def clear(self) -> None:
+        """Forget everybody; the caller ends them."""
+        self._order.clear()
+        self._pending = queue.PriorityQueue()
+        self._stale = 0
+
+    def in_order(self) -> Iterator[Request]:
+        """Yield the pending requests in the order in which they will be taken if nothing else comes."""
+        return self._order.in_order(self._pending.queue)
+
+    def ahead_of_newcomer(self, request: Request) -> int:
+        """Return about how many requests would be taken before *request*, were it added now."""
+        return self._order.ahead_of_newcomer(request.rank, request.client)
+
+    def least_urgent(self, client: str | None = None) -> Request | None:
+        """Return the pending request that would be missed least, or None."""
+        request: Request | None = self._order.least_urgent(client)
+        return request
+
+    def set_weight(self, client: str, weight: float) -> None:
+        """Give *client* that many times the turns of a client of weight 1."""
+        self._order.set_weight(client, weight)
+
+    def _put(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            entry[2].seq = entry[1]
+            self._pending.put_nowait(entry)
+
+    def _sweep(self) -> None:
+        """Drop stale entries, so that a flood of cancelled requests does not pile up."""
+        live = [entry for entry in self._pending.queue if not is_stale(entry)]
+        self._pending = queue.PriorityQueue()
+        self._put(live)
+        self._stale = 0
+
+    def _freed(self) -> None:
+        self._on_freed(self)

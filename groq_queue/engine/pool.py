@@ -1,0 +1,217 @@
+"""A small pool of worker threads in which only one idle worker watches the time.
+
+Of the idle workers one, the *leader*, waits until the earliest moment at which
+there may be something to do; the others are parked until needed. Whoever finds
+a job first hands the lead to another idle worker, or has one started. So a
+change wakes one thread, never all, and an idle pool wakes nobody.
+
+Source: leader/followers, D. Schmidt et al., Pattern-Oriented Software
+Architecture 2, 2000.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+from groq_queue.clock import Clock
+from groq_queue.errors import GroqQueueError
+
+_log = logging.getLogger("groq_queue")
+_Job = TypeVar("_Job")
+
+
+class Work(Protocol[_Job]):
+    """Where the workers' jobs come from; all but ``run`` and ``all_left`` are called under the shared lock."""
+
+    def find_job(self) -> tuple[_Job | None, int | None]:
+        """Return a job, or None and the instant at which looking again may help, if time alone can tell."""
+        ...
+
+    def has_more(self) -> bool:
+        """Return whether another worker should look, now that this one leaves with a job."""
+        ...
+
+    def is_over(self) -> bool:
+        """Return whether there will never be another job."""
+        ...
+
+    def run(self, job: _Job) -> None:
+        """Do the job."""
+        ...
+
+    def all_left(self) -> None:
+        """Called when the last worker has gone, because it is over."""
+        ...
+
+
+class WorkerPool(Generic[_Job]):
+    """At most *size* daemon threads that do what *work* finds.
+
+    ``lock`` is the owner's re-entrant lock and guards every attribute. True whenever it is free:
+
+    * if nobody leads, every idle worker is parked and ``find_job`` had nothing to wait for,
+      or somebody was notified and has not looked yet;
+    * ``_workers`` counts threads that run or are about to be started.
+    """
+
+    def __init__(self, work: Work[_Job], lock: threading.RLock, clock: Clock, size: int, name: str) -> None:
+        self._work = work
+        self._lock = lock
+        self._clock = clock
+        self._size = size
+        self._name = name
+        self._due = threading.Condition(lock)  # the leader waits here
+        self._parked = threading.Condition(lock)  # the other idle workers
+        self._gone = threading.Condition(lock)  # and here whoever waits for all of them to end
+        self._threads: set[threading.Thread] = set()
+        self._workers = 0
+        self._wanted = 0  # of these, still to be started
+        self._aside = 0  # of these, blocked in a callback that waits for another request
+        self._parked_count = 0
+        self._has_leader = False
+        self._mine = threading.local()  # .depth > 0 on workers and inside callbacks
+
+    def ensure_one(self) -> None:
+        """Have at least one worker, so that what is accepted next will be done.
+
+        Raises:
+            GroqQueueError: The platform has no thread left.
+        """
+        with self._lock:
+            if self._workers or self._work.is_over():
+                return
+            self._workers += 1
+        self._start(is_vital=True)
+
+    def wake(self) -> None:
+        """See to it that one idle worker looks again. The lock is held; call ``grow`` after releasing it."""
+        if self._has_leader:
+            self._due.notify()
+        elif self._parked_count:
+            self._parked.notify()
+        elif self._workers - self._aside < self._size:
+            self._workers += 1
+            self._wanted += 1
+
+    def grow(self) -> None:
+        """Start the workers that ``wake`` found missing. The lock is not held, since starting a thread blocks."""
+        while self._wanted:
+            with self._lock:
+                if not self._wanted:
+                    return
+                self._wanted -= 1
+            self._start(is_vital=False)
+
+    def dismiss(self) -> None:
+        """Have every idle worker look again and leave, since it is over. The lock is held."""
+        self._due.notify_all()
+        self._parked.notify_all()
+
+    def is_empty(self) -> bool:
+        """Return whether no worker runs. The lock is held."""
+        return not self._workers
+
+    def join(self) -> None:
+        """Wait until every thread has ended; to be called when it is over."""
+        with self._lock:
+            while self._workers:
+                self._clock.wait(self._gone, None)
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+
+    def is_inside(self) -> bool:
+        """Return whether the caller runs on a worker or inside a callback, and so must not wait for the pool."""
+        return self._depth() > 0
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Mark the calling thread as inside a callback."""
+        self._mine.depth = self._depth() + 1
+        try:
+            yield
+        finally:
+            self._mine.depth -= 1
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let another worker take the place of the calling one while it waits."""
+        with self._lock:
+            self._aside += 1
+            self.wake()
+        self.grow()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._aside -= 1
+
+    def _start(self, *, is_vital: bool) -> None:
+        """Start a worker that was counted already."""
+        thread = threading.Thread(target=self._loop, name=f"{self._name}-worker", daemon=True)
+        with self._lock:
+            self._threads = {known for known in self._threads if known.is_alive() or known.ident is None}
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                self._threads.discard(thread)
+                self._workers -= 1
+                self._gone.notify_all()
+            if is_vital:
+                raise GroqQueueError(f"no worker thread could be started: {error}") from None
+            _log.warning("no further worker thread could be started: %s", error)
+
+    def _loop(self) -> None:
+        self._mine.depth = 1
+        try:
+            while (job := self._next()) is not None:
+                self.grow()
+                self._work.run(job)
+                del job  # an idle worker must not keep a prompt alive
+        finally:
+            with self._lock:
+                self._workers -= 1
+                self._gone.notify_all()
+                is_last = not self._workers and self._work.is_over()
+            if is_last:
+                self._work.all_left()
+
+    def _next(self) -> _Job | None:
+        """Wait for a job; None sends the worker home."""
+        with self._lock:
+            while True:
+                job, next_ns = self._work.find_job()
+                if job is not None:
+                    if not self._has_leader and self._work.has_more():
+                        self.wake()
+                    return job
+                if self._work.is_over():
+                    return None
+                if self._workers - self._aside > self._size:
+                    self.wake()  # somebody else must watch the time
+                    return None
+                self._idle(next_ns)
+
+    def _idle(self, next_ns: int | None) -> None:
+        """Wait as the leader until *next_ns*, or parked until needed."""
+        if self._has_leader:
+            self._parked_count += 1
+            try:
+                self._parked.wait()
+            finally:
+                self._parked_count -= 1
+        else:
+            self._has_leader = True
+            try:
+                self._clock.wait(self._due, next_ns)
+            finally:
+                self._has_leader = False
+
+    def _depth(self) -> int:
+        return getattr(self._mine, "depth", 0)

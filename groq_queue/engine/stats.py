@@ -1,0 +1,164 @@
+"""What can be seen of a queue: counts of one instant, and one request's state."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from groq_queue.core.budget import DIMENSIONS, Level
+
+
+@dataclass(frozen=True)
+class LaneStats:
+    """One model's lane.
+
+    Attributes:
+        name: The model, and its service tier if it is not the usual one.
+        model: The model.
+        pending: Requests that wait, for budget, a worker or a retry.
+        in_flight: Attempts on their way.
+        paused: Whether ``pause`` holds it.
+        waits_for: What the next one waits for, in words, or None if nothing waits.
+        limits: Present state of every limit.
+    """
+
+    name: str
+    model: str
+    pending: int
+    in_flight: int
+    paused: bool
+    waits_for: str | None
+    limits: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """One consistent snapshot of a queue.
+
+    Attributes:
+        pending: Requests that wait, for budget, a worker or a retry.
+        in_flight: Attempts on their way.
+        submitted, completed, failed, cancelled, expired: Counted since the start.
+        attempts: Attempts ever started.
+        refused: Of these, refused by the server's limiter.
+        retried: Retries of requests, refusals included.
+        pending_by_priority: ``{0..10: requests}``, levels with something pending only.
+        pending_by_client: ``{client: requests}``, the same.
+        wait_percentiles: ``{50: s, 90: s, 99: s}`` from submit to start, of the last 1,000 starts.
+        lanes: One per model used so far.
+        running: Whether the queue takes requests.
+    """
+
+    pending: int
+    in_flight: int
+    submitted: int
+    completed: int
+    failed: int
+    cancelled: int
+    expired: int
+    attempts: int
+    refused: int
+    retried: int
+    pending_by_priority: dict[int, int] = field(default_factory=dict)
+    pending_by_client: dict[str, int] = field(default_factory=dict)
+    wait_percentiles: dict[int, float] = field(default_factory=dict)
+    lanes: tuple[LaneStats, ...] = ()
+    running: bool = True
+
+    @property
+    def done(self) -> int:
+        """Requests that have ended, however."""
+        return self.completed + self.failed + self.cancelled + self.expired
+
+    @property
+    def pending_by_model(self) -> dict[str, int]:
+        """``{model: requests}``, models with something pending only."""
+        counts: dict[str, int] = {}
+        for lane in self.lanes:
+            if lane.pending:
+                counts[lane.model] = counts.get(lane.model, 0) + lane.pending
+        return counts
+
+    def _repr_html_(self) -> str:
+        """Render as tables in a notebook."""
+        names = ("pending", "in_flight", "completed", "failed", "cancelled", "expired", "refused", "retried")
+        rows = [(name.replace("_", " "), f"{getattr(self, name):,}") for name in names]
+        limits = [
+            (lane.name, DIMENSIONS[level.dimension], f"{level.used:,} of {level.limit:,}", lane.waits_for or "")
+            for lane in self.lanes
+            for level in lane.limits
+        ]
+        return _table(("requests", ""), rows) + _table(("lane", "limit", "used", "waits for"), limits)
+
+
+@dataclass(frozen=True)
+class RequestInfo:
+    """One request, as of now.
+
+    Attributes:
+        state: ``"pending"``, ``"running"``, ``"completed"``, ``"failed"``,
+            ``"cancelled"`` or ``"expired"``.
+        priority: 0..10.
+        attempts: Times sent so far.
+        waited: Seconds from submit to the first attempt, or to now.
+        tokens: Prompt and completion it is priced at.
+        last_error: What the last failed attempt ran into, or None.
+    """
+
+    request_id: str
+    custom_id: str | None
+    client: str
+    model: str
+    priority: int
+    state: str
+    attempts: int
+    waited: float
+    tokens: int
+    last_error: Any = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a request waits, and until when.
+
+    Attributes:
+        state: As in ``RequestInfo``.
+        position: 1 is next in its lane; None if it does not stand in line.
+        waits_for: In words, such as "tokens per minute, 5,870 of 6,000 used".
+        expected_start: Seconds from now, if nothing more urgent comes; None if it
+            does not wait or nobody can tell.
+    """
+
+    request_id: str
+    custom_id: str | None
+    state: str
+    position: int | None
+    waits_for: str | None
+    expected_start: float | None
+
+    def __str__(self) -> str:
+        who = self.custom_id or self.request_id[:8]
+        if self.state != "pending":
+            return f"{who}: {self.state}"
+        place = f"number {self.position} in line, " if self.position is not None else ""
+        start = "" if self.expected_start is None else f", expected to start in {self.expected_start:.3g} s"
+        return f"{who}: {place}waits for {self.waits_for}{start}"
+
+    def _repr_html_(self) -> str:
+        """Render as a table in a notebook."""
+        rows = [
+            ("request", self.custom_id or self.request_id),
+            ("state", self.state),
+            ("position", "" if self.position is None else f"{self.position:,}"),
+            ("waits for", self.waits_for or ""),
+            ("starts in", "" if self.expected_start is None else f"{self.expected_start:.3g} s"),
+        ]
+        return _table(("", ""), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"

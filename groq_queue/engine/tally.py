@@ -1,0 +1,75 @@
+"""Counts of a queue: how many wait, by whom and how urgently, and what became of the others."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TypeVar
+
+from groq_queue.core.pricing import quantile
+from groq_queue.core.request import Request, State
+
+_K = TypeVar("_K")
+_WAITS = 1_000  # starts over which waiting times are remembered
+
+
+class Tally:
+    """Not thread-safe: the engine's lock guards it. Memory is bounded by what is pending."""
+
+    def __init__(self) -> None:
+        self.submitted = 0
+        self.attempts = 0
+        self.refused = 0
+        self.retried = 0
+        self.in_flight = 0
+        self.pending = 0
+        self.pending_by_client: Counter[str] = Counter()
+        self.pending_by_priority: Counter[int] = Counter()
+        self.pending_by_lane: Counter[str] = Counter()
+        self.ended: Counter[State] = Counter()
+        self._waits_ns: deque[int] = deque(maxlen=_WAITS)
+        self._starts_ns: deque[int] = deque(maxlen=64)
+        self._mean_flight_ns = 0.0
+
+    def count_pending(self, request: Request, change: int) -> None:
+        """Note that *request* began (+1) or ceased (-1) to wait."""
+        self.pending += change
+        _count(self.pending_by_client, request.client, change)
+        _count(self.pending_by_priority, request.priority, change)
+        _count(self.pending_by_lane, request.lane, change)
+
+    def started(self, request: Request, now_ns: int) -> None:
+        """Note the start of an attempt."""
+        self.attempts += 1
+        self.in_flight += 1
+        self._starts_ns.append(now_ns)
+        if request.attempts == 0:
+            self._waits_ns.append(now_ns - request.submitted_ns)
+
+    def landed(self, flight_ns: int) -> None:
+        """Note the end of an attempt that took *flight_ns*."""
+        self.in_flight -= 1
+        weight = 0.1 if self._mean_flight_ns else 1.0
+        self._mean_flight_ns += weight * (flight_ns - self._mean_flight_ns)
+
+    def wait_percentiles(self) -> dict[int, float]:
+        """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""
+        if not self._waits_ns:
+            return {}
+        return {percent: quantile(self._waits_ns, percent / 100) / 1e9 for percent in (50, 90, 99)}
+
+    def start_interval_ns(self) -> int | None:
+        """Return the mean time between the last starts, or None before the second."""
+        if len(self._starts_ns) < 2:
+            return None
+        return (self._starts_ns[-1] - self._starts_ns[0]) // (len(self._starts_ns) - 1)
+
+    def mean_flight_ns(self) -> int:
+        """Return how long an attempt takes of late, 0 before the first has ended."""
+        return round(self._mean_flight_ns)
+
+
+def _count(counter: Counter[_K], key: _K, change: int) -> None:
+    """Change a count, and forget it at zero."""
+    counter[key] += change
+    if not counter[key]:
+        del counter[key]

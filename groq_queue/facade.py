@@ -1,0 +1,392 @@
+"""``GroqQueue``: checks what users pass, and wires the rooms together."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import random
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from groq_queue.clock import NS_PER_S, SystemClock
+from groq_queue.core.budget import Limits
+from groq_queue.core.checks import check_choice, check_count, check_seconds, check_text, check_timeout
+from groq_queue.core.completion import Completion
+from groq_queue.core.pricing import size_of
+from groq_queue.core.rank import parse_priority
+from groq_queue.core.request import Request, build_payload, encode_payload
+from groq_queue.core.retry import RetryPolicy
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.leaving import forget, leave_at_exit
+from groq_queue.engine.runner import Runner
+from groq_queue.engine.stats import Explanation, RequestInfo, Stats
+from groq_queue.engine.threads import ThreadEngine, too_large_error
+from groq_queue.engine.timers import Timers
+from groq_queue.errors import ConfigurationError
+from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.transport import Secret, make_transport, resolve_base_url
+
+if TYPE_CHECKING:
+    import requests
+
+    from groq_queue.simulator import GroqSimulator
+
+_DEFAULT_BASE_URL = "https://api.groq.com"
+
+
+class GroqQueue:
+    """A queue of requests to Groq, or to any API that speaks the same dialect.
+
+    Thread-safe. Worker threads start with the first ``submit``. Leaving the
+    ``with`` block drains the queue; leaving it by an exception cancels what has
+    not started, waits for attempts under way and lets the exception pass.
+
+    Args:
+        api_key: The key; None reads ``GROQ_API_KEY``.
+        base_url: Where the API is; None reads ``GROQ_BASE_URL``, else Groq's own. A
+            URL without a path gets Groq's, ``/openai/v1``.
+        model: Used where a request names none.
+        limits: ``Limits`` of every model, or ``{model: Limits}``; None learns
+            them from the server's answers, one request at a time until the first is in.
+        max_workers: Most requests on their way at once, >= 1.
+        max_pending: Most requests waiting, >= 1, or None for no bound.
+        max_pending_per_client: The same for each client.
+        when_full: ``"block"`` makes ``submit`` wait for room (never inside a
+            callback), ``"raise"`` raises ``QueueFull``, ``"shed"`` drops the least
+            urgent waiting request, whose Future ends with ``QueueFull``.
+        max_concurrency: Most requests of one model on their way at once, or None.
+        fair_by: What clients of one priority share equally: ``"requests"`` or ``"tokens"``.
+        ageing: Seconds after which a waiting request rises one named level; None is
+            strict: a level waits for as long as a higher one has something to send.
+            With it a request waits at most ``r * (levels above + 1) * ageing``
+            seconds, if more urgent ones arrive at r times the pace of the limits.
+        timeout: Seconds to connect and seconds of silence, for each attempt, or one
+            number for both: requests' meaning. An attempt never takes longer than their sum.
+        max_retries: Further attempts after the first, >= 0.
+        session: A prepared ``requests.Session`` to send through; None uses
+            urllib3 directly, at half the cost.
+        allow_http: Accept a plain ``http://`` base URL off this machine, over which
+            the key travels in clear.
+
+    Raises:
+        ConfigurationError: An argument cannot be used, or there is no key.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        model: str | None = None,
+        limits: Limits | Mapping[str, Limits] | None = None,
+        max_workers: int = 8,
+        max_pending: int | None = 10_000,
+        max_pending_per_client: int | None = None,
+        when_full: str = "block",
+        max_concurrency: int | None = None,
+        fair_by: str = "requests",
+        ageing: float | None = None,
+        timeout: float | tuple[float, float] = (5, 60),
+        max_retries: int = 5,
+        session: requests.Session | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        key = Secret(_api_key(api_key))
+        self._base_url = resolve_base_url(
+            base_url or os.environ.get("GROQ_BASE_URL") or _DEFAULT_BASE_URL, allow_http=allow_http
+        )
+        self._model: str | None = check_text("model", model, optional=True)
+        self._limits = _check_limits(limits)
+        seconds = check_timeout(timeout)
+        self._fair_by = check_choice("fair_by", fair_by, ("requests", "tokens"))
+        policy = RetryPolicy(check_count("max_retries", max_retries, least=0))
+        check_count("max_workers", max_workers)
+        self._simulator: GroqSimulator | None = None
+        self._limiter = ProcessLimiter(self._limits)
+        clock = SystemClock()
+        timers = Timers(clock, "groq_queue")
+        transport = make_transport(
+            base_url=self._base_url, key=key, session=session, max_connections=max_workers, alarm=timers.after
+        )
+        self._engine = ThreadEngine(
+            attempts=Runner(transport, policy, seconds, clock, random.Random()),
+            meter_of=self._limiter.meter,
+            clock=clock,
+            timers=timers,
+            max_workers=max_workers,
+            max_pending=check_count("max_pending", max_pending, optional=True),
+            max_pending_per_client=check_count("max_pending_per_client", max_pending_per_client, optional=True),
+            when_full=check_choice("when_full", when_full, ("block", "raise", "shed")),
+            max_in_flight=check_count("max_concurrency", max_concurrency, optional=True),
+            ageing_ns=_ns(check_seconds("ageing", ageing)),
+        )
+        self._engine.at_close(transport.close)
+        leave_at_exit(self._engine)
+        # A queue that is dropped drains by itself. The finalizer may run inside the garbage collector, on a thread
+        # that holds any lock, so it must take none: it only starts a bare thread.
+        self._finalizer = weakref.finalize(self, _thread.start_new_thread, _drain, (self._engine,))
+        self._finalizer.atexit = False
+
+    @classmethod
+    def simulated(
+        cls,
+        *,
+        limits: Limits | Mapping[str, Limits] | None = None,
+        latency: float | tuple[float, float] = (0.05, 0.2),
+        seed: int = 0,
+        **options: Any,
+    ) -> GroqQueue:
+        """Return a queue in front of a Groq simulator of its own: real HTTP on this machine, no key, no cost.
+
+        Args:
+            limits: Enforced by the simulator and known to the queue; None is
+                1,000 requests and 250,000 tokens a minute.
+            latency: Seconds an answer takes, or a range of them.
+            seed: Makes answers and latencies repeat.
+            options: As for ``GroqQueue``, except ``api_key`` and ``base_url``.
+        """
+        from groq_queue.simulator import GroqSimulator
+
+        for field in ("api_key", "base_url"):
+            if field in options:
+                raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
+        model = options.setdefault("model", "llama-3.1-8b-instant")
+        known = _check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
+        models = tuple(known) if isinstance(known, dict) else (model,)
+        simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
+        simulator.start()
+        try:
+            queue = cls(api_key="simulated", base_url=simulator.base_url, limits=known, **options)
+        except BaseException:
+            simulator.stop()
+            raise
+        queue._simulator = simulator
+        queue._engine.at_close(simulator.stop)
+        return queue
+
+    @property
+    def simulator(self) -> GroqSimulator | None:
+        """The simulator behind a simulated queue, or None."""
+        return self._simulator
+
+    def submit(
+        self,
+        prompt: Any = None,
+        /,
+        *,
+        messages: Any = None,
+        model: str | None = None,
+        endpoint: str = "chat/completions",
+        priority: Any = "normal",
+        client: str = "default",
+        custom_id: str | None = None,
+        tokens: int | None = None,
+        max_wait: float | None = None,
+        deadline: float | None = None,
+        not_before: float | None = None,
+        callback: Callable[[Future[Completion]], object] | None = None,
+        **params: Any,
+    ) -> RequestFuture[Completion]:
+        """Queue one request and return its Future.
+
+        The payload is read and serialised here; changing it later changes nothing.
+        Blocks only while the queue is full and ``when_full="block"``.
+
+        Args:
+            prompt: A str is one user message, a sequence of dicts is messages, a
+                mapping is a whole payload.
+            messages: The messages, by keyword.
+            model: Overrides the queue's.
+            endpoint: Path below the base URL.
+            priority: A name, a ``Priority`` or 0 (first) to 10 (last).
+            client: Clients of one priority take turns.
+            custom_id: Your own id; at most one request with it may be open.
+            tokens: The price in tokens, prompt and completion, if you know better
+                than the estimate.
+            max_wait: Seconds from now in which it must have started, else its Future
+                ends with ``QueueTimeout`` and nothing was spent.
+            deadline: Seconds from now after which no attempt starts.
+            not_before: Seconds from now before which no attempt starts.
+            callback: Called as ``callback(future)`` when it has ended, on a worker thread.
+            params: Passed to the API untouched.
+
+        Returns:
+            A ``concurrent.futures.Future`` of a ``Completion``.
+
+        Raises:
+            ConfigurationError: An argument cannot be used.
+            TypeError: The prompt is a callable.
+            RequestTooLarge: It costs more than a limit ever holds.
+            QueueFull: There is no room and ``when_full`` is not ``"block"``.
+            QueueTimeout: It is expected to start too late for ``max_wait`` or ``deadline``.
+            QueueClosed: After ``shutdown``.
+        """
+        path = check_text("endpoint", endpoint).strip("/")
+        payload = build_payload(prompt, messages, model or self._model, params, path)
+        request = Request(
+            model=payload["model"],
+            endpoint=path,
+            body=encode_payload(payload),
+            size=size_of(payload, check_count("tokens", tokens, optional=True)),
+            priority=parse_priority(priority),
+            client=check_text("client", client),
+            custom_id=check_text("custom_id", custom_id, optional=True),
+            max_wait_ns=_ns(check_seconds("max_wait", max_wait)),
+            deadline_ns=_ns(check_seconds("deadline", deadline)),
+            not_before_ns=_ns(check_seconds("not_before", not_before)),
+            tier=_tier(payload),
+        )
+        if callback is not None and not callable(callback):
+            raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
+        meter = self._limiter.meter(request.lane, request.model)
+        excess = meter.too_large(request.size)
+        if excess is not None:
+            raise too_large_error(request, excess)
+        if self._fair_by == "tokens":
+            request.turn_cost = max(1, meter.price(request.size).tokens)
+        return self._engine.submit(request, callback=callback)
+
+    def complete(self, prompt: Any = None, /, **options: Any) -> Completion:
+        """Queue one request and wait for its answer: ``submit(...).result()``."""
+        return self.submit(prompt, **options).result()
+
+    def cancel(self, custom_id: str) -> bool:
+        """Cancel the open request of that custom_id; False if there is none or an attempt is on its way."""
+        request = self._engine.request_of(check_text("custom_id", custom_id))
+        return request is not None and self._engine.cancel(request)
+
+    def cancel_all(self, *, client: str | None = None, model: str | None = None, priority: Any = None) -> int:
+        """Cancel every request that is not being attempted and fits all that is given; return how many.
+
+        Args:
+            client: Only this client's.
+            model: Only this model's.
+            priority: Only this level's.
+        """
+        check_text("client", client, optional=True)
+        check_text("model", model, optional=True)
+        level = None if priority is None else parse_priority(priority)
+        return self._engine.cancel_all(
+            lambda request: (
+                client in (None, request.client)
+                and model in (None, request.model)
+                and level in (None, request.priority)
+            )
+        )
+
+    def set_priority(self, future: Future[Completion], priority: Any) -> bool:
+        """Move a waiting request to the end of another level; False if it does not wait any more."""
+        return self._engine.set_priority(_request_of(future), parse_priority(priority))
+
+    def pause(self, model: str | None = None) -> None:
+        """Start no attempt of *model*, or of any model, until ``resume``; ``shutdown`` resumes."""
+        self._engine.pause(check_text("model", model, optional=True))
+
+    def resume(self, model: str | None = None) -> None:
+        """Undo ``pause``."""
+        self._engine.resume(check_text("model", model, optional=True))
+
+    def set_weight(self, client: str, weight: float) -> None:
+        """Give *client* that many times the turns of a client of weight 1, in every level.
+
+        Raises:
+            ConfigurationError: *weight* is not a number from 0.001 to 1,000.
+        """
+        check_text("client", client)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.001 <= weight <= 1_000:
+            raise ConfigurationError(f"weight={weight!r}: use a number from 0.001 to 1,000")
+        self._engine.set_weight(client, weight)
+
+    def stats(self) -> Stats:
+        """Return one consistent snapshot of all counts."""
+        return self._engine.stats()
+
+    def info(self, future: Future[Completion]) -> RequestInfo:
+        """Return what is known of one request.
+
+        Raises:
+            ConfigurationError: The Future is not one of this library.
+        """
+        return self._engine.info(_request_of(future))
+
+    def explain(self, future: Future[Completion]) -> Explanation:
+        """Return a request's place in line, what it waits for and when it is expected to start.
+
+        Takes time in proportion to what waits before it.
+        """
+        return self._engine.explain(_request_of(future))
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is open; False if *timeout* seconds passed first. New requests are still taken."""
+        return self._engine.join(check_seconds("timeout", timeout))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more requests. Safe to call more than once, from any thread, also from a callback.
+
+        Args:
+            wait: Return only when every request has ended.
+            cancel_futures: Cancel what is not being attempted, instead of sending it.
+        """
+        self._finalizer.detach()
+        self._engine.shutdown(wait=wait, cancel_futures=cancel_futures)
+        forget(self._engine)
+
+    def __enter__(self) -> GroqQueue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def __repr__(self) -> str:
+        stats = self._engine.stats()
+        kind = "SIMULATED " if self._simulator is not None else ""
+        state = "" if stats.running else ", closed"
+        return f"<{kind}GroqQueue {self._base_url}: {stats.pending} pending, {stats.in_flight} in flight{state}>"
+
+
+def _request_of(future: Any) -> Request:
+    if not isinstance(future, RequestFuture):
+        raise ConfigurationError(f"future={future!r:.100}: pass a Future that submit() returned")
+    return future._request
+
+
+def _tier(payload: Mapping[str, Any]) -> str | None:
+    """Return the service tier if it has budgets of its own."""
+    tier = payload.get("service_tier")
+    return tier if isinstance(tier, str) and tier not in ("auto", "on_demand") else None
+
+
+def _drain(engine: ThreadEngine) -> None:
+    engine.shutdown(wait=False, cancel_futures=False)
+
+
+def _api_key(api_key: Any) -> Any:
+    if api_key is not None:
+        return api_key
+    key = os.environ.get("GROQ_API_KEY")
+    if not key:
+        raise ConfigurationError(
+            "api_key: none given and GROQ_API_KEY is not set; pass api_key=, set the variable, "
+            "or try GroqQueue.simulated(), which needs none"
+        )
+    return key
+
+
+def _check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
+    if limits is None or isinstance(limits, Limits):
+        return limits
+    if not isinstance(limits, Mapping):
+        raise ConfigurationError(f"limits={limits!r:.100}: use Limits(...), a dict of them by model, or None")
+    for model, each in limits.items():
+        if not isinstance(model, str) or not isinstance(each, Limits):
+            raise ConfigurationError(f"limits[{model!r:.50}]={each!r:.100}: use model names and Limits(...)")
+    return dict(limits)
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * NS_PER_S)

@@ -1,0 +1,146 @@
+"""What every test gets: no leaked threads, no network beyond this machine, and an engine on a stage."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from groq_queue.clock import FakeClock
+from groq_queue.core.budget import Lease, Limits
+from groq_queue.core.completion import Completion
+from groq_queue.core.pricing import Size
+from groq_queue.core.rank import parse_priority
+from groq_queue.core.request import Request
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.lane import Meter
+from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.threads import ThreadEngine
+from groq_queue.engine.timers import Timers
+from groq_queue.limiters.process import ProcessLimiter
+
+PATIENCE_S = 10.0  # every wait of a test ends by then
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left_behind() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), f"{thread.name} is still running"
+
+
+@pytest.fixture(autouse=True)
+def _only_this_machine_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def connect_nearby(self: socket.socket, address: Any) -> None:
+        if (
+            isinstance(address, tuple)
+            and not str(address[0]).startswith("127.")
+            and address[0] not in ("::1", "localhost")
+        ):
+            raise AssertionError(f"a test tried to reach {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_nearby)
+
+
+class Stage:
+    """An engine whose attempts are played here, on a clock that the test moves.
+
+    Attempts end at once, unless ``hold`` was called; then each ends when ``release`` lets it.
+    ``script`` may return another outcome than success.
+    """
+
+    def __init__(self, limits: Limits | dict[str, Limits] | None, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.limiter = ProcessLimiter(limits)
+        self.sent: list[Request] = []
+        self.taken: list[str | None] = []  # in the order of the grants; threads may reach ``attempt`` in another
+        self.script: Callable[[Request], Outcome | None] = lambda request: None
+        self._changed = threading.Condition()
+        self._free: int | None = None  # attempts that may still end; None is any number
+        self._landed = 0
+        options.setdefault("max_workers", 8)
+        self.engine = ThreadEngine(
+            attempts=self,
+            meter_of=self.limiter.meter,
+            clock=self.clock,
+            timers=Timers(self.clock, "stage"),
+            name="stage",
+            **options,
+        )
+
+        started = self.engine._tally.started
+
+        def note_start(request: Request, now_ns: int) -> None:
+            self.taken.append(request.custom_id)
+            started(request, now_ns)
+
+        self.engine._tally.started = note_start  # type: ignore[method-assign]
+
+    def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
+        request.attempts += 1
+        with self._changed:
+            self.sent.append(request)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._free is None or self._free > 0, PATIENCE_S)
+            if self._free is not None:
+                self._free -= 1
+        outcome = self.script(request)
+        if outcome is not None and outcome.next is Next.REFUSED:
+            meter.refused(lease, None, outcome.wait_ns, self.clock.now_ns())
+        else:
+            meter.settle(lease, request.size, None, (), self.clock.now_ns())
+        with self._changed:
+            self._landed += 1
+            self._changed.notify_all()
+        return outcome or Outcome(Next.DONE, result=Completion({"choices": []}, custom_id=request.custom_id))
+
+    def submit(self, name: str | None = None, **options: Any) -> RequestFuture[Completion]:
+        callback = options.pop("callback", None)
+        options["priority"] = parse_priority(options.get("priority", "normal"))
+        options.setdefault("model", "m")
+        options.setdefault("size", Size(10, 0, is_exact=True))
+        request = Request(endpoint="chat/completions", body=b"{}", custom_id=name, **options)
+        return self.engine.submit(request, callback=callback)
+
+    def hold(self) -> None:
+        """Let no attempt end."""
+        with self._changed:
+            self._free = 0
+
+    def release(self, count: int | None = None) -> None:
+        """Let *count* attempts end, or all from now on."""
+        with self._changed:
+            self._free = None if count is None else (self._free or 0) + count
+            self._changed.notify_all()
+
+    def wait_for_sends(self, count: int) -> list[str | None]:
+        """Return the names of the first *count* requests sent."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.sent) >= count, PATIENCE_S), self.names()
+            return self.names()[:count]
+
+    def names(self) -> list[str | None]:
+        return [request.custom_id for request in self.sent]
+
+
+@pytest.fixture
+def stage() -> Iterator[Callable[..., Stage]]:
+    """Make stages; each is shut down at the end of the test."""
+    stages: list[Stage] = []
+
+    def make(limits: Limits | dict[str, Limits] | None = Limits(), **options: Any) -> Stage:  # noqa: B008
+        stages.append(Stage(limits, **options))
+        return stages[-1]
+
+    yield make
+    for made in stages:
+        made.release()
+        made.engine.shutdown(wait=True, cancel_futures=True)
