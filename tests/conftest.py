@@ -76,13 +76,13 @@ class Stage:
             **options,
         )
 
-        started = self.engine._tally.started
+        started = self.engine._roster.tally.started
 
         def note_start(request: Request, now_ns: int) -> None:
             self.taken.append(request.custom_id)
             started(request, now_ns)
 
-        self.engine._tally.started = note_start  # type: ignore[method-assign]
+        self.engine._roster.tally.started = note_start  # type: ignore[method-assign]
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         request.attempts += 1
@@ -126,6 +126,11 @@ class Stage:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.sent) >= count, PATIENCE_S), self.names()
             return self.names()[:count]
+
+    def wait_for_landings(self, count: int) -> None:
+        """Wait until that many attempts have come to their end, and their leases too."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._landed >= count, PATIENCE_S)
 
     def names(self) -> list[str | None]:
         return [request.custom_id for request in self.sent]

@@ -57,7 +57,7 @@ class Lane:
         self.in_flight = 0
         self.max_in_flight: int | None = None
         self.is_paused = False
-        self.blocked: Blocked | None = None  # why the head was not granted when last looked at
+        self.is_blocked = False  # the head was not granted when last looked at
         self._pending: queue.PriorityQueue[Entry] = queue.PriorityQueue()
         self._order = FairOrder()
         self._stale = 0  # entries of the heap to be skipped

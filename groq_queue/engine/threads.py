@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -16,22 +16,20 @@ from typing import Protocol
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import DIMENSIONS, Lease, TooLarge
 from groq_queue.core.completion import Completion
-from groq_queue.core.pricing import Size
-from groq_queue.core.rank import rank_of
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.pool import WorkerPool
+from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.stats import Explanation, LaneStats, RequestInfo, Stats
-from groq_queue.engine.tally import Tally
+from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.timers import Timers
+from groq_queue.engine.views import expected_start, explanation_of, info_of, reason_of, stats_of
 from groq_queue.errors import (
     APIError,
     ConfigurationError,
     GroqQueueError,
     QueueClosed,
-    QueueFull,
     QueueTimeout,
     RequestTooLarge,
 )
@@ -63,14 +61,11 @@ class _Job:
 class ThreadEngine:
     """Takes requests, sends each when its lease is granted, and ends its Future.
 
-    ``_lock`` guards every attribute below, the pool, all lanes and all requests. It
-    is re-entrant, so that a signal handler may cancel or shut down while the
-    interrupted thread holds it. Meters and timers are locked under it; nothing is
-    sent, settled or called back under it. True whenever it is free:
-
-    * a pending request stands in exactly one place, its lane or ``_away``;
-    * if some lane's head could pass, a worker is looking or was notified;
-    * ``_open`` holds the requests whose Future has not been ended.
+    ``_lock`` guards the roster with all its lanes and requests, the pool, and the
+    flags. It is re-entrant, so that a signal handler may cancel or shut down while
+    the interrupted thread holds it. Meters and timers are locked under it; nothing
+    is sent, settled or called back under it. Whenever it is free, some worker is
+    looking or was notified if some lane's head could pass.
 
     Args:
         attempts: Runs single attempts.
@@ -102,28 +97,23 @@ class ThreadEngine:
         name: str = "groq_queue",
     ) -> None:
         self._attempts = attempts
-        self._meter_of = meter_of
         self._clock = clock
         self._timers = timers
         self._max_workers = max_workers
-        self._max_pending = max_pending
-        self._max_pending_per_client = max_pending_per_client
         self._when_full = when_full
-        self._max_in_flight = max_in_flight
-        self._ageing_ns = ageing_ns
-        self._closes: list[Callable[[], None]] = []
-
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
         self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
         self._pool: WorkerPool[_Job] = WorkerPool(self, self._lock, clock, max_workers, name)
-        self._lanes: dict[str, Lane] = {}
-        self._weights: dict[str, float] = {}
-        self._open: set[Request] = set()
-        self._away: set[Request] = set()  # pending, but for now in no lane: a timer brings them
-        self._by_custom_id: dict[str, Request] = {}
-        self._tally = Tally()
-        self._is_paused = False
+        self._roster = Roster(
+            meter_of=meter_of,
+            on_freed=self._budget_freed,
+            max_pending=max_pending,
+            max_pending_per_client=max_pending_per_client,
+            max_in_flight=max_in_flight,
+            ageing_ns=ageing_ns,
+        )
+        self._closes: list[Callable[[], None]] = []
         self._is_closed = False
         self._is_cancelling = False  # shut down with cancel_futures: nothing waits any more
         self._stopped_by: GroqQueueError | None = None
@@ -153,16 +143,23 @@ class ThreadEngine:
         with self._lock:
             shed = self._make_room(request)
             self._check_open()
-            if request.custom_id in self._by_custom_id:
+            if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
                 raise ConfigurationError(
                     f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
                 )
             request.submitted_ns = self._clock.now_ns()
+            request.rank = self._roster.rank(request, request.submitted_ns)
             self._check_in_time(request)
+            if shed is not None:
+                self._withdraw(shed, State.FAILED)
             request.future = future
-            self._accept(request)
+            self._roster.accept(request)
+            if request.not_before_ns:
+                self._send_away(request, request.submitted_ns + request.not_before_ns)
+            else:
+                self._line_up(request)
         if shed is not None:
-            self._deliver(shed, error=self._full(shed, "shed to make room for a more urgent request"))
+            self._deliver(shed, error=self._roster.full(shed, "shed to make room for a more urgent one"))
         self._pool.grow()
         for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
             if after_ns is not None:
@@ -182,7 +179,8 @@ class ThreadEngine:
     def cancel_all(self, is_meant: Callable[[Request], bool]) -> int:
         """Cancel every pending request that *is_meant*, a pure question about it; return how many."""
         with self._lock:
-            meant = [request for request in self._open if request.state is State.PENDING and is_meant(request)]
+            pending = [request for request in self._roster.open if request.state is State.PENDING]
+            meant = [request for request in pending if is_meant(request)]
             for request in meant:
                 self._withdraw(request, State.CANCELLED)
         for request in meant:
@@ -195,45 +193,33 @@ class ThreadEngine:
         with self._lock:
             if request.state is not State.PENDING:
                 return False
-            stands_in_line = request.arrival != 0
-            self._tally.count_pending(request, -1)
-            if stands_in_line:
-                self._lanes[request.lane].discard(request)
-            request.priority = priority
-            request.rank = rank_of(priority, request.submitted_ns, self._ageing_ns)
-            request.was_taken, request.seq = False, None
-            self._tally.count_pending(request, 1)
-            if stands_in_line:
-                self._line_up(request)
+            if self._roster.change_priority(request, priority):
+                self._pool.wake()
         self._pool.grow()
         return True
 
     def request_of(self, custom_id: str) -> Request | None:
         """Return the request of that custom_id that has not ended, or None."""
         with self._lock:
-            return self._by_custom_id.get(custom_id)
+            return self._roster.find(custom_id)
 
     def set_weight(self, client: str, weight: float) -> None:
         """Give *client* that many times the turns of a client of weight 1."""
         with self._lock:
-            self._weights[client] = weight
-            for lane in self._lanes.values():
-                lane.set_weight(client, weight)
+            self._roster.set_weight(client, weight)
 
     def pause(self, model: str | None) -> None:
         """Start no attempt of *model*, or of any, until ``resume``."""
         with self._lock:
-            if model is None:
-                self._is_paused = True
-            for lane in self._lanes_of(model):
+            self._roster.is_paused = self._roster.is_paused or model is None
+            for lane in self._roster.lanes_of(model):
                 lane.is_paused = True
 
     def resume(self, model: str | None) -> None:
         """Undo ``pause``."""
         with self._lock:
-            if model is None:
-                self._is_paused = False
-            for lane in self._lanes_of(model):
+            self._roster.is_paused = self._roster.is_paused and model is not None
+            for lane in self._roster.lanes_of(model):
                 lane.is_paused = False
             self._pool.wake()
         self._pool.grow()
@@ -245,11 +231,11 @@ class ThreadEngine:
         """
         until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
         with self._lock:
-            while self._open and not self._pool.is_inside():
+            while self._roster.open and not self._pool.is_inside():
                 if until_ns is not None and self._clock.now_ns() >= until_ns:
                     return False
                 self._clock.wait(self._quiet, until_ns)
-            return not self._open
+            return not self._roster.open
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; drain the others, paused ones too, or cancel those not being attempted."""
@@ -257,10 +243,10 @@ class ThreadEngine:
             self._is_closed = True
             self._is_cancelling = self._is_cancelling or cancel_futures
             self._room.notify_all()
-            dropped = self._withdraw_all(State.CANCELLED) if cancel_futures else []
-        self.resume(None)
+            dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
         for request in dropped:
             self._deliver(request)
+        self.resume(None)
         with self._lock:
             self._note_if_quiet()
             is_idle = self._pool.is_empty()
@@ -279,85 +265,27 @@ class ThreadEngine:
         """
         with self._lock:
             self._is_closed = self._is_cancelling = True
-            unsent = self._withdraw_all(State.CANCELLED)
-            until_ns = self._clock.now_ns() + round(timeout_s * NS_PER_S)
-            while self._tally.in_flight and self._clock.now_ns() < until_ns:
-                self._clock.wait(self._quiet, until_ns)
+            unsent = self._roster.withdraw_all(State.CANCELLED)
         for request in unsent:
             self._deliver(request)
+        self.join(timeout_s)
         return len(unsent)
 
     def stats(self) -> Stats:
         """Return one consistent snapshot."""
         with self._lock:
-            tally, now_ns = self._tally, self._clock.now_ns()
-            lanes = (
-                LaneStats(
-                    name=lane.name,
-                    model=lane.model,
-                    pending=tally.pending_by_lane[lane.name],
-                    in_flight=lane.in_flight,
-                    paused=lane.is_paused,
-                    waits_for=self._reason(lane) if lane.head() is not None else None,
-                    limits=tuple(lane.meter.levels(now_ns)),
-                )
-                for lane in self._lanes.values()
-            )
-            return Stats(
-                pending=tally.pending,
-                in_flight=tally.in_flight,
-                submitted=tally.submitted,
-                completed=tally.ended[State.COMPLETED],
-                failed=tally.ended[State.FAILED],
-                cancelled=tally.ended[State.CANCELLED],
-                expired=tally.ended[State.EXPIRED],
-                attempts=tally.attempts,
-                refused=tally.refused,
-                retried=tally.retried,
-                pending_by_priority=dict(sorted(tally.pending_by_priority.items())),
-                pending_by_client=dict(tally.pending_by_client),
-                wait_percentiles=tally.wait_percentiles(),
-                lanes=tuple(lanes),
-                running=not self._is_closed and self._stopped_by is None,
-            )
+            is_running = not self._is_closed and self._stopped_by is None
+            return stats_of(self._roster, self._clock.now_ns(), is_running=is_running)
 
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
         with self._lock:
-            until_ns = request.started_ns or self._clock.now_ns()
-            return RequestInfo(
-                request_id=request.id,
-                custom_id=request.custom_id,
-                client=request.client,
-                model=request.model,
-                priority=request.priority,
-                state=request.state.value,
-                attempts=request.attempts,
-                waited=(until_ns - request.submitted_ns) / NS_PER_S,
-                tokens=self._lane(request).meter.price(request.size).tokens,
-                last_error=request.last_error,
-            )
+            return info_of(self._roster, request, self._clock.now_ns())
 
     def explain(self, request: Request) -> Explanation:
         """Return why a request waits and when it is expected to start."""
         with self._lock:
-            now_ns = self._clock.now_ns()
-            lane = self._lane(request)
-            if request.state is not State.PENDING:
-                return Explanation(request.id, request.custom_id, request.state.value, None, None, None)
-            if request in self._away:
-                due_ns = max(0, (request.due_ns or now_ns) - now_ns)
-                reason = "its retry" if request.attempts else "its not_before"
-                return Explanation(request.id, request.custom_id, "pending", None, reason, due_ns / NS_PER_S)
-            ahead = []
-            for other in lane.in_order():
-                if other is request:
-                    break
-                ahead.append(other.size)
-            start_ns = self._expected_start(lane, request, ahead, len(ahead), now_ns)
-            reason = self._reason(lane)
-        start_s = None if lane.is_paused else start_ns / NS_PER_S
-        return Explanation(request.id, request.custom_id, "pending", len(ahead) + 1, reason, start_s)
+            return explanation_of(self._roster, request, self._clock.now_ns(), self._max_workers)
 
     def aside(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""
@@ -373,17 +301,19 @@ class ThreadEngine:
         """Take the most urgent head whose lease is granted now."""
         now_ns = self._clock.now_ns()
         next_ns: int | None = None
-        for lane in self._by_urgency():
+        for lane in self._roster.by_urgency():
             head = lane.head()
             assert head is not None
             granted = lane.meter.lease(head.size, now_ns)
             if isinstance(granted, Lease):
-                lane.blocked = None
-                return self._begin(lane, granted, now_ns), None
+                lane.is_blocked = False
+                request = self._roster.take(lane, now_ns)
+                self._make_known_room()
+                return _Job(request, lane, now_ns, lease=granted), None
             if isinstance(granted, TooLarge):
                 self._withdraw(head, State.FAILED)
                 return _Job(head, lane, now_ns, excess=granted), None
-            lane.blocked = granted
+            lane.is_blocked = True
             if granted.wait_ns is not None:
                 when_ns = now_ns + granted.wait_ns
                 next_ns = when_ns if next_ns is None else min(next_ns, when_ns)
@@ -391,11 +321,11 @@ class ThreadEngine:
 
     def has_more(self) -> bool:
         """Return whether anything is left to be sent."""
-        return any(lane.head() is not None for lane in self._lanes.values())
+        return any(lane.head() is not None for lane in self._roster.lanes.values())
 
     def is_over(self) -> bool:
         """Return whether there will never be another job."""
-        return self._is_closed and not self._open
+        return self._is_closed and not self._roster.open
 
     def run(self, job: _Job) -> None:
         """Run one attempt and do what its outcome says."""
@@ -410,7 +340,7 @@ class ThreadEngine:
             # A bug or a MemoryError must end this request, not the worker.
             _log.exception("an attempt of %s broke", request)
             lane.meter.settle(job.lease, request.size, None, None, self._clock.now_ns())
-            outcome = Outcome(Next.FAILED, error=_as_api_error(error, request))
+            outcome = Outcome(Next.FAILED, error=_as_own_error(error, request))
         request.last_error = outcome.error
         if outcome.next is Next.STOP and outcome.error is not None:
             self._stop(outcome.error)
@@ -419,12 +349,12 @@ class ThreadEngine:
             return
         with self._lock:
             self._land(job)
-            self._mark_ended(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
+            self._roster.end(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
         self._deliver(request, outcome.result, outcome.error)
 
     def all_left(self) -> None:
         """Close what the engine was given."""
-        for lane in list(self._lanes.values()):
+        for lane in list(self._roster.lanes.values()):
             lane.close()
         self._timers.close(wait=False)
         for close in self._closes:
@@ -439,229 +369,105 @@ class ThreadEngine:
             raise self._stopped_by.copy()
 
     def _make_room(self, request: Request) -> Request | None:
-        """Wait until there is room, or raise, or shed; callbacks never wait, because they make the room.
+        """Wait until there is room, or raise; callbacks never wait, because they make the room.
 
         Returns:
-            The request that was shed; its Future is still to be ended.
+            A less urgent request that is to be shed, or None.
         """
-        while not self._has_room(request) and not self._is_closed and self._stopped_by is None:
+        while not self._roster.has_room(request.client) and not self._is_closed and self._stopped_by is None:
             if self._when_full == "shed":
-                return self._shed_for(request)
+                rank = self._roster.rank(request, self._clock.now_ns())
+                shed = self._roster.least_urgent(request.client, rank)
+                if shed is None:
+                    raise self._roster.full(request, "and nothing less urgent could be shed")
+                return shed
             if self._when_full == "raise":
-                raise self._full(request, "wait for some to end")
+                raise self._roster.full(request, "wait for some to end")
             if self._pool.is_inside():
                 return None
             self._clock.wait(self._room, None)
         return None
 
-    def _has_room(self, request: Request) -> bool:
-        tally = self._tally
-        if self._max_pending is not None and tally.pending >= self._max_pending:
-            return False
-        most = self._max_pending_per_client
-        return most is None or tally.pending_by_client[request.client] < most
-
-    def _shed_for(self, request: Request) -> Request:
-        """Withdraw the pending request that is missed least, if *request* is more urgent.
-
-        Raises:
-            QueueFull: It is not.
-        """
-        rank = rank_of(request.priority, self._clock.now_ns(), self._ageing_ns)
-        is_clients_own = self._max_pending is None or self._tally.pending < self._max_pending
-        client = request.client if is_clients_own else None
-        found = [lane.least_urgent(client) for lane in self._lanes.values()]
-        victim = max((each for each in found if each is not None), key=lambda each: each.rank, default=None)
-        if victim is None or victim.rank <= rank:
-            raise self._full(request, "and nothing less urgent could be shed")
-        self._withdraw(victim, State.FAILED)
-        return victim
-
-    def _full(self, request: Request, what: str) -> QueueFull:
-        limit, client = self._max_pending, None
-        if limit is None or (self._tally.pending < limit and self._max_pending_per_client is not None):
-            limit, client = self._max_pending_per_client, request.client
-        whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
-        interval_ns = self._tally.start_interval_ns()
-        return QueueFull(
-            f"{whose}={limit:,} requests waiting: {what}",
-            limit=limit or 0,
-            client=client,
-            retry_after=None if interval_ns is None else interval_ns / NS_PER_S,
-            request_id=request.id,
-            custom_id=request.custom_id,
-        )
+    def _make_known_room(self) -> None:
+        """Tell blocked submitters that one request waits less; they may be of clients with bounds of their own."""
+        self._room.notify_all()
 
     def _check_in_time(self, request: Request) -> None:
         """Refuse a request that cannot be expected to start before its ``deadline`` or ``max_wait``."""
         bounds = [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
         if not bounds:
             return
-        now_ns = request.submitted_ns
-        lane = self._lane(request)
-        request.rank = rank_of(request.priority, now_ns, self._ageing_ns)
-        count = lane.ahead_of_newcomer(request)
-        start_ns = self._expected_start(lane, request, [request.size] * count, count, now_ns)
-        start_ns = max(start_ns, request.not_before_ns or 0)
-        if start_ns > min(bounds):
+        count = self._roster.lane(request).ahead_of_newcomer(request)
+        ahead = [request.size] * count
+        start_ns = expected_start(self._roster, request, ahead, count, request.submitted_ns, self._max_workers)
+        late_ns = max(start_ns, request.not_before_ns or 0) - min(bounds)
+        if late_ns > 0:
             raise QueueTimeout(
                 f"{request} would start in about {start_ns / NS_PER_S:.3g} s, too late for its bound of "
                 f"{min(bounds) / NS_PER_S:g} s ({count:,} requests ahead): raise its priority or its bound",
-                retry_after=(start_ns - min(bounds)) / NS_PER_S,
+                retry_after=late_ns / NS_PER_S,
                 request_id=request.id,
                 custom_id=request.custom_id,
             )
 
-    def _accept(self, request: Request) -> None:
-        self._open.add(request)
-        if request.custom_id is not None:
-            self._by_custom_id[request.custom_id] = request
-        self._tally.submitted += 1
-        self._tally.count_pending(request, 1)
-        if request.not_before_ns:
-            self._send_away(request, request.submitted_ns + request.not_before_ns)
-        else:
-            request.rank = rank_of(request.priority, request.submitted_ns, self._ageing_ns)
-            self._line_up(request)
-
     def _line_up(self, request: Request) -> None:
         """Put a request into its lane; behind an unchanged head nothing has changed for those who wait."""
-        lane = self._lane(request)
-        before = lane.head()
-        if request.was_taken:
-            lane.put_back(request)
-        else:
-            lane.add(request)
-        if lane.head() is not before:
+        if self._roster.line_up(request):
             self._pool.wake()
 
     def _send_away(self, request: Request, due_ns: int) -> None:
         """Keep a pending request out of its lane until *due_ns*."""
-        self._away.add(request)
+        self._roster.away.add(request)
         request.due_ns = due_ns
         request.timers.append(self._timers.at(due_ns, lambda: self._come_back(request)))
 
-    def _come_back(self, request: Request) -> None:
-        with self._lock:
-            if request not in self._away:
-                return
-            self._away.discard(request)
-            if not request.was_taken:
-                request.rank = rank_of(request.priority, self._clock.now_ns(), self._ageing_ns)
-            self._line_up(request)
-        self._pool.grow()
-
-    def _lane(self, request: Request) -> Lane:
-        lane = self._lanes.get(request.lane)
-        if lane is None:
-            meter = self._meter_of(request.lane, request.model)
-            lane = self._lanes[request.lane] = Lane(request.lane, request.model, meter, self._budget_freed)
-            lane.is_paused = self._is_paused
-            lane.max_in_flight = self._max_in_flight
-            for client, weight in self._weights.items():
-                lane.set_weight(client, weight)
-        return lane
-
-    def _lanes_of(self, model: str | None) -> list[Lane]:
-        return [lane for lane in self._lanes.values() if model is None or lane.model == model]
-
-    def _by_urgency(self) -> list[Lane]:
-        """Return the lanes that may send, most urgent head first; at equal rank the least busy lane."""
-        ready = [
-            (head.rank, lane.in_flight, lane)
-            for lane in self._lanes.values()
-            if not lane.is_paused
-            and (lane.max_in_flight is None or lane.in_flight < lane.max_in_flight)
-            and (head := lane.head()) is not None
-        ]
-        if len(ready) > 1:
-            ready.sort(key=lambda entry: entry[:2])
-        return [lane for _, _, lane in ready]
-
-    def _begin(self, lane: Lane, lease: Lease, now_ns: int) -> _Job:
-        request = lane.take()
-        request.state = State.RUNNING
-        if request.started_ns is None:
-            request.started_ns = now_ns
-        self._count_pending(request, -1)
-        lane.in_flight += 1
-        self._tally.started(request, now_ns)
-        return _Job(request, lane, now_ns, lease=lease)
+    def _withdraw(self, request: Request, state: State) -> None:
+        """End a pending request where it stands."""
+        self._roster.withdraw(request, state)
+        self._make_known_room()
+        if self._roster.lane(request).is_blocked:
+            self._pool.wake()  # somebody waits for a head that may have changed
 
     def _land(self, job: _Job) -> None:
         """Note the end of an attempt."""
-        lane = job.lane
-        if lane.max_in_flight is not None:
+        self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
+        if job.lane.max_in_flight is not None:
             self._pool.wake()
-        lane.in_flight -= 1
-        self._tally.landed(self._clock.now_ns() - job.began_ns)
-        if self._is_cancelling and not self._tally.in_flight:
-            self._quiet.notify_all()
-
-    def _count_pending(self, request: Request, change: int) -> None:
-        self._tally.count_pending(request, change)
-        if change < 0:
-            # One more may come in; with bounds per client only some of those who wait may be meant.
-            self._room.notify(1 if self._max_pending_per_client is None else 1_000_000)
-
-    def _withdraw(self, request: Request, state: State) -> None:
-        """End a pending request where it stands."""
-        self._count_pending(request, -1)
-        if request in self._away:
-            self._away.discard(request)
-        else:
-            lane = self._lanes[request.lane]
-            lane.discard(request)
-            if lane.blocked is not None:
-                self._pool.wake()  # somebody waits for a head that may have changed
-        self._mark_ended(request, state)
-
-    def _withdraw_all(self, state: State) -> list[Request]:
-        pending = [request for request in self._open if request.state is State.PENDING]
-        for lane in self._lanes.values():
-            lane.clear()
-        self._away.clear()
-        for request in pending:
-            request.arrival = 0
-            self._count_pending(request, -1)
-            self._mark_ended(request, state)
-        return pending
-
-    def _mark_ended(self, request: Request, state: State) -> None:
-        request.state = state
-        self._tally.ended[state] += 1
-        if request.custom_id is not None:
-            self._by_custom_id.pop(request.custom_id, None)
 
     def _note_if_quiet(self) -> None:
-        if not self._open:
+        if not self._roster.open:
             self._quiet.notify_all()
             if self._is_closed:
                 self._pool.dismiss()
 
-    def _expected_start(self, lane: Lane, request: Request, ahead: Iterable[Size], count: int, now_ns: int) -> int:
-        """Return the nanoseconds until *request* is expected to start behind *count* requests *ahead*."""
-        wait_ns = lane.meter.forecast(ahead, request.size, now_ns)
-        flight_ns = self._tally.mean_flight_ns()
-        free = max(0, self._max_workers - self._tally.in_flight)
-        return max(wait_ns, (count - free + 1) * flight_ns // self._max_workers)
-
-    def _reason(self, lane: Lane) -> str:
-        """Return in words what the head of *lane* waits for."""
-        if lane.is_paused:
-            return "the lane is paused"
-        if lane.max_in_flight is not None and lane.in_flight >= lane.max_in_flight:
-            return f"one of {lane.max_in_flight} attempts of its model to end"
-        head = lane.head()
-        blocked = None if head is None else lane.meter.blocks(head.size, self._clock.now_ns())
-        return "a free worker" if blocked is None else str(blocked)
+    def _timed_out(self, request: Request, bound: str, after_ns: int) -> QueueTimeout:
+        tried = f"{request.attempts} attempts failed" if request.attempts else "it was not sent"
+        reason = reason_of(self._roster.lane(request), self._clock.now_ns())
+        error = QueueTimeout(
+            f"{request} ended by {bound}={after_ns / NS_PER_S:g}: {tried}; its lane waits for {reason}",
+            request_id=request.id,
+            custom_id=request.custom_id,
+        )
+        error.__cause__ = request.last_error
+        return error
 
     # -- outside the lock
 
     def _budget_freed(self, lane: Lane) -> None:
         with self._lock:
-            if lane.blocked is not None and lane.head() is not None:
+            if lane.is_blocked and lane.head() is not None:
                 self._pool.wake()
+        self._pool.grow()
+
+    def _come_back(self, request: Request) -> None:
+        """Put a request whose time has come into its lane."""
+        with self._lock:
+            if request not in self._roster.away:
+                return
+            self._roster.away.discard(request)
+            if not request.was_taken:
+                request.rank = self._roster.rank(request, self._clock.now_ns())
+            self._line_up(request)
         self._pool.grow()
 
     def _requeue(self, job: _Job, outcome: Outcome) -> None:
@@ -670,20 +476,18 @@ class ThreadEngine:
         error: GroqQueueError | None = None
         with self._lock:
             self._land(job)
-            self._tally.refused += outcome.next is Next.REFUSED
+            self._roster.tally.refused += outcome.next is Next.REFUSED
             due_ns = self._clock.now_ns() + outcome.wait_ns
             if self._stopped_by is not None:
-                self._mark_ended(request, State.FAILED)
+                self._roster.end(request, State.FAILED)
                 error = self._stopped_by.copy()
             elif self._is_cancelling:
-                self._mark_ended(request, State.CANCELLED)
+                self._roster.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
-                self._mark_ended(request, State.EXPIRED)
+                self._roster.end(request, State.EXPIRED)
                 error = self._timed_out(request, "deadline", request.deadline_ns)
             else:
-                self._tally.retried += 1
-                request.state = State.PENDING
-                self._count_pending(request, 1)
+                self._roster.wait_again(request)
                 if outcome.next is Next.REFUSED:
                     self._line_up(request)
                 else:
@@ -709,24 +513,13 @@ class ThreadEngine:
         self._deliver(request, error=error)
         self._pool.grow()
 
-    def _timed_out(self, request: Request, bound: str, after_ns: int) -> QueueTimeout:
-        tried = f"{request.attempts} attempts failed" if request.attempts else "it was not sent"
-        error = QueueTimeout(
-            f"{request} ended by {bound}={after_ns / NS_PER_S:g}: {tried}; "
-            f"the lane of {request.lane} waits for {self._reason(self._lane(request))}",
-            request_id=request.id,
-            custom_id=request.custom_id,
-        )
-        error.__cause__ = request.last_error
-        return error
-
     def _stop(self, error: GroqQueueError) -> None:
         """End everything that waits with *error*, and refuse what comes later with it."""
         with self._lock:
             if self._stopped_by is None:
                 self._stopped_by = error.copy()
             self._room.notify_all()
-            dropped = self._withdraw_all(State.FAILED)
+            dropped = self._roster.withdraw_all(State.FAILED)
         if dropped:
             _log.error("the queue stops, %d waiting requests fail: %s", len(dropped), error)
         for request in dropped:
@@ -748,7 +541,7 @@ class ThreadEngine:
                     future.end(result, error)
         finally:
             with self._lock:
-                self._open.discard(request)
+                self._roster.open.discard(request)
                 self._note_if_quiet()
 
 
@@ -758,7 +551,7 @@ def too_large_error(request: Request, excess: TooLarge) -> RequestTooLarge:
     return RequestTooLarge(excess.cost, excess.capacity, name, request_id=request.id, custom_id=request.custom_id)
 
 
-def _as_api_error(error: BaseException, request: Request) -> GroqQueueError:
+def _as_own_error(error: BaseException, request: Request) -> GroqQueueError:
     if isinstance(error, GroqQueueError):
         return error
     broken = APIError(f"{request}: the attempt broke: {error!r}", request_id=request.id, custom_id=request.custom_id)

@@ -76,10 +76,10 @@ def test_a_million_cancels_would_not_pile_up(stage):
     for n in range(20_000):
         play.submit(client=f"c{n % 7}", priority=n % 11, max_wait_ns=NS_PER_S * 3_600).cancel()
 
-    lane = play.engine._lanes["m"]
+    lane = play.engine._roster.lanes["m"]
     assert len(lane._pending.queue) < 300
     assert len(play.engine._timers._heap) < 300
-    assert 1 == len(play.engine._open)
+    assert 1 == len(play.engine._roster.open)
     keeper.cancel()
 
 
@@ -164,7 +164,7 @@ def test_a_refused_request_goes_first_again_when_the_hold_ends(stage):
     play.hold()
     futures = [play.submit(name) for name in ("a", "b", "c")]
     play.release()
-    play.wait_for_sends(1)
+    play.wait_for_landings(1)
 
     play.clock.advance(4.9)
     assert ["a"] == play.names()

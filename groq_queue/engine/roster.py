@@ -1,0 +1,211 @@
+"""Where every open request stands: in its lane, away until an instant, in a worker's hand, or ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from groq_queue.clock import NS_PER_S
+from groq_queue.core.rank import rank_of
+from groq_queue.core.request import Request, State
+from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.tally import Tally
+from groq_queue.errors import QueueFull
+
+
+class Roster:
+    """The lanes, and what stands in none of them for now.
+
+    Not thread-safe: the engine's lock guards it. Between two calls
+
+    * a pending request stands in exactly one place, its lane or ``away``;
+    * ``open`` holds the requests whose Future has not been ended.
+
+    Args:
+        meter_of: Returns the budget of a lane, given its name and its model.
+        on_freed: Called with a lane, on any thread, when its budget may have become free.
+        max_pending: Most requests waiting, or None.
+        max_pending_per_client: The same for each client.
+        max_in_flight: Most attempts at once of one lane, or None.
+        ageing_ns: Nanoseconds after which a waiting request rises one level, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        meter_of: Callable[[str, str], Meter],
+        on_freed: Callable[[Lane], None],
+        max_pending: int | None,
+        max_pending_per_client: int | None,
+        max_in_flight: int | None,
+        ageing_ns: int | None,
+    ) -> None:
+        self._meter_of = meter_of
+        self._on_freed = on_freed
+        self._max_pending = max_pending
+        self._max_pending_per_client = max_pending_per_client
+        self._max_in_flight = max_in_flight
+        self._ageing_ns = ageing_ns
+        self._weights: dict[str, float] = {}
+        self._by_custom_id: dict[str, Request] = {}
+        self.lanes: dict[str, Lane] = {}
+        self.open: set[Request] = set()
+        self.away: set[Request] = set()  # pending, but for now in no lane: a timer brings them
+        self.tally = Tally()
+        self.is_paused = False
+
+    def lane(self, request: Request) -> Lane:
+        """Return the lane of *request*, made when the first one needs it."""
+        lane = self.lanes.get(request.lane)
+        if lane is None:
+            meter = self._meter_of(request.lane, request.model)
+            lane = self.lanes[request.lane] = Lane(request.lane, request.model, meter, self._on_freed)
+            lane.is_paused = self.is_paused
+            lane.max_in_flight = self._max_in_flight
+            for client, weight in self._weights.items():
+                lane.set_weight(client, weight)
+        return lane
+
+    def lanes_of(self, model: str | None) -> list[Lane]:
+        """Return the lanes of *model*, or all."""
+        return [lane for lane in self.lanes.values() if model is None or lane.model == model]
+
+    def by_urgency(self) -> list[Lane]:
+        """Return the lanes that may send, most urgent head first; at equal rank the least busy lane."""
+        ready = [
+            (head.rank, lane.in_flight, lane)
+            for lane in self.lanes.values()
+            if not lane.is_paused
+            and (lane.max_in_flight is None or lane.in_flight < lane.max_in_flight)
+            and (head := lane.head()) is not None
+        ]
+        if len(ready) > 1:
+            ready.sort(key=lambda entry: entry[:2])
+        return [lane for _, _, lane in ready]
+
+    def find(self, custom_id: str) -> Request | None:
+        """Return the request of that custom_id that has not ended, or None."""
+        return self._by_custom_id.get(custom_id)
+
+    def set_weight(self, client: str, weight: float) -> None:
+        """Give *client* that many times the turns of a client of weight 1."""
+        self._weights[client] = weight
+        for lane in self.lanes.values():
+            lane.set_weight(client, weight)
+
+    def rank(self, request: Request, now_ns: int) -> int:
+        """Return the rank of *request* if it lined up now."""
+        return rank_of(request.priority, now_ns, self._ageing_ns)
+
+    # -- a request's way
+
+    def accept(self, request: Request) -> None:
+        """Take a new request in; it stands nowhere yet."""
+        self.open.add(request)
+        if request.custom_id is not None:
+            self._by_custom_id[request.custom_id] = request
+        self.tally.submitted += 1
+        self.tally.count_pending(request, 1)
+
+    def line_up(self, request: Request) -> bool:
+        """Put a request into its lane; return whether that changed who is next there."""
+        lane = self.lane(request)
+        before = lane.head()
+        if request.was_taken:
+            lane.put_back(request)
+        else:
+            lane.add(request)
+        return lane.head() is not before
+
+    def take(self, lane: Lane, now_ns: int) -> Request:
+        """Take the head of *lane* for an attempt."""
+        request = lane.take()
+        request.state = State.RUNNING
+        if request.started_ns is None:
+            request.started_ns = now_ns
+        lane.in_flight += 1
+        self.tally.count_pending(request, -1)
+        self.tally.started(request, now_ns)
+        return request
+
+    def land(self, lane: Lane, flight_ns: int) -> None:
+        """Note the end of an attempt."""
+        lane.in_flight -= 1
+        self.tally.landed(flight_ns)
+
+    def wait_again(self, request: Request) -> None:
+        """Make a request that was attempted a pending one; it stands nowhere yet."""
+        self.tally.retried += 1
+        self.tally.count_pending(request, 1)
+        request.state = State.PENDING
+
+    def change_priority(self, request: Request, priority: int) -> bool:
+        """Move a pending request to the end of another level; return whether that changed who is next."""
+        stands_in_line = request not in self.away
+        self.tally.count_pending(request, -1)
+        if stands_in_line:
+            self.lane(request).discard(request)
+        request.priority = priority
+        request.rank = self.rank(request, request.submitted_ns)
+        request.was_taken, request.seq = False, None
+        self.tally.count_pending(request, 1)
+        return self.line_up(request) if stands_in_line else False
+
+    def withdraw(self, request: Request, state: State) -> None:
+        """End a pending request where it stands."""
+        self.tally.count_pending(request, -1)
+        if request in self.away:
+            self.away.discard(request)
+        else:
+            self.lane(request).discard(request)
+        self.end(request, state)
+
+    def withdraw_all(self, state: State) -> list[Request]:
+        """End every pending request and return them."""
+        pending = [request for request in self.open if request.state is State.PENDING]
+        for lane in self.lanes.values():
+            lane.clear()
+        self.away.clear()
+        for request in pending:
+            request.arrival = 0
+            self.tally.count_pending(request, -1)
+            self.end(request, state)
+        return pending
+
+    def end(self, request: Request, state: State) -> None:
+        """Note how a request ended; its Future is still to be ended."""
+        request.state = state
+        self.tally.ended[state] += 1
+        if request.custom_id is not None:
+            self._by_custom_id.pop(request.custom_id, None)
+
+    # -- bounds
+
+    def has_room(self, client: str) -> bool:
+        """Return whether one more request of *client* may wait."""
+        if self._max_pending is not None and self.tally.pending >= self._max_pending:
+            return False
+        most = self._max_pending_per_client
+        return most is None or self.tally.pending_by_client[client] < most
+
+    def least_urgent(self, client: str, rank: int) -> Request | None:
+        """Return the pending request that is missed least if *client* needs room at *rank*, or None."""
+        is_clients_own_bound = self._max_pending is None or self.tally.pending < self._max_pending
+        found = (lane.least_urgent(client if is_clients_own_bound else None) for lane in self.lanes.values())
+        candidates = [request for request in found if request is not None and request.rank > rank]
+        return max(candidates, key=lambda request: request.rank, default=None)
+
+    def full(self, request: Request, what: str) -> QueueFull:
+        """Return the error that there is no room for *request*."""
+        limit, client = self._max_pending, None
+        if limit is None or (self.tally.pending < limit and self._max_pending_per_client is not None):
+            limit, client = self._max_pending_per_client, request.client
+        whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
+        interval_ns = self.tally.start_interval_ns()
+        return QueueFull(
+            f"{whose}={limit:,} requests waiting: {what}",
+            limit=limit or 0,
+            client=client,
+            retry_after=None if interval_ns is None else interval_ns / NS_PER_S,
+            request_id=request.id,
+            custom_id=request.custom_id,
+        )

@@ -1,0 +1,104 @@
+"""Looks at a roster: counts, one request's state, why it waits and when it will start.
+
+The engine's lock is held throughout, so that each is a snapshot of one instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from groq_queue.clock import NS_PER_S
+from groq_queue.core.pricing import Size
+from groq_queue.core.request import Request, State
+from groq_queue.engine.lane import Lane
+from groq_queue.engine.roster import Roster
+from groq_queue.engine.stats import Explanation, LaneStats, RequestInfo, Stats
+
+
+def stats_of(roster: Roster, now_ns: int, *, is_running: bool) -> Stats:
+    """Return all counts."""
+    tally = roster.tally
+    lanes = (
+        LaneStats(
+            name=lane.name,
+            model=lane.model,
+            pending=tally.pending_by_lane[lane.name],
+            in_flight=lane.in_flight,
+            paused=lane.is_paused,
+            waits_for=reason_of(lane, now_ns) if lane.head() is not None else None,
+            limits=tuple(lane.meter.levels(now_ns)),
+        )
+        for lane in roster.lanes.values()
+    )
+    return Stats(
+        pending=tally.pending,
+        in_flight=tally.in_flight,
+        submitted=tally.submitted,
+        completed=tally.ended[State.COMPLETED],
+        failed=tally.ended[State.FAILED],
+        cancelled=tally.ended[State.CANCELLED],
+        expired=tally.ended[State.EXPIRED],
+        attempts=tally.attempts,
+        refused=tally.refused,
+        retried=tally.retried,
+        pending_by_priority=dict(sorted(tally.pending_by_priority.items())),
+        pending_by_client=dict(tally.pending_by_client),
+        wait_percentiles=tally.wait_percentiles(),
+        lanes=tuple(lanes),
+        running=is_running,
+    )
+
+
+def info_of(roster: Roster, request: Request, now_ns: int) -> RequestInfo:
+    """Return one request's state."""
+    return RequestInfo(
+        request_id=request.id,
+        custom_id=request.custom_id,
+        client=request.client,
+        model=request.model,
+        priority=request.priority,
+        state=request.state.value,
+        attempts=request.attempts,
+        waited=((request.started_ns or now_ns) - request.submitted_ns) / NS_PER_S,
+        tokens=roster.lane(request).meter.price(request.size).tokens,
+        last_error=request.last_error,
+    )
+
+
+def explanation_of(roster: Roster, request: Request, now_ns: int, workers: int) -> Explanation:
+    """Return why a request waits and when it is expected to start, *workers* threads serving."""
+    lane = roster.lane(request)
+    if request.state is not State.PENDING:
+        return Explanation(request.id, request.custom_id, request.state.value, None, None, None)
+    if request in roster.away:
+        due_ns = max(0, (request.due_ns or now_ns) - now_ns)
+        reason = "its retry" if request.attempts else "its not_before"
+        return Explanation(request.id, request.custom_id, "pending", None, reason, due_ns / NS_PER_S)
+    ahead = []
+    for other in lane.in_order():
+        if other is request:
+            break
+        ahead.append(other.size)
+    start_ns = expected_start(roster, request, ahead, len(ahead), now_ns, workers)
+    start_s = None if lane.is_paused else start_ns / NS_PER_S
+    return Explanation(request.id, request.custom_id, "pending", len(ahead) + 1, reason_of(lane, now_ns), start_s)
+
+
+def expected_start(
+    roster: Roster, request: Request, ahead: Iterable[Size], count: int, now_ns: int, workers: int
+) -> int:
+    """Return the nanoseconds until *request* is expected to start behind *count* requests *ahead*."""
+    wait_ns = roster.lane(request).meter.forecast(ahead, request.size, now_ns)
+    free = max(0, workers - roster.tally.in_flight)
+    return max(wait_ns, (count - free + 1) * roster.tally.mean_flight_ns() // workers)
+
+
+def reason_of(lane: Lane, now_ns: int) -> str:
+    """Return in words what the head of *lane* waits for."""
+    if lane.is_paused:
+        return "the lane is paused"
+    if lane.max_in_flight is not None and lane.in_flight >= lane.max_in_flight:
+        return f"one of {lane.max_in_flight} attempts of its model to end"
+    head = lane.head()
+    blocked = None if head is None else lane.meter.blocks(head.size, now_ns)
+    return "a free worker" if blocked is None else str(blocked)

@@ -1,0 +1,154 @@
+"""The house keeps its promises: imports point one way, extras stay out, the README's code runs."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import groq_queue
+
+PACKAGE = Path(groq_queue.__file__).parent
+README = PACKAGE.parent / "README.md"
+
+MAY_IMPORT = {
+    "errors": set(),
+    "clock": set(),
+    "core": {"errors"},
+    "engine": {"core", "errors", "clock"},
+    "transport": {"errors"},
+    "limiters": {"core", "errors", "clock"},
+    "simulator": set(),
+    "facade": {"core", "engine", "transport", "limiters", "simulator", "errors", "clock"},
+    "__init__": {"core", "engine", "simulator", "facade", "errors"},
+    "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
+    "__main__": {"cli"},
+}
+
+
+def rooms_imported_by(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name == "groq_queue":
+                rooms.add("__init__")
+            elif name.startswith("groq_queue."):
+                rooms.add(name.split(".")[1])
+    return rooms
+
+
+def files() -> list[Path]:
+    found = sorted(PACKAGE.rglob("*.py"))
+    assert len(found) > 30
+    return found
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+    assert rooms_imported_by(path) - {room} <= MAY_IMPORT[room]
+
+
+def test_core_touches_no_thread_no_socket_and_no_clock():
+    for path in (PACKAGE / "core").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                root = name.split(".")[0]
+                assert root in sys.stdlib_module_names | {"groq_queue"}, f"{path.name} imports {name}"
+                assert root not in {"threading", "socket", "time", "sqlite3", "logging", "queue"}, path.name
+
+
+def test_only_the_engine_and_the_clock_start_or_know_threads():
+    allowed = {"engine", "simulator"}
+    for path in files():
+        if path.relative_to(PACKAGE).parts[0] not in allowed:
+            assert "threading.Thread(" not in path.read_text(), path.name
+
+
+def test_nobody_sleeps():
+    """
+    But for the demo's other side, the program that people write without a queue.
+    """
+    for path in files():
+        assert path.name == "demo.py" or "time.sleep" not in path.read_text(), path.name
+
+
+def test_a_clean_import_loads_no_extra():
+    """
+    Neither an optional package, nor the simulator's asyncio, nor requests, which only a user's session needs.
+    """
+    script = (
+        "import sys, groq_queue\n"
+        "extras = 'redis celery pandas polars httpx httpx2 groq openai prometheus_client opentelemetry matplotlib "
+        "tqdm IPython asyncio requests groq_queue.simulator sqlite3'.split()\n"
+        "print([name for name in extras if name in sys.modules])"
+    )
+
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert "[]\n" == printed
+
+
+def test_every_name_of_the_front_door_is_there():
+    for name in groq_queue.__all__:
+        assert getattr(groq_queue, name) is not None
+    assert sorted(groq_queue.__all__) == groq_queue.__all__
+
+
+@pytest.mark.parametrize(
+    "name",
+    [found.name for found in pkgutil.walk_packages(groq_queue.__path__, "groq_queue.") if "__main__" not in found.name],
+)
+def test_examples_in_docstrings_are_true(name):
+    module = importlib.import_module(name)
+
+    assert 0 == doctest.testmod(module).failed
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_every_python_block_of_the_readme_runs(number, tmp_path):
+    """
+    A block followed by a text block prints exactly that.
+    """
+    text = README.read_text()
+    code = blocks("python")[number]
+    expected = re.search(re.escape(f"```python\n{code}```") + r"\n+```text\n(.*?)```", text, re.DOTALL)
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+
+    assert 0 == done.returncode, done.stderr
+    if expected:
+        assert expected.group(1) == done.stdout
+
+
+def test_the_readme_has_blocks_to_run():
+    assert len(blocks("python")) >= 3
+
+
+def test_nothing_in_the_repository_names_a_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=PACKAGE.parent, capture_output=True, text=True).stdout.split()
+    for name in listed:
+        path = PACKAGE.parent / name
+        if path.suffix in {".py", ".md", ".cfg", ".toml", ".yml", ""} and path.is_file():
+            assert not re.search(r"(^|[^A-Za-z0-9.])/(work|root|farm)/", path.read_text(errors="replace")), name
