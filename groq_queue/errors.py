@@ -33,19 +33,24 @@ class GroqQueueError(Exception):
         self.custom_id = custom_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, self.__dict__.copy())
+        return _restore, (type(self), self.args, self._state())
 
     def copy(self) -> GroqQueueError:
         """Return an equal error without a traceback, to be raised by another Future."""
-        twin: GroqQueueError = _restore(type(self), self.args, self.__dict__.copy())
+        twin: GroqQueueError = _restore(type(self), self.args, self._state())
+        twin.__cause__ = self.__cause__
         return twin
+
+    def _state(self) -> dict[str, Any]:
+        return self.__dict__.copy()
 
 
 def _restore(cls: type[GroqQueueError], args: tuple[Any, ...], state: dict[str, Any]) -> GroqQueueError:
     """Rebuild an error without running its constructor, whose arguments differ by class."""
     error = cls.__new__(cls)
     error.args = args
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 
@@ -55,6 +60,9 @@ class ConfigurationError(GroqQueueError, ValueError):
 
 class MissingExtraError(GroqQueueError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "msg": self.msg}  # ImportError keeps it outside __dict__
 
 
 class QueueClosed(GroqQueueError, RuntimeError):
@@ -101,11 +109,13 @@ class RequestTooLarge(GroqQueueError, ValueError):
     """
 
     def __init__(self, cost: int, capacity: int, limit: str, **facts: Any) -> None:
-        super().__init__(
-            f"request may use {cost} but {limit} never holds more than {capacity}: "
-            f"lower max_completion_tokens by {cost - capacity} or shorten the prompt",
-            **facts,
-        )
+        if "audio" in limit:
+            cure = f"shorten the audio by {cost - capacity} s"
+        elif "input" in limit:
+            cure = f"shorten the prompt by {cost - capacity} tokens"
+        else:
+            cure = f"lower max_completion_tokens by {cost - capacity} or shorten the prompt"
+        super().__init__(f"request may use {cost} but {limit} never holds more than {capacity}: {cure}", **facts)
         self.cost, self.capacity, self.limit = cost, capacity, limit
 
 
@@ -273,7 +283,7 @@ def error_message(body: Any) -> str:
         inner = body.get("error", body)
         if isinstance(inner, Mapping):
             return str(inner.get("message") or "")
-        return str(inner)
+        return "" if inner is None else str(inner)
     return "" if body is None else str(body)
 
 

@@ -103,6 +103,10 @@ class Bucket:
         """Return the units in use, open leases included, rounded up; may exceed the limit."""
         return self.held + -(-self._level(now_ns, credits) // self.period_ns)
 
+    def begin_at(self, used: int, now_ns: int) -> None:
+        """Take the server's first word on a limit: *used*, to which every open lease may still be added."""
+        self._strict = self._credited = now_ns * self.limit + used * self.period_ns
+
     def at_most(self, used: int, now_ns: int) -> int:
         """Accept proof that the server's level was no higher than *used*.
 

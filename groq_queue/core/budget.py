@@ -9,12 +9,14 @@ The dimension names are those the server uses in its refusals.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.headers import RateHeader, Refusal
+from groq_queue.core.pace import Pace
 from groq_queue.core.pricing import Cost
 from groq_queue.errors import ConfigurationError
 
@@ -101,6 +103,27 @@ class Limits:
         return self.day_s if dimension in DAILY else self.minute_s
 
 
+def tightest(limits: Iterable[Limits]) -> Limits | None:
+    """Return the smallest of each limit, or None if there are none.
+
+    Raises:
+        ConfigurationError: They count in different periods.
+    """
+    every = list(limits)
+    if not every:
+        return None
+    periods = {(each.minute_s, each.hour_s, each.day_s) for each in every}
+    if len(periods) > 1:
+        raise ConfigurationError(f"limits: open queues of one account count in different periods: {sorted(periods)}")
+    smallest: dict[str, int] = {}
+    for field in _LIMIT_FIELDS:
+        values = [value for each in every if (value := getattr(each, field)) is not None]
+        if values:
+            smallest[field] = min(values)
+    minute_s, hour_s, day_s = periods.pop()
+    return Limits(minute_s=minute_s, hour_s=hour_s, day_s=day_s, **smallest)
+
+
 DAILY = frozenset({"RPD", "TPD", "ASPD"})
 
 
@@ -108,10 +131,11 @@ class Blocked(NamedTuple):
     """Why a lease was not granted.
 
     Attributes:
-        reason: ``"limit"``, ``"hold"`` (the server told us to wait) or ``"learning"``
-            (limits are unknown and a first request is on its way).
+        reason: ``"limit"``, ``"hold"`` (the server told us to wait), ``"pace"`` (slowed
+            down after failures) or ``"learning"`` (limits are unknown and a first
+            request is on its way).
         wait_ns: Nanoseconds until it may fit, or None: when an open lease ends.
-        dimension: The limit that binds, or ``""``.
+        dimension: The limit that binds, or that the server named, or ``""``.
         used: Units in use of that limit.
         limit: Its capacity.
     """
@@ -125,8 +149,11 @@ class Blocked(NamedTuple):
     def __str__(self) -> str:
         if self.reason == "limit":
             return f"{DIMENSIONS[self.dimension]}, {self.used:,} of {self.limit:,} used"
+        if self.reason == "pace":
+            return "the server to recover, slowed down after failures"
         if self.reason == "hold":
-            return "the server asked to wait"
+            what = f" for its {DIMENSIONS[self.dimension]}" if self.dimension else ""
+            return f"the server asked to wait{what}"
         return "limits unknown, the first answer will tell"
 
 
@@ -150,32 +177,58 @@ class Level(NamedTuple):
 class Lease:
     """Cost taken from every bucket of a budget, until it is ended."""
 
-    __slots__ = ("cost", "ended_before", "granted_ns", "is_open")
+    __slots__ = ("cost", "granted_ns", "is_open", "parts")
 
-    def __init__(self, cost: Cost, granted_ns: int, ended_before: dict[str, int]) -> None:
+    def __init__(self, cost: Cost, granted_ns: int, parts: dict[str, Part]) -> None:
         self.cost = cost
         self.granted_ns = granted_ns
-        self.ended_before = ended_before  # each bucket's ``ended`` at the grant
+        self.parts = parts
         self.is_open = True
+
+
+class Part(NamedTuple):
+    """What a lease holds of one bucket, and what had ended there before it was granted."""
+
+    bucket: Bucket
+    units: int
+    ended_before: int
 
 
 class Budget:
     """The limits of one model.
 
+    A limit has up to two sources, the user and the server; the smaller one holds.
+
     Args:
         limits: What the user set, or None to learn from the server's answers.
+        dice: Spreads attempts in time while the lane is slowed down.
     """
 
-    def __init__(self, limits: Limits | None) -> None:
-        self._limits = limits or Limits()
-        self._own = self._limits.by_dimension()  # what the user set; never loosened
+    def __init__(self, limits: Limits | None, dice: random.Random | None = None) -> None:
+        self.pace = Pace(dice or random.Random())
+        self._own: dict[str, int] = {}  # what the user set; never loosened by the server
+        self._servers: dict[str, int] = {}  # what answers and refusals named
         self._told: set[str] = set()  # dimensions whose mismatch was reported
-        self._buckets = {name: Bucket(limit, self._limits.period_s(name)) for name, limit in self._own.items()}
-        self._is_learning = limits is None
+        self._periods = Limits()
+        self._buckets: dict[str, Bucket] = {}
+        self._dormant: dict[str, Bucket] = {}  # of limits that nobody sets for now; what they hold is not forgotten
+        self._leases: set[Lease] = set()  # those still open
+        self._is_learning = True
         self._hold_until_ns = 0
+        self._hold_dimension = ""
         self._credits = False
-        self._open = 0
         self._slowest_ns = 0
+        self.set_limits(limits, 0)
+
+    def set_limits(self, limits: Limits | None, now_ns: int) -> None:
+        """Replace what the user set; what is in use stays in use."""
+        self._periods = limits or self._periods
+        self._own = {} if limits is None else limits.by_dimension()
+        # Whoever names some limits but not the tokens' will meet one that only the first answer tells.
+        knows_enough = limits is not None and (not self._own or "TPM" in self._own)
+        self._is_learning = self._is_learning and not knows_enough
+        for name in dict.fromkeys([*self._own, *self._buckets, *self._dormant]):
+            self._fit(name, now_ns)
 
     def too_large(self, cost: Cost) -> TooLarge | None:
         """Return the first limit that *cost* exceeds even when it is full, or None."""
@@ -198,20 +251,24 @@ class Budget:
         blocked = self.blocks(cost, now_ns)
         if blocked is not None:
             return blocked
-        ended_before = {}
+        parts = {}
         for name, bucket in self._buckets.items():
-            bucket.hold(cost.units(name))
-            ended_before[name] = bucket.ended
-        self._open += 1
-        return Lease(cost, now_ns, ended_before)
+            units = cost.units(name)
+            bucket.hold(units)
+            parts[name] = Part(bucket, units, bucket.ended)
+        self.pace.sent(now_ns)
+        lease = Lease(cost, now_ns, parts)
+        self._leases.add(lease)
+        return lease
 
     def blocks(self, cost: Cost, now_ns: int) -> Blocked | None:
         """Return what would block *cost* longest, or None if it would pass."""
         if now_ns < self._hold_until_ns:
-            return Blocked("hold", self._hold_until_ns - now_ns)
-        if self._is_learning and self._open:
+            return Blocked("hold", self._hold_until_ns - now_ns, self._hold_dimension)
+        if self._is_learning and self._leases:
             return Blocked("learning", None)
-        blocked: Blocked | None = None
+        pace_ns = self.pace.wait_ns(now_ns)
+        blocked = Blocked("pace", pace_ns) if pace_ns else None
         for name, bucket in self._buckets.items():
             wait_ns = bucket.wait_ns(cost.units(name), now_ns, credits=self._credits)
             if wait_ns == 0:
@@ -227,16 +284,15 @@ class Budget:
         if not self._close(lease):
             return
         self._slowest_ns = max(self._slowest_ns, now_ns - lease.granted_ns)
-        for name, bucket in self._buckets.items():
-            held = lease.cost.units(name) if name in lease.ended_before else 0
-            bucket.settle(held, requested.units(name), used.units(name), now_ns)
+        for name, (bucket, units, _) in lease.parts.items():
+            bucket.settle(units, requested.units(name), used.units(name), now_ns)
 
     def refund(self, lease: Lease) -> None:
         """End *lease*: nothing was charged. A second end does nothing."""
         if not self._close(lease):
             return
-        for name in lease.ended_before:
-            self._buckets[name].refund(lease.cost.units(name))
+        for bucket, units, _ in lease.parts.values():
+            bucket.refund(units)
 
     def observe(self, lease: Lease, seen: Iterable[RateHeader], now_ns: int) -> list[str]:
         """Take the headers of a successful answer to the settled *lease* as truth.
@@ -251,17 +307,19 @@ class Budget:
         notices: list[str] = []
         for header in seen:
             bucket = self._learn(header.dimension, header.limit, now_ns, notices)
-            if header.dimension not in lease.ended_before:  # learnt from this very answer
-                bucket.at_least(bucket.limit - header.remaining, 0, now_ns)
+            part = lease.parts.get(header.dimension)
+            if part is None:  # learnt from this very answer
+                bucket.begin_at(bucket.limit - header.remaining, now_ns)
                 continue
             if header.limit == bucket.limit:
-                since = bucket.ended - lease.ended_before[header.dimension]
+                since = bucket.ended - part.ended_before
                 surplus = bucket.at_most(header.limit - header.remaining + since, now_ns)
                 # Slack of the strict level: what drained at the server while its answers were under way.
                 if surplus > bucket.drain_of(self._slowest_ns) + bucket.limit // 100:
                     self._credits = True
             bucket.at_least(bucket.limit - header.remaining, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
+        self.pace.answered()
         return notices
 
     def refused(self, lease: Lease, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
@@ -281,9 +339,14 @@ class Budget:
         if refusal is not None and refusal.dimension and refusal.limit:
             bucket = self._learn(refusal.dimension, refusal.limit, now_ns, notices)
             if refusal.used is not None:
-                bucket.at_least(refusal.used, now_ns - lease.granted_ns, now_ns)
+                left = refusal.limit - refusal.used
+                bucket.at_least(bucket.limit - left, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
-        self._hold_until_ns = max(self._hold_until_ns, now_ns + wait_ns)
+        if refusal is None:
+            self.pace.refused(now_ns)
+        if now_ns + wait_ns > self._hold_until_ns:
+            self._hold_until_ns = now_ns + wait_ns
+            self._hold_dimension = "" if refusal is None else refusal.dimension
         return notices
 
     @property
@@ -315,21 +378,37 @@ class Budget:
         if not lease.is_open:
             return False
         lease.is_open = False
-        self._open -= 1
+        self._leases.discard(lease)
         return True
 
     def _learn(self, name: str, limit: int, now_ns: int, notices: list[str]) -> Bucket:
-        """Return the bucket of *name*, made or tightened to the server's *limit*; never loosen what the user set."""
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            bucket = self._buckets[name] = Bucket(limit, self._limits.period_s(name))
-            return bucket
-        own = self._own.get(name, limit)
-        if own != limit and name not in self._told:
-            self._told.add(name)
-            notices.append(
-                f"{DIMENSIONS[name]}: the server's limit is {limit:,}, yours is {own:,}; keeping {min(own, limit):,}"
-            )
-        if bucket.limit != min(own, limit):
-            bucket.resize(min(own, limit), now_ns)
-        return bucket
+        """Note the server's *limit* and return its bucket."""
+        if self._servers.get(name) != limit:
+            self._servers[name] = limit
+            own = self._own.get(name, limit)
+            if own != limit and name not in self._told:
+                self._told.add(name)
+                notices.append(
+                    f"{DIMENSIONS[name]}: the server's limit is {limit:,}, yours is {own:,}; "
+                    f"keeping {min(own, limit):,}"
+                )
+            self._fit(name, now_ns)
+        return self._buckets[name]
+
+    def _fit(self, name: str, now_ns: int) -> None:
+        """Make the bucket of *name* as large as the smaller of its sources."""
+        limits = [source[name] for source in (self._own, self._servers) if name in source]
+        known = self._buckets.get(name) or self._dormant.pop(name, None)
+        if not limits:
+            if known is not None:
+                self._buckets.pop(name, None)
+                self._dormant[name] = known
+        elif known is not None:
+            known.resize(min(limits), now_ns)
+            self._buckets[name] = known
+        else:
+            bucket = self._buckets[name] = Bucket(min(limits), self._periods.period_s(name))
+            for lease in self._leases:
+                units = lease.cost.units(name)
+                bucket.hold(units)
+                lease.parts[name] = Part(bucket, units, bucket.ended)

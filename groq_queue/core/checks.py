@@ -36,6 +36,19 @@ def check_seconds(field: str, value: Any, *, optional: bool = True) -> Any:
     return value
 
 
+def check_dollars(field: str, value: Any) -> Any:
+    """Return *value* if it is None or an amount > 0.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+        raise ConfigurationError(f"{field}={value!r}: use an amount in USD > 0, or None")
+    return value
+
+
 def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
     """Return *value* if it is a str of 1 to 512 characters (or None, if *optional*).
 

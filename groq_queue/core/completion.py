@@ -48,10 +48,13 @@ class Completion(Node):
     @property
     def text(self) -> str:
         choices = self.get("choices")
-        if choices:
-            message = choices[0].get("message") or {}
-            return message.get("content") or choices[0].get("text") or ""
-        return self.get("text") or ""
+        if isinstance(choices, list) and choices:
+            choice = choices[0] if isinstance(choices[0], Mapping) else {}
+            message = choice.get("message")
+            content = message.get("content") if isinstance(message, Mapping) else choice.get("text")
+        else:
+            content = self.get("text")
+        return content if isinstance(content, str) else ""
 
 
 def _rebuild(body: dict[str, Any], custom_id: str | None, attempts: int, waited: float) -> Completion:
@@ -76,6 +79,9 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return decoded
 
 
+_MAX_TOKENS = 10**12  # more is no count of tokens
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
@@ -87,6 +93,8 @@ def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if not isinstance(prompt, int) or not isinstance(completion, int) or prompt < 0 or completion < 0:
+        return None
+    if max(prompt, completion) > _MAX_TOKENS:
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0

@@ -135,8 +135,13 @@ def _count(text: str | None) -> int | None:
 _REACHED = re.compile(r"rate limit reached", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"request too large|request entity too large", re.IGNORECASE)
 _DIMENSION = re.compile(r"\((RPM|RPD|TPM|TPD|ITPM|OTPM|ASPH|ASPD)\)")
-_FIGURE = {name: re.compile(rf"\b{name} ~?([0-9]{{1,15}})", re.ASCII) for name in ("Limit", "Used", "Requested")}
-_TRY_AGAIN = re.compile(r"try again in ([0-9][0-9hmsunµμ. ]*[smh])", re.IGNORECASE)
+_FIGURE = {
+    name: re.compile(rf"\b{name} ~?([0-9]{{1,15}})(?![0-9]|,[0-9])", re.ASCII)
+    for name in ("Limit", "Used", "Requested")
+}
+_TRY_AGAIN = re.compile(
+    r"try again in ((?:[0-9]+(?:\.[0-9]+)?(?:ns|us|\u00c2?\u00b5s|\u03bcs|ms|s|m|h) ?)+)", re.IGNORECASE
+)
 
 
 def parse_refusal(message: str) -> Refusal | None:
@@ -152,7 +157,7 @@ def parse_refusal(message: str) -> Refusal | None:
     Returns:
         The refusal, or None if the sentence is not one.
     """
-    message = message[:2_000].replace("%3F", "?")
+    message = message[:2_000]
     is_too_large = _TOO_LARGE.search(message) is not None
     if not is_too_large and not _REACHED.search(message):
         return None

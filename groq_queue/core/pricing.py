@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from groq_queue.core.headers import Refusal
+
 _BYTES_PER_TOKEN = 3
 _PER_MESSAGE = 4
 _PER_REQUEST = 8
@@ -66,18 +68,20 @@ class Size(NamedTuple):
     is_exact: bool = False
 
 
-def size_of(payload: Mapping[str, Any], tokens: int | None = None) -> Size:
+def size_of(payload: Mapping[str, Any], tokens: int | None = None, audio_s: float = 0) -> Size:
     """Measure a payload.
 
     Args:
         payload: A chat, embeddings or audio payload, checked and JSON-like.
         tokens: The caller's own total, prompt and completion; overrides the estimate.
+        audio_s: Seconds of audio it refers to.
     """
+    seconds = -int(-audio_s // 1)
     cap = payload.get("max_completion_tokens") or payload.get("max_tokens")
-    completion = cap if isinstance(cap, int) and not isinstance(cap, bool) else None
+    completion = cap if isinstance(cap, int) and not isinstance(cap, bool) and cap > 0 else None
     if tokens is not None:
         known = min(completion or 0, tokens)
-        return Size(tokens - known, known, is_exact=True)
+        return Size(tokens - known, known, seconds, is_exact=True)
     base = _PER_REQUEST
     for key in ("messages", "input", "prompt", "tools", "functions", "response_format", "documents"):
         value = payload.get(key)
@@ -85,13 +89,15 @@ def size_of(payload: Mapping[str, Any], tokens: int | None = None) -> Size:
             base += _text_tokens(value)
     if "input" in payload and "messages" not in payload:
         completion = completion or 0  # embeddings and speech answer with no tokens
-    return Size(base, completion)
+    if seconds and "messages" not in payload:
+        return Size(0, 0, seconds, is_exact=True)  # audio is counted in seconds alone
+    return Size(base, completion, seconds)
 
 
 def _text_tokens(value: Any) -> int:
     if isinstance(value, str):
         return len(value.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + 1
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return sum(_PER_MESSAGE + _text_tokens(element) for element in value)
     if isinstance(value, Mapping):
         if "content" in value and "role" in value:
@@ -102,7 +108,7 @@ def _text_tokens(value: Any) -> int:
 
 def _content_tokens(content: Any) -> int:
     """Price a message's content; images cost a constant, never their base64 length."""
-    if not isinstance(content, list):
+    if not isinstance(content, (list, tuple)):
         return _text_tokens(content)
     total = 0
     for part in content:
@@ -113,6 +119,14 @@ def _content_tokens(content: Any) -> int:
         else:
             total += _text_tokens(part)
     return total
+
+
+def corrected(size: Size, refusal: Refusal | None) -> Size:
+    """Return *size* with the price that the server named when it refused it, if it did."""
+    if refusal is None or not refusal.requested or refusal.dimension not in ("TPM", "TPD"):
+        return size
+    completion = min(size.completion or 0, refusal.requested)
+    return size._replace(base=refusal.requested - completion, completion=completion, is_exact=True)
 
 
 class Backlog(NamedTuple):
@@ -215,6 +229,12 @@ class Estimator:
             if len(self._outputs) % 10 == 1 or len(self._outputs) == self._outputs.maxlen:
                 self._usual_output = max(1, quantile(self._outputs, _QUANTILE))
 
+    def learn_requested(self, size: Size, requested: int) -> None:
+        """Take the server's own count of a request that it refused."""
+        if not size.is_exact and size.completion is not None and requested > size.completion:
+            prompt = requested - size.completion
+            self._ratios.setdefault(size.base.bit_length(), _WorstRatio()).learn(prompt / size.base)
+
     def expect(self, backlog: Backlog, *, credits: bool) -> Cost:
         """Return what *backlog* will probably have cost once it is answered.
 
@@ -230,6 +250,6 @@ class Estimator:
 
 
 def quantile(values: Iterable[int], fraction: float) -> int:
-    """Return the smallest value that *fraction* of *values* (at least one) do not exceed."""
+    """Return the value at *fraction* of *values* (at least one) in ascending order."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -57,6 +58,7 @@ class Request:
         "rank",
         "retries",
         "seq",
+        "shrinks",
         "size",
         "started_ns",
         "state",
@@ -82,6 +84,7 @@ class Request:
         not_before_ns: int | None = None,
         tier: str | None = None,
         turn_cost: int = 1,
+        shrinks: bool = False,
     ) -> None:
         """
         Args:
@@ -96,6 +99,7 @@ class Request:
             deadline_ns: Nanoseconds from submit after which no attempt starts.
             not_before_ns: Nanoseconds from submit before which no attempt starts.
             tier: Service tier with budgets of its own, or None for the usual one.
+            shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
         """
         self.id = uuid.uuid4().hex
@@ -111,6 +115,7 @@ class Request:
         self.deadline_ns = deadline_ns
         self.not_before_ns = not_before_ns
         self.turn_cost = turn_cost
+        self.shrinks = shrinks
         self.rank = priority
         self.arrival = 0  # number of its place in its lane's line; 0 while it stands in none
         self.seq: tuple[int, int] | None = None  # its entry's place in the heap, once it had one
@@ -162,7 +167,7 @@ def build_payload(
         messages = content
     elif content is not None:
         raise ConfigurationError(
-            f"prompt={content!r:.100}: pass a str, a list of message dicts or a payload dict, "
+            f"prompt={reprlib.repr(content)}: pass a str, a list of message dicts or a payload dict, "
             f"not {type(content).__name__}"
         )
     if messages is not None:
@@ -171,9 +176,8 @@ def build_payload(
     if payload.get("model") is None:
         payload["model"] = model
     if not isinstance(payload["model"], str) or not payload["model"].strip():
-        raise ConfigurationError(
-            f"model={payload['model']!r}: name a model in submit(), in the payload or in GroqQueue(model=...)"
-        )
+        given = reprlib.repr(payload["model"])
+        raise ConfigurationError(f"model={given}: name a model in submit(), in the payload or in GroqQueue(model=...)")
     if endpoint == "chat/completions":
         _check_messages(payload.get("messages"))
     if payload.get("stream"):
@@ -185,14 +189,16 @@ def _check_messages(messages: Any) -> None:
     if messages is None:
         raise ConfigurationError("messages: nothing to send; pass a prompt, messages or a payload with messages")
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise ConfigurationError(f"messages={messages!r:.100}: a list of message dicts is needed")
+        raise ConfigurationError(f"messages={reprlib.repr(messages)}: a list of message dicts is needed")
     if not messages:
         raise ConfigurationError("messages=[]: at least one message is needed")
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise ConfigurationError(f"messages[{index}]={message!r:.100}: a message is a dict with role and content")
+            raise ConfigurationError(
+                f"messages[{index}]={reprlib.repr(message)}: a message is a dict with role and content"
+            )
         if not isinstance(message.get("role"), str):
-            raise ConfigurationError(f"messages[{index}]['role']={message.get('role')!r:.100}: a str is needed")
+            raise ConfigurationError(f"messages[{index}]['role']={reprlib.repr(message.get('role'))}: a str is needed")
 
 
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
@@ -218,6 +224,23 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
     return body
 
 
+def lower_cap(body: bytes, by: int) -> tuple[bytes, int] | None:
+    """Return *body* with its completion allowance lowered *by* that many tokens, and the new allowance.
+
+    Returns:
+        None if it has none, or not that many.
+    """
+    payload = json.loads(body)
+    for field in ("max_completion_tokens", "max_tokens"):
+        cap = payload.get(field)
+        if isinstance(cap, int) and not isinstance(cap, bool):
+            if cap - by < 1:
+                return None
+            payload[field] = cap - by
+            return encode_payload(payload), cap - by
+    return None
+
+
 def _problem_in(value: Any, path: str, depth: int) -> str | None:
     """Return where and why *value* is not JSON, or None."""
     if isinstance(value, (str, bool, int)) or value is None:
@@ -240,4 +263,4 @@ def _problem_in(value: Any, path: str, depth: int) -> str | None:
             if problem is not None:
                 return problem
         return None
-    return f"{path}={value!r:.100} is a {type(value).__name__}"
+    return f"{path}={reprlib.repr(value)} is a {type(value).__name__}"

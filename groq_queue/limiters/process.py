@@ -5,34 +5,112 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
-from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLarge
+from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLarge, tightest
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Cost, Estimator, Size
+from groq_queue.errors import ConfigurationError
+
+UserLimits = Limits | Mapping[str, Limits] | None
+"""Limits of every model, by model, or None: to be learnt."""
+
+
+class _Account:
+    """What all queues of one organisation at one address have in common: a meter for each lane.
+
+    ``_lock`` guards both attributes and is a leaf: engines ask for meters under
+    their own lock, so nobody may be called under this one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._meters: dict[str, tuple[str, ProcessMeter]] = {}  # by lane: its model, its meter
+        self._shares: list[UserLimits] = []  # what each open queue set
+
+    def meter(self, lane: str, model: str) -> ProcessMeter:
+        with self._lock:
+            known = self._meters.get(lane)
+            if known is None:
+                known = self._meters[lane] = (model, ProcessMeter(self._limits_of(model)))
+            return known[1]
+
+    def join(self, share: UserLimits, now_ns: int) -> None:
+        with self._lock:
+            self._shares.append(share)
+            try:
+                self._check()
+            except ConfigurationError:
+                self._shares.remove(share)
+                raise
+            fitted = self._fitted()
+        for meter, limits in fitted:
+            meter.set_limits(limits, now_ns)
+
+    def leave(self, share: UserLimits, now_ns: int) -> None:
+        with self._lock:
+            self._shares.remove(share)
+            fitted = self._fitted()
+        for meter, limits in fitted:
+            meter.set_limits(limits, now_ns)
+
+    def _check(self) -> None:
+        """Refuse shares that count in different periods, whether or not a meter exists yet."""
+        every: list[Limits] = []
+        for share in self._shares:
+            if share is not None:
+                every += share.values() if isinstance(share, Mapping) else [share]
+        tightest(every)
+
+    def _fitted(self) -> list[tuple[ProcessMeter, Limits | None]]:
+        return [(meter, self._limits_of(model)) for model, meter in self._meters.values()]
+
+    def _limits_of(self, model: str) -> Limits | None:
+        """Return the tightest limits that any open queue set for *model*."""
+        chosen = [share.get(model) if isinstance(share, Mapping) else share for share in self._shares]
+        return tightest(limits for limits in chosen if limits is not None)
+
+
+_accounts: dict[tuple[str, str], _Account] = {}
+_accounts_lock = threading.Lock()  # guards _accounts; a leaf
+
+
+def _account(address: str, name: str) -> _Account:
+    """Return the one account of that name at that address; it outlives its queues, as the server's buckets do."""
+    with _accounts_lock:
+        return _accounts.setdefault((address, name), _Account())
 
 
 class ProcessLimiter:
-    """The budgets of one key at one address, a meter for each model.
+    """The budgets that one queue counts against, shared with every other queue of the account in this process.
 
-    ``_lock`` guards ``_meters`` and is a leaf.
+    Args:
+        limits: What this queue's user set. While several queues are open, the
+            tightest of their limits holds for all.
+        address: Base URL of the API.
+        account: Names who pays: an organisation, or the fingerprint of a key. Two
+            limiters with the same address and account share their meters; without
+            one, a limiter has meters of its own.
+
+    Raises:
+        ConfigurationError: An open queue of the account counts in other periods.
     """
 
-    def __init__(self, limits: Limits | Mapping[str, Limits] | None) -> None:
-        """
-        Args:
-            limits: Of every model, or by model; a model without limits learns them.
-        """
-        self._lock = threading.Lock()
+    def __init__(self, limits: UserLimits, address: str = "", account: str | None = None, now_ns: int = 0) -> None:
         self._limits = limits
-        self._meters: dict[str, ProcessMeter] = {}
+        self._account = _Account() if account is None else _account(address, account)
+        self._account.join(limits, now_ns)
+        self._lock = threading.Lock()  # guards _is_open
+        self._is_open = True
 
     def meter(self, lane: str, model: str) -> ProcessMeter:
         """Return the one meter of *lane*, which has the limits of *model*."""
+        return self._account.meter(lane, model)
+
+    def close(self, now_ns: int) -> None:
+        """Withdraw this queue's limits; what it used stays used. A second call does nothing."""
         with self._lock:
-            meter = self._meters.get(lane)
-            if meter is None:
-                limits = self._limits.get(model) if isinstance(self._limits, Mapping) else self._limits
-                meter = self._meters[lane] = ProcessMeter(limits)
-            return meter
+            was_open, self._is_open = self._is_open, False
+        if was_open:
+            self._account.leave(self._limits, now_ns)
 
 
 class ProcessMeter:
@@ -47,6 +125,13 @@ class ProcessMeter:
         self._budget = Budget(limits)
         self._estimator = Estimator()
         self._listeners: tuple[Callable[[], None], ...] = ()
+
+    def set_limits(self, limits: Limits | None, now_ns: int) -> None:
+        """Replace what users set."""
+        with self._lock:
+            self._budget.set_limits(limits, now_ns)
+            listeners = self._listeners
+        _call(listeners)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Have *listener* called, on any thread, whenever a lease has ended."""
@@ -108,8 +193,9 @@ class ProcessMeter:
                 prompt, completion, cached = usage
                 requested = lease.cost._replace(prompt=prompt)
                 used = lease.cost._replace(prompt=prompt - cached, completion=completion)
-                self._estimator.learn(size, prompt, completion)
             self._budget.settle(lease, requested, used, now_ns)
+            if usage is not None:
+                self._estimator.learn(size, usage[0], usage[1])
             notices = [] if seen is None else self._budget.observe(lease, seen, now_ns)
             listeners = self._listeners
         _call(listeners)
@@ -122,13 +208,20 @@ class ProcessMeter:
             listeners = self._listeners
         _call(listeners)
 
-    def refused(self, lease: Lease, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
+    def refused(self, lease: Lease, size: Size, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
         """End a lease by the server's refusal; nobody gets one for *wait_ns*."""
         with self._lock:
+            if refusal is not None and refusal.requested and refusal.dimension in ("TPM", "TPD"):
+                self._estimator.learn_requested(size, refusal.requested)
             notices = self._budget.refused(lease, refusal, wait_ns, now_ns)
             listeners = self._listeners
         _call(listeners)
         return notices
+
+    def trouble(self, now_ns: int) -> None:
+        """Note that an attempt failed by no fault of its request: a 5xx, a lost connection."""
+        with self._lock:
+            self._budget.pace.failed(now_ns)
 
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state."""
@@ -150,10 +243,13 @@ class ProcessMeter:
     def _price(self, size: Size) -> Cost:
         """Price a request; the allowance of one without a cap never makes it too large by itself."""
         cost = self._estimator.price(size)
-        if size.completion is None and not size.is_exact:
-            excess = self._budget.too_large(cost)
-            if excess is not None and excess.cost - excess.capacity < cost.completion:
-                return cost._replace(completion=cost.completion - (excess.cost - excess.capacity))
+        if size.completion is not None or size.is_exact:
+            return cost
+        while (excess := self._budget.too_large(cost)) is not None:
+            completion = cost.completion - (excess.cost - excess.capacity)
+            if excess.cost == cost.units("ITPM") or completion < 1:
+                break
+            cost = cost._replace(completion=completion)
         return cost
 
 

@@ -1,0 +1,86 @@
+"""How fast to send while something is wrong that no number explains.
+
+Two troubles slow a lane down. An outage (failures in a row, no answer between
+them) must not be amplified by retries: the pace halves with each failure, down
+to one attempt per second, and doubles with each answer until it is back where
+it was. A server that refuses without naming a limit is probed from below: the
+pace falls to seven tenths and then rises by a twentieth per interval of calm.
+
+Source: slow start and additive increase/multiplicative decrease, RFC 5681.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+NS_PER_S = 1_000_000_000
+
+_FAILURES_IN_A_ROW = 5  # a tenth of failures at random makes five in a row once in 100,000 attempts
+_ENOUGH = 8  # attempts from which a pace can be told
+_SLOWEST = 1.0  # attempts per second
+_FASTEST = 1_000.0  # from here on the lane is open again
+_DECREASE = 0.7
+_INCREASE = 0.05
+
+
+class Pace:
+    """Not thread-safe: the limiter that owns it locks."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._rate: float | None = None  # attempts per second; None is open
+        self._threshold = _FASTEST  # below it an answer doubles the pace, above it the pace creeps up
+        self._failures = 0
+        self._next_ns = 0
+        self._sends_ns: deque[int] = deque(maxlen=32)
+
+    def wait_ns(self, now_ns: int) -> int:
+        """Return how long the next attempt has to wait for the pace alone."""
+        return 0 if self._rate is None else max(0, self._next_ns - now_ns)
+
+    def sent(self, now_ns: int) -> None:
+        """Note an attempt."""
+        self._sends_ns.append(now_ns)
+        if self._rate is not None:
+            gap_ns = NS_PER_S / self._rate * self._dice.uniform(0.8, 1.2)
+            self._next_ns = max(self._next_ns, now_ns) + round(gap_ns)
+
+    def failed(self, now_ns: int) -> None:
+        """Note an attempt that failed by no fault of its request."""
+        self._failures += 1
+        if self._failures < _FAILURES_IN_A_ROW:
+            return
+        rate = self._measured() if self._rate is None else self._rate
+        self._slow_to(max(_SLOWEST, rate / 2), now_ns)
+
+    def refused(self, now_ns: int) -> None:
+        """Note a refusal that named no limit."""
+        if self._rate is None and len(self._sends_ns) < _ENOUGH:
+            return  # too little was sent to say how fast is too fast; the hold alone must do
+        rate = self._measured() if self._rate is None else self._rate
+        self._threshold = max(_SLOWEST, rate * _DECREASE)
+        self._slow_to(self._threshold, now_ns)
+
+    def answered(self) -> None:
+        """Note an answer."""
+        self._failures = 0
+        if self._rate is None:
+            return
+        if self._rate < self._threshold:
+            self._rate = min(self._rate * 2, self._threshold)
+        else:
+            self._rate += max(_SLOWEST * _INCREASE, self._threshold * _INCREASE / max(1.0, self._rate))
+        if self._rate >= _FASTEST:
+            self._rate, self._threshold = None, _FASTEST
+
+    def _slow_to(self, rate: float, now_ns: int) -> None:
+        self._rate = rate
+        self._next_ns = max(self._next_ns, now_ns + round(NS_PER_S / rate * self._dice.uniform(0.5, 1.0)))
+
+    def _measured(self) -> float:
+        """Return the attempts per second of late."""
+        if len(self._sends_ns) < 2:
+            return _SLOWEST
+        span_ns = max(1, self._sends_ns[-1] - self._sends_ns[0])
+        return min(_FASTEST, (len(self._sends_ns) - 1) * NS_PER_S / span_ns)

@@ -1,0 +1,157 @@
+"""The answer: a dict with attributes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from groq_queue.core.completion import Completion, decode_object, usage_of
+
+BODY: dict[str, Any] = {
+    "id": "chatcmpl-1",
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
+    "items": "a key named as a method",
+}
+
+
+def answer() -> Completion:
+    return Completion(decode_object(json.dumps(BODY).encode()), custom_id="row 7", attempts=2, waited=0.5)
+
+
+def test_an_answer_is_the_servers_dict() -> None:
+    assert BODY == answer()
+    assert isinstance(answer(), dict)
+    assert BODY == json.loads(json.dumps(answer()))
+    assert BODY == dict(**answer())
+
+
+def test_an_answer_is_read_by_attributes() -> None:
+    completion = answer()
+
+    assert "Grüße" == completion.choices[0].message.content == completion.text
+    assert (8, "m", "chatcmpl-1") == (completion.usage.total_tokens, completion.model, completion.id)
+    assert ("row 7", 2, 0.5) == (completion.custom_id, completion.attempts, completion.waited)
+    assert "a key named as a method" == completion["items"]
+
+
+def test_a_missing_attribute_names_what_there_is() -> None:
+    with pytest.raises(AttributeError, match=r"no 'reasoning'; it has index, message, finish_reason"):
+        answer().choices[0].reasoning  # noqa: B018
+
+    assert not hasattr(answer(), "nothing")
+    assert "fallback" == getattr(answer(), "nothing", "fallback")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_an_answer_survives_pickling_with_our_facts(protocol: int) -> None:
+    twin = pickle.loads(pickle.dumps(answer(), protocol))
+
+    assert answer() == twin
+    assert Completion is type(twin)
+    assert ("row 7", 2, 0.5) == (twin.custom_id, twin.attempts, twin.waited)
+    assert "Grüße" == twin.choices[0].message.content
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
+def test_a_copy_is_equal_and_its_own(make: Any) -> None:
+    original = answer()
+
+    twin = make(original)
+    twin["model"] = "other"
+
+    assert ("row 7", "Grüße", "m") == (twin.custom_id, twin.text, original.model)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"text": "a transcript"}, "a transcript"),
+        ({"text": None}, ""),
+        ({}, ""),
+        ({"choices": []}, ""),
+        ({"choices": None}, ""),
+        ({"choices": [{}]}, ""),
+        ({"choices": [{"message": None}]}, ""),
+        ({"choices": [{"message": {"content": None}}]}, ""),
+        ({"choices": [{"text": "legacy"}]}, "legacy"),
+    ],
+)
+def test_text_is_always_a_str(body: dict[str, Any], text: str) -> None:
+    assert text == Completion(body).text
+
+
+def test_a_plain_answer_was_sent_once_and_waited_for_nothing() -> None:
+    assert (None, 1, 0.0) == (Completion({}).custom_id, Completion({}).attempts, Completion({}).waited)
+
+
+# -- decoding
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><body>502 Bad Gateway</body></html>",
+        b"error code: 1010",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": 1',
+        b'{"a": 1} trailing',
+        '{"a": 1}'.encode("utf-16"),
+        '{"a": 1}'.encode("utf-8-sig"),
+        b'{"a": "\xff"}',
+        b"[1, 2]",
+        b'"text"',
+        b"null",
+        b"5",
+        b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"a": ' * 200_000 + b"1" + b"}" * 200_000,
+        b'{"a": ' + b"9" * 5_000 + b"}",
+    ],
+    ids=lambda body: repr(body[:20]),
+)
+def test_what_is_not_one_object_is_a_value_error(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode_object(body)
+
+
+def test_a_wrong_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="a JSON list instead of an object"):
+        decode_object(b"[]")
+
+
+# -- usage
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 5}, (3, 5, 0)),
+        ({"prompt_tokens": 3, "total_tokens": 3}, (3, 0, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}, (9, 5, 4)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 40}}, (9, 5, 9)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": -4}}, (9, 5, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": "4"}}, (9, 5, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": None}, (9, 5, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 1, "completion_tokens": -5}, None),
+        ({"prompt_tokens": "3"}, None),
+        ({"prompt_tokens": 3.5}, None),
+        ({}, None),
+        (None, None),
+        ([3, 5], None),
+    ],
+)
+def test_usage_is_read_or_there_is_none(usage: Any, found: tuple[int, int, int] | None) -> None:
+    assert found == usage_of({"usage": usage})
+
+
+def test_an_answer_without_usage_has_none() -> None:
+    assert usage_of({"text": "transcript"}) is None

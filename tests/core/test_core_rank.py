@@ -1,0 +1,550 @@
+"""Who is next: levels, turns, arrival; counted, never timed."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+from groq_queue.core import rank
+from groq_queue.core.rank import Entry, FairOrder, Priority, is_stale, parse_priority, rank_of, rung_of
+from groq_queue.errors import ConfigurationError
+
+
+class Asked:
+    """As much of a request as the order wants to know."""
+
+    def __init__(self, name: str, client: str = "a", level: int = 5, cost: int = 1) -> None:
+        self.name, self.client, self.rank, self.turn_cost = name, client, level, cost
+        self.arrival = 0
+        self.seq: tuple[int, int] | None = None
+        self.was_taken = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Line:
+    """A heap kept by a ``FairOrder``, as a lane keeps it."""
+
+    def __init__(self) -> None:
+        self.order = FairOrder()
+        self.heap: list[Entry] = []
+
+    def put(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            entry[2].seq = entry[1]
+            heapq.heappush(self.heap, entry)
+
+    def add(self, *asked: Asked) -> None:
+        for one in asked:
+            self.put(self.order.add(one))
+
+    def put_back(self, asked: Asked) -> None:
+        assert asked.seq is not None
+        self.put(self.order.put_back(asked, asked.seq))
+
+    def take(self) -> Asked:
+        while is_stale(self.heap[0]):
+            heapq.heappop(self.heap)
+        asked: Asked = heapq.heappop(self.heap)[2]
+        asked.arrival = 0
+        again, asked.was_taken = asked.was_taken, True
+        self.put(self.order.taken(asked, again=again))
+        return asked
+
+    def discard(self, asked: Asked) -> None:
+        self.put(self.order.discard(asked, again=asked.was_taken))
+
+    @property
+    def is_empty(self) -> bool:
+        return all(is_stale(entry) for entry in self.heap)
+
+    def take_all(self) -> list[str]:
+        names = []
+        while not self.is_empty:
+            names.append(self.take().name)
+        return names
+
+
+# -- priorities
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [("high", 1), (" Normal ", 5), ("BACKGROUND", 10), (Priority.LOW, 8), (0, 0), (10, 10), (7, 7)],
+)
+def test_a_priority_is_a_name_in_any_case_or_a_number_from_0_to_10(given: object, level: int) -> None:
+    assert level == parse_priority(given)
+
+
+@pytest.mark.parametrize("given", ["urgent", "", "5", -1, 11, 5.0, True, None, [1]])
+def test_anything_else_as_a_priority_is_refused_with_the_choices(given: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_priority(given)
+
+    assert f"priority={given!r}" in str(caught.value)
+    assert "critical, high, normal, low, background" in str(caught.value)
+
+
+def test_rungs_count_the_named_levels_above_and_rise_with_every_number() -> None:
+    rungs = [rung_of(priority) for priority in range(11)]
+
+    assert [0.0, 1.0, 2.0, 3.0, 4.0] == [rung_of(priority) for priority in Priority]
+    assert rungs == sorted(set(rungs))
+
+
+# -- levels
+
+
+def test_a_higher_level_goes_first_whoever_asks_and_whenever() -> None:
+    """
+    For random levels, clients, weights and costs no request is taken while a higher level has one.
+    """
+    dice = random.Random(1)
+    line = Line()
+    for client in "abc":
+        line.order.set_weight(client, dice.uniform(0.1, 20))
+    pending: Counter[int] = Counter()
+
+    inversions = taken = 0
+    for number in range(3_000):
+        if not pending or dice.random() < 0.5:
+            asked = Asked(str(number), dice.choice("abc"), dice.randrange(11), dice.randint(1, 500))
+            line.add(asked)
+            pending[asked.rank] += 1
+        else:
+            asked = line.take()
+            inversions += asked.rank > min(+pending)
+            pending[asked.rank] -= 1
+            pending = +pending
+            taken += 1
+
+    assert 1_000 < taken
+    assert 0 == inversions
+
+
+def test_one_client_is_served_in_the_order_of_arrival_whatever_its_costs() -> None:
+    dice = random.Random(2)
+    line = Line()
+    names = [str(number) for number in range(300)]
+    for name in names:
+        line.add(Asked(name, cost=dice.randint(1, 1_000)))
+
+    assert names == line.take_all()
+
+
+def test_clients_of_one_level_take_turns() -> None:
+    line = Line()
+    line.add(*(Asked(f"a{number}", "a") for number in range(4)))
+    line.add(*(Asked(f"b{number}", "b") for number in range(2)))
+
+    assert ["a0", "b0", "a1", "b1", "a2", "a3"] == line.take_all()
+
+
+def test_arrival_decides_between_equal_turns() -> None:
+    line = Line()
+    line.add(*(Asked(client, client) for client in "dbca"))
+
+    assert ["d", "b", "c", "a"] == line.take_all()
+
+
+# -- shares
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_backlogged_client_is_never_more_than_one_request_from_its_share(seed: int) -> None:
+    """
+    Clients that always have something pending, with random weights and costs, while others of their requests are
+    cancelled at random places in line: at every instant each has had its weighted share of all that was
+    taken, give or take one request of the largest size.
+    """
+    dice = random.Random(seed)
+    line = Line()
+    clients = [f"c{number}" for number in range(dice.randint(2, 12))]
+    weights = {client: dice.choice((1, 1, 2, 0.25, 7.5, dice.uniform(0.1, 30))) for client in clients}
+    largest = dice.choice((1, 40, 5_000))
+    pending: dict[str, list[Asked]] = {client: [] for client in clients}
+
+    def refill(client: str) -> None:
+        while len(pending[client]) < 6:
+            asked = Asked("", client, cost=dice.randint(1, largest))
+            pending[client].append(asked)
+            line.add(asked)
+
+    for client in clients:
+        line.order.set_weight(client, weights[client])
+        refill(client)
+    share = {client: weight / sum(weights.values()) for client, weight in weights.items()}
+    served: Counter[str] = Counter()
+    worst_ahead = worst_behind = 0.0
+    for _ in range(1_500):
+        if dice.random() < 0.3:
+            client = dice.choice(clients)
+            line.discard(pending[client].pop(dice.randrange(len(pending[client]))))
+            refill(client)
+        asked = line.take()
+        pending[asked.client].remove(asked)
+        served[asked.client] += asked.turn_cost
+        refill(asked.client)
+        total = served.total()
+        for client in clients:
+            gap = served[client] - share[client] * total
+            worst_ahead, worst_behind = max(worst_ahead, gap), max(worst_behind, -gap)
+
+    assert worst_ahead <= largest + 1e-6
+    assert worst_behind <= largest + 1e-6
+
+
+def test_a_weight_holds_from_the_next_request_on() -> None:
+    line = Line()
+    for number in range(40):
+        line.add(Asked(f"a{number}", "a"), Asked(f"b{number}", "b"))
+
+    before = Counter(line.take().client for _ in range(20))
+    line.order.set_weight("a", 3)
+    after = Counter(line.take().client for _ in range(24))
+
+    assert {"a": 10, "b": 10} == before
+    assert abs(after["a"] - 18) <= 1
+    assert abs(after["b"] - 6) <= 1
+
+
+def test_an_idle_client_earns_no_credit() -> None:
+    """
+    Whoever slept while others were served shares evenly from now on, and is owed nothing.
+    """
+    line = Line()
+    line.add(Asked("first", "sleeper"))
+    line.add(*(Asked("", "busy") for _ in range(600)))
+    for _ in range(300):
+        line.take()
+
+    line.add(*(Asked("", "sleeper") for _ in range(100)))
+    served = Counter(line.take().client for _ in range(100))
+
+    assert abs(served["sleeper"] - 50) <= 1
+
+
+def test_a_client_that_asks_again_only_after_each_answer_gets_no_more_than_its_share() -> None:
+    line = Line()
+    for client in "bcde":
+        line.add(*(Asked("", client) for _ in range(500)))
+    line.add(Asked("", "a"))
+
+    served: Counter[str] = Counter()
+    for _ in range(500):
+        asked = line.take()
+        served[asked.client] += 1
+        if asked.client == "a":
+            line.add(Asked("", "a"))
+
+    assert abs(served["a"] - 100) <= 2
+
+
+def test_leaving_an_empty_level_and_coming_back_gains_nothing() -> None:
+    """
+    A level everybody left is forgotten; tags of the next busy spell are not smaller than those before.
+    """
+    line = Line()
+    line.add(Asked("old", "a", cost=1_000))
+    old = line.take()
+    assert not line.order._levels
+
+    line.add(*(Asked(f"new{number}", "a") for number in range(3)))
+    line.put_back(old)
+
+    assert ["old", "new0", "new1", "new2"] == line.take_all()
+
+
+def test_a_request_put_back_into_a_level_everybody_left_still_goes_before_newer_ones_of_its_client() -> None:
+    """
+    Its tag ran ahead of virtual time; what comes after the break starts behind the largest tag ever given.
+    """
+    line = Line()
+    old, dropped = Asked("old", "a", cost=1_000), Asked("dropped", "b", cost=2_000)
+    line.add(old, dropped)
+    assert old is line.take()
+    line.discard(dropped)
+
+    line.add(Asked("new", "a"))
+    line.put_back(old)
+
+    assert ["old", "new"] == line.take_all()
+
+
+# -- the heap
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_somebody_stands_in_the_heap_exactly_while_somebody_is_pending(seed: int) -> None:
+    """
+    Under random arrivals, turns, cancels, retries and weights the heap is never empty while requests are pending,
+    holds at most one entry a client and level besides those put back, and in the end nothing is remembered.
+    """
+    dice = random.Random(seed)
+    line = Line()
+    pending: set[Asked] = set()
+    away: list[Asked] = []
+    taken = cancelled = 0
+    for number in range(2_500):
+        roll = dice.random()
+        if roll < 0.4 and number < 2_000:
+            asked = Asked(str(number), dice.choice("abcde"), dice.choice((0, 5, 5, 8)), dice.randint(1, 100))
+            line.add(asked)
+            pending.add(asked)
+        elif roll < 0.7 and pending:
+            asked = line.take()
+            pending.remove(asked)
+            taken += 1
+            if dice.random() < 0.3:
+                away.append(asked)
+        elif roll < 0.8 and away:
+            asked = away.pop(dice.randrange(len(away)))
+            line.put_back(asked)
+            pending.add(asked)
+        elif roll < 0.9 and pending:
+            asked = dice.choice(sorted(pending, key=lambda one: one.name))
+            pending.remove(asked)
+            line.discard(asked)
+            cancelled += 1
+        elif roll < 0.92:
+            line.order.set_weight(dice.choice("abc"), dice.uniform(0.2, 9))
+        live = [entry for entry in line.heap if not is_stale(entry)]
+        assert bool(live) == bool(pending)
+        assert sum(not entry[2].was_taken for entry in live) <= 5 * 3
+        for level in line.order._levels.values():
+            assert level.weights == sum(turn.weight for turn in level.turns.values())
+    while not line.is_empty:
+        pending.remove(line.take())
+
+    assert 300 < taken
+    assert 100 < cancelled
+    assert not pending
+    assert {} == line.order._levels
+    assert {"a", "b", "c"} >= line.order._weights.keys()
+
+
+def test_a_request_put_back_keeps_its_place() -> None:
+    line = Line()
+    line.add(*(Asked(f"a{number}", "a") for number in range(3)), *(Asked(f"b{number}", "b") for number in range(3)))
+    first = line.take()
+
+    line.put_back(first)
+
+    assert ["a0", "b0", "a1", "b1", "a2", "b2"] == line.take_all()
+
+
+def test_a_request_put_back_pays_its_turn_once() -> None:
+    """
+    Sent ten times after refusals it still counts as one turn of its client.
+    """
+    line = Line()
+    line.add(*(Asked(f"a{number}", "a", cost=10) for number in range(3)))
+    line.add(*(Asked(f"b{number}", "b", cost=10) for number in range(3)))
+    for _ in range(10):
+        line.put_back(line.take())
+
+    assert ["a0", "b0", "a1", "b1", "a2", "b2"] == line.take_all()
+
+
+def test_a_cancelled_request_leaves_no_gap_in_its_clients_share() -> None:
+    line = Line()
+    mine = [Asked(f"a{number}", "a") for number in range(100)]
+    line.add(*mine)
+    line.add(*(Asked(f"b{number}", "b") for number in range(10)))
+
+    for asked in mine[:90]:
+        line.discard(asked)
+
+    assert ["a90", "b0", "a91", "b1"] == line.take_all()[:4]
+
+
+def test_cancelled_requests_in_the_middle_are_swept() -> None:
+    """
+    A client that cancels thousands while its head waits does not keep them all.
+    """
+    line = Line()
+    asked = [Asked(str(number)) for number in range(5_000)]
+    line.add(*asked)
+
+    for one in asked[1:-10]:
+        line.discard(one)
+    behind = line.order._levels[5].turns["a"].behind
+
+    assert len(behind) <= 64
+    assert ["0", *map(str, range(4_990, 5_000))] == line.take_all()
+
+
+def test_clear_forgets_everybody_and_the_next_starts_afresh() -> None:
+    line = Line()
+    line.add(*(Asked("old", client, level) for client in "ab" for level in (1, 5)))
+
+    line.order.clear()
+    line.heap.clear()
+    line.add(Asked("new"))
+
+    assert ["new"] == line.take_all()
+    assert {} == line.order._levels
+
+
+# -- looking ahead
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_foretold_order_is_the_real_one_and_changes_nothing(seed: int) -> None:
+    """
+    ``in_order`` names every pending request, put back ones too, in the order in which they are then taken.
+    """
+    dice = random.Random(seed)
+    line = Line()
+    for client in "abcd":
+        line.order.set_weight(client, dice.choice((1, 3, 0.3)))
+    away: list[Asked] = []
+    for number in range(300):
+        line.add(Asked(str(number), dice.choice("abcd"), dice.choice((1, 5)), dice.randint(1, 60)))
+        if dice.random() < 0.4:
+            away.append(line.take())
+        if away and dice.random() < 0.3:
+            line.put_back(away.pop())
+        if dice.random() < 0.2:
+            line.discard(dice.choice([entry for entry in line.heap if not is_stale(entry)])[2])
+
+    foretold = [asked.name for asked in line.order.in_order(line.heap)]
+    again = [asked.name for asked in line.order.in_order(line.heap)]
+
+    assert 50 < len(foretold)
+    assert foretold == again
+    assert foretold == line.take_all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_number_ahead_of_a_newcomer_is_about_right(seed: int) -> None:
+    """
+    Within one turn of every other client for equal costs, for any weights.
+    """
+    dice = random.Random(seed)
+    line = Line()
+    for client in "abcd":
+        line.order.set_weight(client, dice.choice((1, 2, 0.5)))
+    for number in range(200):
+        line.add(Asked(str(number), dice.choice("abcd"), dice.choice((1, 5, 8))))
+
+    guess = line.order.ahead_of_newcomer(5, "a")
+    newcomer = Asked("newcomer", "a", 5)
+    line.add(newcomer)
+    real = line.take_all().index("newcomer")
+
+    assert abs(guess - real) <= 3 * 4
+
+
+def test_nobody_is_ahead_of_the_first() -> None:
+    assert 0 == FairOrder().ahead_of_newcomer(5, "a")
+
+
+def test_the_least_urgent_is_the_newest_of_the_longest_queue_of_the_last_level() -> None:
+    line = Line()
+    line.add(*(Asked(f"a{number}", "a", 5) for number in range(9)))
+    line.add(*(Asked(f"b{number}", "b", 8) for number in range(3)))
+    line.add(*(Asked(f"c{number}", "c", 8) for number in range(2)))
+
+    least = line.order.least_urgent()
+    least_of_a = line.order.least_urgent("a")
+    line.discard(least)
+    next_least = line.order.least_urgent("b")
+
+    assert ("b2", "a8", "b1") == (least.name, least_of_a.name, next_least.name)
+    assert line.order.least_urgent("nobody") is None
+    assert FairOrder().least_urgent() is None
+
+
+# -- ageing
+
+
+def test_without_ageing_the_rank_is_the_priority() -> None:
+    assert list(range(11)) == [rank_of(priority, 10**18, None) for priority in range(11)]
+
+
+def test_with_ageing_a_request_waits_only_for_those_of_the_next_intervals() -> None:
+    """
+    A background request is passed by critical ones that come within 4 + 1 intervals of it and by none after,
+    and inside one interval the levels keep their order.
+    """
+    ageing_ns = 60 * 10**9
+    dice = random.Random(5)
+    for _ in range(500):
+        now_ns = dice.randrange(10**17)
+        ranks = [rank_of(priority, now_ns, ageing_ns) for priority in Priority]
+        for rung, own in enumerate(ranks):
+            assert own < rank_of(0, now_ns + (rung + 1) * ageing_ns, ageing_ns)
+            assert rank_of(0, now_ns + rung * ageing_ns, ageing_ns) <= own
+        assert ranks == list(range(ranks[0], ranks[0] + 5))
+
+
+# -- cost
+
+
+class Counted(int):
+    """A whole number that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int.__lt__(self, other)  # type: ignore[operator]
+
+    def __gt__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int.__gt__(self, other)  # type: ignore[operator]
+
+    def __le__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int.__le__(self, other)  # type: ignore[operator]
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int.__eq__(self, other)
+
+    __hash__ = int.__hash__
+
+    def __add__(self, other: int) -> Counted:
+        return Counted(int(self) + int(other))
+
+    __radd__ = __add__
+
+    def __mul__(self, other: int) -> Counted:
+        return Counted(int(self) * int(other))
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: int) -> Counted:
+        return Counted(int(self) // int(other))
+
+
+def comparisons_per_turn(clients: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(rank, "_SCALE", Counted(1 << 32))
+    line = Line()
+    dice = random.Random(clients)
+    for client in range(clients):
+        line.add(*(Asked("", str(client), cost=dice.randint(1, 50)) for _ in range(2)))
+    Counted.comparisons = 0
+    turns = 2_000
+    for _ in range(turns):
+        asked = line.take()
+        line.add(Asked("", asked.client, cost=dice.randint(1, 50)))
+    return Counted.comparisons / turns
+
+
+def test_a_turn_costs_comparisons_by_the_logarithm_of_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    64 times the clients may add at most a few comparisons for each doubling, never multiply them.
+    """
+    few, many = comparisons_per_turn(32, monkeypatch), comparisons_per_turn(2_048, monkeypatch)
+
+    assert 5 < few
+    assert many - few <= 6 * math.log2(2_048 / 32)
+    assert many < 3 * few

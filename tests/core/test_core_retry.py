@@ -1,0 +1,147 @@
+"""What a failed attempt means."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from groq_queue.core.headers import Refusal
+from groq_queue.core.retry import Meaning, RetryPolicy, meaning_of
+from groq_queue.errors import APIConnectionError, APITimeoutError
+
+REACHED = (
+    "Rate limit reached for model `m` in organization `o` service tier `on_demand` on tokens per minute (TPM): "
+    "Limit 6000, Used 5914, Requested 239. Please try again in 1.53s. Need more tokens? Upgrade to Dev Tier today at "
+    "https://console.groq.com/settings/billing"
+)
+TOO_LARGE = (
+    "Request too large for model `m` in organization `o` on output tokens per minute (OTPM): Limit 1000, "
+    "Requested 1329. The request's expected output tokens exceed the limit."
+)
+
+
+def body(message: str = "", code: object = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "code": code}}
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 498, 500, 502, 503, 504, *range(520, 530)])
+def test_a_passing_fault_is_tried_again(status: int) -> None:
+    assert (Meaning.RETRY, None) == meaning_of(status, body("is currently over capacity"))
+    assert (Meaning.RETRY, None) == meaning_of(status, "<html>bad gateway</html>")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 402, 403, 404, 405, 413, 422, 424, 499, 501, 505, 519, 530])
+def test_a_lasting_fault_is_final(status: int) -> None:
+    meaning, _ = meaning_of(status, body("no"))
+
+    assert Meaning.FINAL is meaning
+
+
+@pytest.mark.parametrize("shape", [body(REACHED), {"error": REACHED}, {"message": REACHED}, REACHED])
+def test_a_refusal_of_the_limiter_is_no_failure_and_brings_its_numbers(shape: object) -> None:
+    assert (Meaning.REFUSED, Refusal(False, "TPM", 6_000, 5_914, 239, 1_530_000_000)) == meaning_of(429, shape)
+
+
+@pytest.mark.parametrize("shape", [None, "", {}, [], body(""), body("slow down"), {"error": None}, 5])
+def test_a_429_without_a_sentence_is_a_refusal_without_numbers(shape: object) -> None:
+    assert (Meaning.REFUSED, None) == meaning_of(429, shape)
+
+
+@pytest.mark.parametrize("status", [413, 429])
+def test_a_request_too_large_is_final_with_either_status(status: int) -> None:
+    assert (Meaning.FINAL, Refusal(True, "OTPM", 1_000, None, 1_329, None)) == meaning_of(status, body(TOO_LARGE))
+
+
+def test_only_413_and_429_are_read_as_refusals() -> None:
+    assert (Meaning.RETRY, None) == meaning_of(503, body(REACHED))
+    assert (Meaning.FINAL, None) == meaning_of(400, body(TOO_LARGE))
+
+
+@pytest.mark.parametrize(
+    ("status", "shape"),
+    [
+        (401, body("Invalid API Key", "invalid_api_key")),
+        (401, None),
+        (401, "unauthorized"),
+        (400, body("spend limit", "blocked_api_access")),
+        (429, body(REACHED, "blocked_api_access")),
+        (400, body("x", "spend_limit_reached")),
+        (403, body("x", "spend_alert_block")),
+        (400, body("x", "organization_restricted")),
+        (403, body("x", "organization_restricted")),
+        (403, body("x", "invalid_api_key")),
+    ],
+)
+def test_a_fault_of_the_key_or_its_owner_stops_everything(status: int, shape: object) -> None:
+    assert (Meaning.STOP, None) == meaning_of(status, shape)
+
+
+@pytest.mark.parametrize(
+    ("status", "shape"),
+    [
+        (403, body("Access denied. Please check your network settings.")),
+        (403, "error code: 1010"),
+        (403, body("x", "model_permission_blocked_org")),
+        (404, body("x", "model_not_found")),
+        (400, body("x", "model_decommissioned")),
+        (400, body("x", "tool_use_failed")),
+        (400, body("x", 17)),
+        (400, body("x", ["invalid_api_key"])),
+        (422, body("x", "spend_something")),
+    ],
+)
+def test_a_fault_of_one_model_or_request_stops_only_that(status: int, shape: object) -> None:
+    assert (Meaning.FINAL, None) == meaning_of(status, shape)
+
+
+# -- policy
+
+
+def test_retries_are_counted_after_the_first_attempt() -> None:
+    policy = RetryPolicy(max_retries=2)
+
+    assert [True, True, False, False] == [policy.may_retry(retries) for retries in range(4)]
+    assert not RetryPolicy(max_retries=0).may_retry(0)
+
+
+def test_what_never_left_may_always_be_sent_again() -> None:
+    policy = RetryPolicy(max_unknown=0)
+
+    assert policy.may_resend(APIConnectionError("refused", sent="no"), 99)
+
+
+@pytest.mark.parametrize("sent", ["unknown", "yes"])
+def test_what_may_have_been_billed_is_sent_again_only_so_often(sent: Any) -> None:
+    policy = RetryPolicy(max_unknown=2)
+    error = APITimeoutError("timeout", sent=sent)
+
+    assert [True, True, False] == [policy.may_resend(error, before) for before in range(3)]
+
+
+@pytest.mark.parametrize("sent", ["no", "unknown", "yes"])
+def test_a_final_connection_error_is_not_sent_again(sent: Any) -> None:
+    error = APIConnectionError("bad certificate", sent=sent, is_final=True)
+
+    assert not RetryPolicy().may_resend(error, 0)
+
+
+@pytest.mark.parametrize(("retries", "bound_s"), [(0, 0.5), (1, 1), (2, 2), (5, 16), (6, 30), (7, 30), (10_000, 30)])
+def test_a_backoff_is_anywhere_below_a_doubling_bound(retries: int, bound_s: float) -> None:
+    """
+    Full jitter: between zero and the bound, and both ends are approached.
+    """
+    policy, dice = RetryPolicy(), random.Random(retries)
+
+    waits = [policy.backoff_ns(retries, dice) for _ in range(2_000)]
+
+    assert all(isinstance(wait, int) for wait in waits)
+    assert 0 <= min(waits) < bound_s * 1e9 * 0.01
+    assert bound_s * 1e9 * 0.99 < max(waits) <= bound_s * 1e9
+
+
+def test_the_same_dice_give_the_same_backoff() -> None:
+    policy = RetryPolicy(base_s=1, cap_s=4)
+
+    assert policy.backoff_ns(1, random.Random(7)) == policy.backoff_ns(1, random.Random(7))
