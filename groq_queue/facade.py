@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from groq_queue.clock import NS_PER_S, SystemClock
 from groq_queue.core.budget import Limits
-from groq_queue.core.checks import check_choice, check_count, check_seconds, check_text, check_timeout
+from groq_queue.core.checks import check_choice, check_count, check_dollars, check_seconds, check_text, check_timeout
 from groq_queue.core.completion import Completion
+from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
-from groq_queue.core.request import Request, build_payload, encode_payload
+from groq_queue.core.request import Request, build_payload, encode_payload, lower_cap
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import forget, leave_at_exit
@@ -49,6 +50,9 @@ class GroqQueue:
         base_url: Where the API is; None reads ``GROQ_BASE_URL``, else Groq's own. A
             URL without a path gets Groq's, ``/openai/v1``.
         model: Used where a request names none.
+        organization: Name of the organisation that pays. Queues of this process with
+            the same name and base URL share their budgets, whatever their keys; None
+            shares among queues with the same key.
         limits: ``Limits`` of every model, or ``{model: Limits}``; None learns
             them from the server's answers, one request at a time until the first is in.
         max_workers: Most requests on their way at once, >= 1.
@@ -63,6 +67,11 @@ class GroqQueue:
             strict: a level waits for as long as a higher one has something to send.
             With it a request waits at most ``r * (levels above + 1) * ageing``
             seconds, if more urgent ones arrive at r times the pace of the limits.
+        on_daily_limit: ``"raise"`` ends a request that a spent limit per day holds up
+            with ``DailyLimitReached``; ``"wait"`` waits, other models go on.
+        max_cost: Most to be spent by this queue, in USD. A request's price is set
+            aside before it is sent; one that does not fit ends with ``CostLimitReached``.
+        prices: ``{model: (prompt, completion)}`` in USD per million tokens, over the built-in table.
         timeout: Seconds to connect and seconds of silence, for each attempt, or one
             number for both: requests' meaning. An attempt never takes longer than their sum.
         max_retries: Further attempts after the first, >= 0.
@@ -81,6 +90,7 @@ class GroqQueue:
         api_key: str | None = None,
         base_url: str | None = None,
         model: str | None = None,
+        organization: str | None = None,
         limits: Limits | Mapping[str, Limits] | None = None,
         max_workers: int = 8,
         max_pending: int | None = 10_000,
@@ -89,6 +99,9 @@ class GroqQueue:
         max_concurrency: int | None = None,
         fair_by: str = "requests",
         ageing: float | None = None,
+        on_daily_limit: str = "raise",
+        max_cost: float | None = None,
+        prices: Mapping[str, tuple[float, float]] | None = None,
         timeout: float | tuple[float, float] = (5, 60),
         max_retries: int = 5,
         session: requests.Session | None = None,
@@ -100,30 +113,50 @@ class GroqQueue:
         )
         self._model: str | None = check_text("model", model, optional=True)
         self._limits = _check_limits(limits)
-        seconds = check_timeout(timeout)
         self._fair_by = check_choice("fair_by", fair_by, ("requests", "tokens"))
-        policy = RetryPolicy(check_count("max_retries", max_retries, least=0))
+        account = check_text("organization", organization, optional=True) or f"key {key.fingerprint()}"
         check_count("max_workers", max_workers)
+        check_count("max_pending", max_pending, optional=True)
+        check_count("max_pending_per_client", max_pending_per_client, optional=True)
+        check_count("max_concurrency", max_concurrency, optional=True)
+        check_choice("when_full", when_full, ("block", "raise", "shed"))
+        check_choice("on_daily_limit", on_daily_limit, ("raise", "wait"))
+        self._max_cost = check_dollars("max_cost", max_cost)
+        self._tariff = Tariff(_check_prices(prices))
+        ageing_ns = _ns(check_seconds("ageing", ageing))
+        seconds = check_timeout(timeout)
+        policy = RetryPolicy(check_count("max_retries", max_retries, least=0))
+
         self._simulator: GroqSimulator | None = None
-        self._limiter = ProcessLimiter(self._limits)
         clock = SystemClock()
         timers = Timers(clock, "groq_queue")
         transport = make_transport(
-            base_url=self._base_url, key=key, session=session, max_connections=max_workers, alarm=timers.after
+            base_url=self._base_url,
+            key=key,
+            session=session,
+            max_connections=max_workers,
+            alarm=timers.after,
+            allow_http=allow_http,
         )
+        limiter = ProcessLimiter(self._limits, self._base_url, account, clock.now_ns())
+        self._limiter = limiter
         self._engine = ThreadEngine(
             attempts=Runner(transport, policy, seconds, clock, random.Random()),
-            meter_of=self._limiter.meter,
+            meter_of=limiter.meter,
             clock=clock,
             timers=timers,
             max_workers=max_workers,
-            max_pending=check_count("max_pending", max_pending, optional=True),
-            max_pending_per_client=check_count("max_pending_per_client", max_pending_per_client, optional=True),
-            when_full=check_choice("when_full", when_full, ("block", "raise", "shed")),
-            max_in_flight=check_count("max_concurrency", max_concurrency, optional=True),
-            ageing_ns=_ns(check_seconds("ageing", ageing)),
+            max_pending=max_pending,
+            max_pending_per_client=max_pending_per_client,
+            when_full=when_full,
+            max_in_flight=max_concurrency,
+            ageing_ns=ageing_ns,
+            raises_daily=on_daily_limit == "raise",
+            tariff=self._tariff,
+            max_usd=self._max_cost,
         )
         self._engine.at_close(transport.close)
+        self._engine.at_close(lambda: limiter.close(clock.now_ns()))
         leave_at_exit(self._engine)
         # A queue that is dropped drains by itself. The finalizer may run inside the garbage collector, on a thread
         # that holds any lock, so it must take none: it only starts a bare thread.
@@ -184,6 +217,8 @@ class GroqQueue:
         client: str = "default",
         custom_id: str | None = None,
         tokens: int | None = None,
+        audio_seconds: float | None = None,
+        shrink: bool = False,
         max_wait: float | None = None,
         deadline: float | None = None,
         not_before: float | None = None,
@@ -206,6 +241,9 @@ class GroqQueue:
             custom_id: Your own id; at most one request with it may be open.
             tokens: The price in tokens, prompt and completion, if you know better
                 than the estimate.
+            audio_seconds: Length of the audio it refers to, for limits on audio.
+            shrink: Lower ``max_completion_tokens`` to what the limits hold, instead of
+                failing with ``RequestTooLarge``.
             max_wait: Seconds from now in which it must have started, else its Future
                 ends with ``QueueTimeout`` and nothing was spent.
             deadline: Seconds from now after which no attempt starts.
@@ -225,12 +263,18 @@ class GroqQueue:
             QueueClosed: After ``shutdown``.
         """
         path = check_text("endpoint", endpoint).strip("/")
+        if callback is not None and not callable(callback):
+            raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
         payload = build_payload(prompt, messages, model or self._model, params, path)
         request = Request(
             model=payload["model"],
             endpoint=path,
             body=encode_payload(payload),
-            size=size_of(payload, check_count("tokens", tokens, optional=True)),
+            size=size_of(
+                payload,
+                check_count("tokens", tokens, optional=True),
+                check_seconds("audio_seconds", audio_seconds) or 0,
+            ),
             priority=parse_priority(priority),
             client=check_text("client", client),
             custom_id=check_text("custom_id", custom_id, optional=True),
@@ -238,16 +282,31 @@ class GroqQueue:
             deadline_ns=_ns(check_seconds("deadline", deadline)),
             not_before_ns=_ns(check_seconds("not_before", not_before)),
             tier=_tier(payload),
+            shrinks=shrink,
         )
-        if callback is not None and not callable(callback):
-            raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
+        self._price(request)
+        return self._engine.submit(request, callback=callback)
+
+    def _price(self, request: Request) -> None:
+        """Refuse what can never be sent, and set what the request's turn costs."""
         meter = self._limiter.meter(request.lane, request.model)
         excess = meter.too_large(request.size)
+        while excess is not None and request.shrinks and request.body is not None:
+            fitting = lower_cap(request.body, excess.cost - excess.capacity)
+            if fitting is None:
+                break
+            request.body, completion = fitting
+            request.size = request.size._replace(completion=completion)
+            excess = meter.too_large(request.size)
         if excess is not None:
             raise too_large_error(request, excess)
+        cost = meter.price(request.size)
+        if self._max_cost is not None and self._tariff.price(request.model, cost) is None:
+            raise ConfigurationError(
+                f"max_cost: no price of model {request.model!r} is known; pass prices={{{request.model!r}: (…, …)}}"
+            )
         if self._fair_by == "tokens":
-            request.turn_cost = max(1, meter.price(request.size).tokens)
-        return self._engine.submit(request, callback=callback)
+            request.turn_cost = max(1, cost.tokens)
 
     def complete(self, prompt: Any = None, /, **options: Any) -> Completion:
         """Queue one request and wait for its answer: ``submit(...).result()``."""
@@ -386,6 +445,12 @@ def _check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
         if not isinstance(model, str) or not isinstance(each, Limits):
             raise ConfigurationError(f"limits[{model!r:.50}]={each!r:.100}: use model names and Limits(...)")
     return dict(limits)
+
+
+def _check_prices(prices: Any) -> Any:
+    if prices is not None and not isinstance(prices, Mapping):
+        raise ConfigurationError(f"prices={prices!r:.100}: use {{model: (prompt, completion)}}, USD per million tokens")
+    return prices
 
 
 def _ns(seconds: float | None) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 from groq_queue.clock import FakeClock
 from groq_queue.core.budget import Lease, Limits
 from groq_queue.core.completion import Completion
+from groq_queue.core.headers import Refusal
 from groq_queue.core.pricing import Size
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.request import Request
@@ -94,7 +95,8 @@ class Stage:
                 self._free -= 1
         outcome = self.script(request)
         if outcome is not None and outcome.next is Next.REFUSED:
-            meter.refused(lease, None, outcome.wait_ns, self.clock.now_ns())
+            told = Refusal(False, "", None, None, None, outcome.wait_ns)
+            meter.refused(lease, request.size, told, outcome.wait_ns, self.clock.now_ns())
         else:
             meter.settle(lease, request.size, None, (), self.clock.now_ns())
         with self._changed:

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, Protocol
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
 from groq_queue.core.completion import Completion, decode_object, usage_of
-from groq_queue.core.headers import parse_rate_headers, parse_retry_after
-from groq_queue.core.request import Request
+from groq_queue.core.headers import Refusal, parse_rate_headers, parse_retry_after
+from groq_queue.core.pricing import Cost, corrected
+from groq_queue.core.request import Request, lower_cap
 from groq_queue.core.retry import Meaning, RetryPolicy, meaning_of
 from groq_queue.engine.lane import Meter
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
@@ -31,6 +32,7 @@ _log = logging.getLogger("groq_queue")
 _JITTER_NS = (1_000_000, 15_000_000)  # added to the server's exact wait, after which the request fits by zero margin
 _BLIND_HOLD_S = 1.0  # first hold after a 429 that names no wait; doubles with each further one
 _BLIND_CAP_S = 60.0
+_NOTHING = Cost(0)
 
 
 class Reply(Protocol):
@@ -67,6 +69,7 @@ class Outcome(NamedTuple):
     result: Completion | None = None
     error: GroqQueueError | None = None
     wait_ns: int = 0
+    charged: Cost = _NOTHING  # what has to be paid for, as far as known
 
 
 class Runner:
@@ -111,28 +114,31 @@ class Runner:
                 **_facts(request),
             )
             error.server_request_id = reply.headers.get("x-request-id")
+            meter.trouble(now_ns)
             request.unknown += 1
-            return self._again(request, error, 0, allowed=request.unknown <= self._policy.max_unknown)
-        self._tell(
-            request, meter.settle(lease, request.size, usage_of(answer), parse_rate_headers(reply.headers), now_ns)
-        )
+            allowed = request.unknown <= self._policy.max_unknown
+            return self._again(request, error, 0, allowed=allowed, charged=lease.cost)
+        usage = usage_of(answer)
+        limits_seen = parse_rate_headers(reply.headers)
+        self._tell(request, meter.settle(lease, request.size, usage, limits_seen, now_ns))
         self._blind = 0
         waited_ns = (request.started_ns or 0) - request.submitted_ns
         completion = Completion(
             answer, custom_id=request.custom_id, attempts=request.attempts, waited=waited_ns / NS_PER_S
         )
-        return Outcome(Next.DONE, result=completion)
+        return Outcome(Next.DONE, result=completion, charged=_paid(usage) if usage else lease.cost)
 
     def _lost(self, request: Request, lease: Lease, meter: Meter, error: APIConnectionError) -> Outcome:
         if error.sent == "no":
             meter.refund(lease)
         else:
             meter.settle(lease, request.size, None, None, self._clock.now_ns())
+        meter.trouble(self._clock.now_ns())
         allowed = self._policy.may_resend(error, request.unknown)
         if error.sent != "no":
             request.unknown += 1
         error.request_id, error.custom_id = request.id, request.custom_id
-        return self._again(request, error, 0, allowed=allowed)
+        return self._again(request, error, 0, allowed=allowed, charged=lease.cost if error.sent != "no" else _NOTHING)
 
     def _turned_down(self, request: Request, lease: Lease, meter: Meter, reply: Reply) -> Outcome:
         now_ns = self._clock.now_ns()
@@ -146,29 +152,48 @@ class Runner:
             if wait_ns is None:
                 wait_ns = self._blind_hold_ns()
             wait_ns += self._dice.randint(*_JITTER_NS)
-            self._tell(request, meter.refused(lease, refusal, wait_ns, now_ns))
+            self._tell(request, meter.refused(lease, request.size, refusal, wait_ns, now_ns))
+            request.size = corrected(request.size, refusal)
             if not self._policy.may_retry(request.retries):
                 return self._failed(request, error)
             request.retries += 1
             return Outcome(Next.REFUSED, error=error)
         if refusal is not None:
-            self._tell(request, meter.refused(lease, refusal, 0, now_ns))
+            self._tell(request, meter.refused(lease, request.size, refusal, 0, now_ns))
+            if self._shrunk(request, refusal):
+                return Outcome(Next.REFUSED, error=error)
         elif meaning is Meaning.STOP or reply.status == 498:
             meter.refund(lease)
         else:
             meter.settle(lease, request.size, None, None, now_ns)
+        if meaning is Meaning.RETRY:
+            meter.trouble(now_ns)
         if meaning is Meaning.STOP:
             error.attempts = request.attempts
             return Outcome(Next.STOP, error=error)
         return self._again(request, error, told_ns or 0, allowed=meaning is Meaning.RETRY)
 
-    def _again(self, request: Request, error: APIError, told_ns: int, *, allowed: bool) -> Outcome:
+    def _again(
+        self, request: Request, error: APIError, told_ns: int, *, allowed: bool, charged: Cost = _NOTHING
+    ) -> Outcome:
         """Retry with backoff if it is *allowed* and retries are left; the server's wait wins over ours."""
         if not allowed or not self._policy.may_retry(request.retries):
-            return self._failed(request, error)
+            return self._failed(request, error)._replace(charged=charged)
         wait_ns = max(told_ns, self._policy.backoff_ns(request.retries, self._dice))
         request.retries += 1
-        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
+        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns, charged=charged)
+
+    @staticmethod
+    def _shrunk(request: Request, refusal: Refusal) -> bool:
+        """Lower the completion allowance of a request that asked for it to what the server said would fit."""
+        if not request.shrinks or refusal.requested is None or refusal.limit is None or request.body is None:
+            return False
+        fitting = lower_cap(request.body, refusal.requested - refusal.limit)
+        if fitting is None:
+            return False
+        request.body, completion = fitting
+        request.size = request.size._replace(completion=completion)
+        return True
 
     @staticmethod
     def _failed(request: Request, error: APIError) -> Outcome:
@@ -185,6 +210,12 @@ class Runner:
     def _tell(request: Request, notices: list[str]) -> None:
         for notice in notices:
             _log.warning("%s: %s", request.model, notice)
+
+
+def _paid(usage: tuple[int, int, int]) -> Cost:
+    """Return the tokens to be paid for; cached ones at half the price, rounded up."""
+    prompt, completion, cached = usage
+    return Cost(prompt - cached // 2, completion)
 
 
 def _facts(request: Request) -> dict[str, Any]:

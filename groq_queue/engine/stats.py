@@ -44,6 +44,8 @@ class Stats:
         attempts: Attempts ever started.
         refused: Of these, refused by the server's limiter.
         retried: Retries of requests, refusals included.
+        prompt_tokens, completion_tokens: To be paid for, cached ones counted half.
+        cost: USD spent on models with a known price.
         pending_by_priority: ``{0..10: requests}``, levels with something pending only.
         pending_by_client: ``{client: requests}``, the same.
         wait_percentiles: ``{50: s, 90: s, 99: s}`` from submit to start, of the last 1,000 starts.
@@ -61,6 +63,9 @@ class Stats:
     attempts: int
     refused: int
     retried: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
     pending_by_priority: dict[int, int] = field(default_factory=dict)
     pending_by_client: dict[str, int] = field(default_factory=dict)
     wait_percentiles: dict[int, float] = field(default_factory=dict)
@@ -83,7 +88,18 @@ class Stats:
 
     def _repr_html_(self) -> str:
         """Render as tables in a notebook."""
-        names = ("pending", "in_flight", "completed", "failed", "cancelled", "expired", "refused", "retried")
+        names = (
+            "pending",
+            "in_flight",
+            "completed",
+            "failed",
+            "cancelled",
+            "expired",
+            "refused",
+            "retried",
+            "prompt_tokens",
+            "completion_tokens",
+        )
         rows = [(name.replace("_", " "), f"{getattr(self, name):,}") for name in names]
         limits = [
             (lane.name, DIMENSIONS[level.dimension], f"{level.used:,} of {level.limit:,}", lane.waits_for or "")

@@ -20,6 +20,8 @@ class Tally:
         self.attempts = 0
         self.refused = 0
         self.retried = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
         self.in_flight = 0
         self.pending = 0
         self.pending_by_client: Counter[str] = Counter()

@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import DIMENSIONS, Lease, TooLarge
+from groq_queue.core.budget import DAILY, DIMENSIONS, Blocked, Lease, TooLarge
 from groq_queue.core.completion import Completion
+from groq_queue.core.prices import Purse, Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
@@ -28,9 +29,12 @@ from groq_queue.engine.views import expected_start, explanation_of, info_of, rea
 from groq_queue.errors import (
     APIError,
     ConfigurationError,
+    CostLimitReached,
+    DailyLimitReached,
     GroqQueueError,
     QueueClosed,
     QueueTimeout,
+    RateLimitError,
     RequestTooLarge,
 )
 
@@ -44,18 +48,26 @@ class Attempts(Protocol):
 
 
 class _Job:
-    """What a worker has in hand: a request with its lease, or (*excess*) one that turned out never to fit."""
+    """What a worker has in hand: a request with its lease, or one to be ended with *error* without an attempt."""
 
-    __slots__ = ("began_ns", "excess", "lane", "lease", "request")
+    __slots__ = ("began_ns", "error", "lane", "lease", "request", "reserved")
 
     def __init__(
-        self, request: Request, lane: Lane, began_ns: int, *, lease: Lease | None = None, excess: TooLarge | None = None
+        self,
+        request: Request,
+        lane: Lane,
+        began_ns: int,
+        *,
+        lease: Lease | None = None,
+        reserved: int = 0,
+        error: GroqQueueError | None = None,
     ) -> None:
         self.request = request
         self.lane = lane
         self.began_ns = began_ns
         self.lease = lease
-        self.excess = excess
+        self.reserved = reserved  # picodollars
+        self.error = error
 
 
 class ThreadEngine:
@@ -78,6 +90,9 @@ class ThreadEngine:
         when_full: ``"block"``, ``"raise"`` or ``"shed"``.
         max_in_flight: Most attempts at once of one lane, or None.
         ageing_ns: Nanoseconds after which a waiting request rises one level, or None.
+        raises_daily: End requests that a spent limit per day holds up, instead of waiting.
+        tariff: Prices; None are the built-in ones.
+        max_usd: Most to be spent, or None.
         name: Of the threads.
     """
 
@@ -94,6 +109,9 @@ class ThreadEngine:
         when_full: str = "block",
         max_in_flight: int | None = None,
         ageing_ns: int | None = None,
+        raises_daily: bool = True,
+        tariff: Tariff | None = None,
+        max_usd: float | None = None,
         name: str = "groq_queue",
     ) -> None:
         self._attempts = attempts
@@ -101,6 +119,9 @@ class ThreadEngine:
         self._timers = timers
         self._max_workers = max_workers
         self._when_full = when_full
+        self._raises_daily = raises_daily
+        self._tariff = tariff or Tariff()
+        self._purse = Purse(max_usd)
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
         self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
@@ -275,7 +296,7 @@ class ThreadEngine:
         """Return one consistent snapshot."""
         with self._lock:
             is_running = not self._is_closed and self._stopped_by is None
-            return stats_of(self._roster, self._clock.now_ns(), is_running=is_running)
+            return stats_of(self._roster, self._clock.now_ns(), is_running=is_running, cost=self._purse.spent_usd)
 
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
@@ -304,20 +325,47 @@ class ThreadEngine:
         for lane in self._roster.by_urgency():
             head = lane.head()
             assert head is not None
-            granted = lane.meter.lease(head.size, now_ns)
-            if isinstance(granted, Lease):
-                lane.is_blocked = False
-                request = self._roster.take(lane, now_ns)
-                self._make_known_room()
-                return _Job(request, lane, now_ns, lease=granted), None
-            if isinstance(granted, TooLarge):
-                self._withdraw(head, State.FAILED)
-                return _Job(head, lane, now_ns, excess=granted), None
+            found = self._try(lane, head, now_ns)
+            if isinstance(found, _Job):
+                return found, None
             lane.is_blocked = True
-            if granted.wait_ns is not None:
-                when_ns = now_ns + granted.wait_ns
-                next_ns = when_ns if next_ns is None else min(next_ns, when_ns)
+            if found is not None:
+                next_ns = found if next_ns is None else min(next_ns, found)
         return None, next_ns
+
+    def _try(self, lane: Lane, head: Request, now_ns: int) -> _Job | int | None:
+        """Take *head* if money and every limit allow.
+
+        Returns:
+            The job; or the instant at which it may pass; or None if only another request's end can tell.
+        """
+        amount = self._tariff.price(head.model, lane.meter.price(head.size)) or 0
+        if not self._purse.reserve(amount):
+            if self._purse.can_ever_hold(amount) and self._purse.reserved:
+                return None
+            return self._doom(lane, head, now_ns, _too_dear(head, amount, self._purse))
+        granted = lane.meter.lease(head.size, now_ns)
+        if isinstance(granted, Lease):
+            lane.is_blocked = lane.told_daily = False
+            self._roster.take(lane, now_ns)
+            self._make_known_room()
+            return _Job(head, lane, now_ns, lease=granted, reserved=amount)
+        self._purse.settle(amount, 0)
+        if isinstance(granted, TooLarge):
+            return self._doom(lane, head, now_ns, too_large_error(head, granted))
+        if granted.dimension in DAILY:
+            error = _day_is_spent(head, granted)
+            if self._raises_daily:
+                return self._doom(lane, head, now_ns, error)
+            if not lane.told_daily:
+                lane.told_daily = True
+                self._timers.after(0, lambda: _log.warning("%s waits: %s", lane.name, error))
+        return None if granted.wait_ns is None else now_ns + granted.wait_ns
+
+    def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> _Job:
+        """Withdraw a head that will never be sent."""
+        self._withdraw(head, State.FAILED)
+        return _Job(head, lane, now_ns, error=error)
 
     def has_more(self) -> bool:
         """Return whether anything is left to be sent."""
@@ -330,10 +378,9 @@ class ThreadEngine:
     def run(self, job: _Job) -> None:
         """Run one attempt and do what its outcome says."""
         request, lane = job.request, job.lane
-        if job.excess is not None:
-            self._deliver(request, error=too_large_error(request, job.excess))
+        if job.lease is None:
+            self._deliver(request, error=job.error)
             return
-        assert job.lease is not None
         try:
             outcome = self._attempts.attempt(request, job.lease, lane.meter)
         except BaseException as error:
@@ -348,7 +395,7 @@ class ThreadEngine:
             self._requeue(job, outcome)
             return
         with self._lock:
-            self._land(job)
+            self._land(job, outcome)
             self._roster.end(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
         self._deliver(request, outcome.result, outcome.error)
 
@@ -428,10 +475,15 @@ class ThreadEngine:
         if self._roster.lane(request).is_blocked:
             self._pool.wake()  # somebody waits for a head that may have changed
 
-    def _land(self, job: _Job) -> None:
-        """Note the end of an attempt."""
+    def _land(self, job: _Job, outcome: Outcome) -> None:
+        """Note the end of an attempt, and what it cost."""
+        charged = outcome.charged
+        self._purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
+        self._roster.tally.refused += isinstance(outcome.error, RateLimitError)
+        self._roster.tally.prompt_tokens += charged.prompt
+        self._roster.tally.completion_tokens += charged.completion
         self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
-        if job.lane.max_in_flight is not None:
+        if job.lane.max_in_flight is not None or job.reserved:
             self._pool.wake()
 
     def _note_if_quiet(self) -> None:
@@ -475,8 +527,7 @@ class ThreadEngine:
         request = job.request
         error: GroqQueueError | None = None
         with self._lock:
-            self._land(job)
-            self._roster.tally.refused += outcome.next is Next.REFUSED
+            self._land(job, outcome)
             due_ns = self._clock.now_ns() + outcome.wait_ns
             if self._stopped_by is not None:
                 self._roster.end(request, State.FAILED)
@@ -549,6 +600,35 @@ def too_large_error(request: Request, excess: TooLarge) -> RequestTooLarge:
     """Return the error of a request that can never fit."""
     name = f"{DIMENSIONS[excess.dimension]} ({excess.dimension})"
     return RequestTooLarge(excess.cost, excess.capacity, name, request_id=request.id, custom_id=request.custom_id)
+
+
+def _day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
+    resets_in = None if blocked.wait_ns is None else blocked.wait_ns / NS_PER_S
+    when = "later" if resets_in is None else f"in {_spoken(resets_in)}"
+    return DailyLimitReached(
+        f"{blocked}; {request} would fit {when}: the limit drains all day, there is no reset at midnight",
+        resets_in=resets_in,
+        limit=f"{DIMENSIONS[blocked.dimension]} ({blocked.dimension})",
+        request_id=request.id,
+        custom_id=request.custom_id,
+    )
+
+
+def _spoken(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.3g} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _too_dear(request: Request, amount: int, purse: Purse) -> CostLimitReached:
+    return CostLimitReached(
+        f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {purse.spent_usd:.6f} USD: "
+        "raise max_cost or lower max_completion_tokens",
+        request_id=request.id,
+        custom_id=request.custom_id,
+    )
 
 
 def _as_own_error(error: BaseException, request: Request) -> GroqQueueError:

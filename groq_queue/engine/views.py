@@ -15,7 +15,7 @@ from groq_queue.engine.roster import Roster
 from groq_queue.engine.stats import Explanation, LaneStats, RequestInfo, Stats
 
 
-def stats_of(roster: Roster, now_ns: int, *, is_running: bool) -> Stats:
+def stats_of(roster: Roster, now_ns: int, *, is_running: bool, cost: float) -> Stats:
     """Return all counts."""
     tally = roster.tally
     lanes = (
@@ -41,6 +41,9 @@ def stats_of(roster: Roster, now_ns: int, *, is_running: bool) -> Stats:
         attempts=tally.attempts,
         refused=tally.refused,
         retried=tally.retried,
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        cost=cost,
         pending_by_priority=dict(sorted(tally.pending_by_priority.items())),
         pending_by_client=dict(tally.pending_by_client),
         wait_percentiles=tally.wait_percentiles(),

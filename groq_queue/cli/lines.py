@@ -1,0 +1,190 @@
+"""One line in, one line out: what a line asks for, and how an outcome is written.
+
+Knows nothing of files, queues or the terminal. The form of batch lines is that of
+https://console.groq.com/docs/batch, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from groq_queue.core.completion import Completion
+from groq_queue.errors import APIStatusError, GroqQueueError
+
+MAX_LINE_BYTES = 11 * 1024 * 1024  # a payload of the largest size that is sent, and its envelope
+_OURS = ("priority", "client", "tokens", "max_wait", "deadline")
+_ENDPOINTS = ("chat/completions", "embeddings", "audio/transcriptions", "audio/translations")
+_NOT_A_LINE_EACH = "one JSON object a line is needed; jq -c '.[]' makes that of an array, jq -c . of spread-out objects"
+
+
+class BadLine(ValueError):
+    """A line that cannot be sent; *code* is for machines."""
+
+    def __init__(self, custom_id: str, message: str, code: str = "invalid_line") -> None:
+        super().__init__(message)
+        self.custom_id, self.code = custom_id, code
+
+
+class NotLines(ValueError):
+    """The whole input has the wrong form, so that going on would send rubbish."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request: what ``GroqQueue.submit`` takes."""
+
+    number: int
+    custom_id: str
+    payload: Mapping[str, Any]
+    endpoint: str
+    options: Mapping[str, Any]
+
+
+def read_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield ``(number from 1, line)`` for lines that are not blank; at most a byte more than MAX_LINE_BYTES of each."""
+    number = 0
+    while raw := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            while (rest := stream.readline(1 << 20)) and not rest.endswith(b"\n"):
+                pass
+        if not raw.isspace():
+            yield number, raw
+
+
+class LineParser:
+    """Turns the lines of one input into requests; the first one decides whether they are JSON."""
+
+    def __init__(self) -> None:
+        self._is_json: bool | None = None
+        self._seen: set[str] = set()  # grows with the input: ids only
+
+    def parse(self, number: int, raw: bytes) -> Ask:
+        """Return what line *number* asks for.
+
+        Raises:
+            BadLine: It asks for nothing that can be sent.
+            NotLines: It is the first, and shows that the input is not made of lines.
+        """
+        name = f"line-{number}"
+        if self._is_json is None:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+            start = raw.strip()
+            if start in (b"{", b"[") or start.startswith((b"[{", b"[ {")):
+                raise NotLines(f"line {number} begins a JSON document of many lines or an array: {_NOT_A_LINE_EACH}")
+            self._is_json = start.startswith(b"{")
+        if len(raw) > MAX_LINE_BYTES:
+            raise BadLine(name, f"line {number} is longer than {MAX_LINE_BYTES:,} bytes")
+        try:
+            text = raw.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise BadLine(name, f"line {number} is not UTF-8 at its byte {error.start + 1}") from None
+        if not self._is_json:
+            return Ask(number, name, _prompt(text), "chat/completions", {})
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            said = f"line {number} is not valid JSON: {error.msg}, at its character {error.pos + 1}"
+            raise BadLine(name, said) from None
+        except ValueError as error:  # a number of more digits than Python reads
+            raise BadLine(name, f"line {number} is not valid JSON: {error}") from None
+        except RecursionError:
+            raise BadLine(name, f"line {number} is nested too deep") from None
+        if not isinstance(line, dict):
+            raise BadLine(name, f"line {number} is a JSON {type(line).__name__}, not an object")
+        return self._parse_object(number, name, line)
+
+    def _parse_object(self, number: int, name: str, line: dict[str, Any]) -> Ask:
+        custom_id = line.pop("custom_id", None)
+        if custom_id is None:
+            custom_id = name
+        if not isinstance(custom_id, str) or not custom_id.strip():
+            raise BadLine(name, f"line {number}: custom_id={custom_id!r:.50} is not a string with something in it")
+        if custom_id in self._seen:
+            raise BadLine(
+                custom_id, f"line {number}: custom_id {custom_id!r} was used before; not sent", "duplicate_custom_id"
+            )
+        self._seen.add(custom_id)
+        options = {key: line.pop(key) for key in _OURS if line.get(key) is not None}
+        endpoint = "chat/completions"
+        if "body" in line or "url" in line or "method" in line:
+            payload, endpoint = _parse_batch(number, custom_id, line)
+        elif "prompt" in line:
+            prompt = line.pop("prompt")
+            if not isinstance(prompt, str) or "messages" in line:
+                raise BadLine(custom_id, f"line {number}: prompt is to be a string, and no messages beside it")
+            payload = line | _prompt(prompt)
+        elif "messages" in line:
+            payload = line
+        else:
+            raise BadLine(custom_id, f'line {number} has none of "body", "prompt" and "messages"')
+        return Ask(number, custom_id, payload, endpoint, options)
+
+
+def _prompt(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def _parse_batch(number: int, custom_id: str, line: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    method, url, body = line.get("method", "POST"), line.get("url", "/v1/chat/completions"), line.get("body")
+    if method != "POST":
+        raise BadLine(custom_id, f"line {number}: method={method!r:.50}: only POST is sent")
+    path = url.removeprefix("/openai").removeprefix("/v1/") if isinstance(url, str) else ""
+    if path not in _ENDPOINTS:
+        known = ", ".join(f"/v1/{endpoint}" for endpoint in _ENDPOINTS)
+        raise BadLine(custom_id, f"line {number}: url={url!r:.80}: use one of {known}")
+    if not isinstance(body, dict):
+        raise BadLine(custom_id, f"line {number}: body is {'missing' if body is None else 'not a JSON object'}")
+    return body, path
+
+
+# Output.
+
+
+def answer_line(request_id: str, custom_id: str, completion: Completion) -> bytes:
+    """Return the line of an answer."""
+    told = completion.get("x_groq")
+    server_id = told.get("id") if isinstance(told, Mapping) else None
+    response = {"status_code": 200, "request_id": server_id or completion.get("id"), "body": completion}
+    return _encode(request_id, custom_id, response, None)
+
+
+def error_line(request_id: str, custom_id: str, error: BaseException) -> bytes:
+    """Return the line of a request that failed."""
+    response = None
+    if isinstance(error, APIStatusError):
+        response = {"status_code": error.status_code, "request_id": error.server_request_id, "body": error.body}
+    return _encode(request_id, custom_id, response, {"code": _code_of(error), "message": str(error)})
+
+
+def bad_line(number: int, custom_id: str, code: str, message: str) -> bytes:
+    """Return the line of a request that was never made."""
+    return _encode(f"line-{number}", custom_id, None, {"code": code, "message": message})
+
+
+def _encode(request_id: str, custom_id: str, response: object, error: object) -> bytes:
+    line = {"id": f"batch_req_{request_id}", "custom_id": custom_id, "response": response, "error": error}
+    text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+    # JSON lets these stand as they are, and str.splitlines() would cut the line there.
+    for splitter in ("\x85", "\u2028", "\u2029"):
+        if splitter in text:
+            text = text.replace(splitter, f"\\u{ord(splitter):04x}")
+    try:
+        return text.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _code_of(error: BaseException) -> str:
+    """Return the server's own code, else the kind of error in snake case."""
+    body = error.body if isinstance(error, APIStatusError) else None
+    told = body.get("error") if isinstance(body, Mapping) else None
+    code = told.get("code") if isinstance(told, Mapping) else None
+    if isinstance(code, str) and code:
+        return code
+    name = type(error).__name__ if isinstance(error, GroqQueueError) else "GroqQueueError"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=API)(?=[A-Z])", "_", name).lower()

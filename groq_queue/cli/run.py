@@ -1,0 +1,441 @@
+"""``groq-queue run``: lines in, requests out, answers written as they come.
+
+The main thread reads and submits; whoever ends a request writes its line. At most
+a window of requests is open, so memory does not grow with the input, except by
+the custom_ids seen. A line is on disk, whole, before its request counts as done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+from urllib.parse import urlsplit
+
+from groq_queue.cli import Exit, UsageError, silence_stdout
+from groq_queue.cli.files import Sink, StdoutSink, open_input, open_output
+from groq_queue.cli.lines import (
+    Ask,
+    BadLine,
+    LineParser,
+    NotLines,
+    answer_line,
+    bad_line,
+    error_line,
+    read_lines,
+)
+from groq_queue.cli.progress import Progress, Tally, plural
+from groq_queue.cli.signals import catching
+from groq_queue.core.budget import Limits
+from groq_queue.core.completion import Completion, usage_of
+from groq_queue.core.retry import Meaning, meaning_of
+from groq_queue.errors import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    CostLimitReached,
+    DailyLimitReached,
+    GroqQueueError,
+    QueueClosed,
+    excerpt,
+)
+from groq_queue.facade import GroqQueue
+from groq_queue.transport.address import is_loopback
+
+_WINDOW_PER_WORKER = 4
+_WINDOW_BASE = 64
+_WINDOW_BYTES = 64 * 1024 * 1024  # of lines that are open at once
+_LOCAL_KEY = "local"  # servers on this machine ask for none, HTTP wants one
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the lines of *args.input* and return the exit code."""
+    limits = _limits(args)
+    with contextlib.ExitStack() as files:
+        source, name, total = open_input(args.input, files)
+        client = GroqQueue(
+            api_key=_api_key(args.base_url),
+            base_url=args.base_url,
+            model=args.model,
+            limits=limits,
+            max_workers=args.workers,
+            max_pending=None,  # the window below bounds it
+            timeout=(min(5.0, args.timeout), args.timeout),
+            max_retries=args.max_retries,
+        )
+        files.callback(client.shutdown, cancel_futures=True)
+        output = open_output(args.output, files)
+        errors = output if args.errors is None else open_output(args.errors, files)
+        is_shown = not args.quiet and not (args.input == "-" and source.isatty())
+        progress = Progress(sys.stderr, total, is_shown=is_shown)
+        if not args.quiet and args.input == "-" and source.isatty():
+            progress.say("type one prompt a line; Ctrl-D ends")
+        going = _Run(client, read_lines(source), output, errors, progress, args, total)
+        files.enter_context(_told_on(going))
+        try:
+            going.go()
+        except NotLines as error:
+            raise UsageError(f"{name}: {error}") from None
+        return going.report(args)
+
+
+class _Stopped(Exception):
+    """A signal came while the main thread was reading."""
+
+
+class _Run:
+    """One pass over the input.
+
+    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure`` and
+    ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
+    called under the engine's locks. What follows it belongs to the main thread,
+    which learns of ended requests through ``_events`` alone.
+    """
+
+    def __init__(
+        self,
+        client: GroqQueue,
+        lines: Iterator[tuple[int, bytes]],
+        output: Sink,
+        errors: Sink,
+        progress: Progress,
+        args: argparse.Namespace,
+        total: int | None,
+    ) -> None:
+        self._client = client
+        self._lines = lines
+        self._output, self._errors = output, errors
+        self._total = total
+        self._has_model = args.model is not None
+        self._defaults = {"priority": args.priority, "client": args.client}
+
+        self._lock = threading.Lock()
+        self.progress = progress
+        self.tally = Tally()
+        self.first_failure: str | None = None
+        self.stopped_by: BaseException | None = None
+
+        self._events: queue.SimpleQueue[int] = queue.SimpleQueue()  # bytes of an ended request's line; 0: look up
+        self._window = _WINDOW_PER_WORKER * args.workers + _WINDOW_BASE
+        self._open = self._open_bytes = 0
+        self._read = 0
+        self._is_reading = False
+        self._is_read = False  # to its end
+        self._signal: int | None = None
+
+    def go(self) -> None:
+        """Read, submit and wait until everything has ended or the run is stopped."""
+        with catching(self._on_signal):
+            try:
+                with contextlib.suppress(_Stopped):
+                    self._feed()
+                while self._open and not self._is_stopped():
+                    self._wait()
+                if self._is_stopped() and not isinstance(self.stopped_by, OSError):
+                    self._tell_waiting()
+            finally:
+                # In-flight attempts end within their timeout; a second signal leaves at once.
+                self._client.shutdown(cancel_futures=True)
+
+    def say(self, message: str) -> None:
+        """Print *message* on stderr. Any thread."""
+        with self._lock:
+            self.progress.say(message)
+
+    # The main thread.
+
+    def _feed(self) -> None:
+        parser = LineParser()
+        while not self._is_stopped() and (found := self._next_line()) is not None:
+            number, raw = found
+            self._read += 1
+            try:
+                ask = parser.parse(number, raw)
+            except BadLine as problem:
+                self._write_bad(number, problem.custom_id, problem.code, str(problem))
+                continue
+            if self._read == 1 and not self._has_model and ask.payload.get("model") is None:
+                raise UsageError(f"line {number} names no model: add --model, such as --model llama-3.1-8b-instant")
+            while not self._has_room(len(raw)) and not self._is_stopped():
+                self._wait()
+            if not self._is_stopped():
+                self._submit(ask, len(raw))
+            self._take_events()
+            self._show()
+
+    def _next_line(self) -> tuple[int, bytes] | None:
+        self._is_reading = True
+        try:
+            if self._is_stopped():
+                return None
+            found = next(self._lines, None)
+            self._is_read = found is None
+            return found
+        except OSError as error:
+            self._stop(UsageError(f"reading stopped: {error}"))
+            return None
+        finally:
+            self._is_reading = False
+
+    def _has_room(self, size: int) -> bool:
+        return not self._open or (self._open < self._window and self._open_bytes + size <= _WINDOW_BYTES)
+
+    def _submit(self, ask: Ask, size: int) -> None:
+        try:
+            future = self._client.submit(
+                ask.payload, endpoint=ask.endpoint, custom_id=ask.custom_id, **(self._defaults | dict(ask.options))
+            )
+        except GroqQueueError as error:
+            if isinstance(error, QueueClosed) or _stops(error):
+                self._stop(error)
+            else:
+                self._write_bad(ask.number, ask.custom_id, _bad_code(error), f"line {ask.number}: {error}")
+            return
+        self._open += 1
+        self._open_bytes += size
+        future.add_done_callback(partial(self._ended, ask.custom_id, future.request_id, size))
+
+    def _wait(self) -> None:
+        """Wait for the next event, or for the next moment to show progress."""
+        with contextlib.suppress(queue.Empty):
+            self._take(self._events.get(timeout=self.progress.interval_s))
+        self._take_events()
+        self._show()
+
+    def _take_events(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._take(self._events.get_nowait())
+
+    def _take(self, size: int) -> None:
+        if size:
+            self._open -= 1
+            self._open_bytes -= size
+
+    def _write_bad(self, number: int, custom_id: str, code: str, message: str) -> None:
+        self._write_failure(bad_line(number, custom_id, code, message), message)
+
+    def _show(self) -> None:
+        if self.progress.is_due():
+            with self._lock:
+                self.progress.show(self.tally, self._client.stats())
+
+    def _tell_waiting(self) -> None:
+        on_their_way = self._client.stats().in_flight
+        if on_their_way and self._signal is not None:
+            self.say(f"stopping: waiting for {plural(on_their_way, 'answer')} on the way; once more leaves at once")
+
+    def _on_signal(self, number: int) -> None:
+        if self._signal is not None:
+            # A line being written is given a moment; this thread may hold the lock itself.
+            self._lock.acquire(timeout=0.5)
+            os._exit(128 + number)
+        self._signal = number
+        self._events.put(0)
+        if self._is_reading:
+            raise _Stopped
+
+    # Any thread.
+
+    def _is_stopped(self) -> bool:
+        return self._signal is not None or self.stopped_by is not None
+
+    def _stop(self, error: BaseException) -> None:
+        with self._lock:
+            self.stopped_by = self.stopped_by or error
+        self._events.put(0)
+
+    def _ended(self, custom_id: str, request_id: str, size: int, future: Future[Completion]) -> None:
+        try:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                self._write_answer(answer_line(request_id, custom_id, future.result()), future.result())
+            elif _stops(error):
+                self._stop(error)  # it has no line: it is to be sent again when the cause is cured
+            else:
+                self._write_failure(error_line(request_id, custom_id, error), f"{custom_id}: {error}")
+        except Exception as error:  # whatever it is, the main thread is not to wait for this request for ever
+            self._stop(error)
+        finally:
+            self._events.put(size)
+
+    def _write_answer(self, line: bytes, completion: Completion) -> None:
+        usage = usage_of(completion) or (0, 0, 0)
+        with self._lock:
+            if self._write(self._output, line):
+                self.tally.done += 1
+                self.tally.prompt_tokens += usage[0]
+                self.tally.completion_tokens += usage[1]
+
+    def _write_failure(self, line: bytes, message: str) -> None:
+        with self._lock:
+            if self._write(self._errors, line):
+                self.tally.failed += 1
+                if self.first_failure is None:
+                    self.first_failure = excerpt(message)
+
+    def _write(self, sink: Sink, line: bytes) -> bool:
+        """Write *line*; a sink that fails stops the run. Called under the lock."""
+        if sink.is_terminal:
+            self.progress.clear()
+        try:
+            sink.write(line)
+        except OSError as error:
+            error.filename = sink.name
+            self.stopped_by = self.stopped_by or error
+            self._events.put(0)
+            return False
+        return True
+
+    # The end.
+
+    def report(self, args: argparse.Namespace) -> int:
+        """Tell what was done, and return the exit code."""
+        self._take_events()
+        code = self._exit_code()
+        stats = self._client.stats()
+        tally = self.tally
+        known = self._read if self._total is None else max(self._total, self._read)
+        unsent = known - tally.done - tally.failed
+        is_whole = self._total is not None or self._is_read
+        with self._lock:
+            self.progress.clear()
+            if isinstance(self.stopped_by, BrokenPipeError):
+                silence_stdout()
+                return code
+            if self.stopped_by is not None:
+                self.progress.say(f"groq-queue: stopped: {_reason(self.stopped_by)}")
+            if not args.quiet:
+                if self.first_failure is not None:
+                    self.progress.say(f"first failure: {self.first_failure}")
+                self.progress.say(
+                    f"{tally.done:,} done, {tally.failed:,} failed"
+                    + (f", {unsent:,} not sent" if unsent else "")
+                    + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
+                    f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
+                )
+            if self._is_stopped() and (unsent or not is_whole):
+                rest = "" if is_whole else ", and the rest of stdin was not read"
+                self.progress.say(
+                    f"without an answer in {self._output.name}: {plural(unsent, 'line')}{rest}; "
+                    "to continue, run these into another file"
+                )
+        if args.json:
+            summary = {
+                "done": tally.done,
+                "failed": tally.failed,
+                "unsent": unsent,
+                "seconds": round(self.progress.seconds, 3),
+                "requests": stats.attempts,
+                "refused": stats.refused,
+                "prompt_tokens": tally.prompt_tokens,
+                "completion_tokens": tally.completion_tokens,
+                "tokens": tally.tokens,
+                "stopped_by": None if self.stopped_by is None else _reason(self.stopped_by),
+                "exit_code": int(code),
+            }
+            print(json.dumps(summary), file=sys.stderr if isinstance(self._output, StdoutSink) else sys.stdout)
+        return code
+
+    def _exit_code(self) -> Exit:
+        error = self.stopped_by
+        if self._signal is not None:
+            return Exit(128 + self._signal)
+        if isinstance(error, BrokenPipeError):
+            return Exit.SOME_FAILED
+        if isinstance(error, (OSError, UsageError)):
+            return Exit.USAGE
+        if isinstance(error, (DailyLimitReached, CostLimitReached)) or _is_spend_limit(error):
+            return Exit.LIMIT
+        if isinstance(error, (APIStatusError, ConfigurationError)):
+            return Exit.CONFIGURATION
+        return Exit.SOME_FAILED if self.tally.failed or error is not None else Exit.DONE
+
+
+class _Told(logging.Handler):
+    """Prints the library's warnings above the progress line."""
+
+    def __init__(self, going: _Run) -> None:
+        super().__init__(logging.WARNING)
+        self._going = going
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._going.say(f"groq-queue: {excerpt(record.getMessage())}")
+        except Exception:
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def _told_on(going: _Run) -> Iterator[None]:
+    log = logging.getLogger("groq_queue")
+    handler = _Told(going)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def _stops(error: BaseException) -> bool:
+    """Whether every other request would fail by *error* too."""
+    if isinstance(error, (DailyLimitReached, CostLimitReached, AuthenticationError)):
+        return True
+    return isinstance(error, APIStatusError) and meaning_of(error.status_code, error.body)[0] is Meaning.STOP
+
+
+def _is_spend_limit(error: BaseException | None) -> bool:
+    """Whether the account's own spend limit stops it; the same codes as in ``core.retry``."""
+    body = error.body if isinstance(error, APIStatusError) else None
+    told = body.get("error") if isinstance(body, dict) else None
+    return isinstance(told, dict) and str(told.get("code") or "").startswith("spend_")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        return f"cannot write {error.filename}: {error.strerror or error}"
+    if isinstance(error, AuthenticationError):
+        return f"{error}: check GROQ_API_KEY"
+    if isinstance(error, DailyLimitReached) and error.resets_in is not None:
+        return f"{error} (fits again in {error.resets_in:,.0f} s)"
+    return excerpt(str(error)) if isinstance(error, (GroqQueueError, UsageError)) else repr(error)
+
+
+def _bad_code(error: GroqQueueError) -> str:
+    return "invalid_line" if isinstance(error, ConfigurationError) else "request_too_large"
+
+
+# What the arguments name.
+
+
+def _limits(args: argparse.Namespace) -> Limits | None:
+    given = {name: value for name in ("rpm", "rpd", "tpm", "tpd") if (value := getattr(args, name)) is not None}
+    if args.minute is not None:
+        if not given:
+            raise UsageError("--minute says how long the minute of --rpm and --tpm is: give one of these too")
+        return Limits(**given, minute_s=args.minute)
+    return Limits(**given) if given else None
+
+
+def _api_key(base_url: str | None) -> str | None:
+    """Return None to have the key read from the environment, or the placeholder for this machine's servers."""
+    if os.environ.get("GROQ_API_KEY"):
+        return None
+    url = base_url or os.environ.get("GROQ_BASE_URL") or ""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if host is not None and is_loopback(host):
+        return _LOCAL_KEY
+    raise ConfigurationError("GROQ_API_KEY is not set: export GROQ_API_KEY=…, or see it work without: groq-queue demo")
