@@ -97,6 +97,11 @@ class Purse:
         return self._cap is None or self.spent + amount <= self._cap
 
     @property
+    def is_capped(self) -> bool:
+        """Whether there is a cap at all."""
+        return self._cap is not None
+
+    @property
     def spent_usd(self) -> float:
         """What was spent so far, in USD."""
         return self.spent / _PICO

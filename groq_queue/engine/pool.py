@@ -104,6 +104,10 @@ class WorkerPool(Generic[_Job]):
                 if not self._wanted:
                     return
                 self._wanted -= 1
+                if self._work.is_over():
+                    self._workers -= 1
+                    self._gone.notify_all()
+                    continue
             self._start(is_vital=False)
 
     def dismiss(self) -> None:
@@ -170,8 +174,11 @@ class WorkerPool(Generic[_Job]):
     def _loop(self) -> None:
         self._mine.depth = 1
         try:
-            while (job := self._next()) is not None:
+            while True:
+                job = self._next()
                 self.grow()
+                if job is None:
+                    break
                 self._work.run(job)
                 del job  # an idle worker must not keep a prompt alive
         finally:

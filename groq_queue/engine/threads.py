@@ -397,6 +397,7 @@ class ThreadEngine:
         with self._lock:
             self._land(job, outcome)
             self._roster.end(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
+        self._pool.grow()
         self._deliver(request, outcome.result, outcome.error)
 
     def all_left(self) -> None:
@@ -483,7 +484,7 @@ class ThreadEngine:
         self._roster.tally.prompt_tokens += charged.prompt
         self._roster.tally.completion_tokens += charged.completion
         self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
-        if job.lane.max_in_flight is not None or job.reserved:
+        if job.lane.max_in_flight is not None or self._purse.is_capped:
             self._pool.wake()
 
     def _note_if_quiet(self) -> None:
@@ -526,6 +527,7 @@ class ThreadEngine:
         """Let a request wait for its next attempt, in its old place or away; or end it."""
         request = job.request
         error: GroqQueueError | None = None
+        has_ended = True
         with self._lock:
             self._land(job, outcome)
             due_ns = self._clock.now_ns() + outcome.wait_ns
@@ -538,13 +540,15 @@ class ThreadEngine:
                 self._roster.end(request, State.EXPIRED)
                 error = self._timed_out(request, "deadline", request.deadline_ns)
             else:
+                has_ended = False
                 self._roster.wait_again(request)
                 if outcome.next is Next.REFUSED:
                     self._line_up(request)
                 else:
                     self._send_away(request, due_ns)
-                return
-        self._deliver(request, error=error)
+        self._pool.grow()
+        if has_ended:
+            self._deliver(request, error=error)
 
     def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
         call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
