@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from groq_queue.clock import NS_PER_S, SystemClock
 from groq_queue.core.budget import Limits
-from groq_queue.core.checks import check_choice, check_count, check_dollars, check_seconds, check_text, check_timeout
+from groq_queue.core.checks import (
+    check_choice,
+    check_count,
+    check_dollars,
+    check_seconds,
+    check_share,
+    check_text,
+    check_timeout,
+)
 from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import size_of
@@ -67,6 +75,9 @@ class GroqQueue:
             strict: a level waits for as long as a higher one has something to send.
             With it a request waits at most ``r * (levels above + 1) * ageing``
             seconds, if more urgent ones arrive at r times the pace of the limits.
+        margin: Share of every limit to leave unused, 0 <= margin < 1, for other programs
+            that spend from the same organisation. The queue alone needs none: its
+            level is never below the server's.
         on_daily_limit: ``"raise"`` ends a request that a spent limit per day holds up
             with ``DailyLimitReached``; ``"wait"`` waits, other models go on.
         max_cost: Most to be spent by this queue, in USD. A request's price is set
@@ -99,6 +110,7 @@ class GroqQueue:
         max_concurrency: int | None = None,
         fair_by: str = "requests",
         ageing: float | None = None,
+        margin: float = 0.0,
         on_daily_limit: str = "raise",
         max_cost: float | None = None,
         prices: Mapping[str, tuple[float, float]] | None = None,
@@ -120,6 +132,7 @@ class GroqQueue:
         check_count("max_pending_per_client", max_pending_per_client, optional=True)
         check_count("max_concurrency", max_concurrency, optional=True)
         check_choice("when_full", when_full, ("block", "raise", "shed"))
+        check_share("margin", margin)
         check_choice("on_daily_limit", on_daily_limit, ("raise", "wait"))
         self._max_cost = check_dollars("max_cost", max_cost)
         self._tariff = Tariff(_check_prices(prices))
@@ -138,7 +151,7 @@ class GroqQueue:
             alarm=timers.after,
             allow_http=allow_http,
         )
-        limiter = ProcessLimiter(self._limits, self._base_url, account, clock.now_ns())
+        limiter = ProcessLimiter(self._limits, self._base_url, account, clock.now_ns(), margin)
         self._limiter = limiter
         self._engine = ThreadEngine(
             attempts=Runner(transport, policy, seconds, clock, random.Random()),

@@ -62,6 +62,7 @@ class Stage:
         self.clock = FakeClock()
         self.limiter = ProcessLimiter(limits)
         self.sent: list[Request] = []
+        self.sent_ns: list[int] = []
         self.taken: list[str | None] = []  # in the order of the grants; threads may reach ``attempt`` in another
         self.script: Callable[[Request], Outcome | None] = lambda request: None
         self._changed = threading.Condition()
@@ -89,6 +90,7 @@ class Stage:
         request.attempts += 1
         with self._changed:
             self.sent.append(request)
+            self.sent_ns.append(self.clock.now_ns())
             self._changed.notify_all()
             assert self._changed.wait_for(lambda: self._free is None or self._free > 0, PATIENCE_S)
             if self._free is not None:
@@ -98,7 +100,8 @@ class Stage:
             told = Refusal(False, "", None, None, None, outcome.wait_ns)
             meter.refused(lease, request.size, told, outcome.wait_ns, self.clock.now_ns())
         else:
-            meter.settle(lease, request.size, None, (), self.clock.now_ns())
+            is_answer = outcome is None or outcome.next is Next.DONE
+            meter.settle(lease, request.size, None, () if is_answer else None, self.clock.now_ns())
         with self._changed:
             self._landed += 1
             self._changed.notify_all()
@@ -133,6 +136,15 @@ class Stage:
         """Wait until that many attempts have come to their end, and their leases too."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._landed >= count, PATIENCE_S)
+
+    def settle_down(self) -> None:
+        """Wait until whoever can run now has run: no attempt is under way and nobody was granted one."""
+        quiet = 0
+        while quiet < 3:
+            before = len(self.taken), self._landed
+            with self._changed:
+                self._changed.wait(0.001)
+            quiet = quiet + 1 if before == (len(self.taken), self._landed) and len(self.taken) == self._landed else 0
 
     def names(self) -> list[str | None]:
         return [request.custom_id for request in self.sent]

@@ -73,6 +73,11 @@ class Bucket:
             return None
         return -(-excess // self.limit)
 
+    def forecast_ns(self, units: int, now_ns: int, *, credits: bool) -> int:
+        """Return how long until *units* more have fitted, if everything held becomes level meanwhile."""
+        excess = self._level(now_ns, credits) - (self.limit - self.held - units) * self.period_ns
+        return max(0, -(-excess // self.limit))
+
     def hold(self, cost: int) -> None:
         """Take *cost* into the open leases."""
         self.held += cost

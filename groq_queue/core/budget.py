@@ -208,6 +208,7 @@ class Budget:
         self.pace = Pace(dice or random.Random())
         self._own: dict[str, int] = {}  # what the user set; never loosened by the server
         self._servers: dict[str, int] = {}  # what answers and refusals named
+        self._margin = 0.0
         self._told: set[str] = set()  # dimensions whose mismatch was reported
         self._periods = Limits()
         self._buckets: dict[str, Bucket] = {}
@@ -220,8 +221,15 @@ class Budget:
         self._slowest_ns = 0
         self.set_limits(limits, 0)
 
-    def set_limits(self, limits: Limits | None, now_ns: int) -> None:
-        """Replace what the user set; what is in use stays in use."""
+    def set_limits(self, limits: Limits | None, now_ns: int, margin: float = 0.0) -> None:
+        """Replace what the user set; what is in use stays in use.
+
+        Args:
+            limits: The user's limits, or None.
+            now_ns: The present instant.
+            margin: Share of every limit, the server's too, that is left to others, 0 <= margin < 1.
+        """
+        self._margin = margin
         self._periods = limits or self._periods
         self._own = {} if limits is None else limits.by_dimension()
         # Whoever names some limits but not the tokens' will meet one that only the first answer tells.
@@ -311,7 +319,7 @@ class Budget:
             if part is None:  # learnt from this very answer
                 bucket.begin_at(bucket.limit - header.remaining, now_ns)
                 continue
-            if header.limit == bucket.limit:
+            if self._own.get(header.dimension, header.limit) >= header.limit:  # we count in the server's bucket
                 since = bucket.ended - part.ended_before
                 surplus = bucket.at_most(header.limit - header.remaining + since, now_ns)
                 # Slack of the strict level: what drained at the server while its answers were under way.
@@ -354,13 +362,29 @@ class Budget:
         """Whether the server was seen to give unused allowance back."""
         return self._credits
 
-    def forecast(self, requests: int, ahead: Cost, cost: Cost, now_ns: int) -> int:
-        """Return the nanoseconds until *cost* will pass if *requests* of *ahead* in all go first."""
+    def held(self) -> Cost:
+        """Return what all open leases hold together."""
+        costs = [lease.cost for lease in self._leases]
+        return Cost(*(sum(parts) for parts in zip(*costs, strict=True))) if costs else Cost(0)
+
+    def forecast(self, requests: int, ahead: Cost, cost: Cost, surplus: float, flight_ns: int, now_ns: int) -> int:
+        """Return the nanoseconds until *cost* will pass if *requests* of *ahead* in all go first.
+
+        Args:
+            requests: How many go first.
+            ahead: What they and the open leases will have cost in the end, less what the open leases hold.
+            cost: Of the request itself.
+            surplus: How much more than its real cost an attempt holds while it is under way, as a share.
+            flight_ns: How long an attempt takes.
+            now_ns: The present instant.
+        """
         wait_ns = max(0, self._hold_until_ns - now_ns)
         for name, bucket in self._buckets.items():
-            units = cost.units(name) + (requests if name in ("RPM", "RPD") else ahead.units(name))
-            excess = bucket.used(now_ns, credits=self._credits) + units - bucket.limit
-            wait_ns = max(wait_ns, excess * bucket.period_ns // bucket.limit)
+            if name in ("RPM", "RPD"):
+                units = requests + 1
+            else:
+                units = ahead.units(name) + cost.units(name) + int(bucket.drain_of(flight_ns) * surplus)
+            wait_ns = max(wait_ns, bucket.forecast_ns(units, now_ns, credits=self._credits))
         return wait_ns
 
     def levels(self, now_ns: int) -> list[Level]:
@@ -395,6 +419,9 @@ class Budget:
             self._fit(name, now_ns)
         return self._buckets[name]
 
+    def _usable(self, limits: Iterable[int]) -> int:
+        return max(1, int(min(limits) * (1 - self._margin)))
+
     def _fit(self, name: str, now_ns: int) -> None:
         """Make the bucket of *name* as large as the smaller of its sources."""
         limits = [source[name] for source in (self._own, self._servers) if name in source]
@@ -404,10 +431,10 @@ class Budget:
                 self._buckets.pop(name, None)
                 self._dormant[name] = known
         elif known is not None:
-            known.resize(min(limits), now_ns)
+            known.resize(self._usable(limits), now_ns)
             self._buckets[name] = known
         else:
-            bucket = self._buckets[name] = Bucket(min(limits), self._periods.period_s(name))
+            bucket = self._buckets[name] = Bucket(self._usable(limits), self._periods.period_s(name))
             for lease in self._leases:
                 units = lease.cost.units(name)
                 bucket.hold(units)

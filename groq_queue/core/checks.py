@@ -49,6 +49,17 @@ def check_dollars(field: str, value: Any) -> Any:
     return value
 
 
+def check_share(field: str, value: Any) -> Any:
+    """Return *value* if it is a number from 0 up to, but not, 1.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ConfigurationError(f"{field}={value!r}: use a number from 0 to below 1")
+    return value
+
+
 def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
     """Return *value* if it is a str of 1 to 512 characters (or None, if *optional*).
 

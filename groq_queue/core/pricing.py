@@ -139,22 +139,17 @@ class Backlog(NamedTuple):
     uncapped: int = 0  # requests that name none
     audio_s: int = 0
 
-    @classmethod
-    def of(cls, sizes: Iterable[Size]) -> Backlog:
-        """Add up *sizes*."""
-        requests = base = exact = capped = uncapped = audio_s = 0
-        for size in sizes:
-            requests += 1
-            if size.is_exact:
-                exact += size.base
-            else:
-                base += size.base
-            if size.completion is None:
-                uncapped += 1
-            else:
-                capped += size.completion
-            audio_s += size.audio_s
-        return cls(requests, base, exact, capped, uncapped, audio_s)
+    def plus(self, size: Size, times: int = 1) -> Backlog:
+        """Return the sum with *size* added *times* over."""
+        exact, base = (size.base, 0) if size.is_exact else (0, size.base)
+        return Backlog(
+            self.requests + times,
+            self.base + times * base,
+            self.exact + times * exact,
+            self.capped + times * (size.completion or 0),
+            self.uncapped + times * (size.completion is None),
+            self.audio_s + times * size.audio_s,
+        )
 
 
 class _Mean:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.pricing import Cost, Size
+from groq_queue.core.pricing import Backlog, Cost, Size
 from groq_queue.core.rank import Entry, FairOrder, is_stale
 from groq_queue.core.request import Request
 
@@ -34,7 +34,7 @@ class Meter(Protocol):
     def refused(self, lease: Lease, size: Size, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]: ...
     def trouble(self, now_ns: int) -> None: ...
     def levels(self, now_ns: int) -> list[Level]: ...
-    def forecast(self, ahead: Iterable[Size], size: Size, now_ns: int) -> int: ...
+    def forecast(self, ahead: Backlog, size: Size, flight_ns: int, now_ns: int) -> int: ...
 
 
 class Lane:
@@ -63,6 +63,7 @@ class Lane:
         self._pending: queue.PriorityQueue[Entry] = queue.PriorityQueue()
         self._order = FairOrder()
         self._stale = 0  # entries of the heap to be skipped
+        self._places: dict[Request, tuple[int, Backlog]] | None = None  # see place_of; None when the line has changed
         self._on_freed = on_freed
         meter.subscribe(self._freed)
 
@@ -73,11 +74,13 @@ class Lane:
     def add(self, request: Request) -> None:
         """Line up a request that was never taken."""
         request.seq = None
+        self._places = None
         self._put(self._order.add(request))
 
     def put_back(self, request: Request) -> None:
         """Return a request to the place it was taken from."""
         assert request.seq is not None
+        self._places = None
         self._put(self._order.put_back(request, request.seq))
 
     def head(self) -> Request | None:
@@ -95,12 +98,14 @@ class Lane:
         """Take the head, which ``head`` has just returned."""
         request: Request = self._pending.get_nowait()[2]
         request.arrival = 0
+        self._places = None
         again, request.was_taken = request.was_taken, True
         self._put(self._order.taken(request, again=again))
         return request
 
     def discard(self, request: Request) -> None:
         """Take a request out of the line, wherever it stands."""
+        self._places = None
         self._put(self._order.discard(request, again=request.was_taken))
         if request.seq is not None:
             self._stale += 1
@@ -110,12 +115,22 @@ class Lane:
     def clear(self) -> None:
         """Forget everybody; the caller ends them."""
         self._order.clear()
+        self._places = None
         self._pending = queue.PriorityQueue()
         self._stale = 0
 
-    def in_order(self) -> Iterator[Request]:
-        """Yield the pending requests in the order in which they will be taken if nothing else comes."""
-        return self._order.in_order(self._pending.queue)
+    def place_of(self, request: Request) -> tuple[int, Backlog]:
+        """Return a pending request's place in line, 1 is next, and the sum of those before it.
+
+        The first question after a change looks at the whole line, others are answered from that.
+        """
+        if self._places is None:
+            self._places = {}
+            before = Backlog()
+            for place, each in enumerate(self._order.in_order(self._pending.queue), start=1):
+                self._places[each] = (place, before)
+                before = before.plus(each.size)
+        return self._places[request]
 
     def ahead_of_newcomer(self, request: Request) -> int:
         """Return about how many requests would be taken before *request*, were it added now."""
@@ -129,6 +144,7 @@ class Lane:
     def set_weight(self, client: str, weight: float) -> None:
         """Give *client* that many times the turns of a client of weight 1."""
         self._order.set_weight(client, weight)
+        self._places = None
 
     def _put(self, entries: list[Entry]) -> None:
         for entry in entries:

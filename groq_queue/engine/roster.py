@@ -51,7 +51,8 @@ class Roster:
         self.open: set[Request] = set()
         self.away: set[Request] = set()  # pending, but for now in no lane: a timer brings them
         self.tally = Tally()
-        self.is_paused = False
+        self._is_paused = False
+        self._paused_models: set[str] = set()
 
     def lane(self, request: Request) -> Lane:
         """Return the lane of *request*, made when the first one needs it."""
@@ -59,15 +60,31 @@ class Roster:
         if lane is None:
             meter = self._meter_of(request.lane, request.model)
             lane = self.lanes[request.lane] = Lane(request.lane, request.model, meter, self._on_freed)
-            lane.is_paused = self.is_paused
+            lane.is_paused = self._is_paused or request.model in self._paused_models
             lane.max_in_flight = self._max_in_flight
             for client, weight in self._weights.items():
                 lane.set_weight(client, weight)
         return lane
 
-    def lanes_of(self, model: str | None) -> list[Lane]:
-        """Return the lanes of *model*, or all."""
-        return [lane for lane in self.lanes.values() if model is None or lane.model == model]
+    def pause(self, model: str | None) -> None:
+        """Let the lanes of *model*, or all, send nothing, also those still to be made."""
+        if model is None:
+            self._is_paused = True
+        else:
+            self._paused_models.add(model)
+        for lane in self.lanes.values():
+            lane.is_paused = lane.is_paused or model in (None, lane.model)
+
+    def resume(self, model: str | None) -> None:
+        """Undo ``pause``; None undoes every one of them."""
+        if model is None:
+            self._is_paused = False
+            self._paused_models.clear()
+        else:
+            self._paused_models.discard(model)
+        for lane in self.lanes.values():
+            if model in (None, lane.model):
+                lane.is_paused = False
 
     def by_urgency(self) -> list[Lane]:
         """Return the lanes that may send, most urgent head first; at equal rank the least busy lane."""

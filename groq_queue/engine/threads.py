@@ -17,6 +17,7 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import DAILY, DIMENSIONS, Blocked, Lease, TooLarge
 from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Purse, Tariff
+from groq_queue.core.pricing import Backlog
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
@@ -204,9 +205,10 @@ class ThreadEngine:
             meant = [request for request in pending if is_meant(request)]
             for request in meant:
                 self._withdraw(request, State.CANCELLED)
-        for request in meant:
-            self._deliver(request)
+        interrupt = self._deliver_all(meant)
         self._pool.grow()
+        if interrupt is not None:
+            raise interrupt
         return len(meant)
 
     def set_priority(self, request: Request, priority: int) -> bool:
@@ -232,16 +234,12 @@ class ThreadEngine:
     def pause(self, model: str | None) -> None:
         """Start no attempt of *model*, or of any, until ``resume``."""
         with self._lock:
-            self._roster.is_paused = self._roster.is_paused or model is None
-            for lane in self._roster.lanes_of(model):
-                lane.is_paused = True
+            self._roster.pause(model)
 
     def resume(self, model: str | None) -> None:
         """Undo ``pause``."""
         with self._lock:
-            self._roster.is_paused = self._roster.is_paused and model is not None
-            for lane in self._roster.lanes_of(model):
-                lane.is_paused = False
+            self._roster.resume(model)
             self._pool.wake()
         self._pool.grow()
 
@@ -265,8 +263,7 @@ class ThreadEngine:
             self._is_cancelling = self._is_cancelling or cancel_futures
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
-        for request in dropped:
-            self._deliver(request)
+        interrupt = self._deliver_all(dropped)
         self.resume(None)
         with self._lock:
             self._note_if_quiet()
@@ -277,6 +274,8 @@ class ThreadEngine:
             self.join()
             self._pool.join()
             self._timers.close(wait=True)
+        if interrupt is not None:
+            raise interrupt
 
     def leave(self, timeout_s: float) -> int:
         """Prepare for the end of the interpreter: give attempts under way at most *timeout_s*.
@@ -287,8 +286,7 @@ class ThreadEngine:
         with self._lock:
             self._is_closed = self._is_cancelling = True
             unsent = self._roster.withdraw_all(State.CANCELLED)
-        for request in unsent:
-            self._deliver(request)
+        self._deliver_all(unsent)
         self.join(timeout_s)
         return len(unsent)
 
@@ -446,8 +444,8 @@ class ThreadEngine:
         if not bounds:
             return
         count = self._roster.lane(request).ahead_of_newcomer(request)
-        ahead = [request.size] * count
-        start_ns = expected_start(self._roster, request, ahead, count, request.submitted_ns, self._max_workers)
+        ahead = Backlog().plus(request.size, count)
+        start_ns = expected_start(self._roster, request, ahead, request.submitted_ns, self._max_workers)
         late_ns = max(start_ns, request.not_before_ns or 0) - min(bounds)
         if late_ns > 0:
             raise QueueTimeout(
@@ -577,8 +575,22 @@ class ThreadEngine:
             dropped = self._roster.withdraw_all(State.FAILED)
         if dropped:
             _log.error("the queue stops, %d waiting requests fail: %s", len(dropped), error)
-        for request in dropped:
-            self._deliver(request, error=error.copy())
+        self._deliver_all(dropped, error)
+
+    def _deliver_all(self, requests: list[Request], error: GroqQueueError | None = None) -> BaseException | None:
+        """End many Futures.
+
+        Returns:
+            What the first callback raised that must reach the caller (a Ctrl-C on the
+            main thread), once all are ended; or None.
+        """
+        interrupt: BaseException | None = None
+        for request in requests:
+            try:
+                self._deliver(request, error=None if error is None else error.copy())
+            except BaseException as raised:  # kept, so that it cannot leave the other Futures open
+                interrupt = interrupt or raised
+        return interrupt
 
     def _deliver(self, request: Request, result: Completion | None = None, error: BaseException | None = None) -> None:
         """End the Future of a request whose state says ended, and forget what it held."""

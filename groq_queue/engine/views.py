@@ -5,10 +5,8 @@ The engine's lock is held throughout, so that each is a snapshot of one instant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.pricing import Size
+from groq_queue.core.pricing import Backlog
 from groq_queue.core.request import Request, State
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.roster import Roster
@@ -77,23 +75,18 @@ def explanation_of(roster: Roster, request: Request, now_ns: int, workers: int) 
         due_ns = max(0, (request.due_ns or now_ns) - now_ns)
         reason = "its retry" if request.attempts else "its not_before"
         return Explanation(request.id, request.custom_id, "pending", None, reason, due_ns / NS_PER_S)
-    ahead = []
-    for other in lane.in_order():
-        if other is request:
-            break
-        ahead.append(other.size)
-    start_ns = expected_start(roster, request, ahead, len(ahead), now_ns, workers)
+    place, ahead = lane.place_of(request)
+    start_ns = expected_start(roster, request, ahead, now_ns, workers)
     start_s = None if lane.is_paused else start_ns / NS_PER_S
-    return Explanation(request.id, request.custom_id, "pending", len(ahead) + 1, reason_of(lane, now_ns), start_s)
+    return Explanation(request.id, request.custom_id, "pending", place, reason_of(lane, now_ns), start_s)
 
 
-def expected_start(
-    roster: Roster, request: Request, ahead: Iterable[Size], count: int, now_ns: int, workers: int
-) -> int:
-    """Return the nanoseconds until *request* is expected to start behind *count* requests *ahead*."""
-    wait_ns = roster.lane(request).meter.forecast(ahead, request.size, now_ns)
+def expected_start(roster: Roster, request: Request, ahead: Backlog, now_ns: int, workers: int) -> int:
+    """Return the nanoseconds until *request* is expected to start behind those *ahead*."""
+    flight_ns = roster.tally.mean_flight_ns()
+    wait_ns = roster.lane(request).meter.forecast(ahead, request.size, flight_ns, now_ns)
     free = max(0, workers - roster.tally.in_flight)
-    return max(wait_ns, (count - free + 1) * roster.tally.mean_flight_ns() // workers)
+    return max(wait_ns, (ahead.requests - free + 1) * flight_ns // workers)
 
 
 def reason_of(lane: Lane, now_ns: int) -> str:

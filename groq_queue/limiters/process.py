@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLarge, tightest
 from groq_queue.core.headers import RateHeader, Refusal
@@ -12,6 +13,13 @@ from groq_queue.errors import ConfigurationError
 
 UserLimits = Limits | Mapping[str, Limits] | None
 """Limits of every model, by model, or None: to be learnt."""
+
+
+class Share(NamedTuple):
+    """What one queue's user set."""
+
+    limits: UserLimits
+    margin: float
 
 
 class _Account:
@@ -24,16 +32,16 @@ class _Account:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._meters: dict[str, tuple[str, ProcessMeter]] = {}  # by lane: its model, its meter
-        self._shares: list[UserLimits] = []  # what each open queue set
+        self._shares: list[Share] = []  # what each open queue set
 
     def meter(self, lane: str, model: str) -> ProcessMeter:
         with self._lock:
             known = self._meters.get(lane)
             if known is None:
-                known = self._meters[lane] = (model, ProcessMeter(self._limits_of(model)))
+                known = self._meters[lane] = (model, ProcessMeter(*self._settings_of(model)))
             return known[1]
 
-    def join(self, share: UserLimits, now_ns: int) -> None:
+    def join(self, share: Share, now_ns: int) -> None:
         with self._lock:
             self._shares.append(share)
             try:
@@ -42,31 +50,34 @@ class _Account:
                 self._shares.remove(share)
                 raise
             fitted = self._fitted()
-        for meter, limits in fitted:
-            meter.set_limits(limits, now_ns)
+        for meter, limits, margin in fitted:
+            meter.set_limits(limits, now_ns, margin)
 
-    def leave(self, share: UserLimits, now_ns: int) -> None:
+    def leave(self, share: Share, now_ns: int) -> None:
         with self._lock:
             self._shares.remove(share)
             fitted = self._fitted()
-        for meter, limits in fitted:
-            meter.set_limits(limits, now_ns)
+        for meter, limits, margin in fitted:
+            meter.set_limits(limits, now_ns, margin)
 
     def _check(self) -> None:
         """Refuse shares that count in different periods, whether or not a meter exists yet."""
         every: list[Limits] = []
-        for share in self._shares:
-            if share is not None:
-                every += share.values() if isinstance(share, Mapping) else [share]
+        for limits, _ in self._shares:
+            if limits is not None:
+                every += limits.values() if isinstance(limits, Mapping) else [limits]
         tightest(every)
 
-    def _fitted(self) -> list[tuple[ProcessMeter, Limits | None]]:
-        return [(meter, self._limits_of(model)) for model, meter in self._meters.values()]
+    def _fitted(self) -> list[tuple[ProcessMeter, Limits | None, float]]:
+        return [(meter, *self._settings_of(model)) for model, meter in self._meters.values()]
 
-    def _limits_of(self, model: str) -> Limits | None:
-        """Return the tightest limits that any open queue set for *model*."""
-        chosen = [share.get(model) if isinstance(share, Mapping) else share for share in self._shares]
-        return tightest(limits for limits in chosen if limits is not None)
+    def _settings_of(self, model: str) -> tuple[Limits | None, float]:
+        """Return the tightest limits and the widest margin that any open queue set for *model*."""
+        chosen = [
+            share.limits.get(model) if isinstance(share.limits, Mapping) else share.limits for share in self._shares
+        ]
+        margin = max((share.margin for share in self._shares), default=0.0)
+        return tightest(limits for limits in chosen if limits is not None), margin
 
 
 _accounts: dict[tuple[str, str], _Account] = {}
@@ -89,15 +100,24 @@ class ProcessLimiter:
         account: Names who pays: an organisation, or the fingerprint of a key. Two
             limiters with the same address and account share their meters; without
             one, a limiter has meters of its own.
+        now_ns: The present instant.
+        margin: Share of every limit that is left to others.
 
     Raises:
         ConfigurationError: An open queue of the account counts in other periods.
     """
 
-    def __init__(self, limits: UserLimits, address: str = "", account: str | None = None, now_ns: int = 0) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        limits: UserLimits,
+        address: str = "",
+        account: str | None = None,
+        now_ns: int = 0,
+        margin: float = 0.0,
+    ) -> None:
+        self._share = Share(limits, margin)
         self._account = _Account() if account is None else _account(address, account)
-        self._account.join(limits, now_ns)
+        self._account.join(self._share, now_ns)
         self._lock = threading.Lock()  # guards _is_open
         self._is_open = True
 
@@ -110,7 +130,7 @@ class ProcessLimiter:
         with self._lock:
             was_open, self._is_open = self._is_open, False
         if was_open:
-            self._account.leave(self._limits, now_ns)
+            self._account.leave(self._share, now_ns)
 
 
 class ProcessMeter:
@@ -120,16 +140,17 @@ class ProcessMeter:
     arithmetic only and is a leaf: nothing else is locked and nobody is called under it.
     """
 
-    def __init__(self, limits: Limits | None) -> None:
+    def __init__(self, limits: Limits | None, margin: float = 0.0) -> None:
         self._lock = threading.Lock()
         self._budget = Budget(limits)
+        self._budget.set_limits(limits, 0, margin)
         self._estimator = Estimator()
         self._listeners: tuple[Callable[[], None], ...] = ()
 
-    def set_limits(self, limits: Limits | None, now_ns: int) -> None:
+    def set_limits(self, limits: Limits | None, now_ns: int, margin: float = 0.0) -> None:
         """Replace what users set."""
         with self._lock:
-            self._budget.set_limits(limits, now_ns)
+            self._budget.set_limits(limits, now_ns, margin)
             listeners = self._listeners
         _call(listeners)
 
@@ -228,12 +249,24 @@ class ProcessMeter:
         with self._lock:
             return self._budget.levels(now_ns)
 
-    def forecast(self, ahead: Iterable[Size], size: Size, now_ns: int) -> int:
-        """Return the nanoseconds until a request of *size* will pass if those *ahead* of it go first."""
-        backlog = Backlog.of(ahead)
+    def forecast(self, ahead: Backlog, size: Size, flight_ns: int, now_ns: int) -> int:
+        """Return the nanoseconds until a request of *size* will pass if those *ahead* of it go first.
+
+        Args:
+            ahead: The sum of what goes first.
+            size: Of the request.
+            flight_ns: How long an attempt takes of late.
+            now_ns: The present instant.
+        """
         with self._lock:
-            expected = self._estimator.expect(backlog, credits=self._budget.credits)
-            return self._budget.forecast(backlog.requests, expected, self._price(size), now_ns)
+            credits, own, held = self._budget.credits, self._price(size), self._budget.held()
+            expected = self._estimator.expect(ahead, credits=credits)
+            # Open leases and whoever is under way then hold their whole allowance, but will not use it all.
+            under_way = self._estimator.expect(Backlog(capped=held.completion), credits=credits).completion
+            ahead_cost = expected._replace(completion=expected.completion - held.completion + under_way)
+            real = self._estimator.expect(Backlog().plus(size), credits=credits).tokens
+            surplus = max(0.0, own.tokens / max(1, real) - 1)
+            return self._budget.forecast(ahead.requests, ahead_cost, own, surplus, flight_ns, now_ns)
 
     def ledger(self) -> dict[str, tuple[int, int, int, int]]:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""

@@ -533,37 +533,37 @@ def test_too_large_asks_for_the_capacity_not_for_the_present_level() -> None:
 
 
 def test_the_forecast_for_an_idle_budget_is_now() -> None:
-    assert 0 == Budget(Limits(tpm=100, rpm=10)).forecast(0, Cost(0), Cost(100), NOW)
-    assert 0 == Budget(None).forecast(50, Cost(10**6), Cost(100), NOW)
+    assert 0 == Budget(Limits(tpm=100, rpm=10)).forecast(0, Cost(0), Cost(100), 0.0, 0, NOW)
+    assert 0 == Budget(None).forecast(50, Cost(10**6), Cost(100), 0.0, 0, NOW)
 
 
 def test_the_forecast_is_the_exact_wait_when_nobody_is_ahead() -> None:
     budget = Budget(Limits(tpm=6_000))
     spend(budget, Cost(6_000))
 
-    assert blocked(budget, Cost(500)).wait_ns == budget.forecast(0, Cost(0), Cost(500), NOW) == 5 * SECOND
+    assert blocked(budget, Cost(500)).wait_ns == budget.forecast(0, Cost(0), Cost(500), 0.0, 0, NOW) == 5 * SECOND
 
 
 def test_the_forecast_counts_those_ahead_in_requests_and_in_tokens() -> None:
     by_requests = Budget(Limits(rpm=30, tpm=10**9))
     by_tokens = Budget(Limits(rpm=10**6, tpm=6_000))
 
-    assert 2 * 60 * SECOND == by_requests.forecast(30 * 3 - 1, Cost(89), Cost(1), NOW)
-    assert 60 * SECOND == by_tokens.forecast(10, Cost(10_000), Cost(2_000), NOW)
+    assert 2 * 60 * SECOND == by_requests.forecast(30 * 3 - 1, Cost(89), Cost(1), 0.0, 0, NOW)
+    assert 60 * SECOND == by_tokens.forecast(10, Cost(10_000), Cost(2_000), 0.0, 0, NOW)
 
 
 def test_the_forecast_is_at_least_the_servers_hold() -> None:
     budget = Budget(Limits(tpm=6_000))
     budget.refused(leased(budget, Cost(1)), None, 90 * SECOND, NOW)
 
-    assert 90 * SECOND == budget.forecast(0, Cost(0), Cost(1), NOW)
+    assert 90 * SECOND == budget.forecast(0, Cost(0), Cost(1), 0.0, 0, NOW)
 
 
 def test_the_forecast_never_falls_with_more_ahead() -> None:
     budget = Budget(Limits(rpm=30, rpd=1_000, tpm=6_000, tpd=100_000, otpm=900))
     spend(budget, Cost(3_000, 600))
 
-    forecasts = [budget.forecast(n, Cost(100 * n, 30 * n), Cost(50, 50), NOW) for n in range(200)]
+    forecasts = [budget.forecast(n, Cost(100 * n, 30 * n), Cost(50, 50), 0.0, 0, NOW) for n in range(200)]
 
     assert forecasts == sorted(forecasts)
     assert 0 == forecasts[0]

@@ -9,6 +9,13 @@ import pytest
 from groq_queue.core.pricing import Backlog, Cost, Estimator, Size, quantile, size_of
 
 
+def backlog_of(sizes: list[Size]) -> Backlog:
+    backlog = Backlog()
+    for size in sizes:
+        backlog = backlog.plus(size)
+    return backlog
+
+
 def chat(content: Any, **more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": content}], **more}
 
@@ -259,12 +266,12 @@ def test_a_quantile_is_one_of_the_values_and_enough_of_them_do_not_exceed_it(
 def test_a_backlog_adds_up_what_is_estimated_exact_capped_and_uncapped() -> None:
     sizes = [Size(100, 10), Size(200, None), Size(300, 30, is_exact=True), Size(8, 0, 60)]
 
-    assert Backlog(requests=4, base=308, exact=300, capped=40, uncapped=1, audio_s=60) == Backlog.of(sizes)
-    assert Backlog() == Backlog.of([])
+    assert Backlog(requests=4, base=308, exact=300, capped=40, uncapped=1, audio_s=60) == backlog_of(sizes)
+    assert Backlog() == backlog_of([])
 
 
 def test_expected_cost_before_any_answer_is_the_full_price() -> None:
-    backlog = Backlog.of([Size(100, 10), Size(200, None), Size(300, 30, is_exact=True)])
+    backlog = backlog_of([Size(100, 10), Size(200, None), Size(300, 30, is_exact=True)])
 
     assert Cost(600, 40 + 1_024) == Estimator().expect(backlog, credits=False)
     assert Cost(600, 40 + 1_024) == Estimator().expect(backlog, credits=True)
@@ -275,7 +282,7 @@ def test_expected_cost_is_of_the_mean_where_allowance_is_given_back_and_of_the_a
     for _ in range(30):
         estimator.learn(Size(100, 1_000), 150, 100)
         estimator.learn(Size(100, None), 150, 60)
-    backlog = Backlog.of([Size(100, 1_000), Size(100, None), Size(50, 0, is_exact=True)])
+    backlog = backlog_of([Size(100, 1_000), Size(100, None), Size(50, 0, is_exact=True)])
 
     strict, credited = (estimator.expect(backlog, credits=credits) for credits in (False, True))
 
@@ -288,4 +295,4 @@ def test_the_mean_forgets_old_answers() -> None:
     for _ in range(200):
         estimator.learn(Size(100, None), 100, 10)
 
-    assert 10 == estimator.expect(Backlog.of([Size(1, None)]), credits=True).completion
+    assert 10 == estimator.expect(backlog_of([Size(1, None)]), credits=True).completion

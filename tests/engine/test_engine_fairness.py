@@ -24,7 +24,7 @@ def served_under_backlog(prompts, *, limits, count, fair_by):
     with (
         GroqSimulator(limits=limits, output=1.0) as groq,
         GroqQueue(
-            api_key="k",
+            api_key=f"fairness-{fair_by}",
             base_url=groq.base_url,
             model="llama-3.1-8b-instant",
             limits=limits,

@@ -108,11 +108,6 @@ def test_every_callback_of_a_future_runs_although_the_others_raise(stage, caplog
     assert [future, future] == seen
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="ThreadEngine.cancel_all stops at the first callback that raises SystemExit or KeyboardInterrupt on the "
-    "main thread: the other requests are withdrawn, but their Futures never end",
-)
 def test_a_callback_that_ends_the_program_does_not_keep_other_cancelled_futures_from_ending(stage, caplog):
     """
     Cancelling runs callbacks on the caller's thread, where a Ctrl-C must reach the caller; but last of all.
@@ -132,11 +127,6 @@ def test_a_callback_that_ends_the_program_does_not_keep_other_cancelled_futures_
     assert [] == not_done
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="ThreadEngine.shutdown(cancel_futures=True) stops at the first callback that raises SystemExit or "
-    "KeyboardInterrupt on the main thread: the queue is never resumed, joined or closed, the other Futures never end",
-)
 def test_a_callback_that_ends_the_program_does_not_stop_a_shutdown_half_way(stage, caplog):
     play = exhausted(stage)
 
@@ -306,9 +296,6 @@ def test_a_shutdown_from_a_callback_ends_everything(stage, workers, wait_for_it,
 # -- interference
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Roster.lanes_of knows only lanes that exist: pause(model) before its first request is lost"
-)
 def test_a_model_may_be_paused_before_its_first_request(stage):
     play = stage(max_workers=1)
     play.engine.pause("new")

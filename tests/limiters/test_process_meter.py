@@ -9,7 +9,7 @@ import pytest
 
 from groq_queue.core.budget import Blocked, Lease, Limits, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.pricing import Cost, Size
+from groq_queue.core.pricing import Backlog, Cost, Size
 from groq_queue.limiters.process import ProcessLimiter, ProcessMeter
 
 SECOND = 1_000_000_000
@@ -331,10 +331,10 @@ def test_a_refusal_holds_the_lane() -> None:
 def test_the_forecast_prices_those_ahead() -> None:
     meter = ProcessMeter(Limits(tpm=6_000))
 
-    assert 0 == meter.forecast([], SMALL, NOW)
-    assert 60 * SECOND == meter.forecast([Size(150, 0)] * 79, SMALL, NOW)
-    assert 0 == ProcessMeter(Limits(rpm=30)).forecast([SMALL] * 29, SMALL, NOW)
-    assert 2 * SECOND == ProcessMeter(Limits(rpm=30)).forecast([SMALL] * 30, SMALL, NOW)
+    assert 0 == meter.forecast(Backlog(), SMALL, 0, NOW)
+    assert 60 * SECOND == meter.forecast(Backlog().plus(Size(150, 0), 79), SMALL, 0, NOW)
+    assert 0 == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 29), SMALL, 0, NOW)
+    assert 2 * SECOND == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 30), SMALL, 0, NOW)
 
 
 def test_many_threads_never_take_more_than_the_limit_and_lose_no_unit() -> None:

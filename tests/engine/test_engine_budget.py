@@ -1,0 +1,164 @@
+"""Budgets at work in the engine: days, money, outages, conservation; on a clock that stands still."""
+
+from __future__ import annotations
+
+import logging
+import random
+from concurrent.futures import wait
+
+import pytest
+
+from groq_queue.clock import NS_PER_S
+from groq_queue.core.budget import Limits
+from groq_queue.core.prices import Tariff
+from groq_queue.core.pricing import Cost, Size
+from groq_queue.engine.runner import Next, Outcome
+from groq_queue.errors import (
+    APIConnectionError,
+    CostLimitReached,
+    DailyLimitReached,
+    InternalServerError,
+)
+
+HOUR_S = 3_600
+
+
+def tokens(count: int) -> Size:
+    return Size(count, 0, is_exact=True)
+
+
+def test_a_spent_day_parks_the_lane_for_its_hours_and_tells_it_once(stage, caplog):
+    """
+    100,000 tokens a day drain at 4,166 an hour, without a reset at midnight; the other model goes on.
+    """
+    limits = {"daily": Limits(tpm=10**6, tpd=100_000), "other": Limits(rpm=60)}
+    play = stage(limits, max_workers=4, raises_daily=False)
+    play.submit("all", model="daily", size=tokens(100_000)).result(10)
+
+    with caplog.at_level(logging.WARNING, "groq_queue"):
+        parked = play.submit("parked", model="daily", size=tokens(50_000))
+        for n in range(30):
+            play.submit(f"other-{n}", model="other").result(10)
+        expected = play.engine.explain(parked._request).expected_start
+        play.clock.advance(12 * HOUR_S - 1)
+        play.submit("later", model="other").result(10)
+        assert not parked.done()
+
+        play.clock.advance(1)
+        parked.result(10)
+
+    assert 12 * HOUR_S == pytest.approx(expected, rel=1e-3)
+    told = [record.getMessage() for record in caplog.records]
+    assert 1 == len(told)
+    assert "12 h 0 min" in told[0]
+
+
+def test_a_spent_day_is_raised_with_the_time_until_it_fits(stage):
+    play = stage(Limits(tpm=10**6, tpd=100_000))
+    play.submit(size=tokens(100_000)).result(10)
+
+    error = play.submit("mine", size=tokens(25_000)).exception(10)
+
+    assert isinstance(error, DailyLimitReached)
+    assert 6 * HOUR_S == pytest.approx(error.resets_in, rel=1e-3)
+    assert ("tokens per day (TPD)", "mine") == (error.limit, error.custom_id)
+    assert "midnight" in str(error)
+
+
+def test_a_purse_of_one_cent_is_never_overdrawn(stage):
+    play = stage(max_workers=32, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.01)
+    play.script = lambda request: Outcome(Next.DONE, charged=Cost(100))
+    play.hold()
+
+    futures = [play.submit(size=tokens(100)) for _ in range(200)]  # 100 of them cost one cent
+    play.release()
+    assert not wait(futures, timeout=10).not_done
+
+    errors = [future.exception() for future in futures if future.exception() is not None]
+    assert 100 == len(play.sent) == 200 - len(errors)
+    assert {CostLimitReached} == {type(error) for error in errors}
+    assert 0.01 == play.engine.stats().cost
+
+
+def test_money_that_was_reserved_and_not_spent_comes_back(stage):
+    play = stage(max_workers=1, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.01)
+    play.script = lambda request: Outcome(Next.DONE, charged=Cost(1_000))
+
+    futures = [play.submit(size=tokens(10_000)) for _ in range(3)]
+
+    assert not wait(futures, timeout=10).not_done
+    assert [False, True, True] == [future.exception() is not None for future in futures]
+    assert 0.001 == play.engine.stats().cost
+
+
+def test_an_outage_is_not_amplified_and_nothing_is_lost(stage):
+    """
+    60 s of nothing but 500s under 200 requests: about one probe a second; then all are answered, not at once.
+    """
+    play = stage(max_workers=8)
+    over = play.clock.now_ns() + 60 * NS_PER_S
+    dice = random.Random(1)
+
+    def script(request):
+        if play.clock.now_ns() >= over:
+            return None
+        play.limiter.meter("m", "m").trouble(play.clock.now_ns())
+        request.retries += 1
+        error = InternalServerError("HTTP 500", status_code=500)
+        wait_ns = round(dice.uniform(0, min(30, 0.5 * 2**request.retries)) * NS_PER_S)
+        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
+
+    play.script = script
+    futures = [play.submit() for _ in range(200)]
+    for _ in range(600):
+        play.settle_down()
+        play.clock.advance(0.1)
+    during = len(play.sent)
+    for _ in range(1_200):
+        play.settle_down()
+        play.clock.advance(0.1)
+
+    assert not wait(futures, timeout=10).not_done
+    assert not [future for future in futures if future.exception()]
+    assert during <= 8 + 5 + 60 * 2
+    first_second = [n for n in play.sent_ns if over <= n < over + NS_PER_S]
+    assert len(first_second) <= 8
+
+
+def test_every_lease_ends_once_under_random_schedules(stage):
+    """
+    Success, failure, refusal, cancel, timeout, retry and shutdown: leased = settled + refunded + open.
+    """
+    for seed in range(10):
+        dice = random.Random(seed)
+        play = stage(Limits(rpm=50, tpm=5_000), max_workers=4)
+
+        def script(request, dice=dice):
+            lost = APIConnectionError("reset", sent="unknown")
+            return dice.choice(
+                [
+                    None,
+                    None,
+                    Outcome(Next.FAILED, error=lost),
+                    Outcome(Next.AGAIN, error=lost, wait_ns=dice.randint(1, 10**10)) if request.attempts < 4 else None,
+                    Outcome(Next.REFUSED, error=lost, wait_ns=dice.randint(1, 10**9)) if request.attempts < 4 else None,
+                ]
+            )
+
+        play.script = script
+        futures = []
+        for _ in range(150):
+            futures.append(play.submit(size=tokens(dice.randint(1, 400)), max_wait_ns=dice.choice([None, 10**12])))
+            if dice.random() < 0.3:
+                dice.choice(futures).cancel()
+            if dice.random() < 0.2:
+                play.clock.advance(dice.uniform(0, 5))
+        for _ in range(200):
+            play.settle_down()
+            play.clock.advance(5)
+        play.engine.shutdown(wait=True, cancel_futures=True)
+
+        assert not wait(futures, timeout=10).not_done
+        for leased, settled, refunded, held in play.limiter.meter("m", "m").ledger().values():
+            assert 0 == held
+            assert leased == settled + refunded
