@@ -20,6 +20,7 @@ _FAILURES_IN_A_ROW = 5  # a tenth of failures at random makes five in a row once
 _ENOUGH = 8  # attempts from which a pace can be told
 _SLOWEST = 1.0  # attempts per second
 _FASTEST = 1_000.0  # from here on the lane is open again
+_LONGEST_TURN_S = 30.0
 _DECREASE = 0.7
 _INCREASE = 0.05
 
@@ -38,6 +39,19 @@ class Pace:
     def wait_ns(self, now_ns: int) -> int:
         """Return how long the next attempt has to wait for the pace alone."""
         return 0 if self._rate is None else max(0, self._next_ns - now_ns)
+
+    def turn_ns(self, waiting: int) -> int:
+        """Return how long a failed request stays away so that others are tried first.
+
+        In an outage the oldest requests would otherwise be the only ones tried, and
+        use up their retries.
+
+        Args:
+            waiting: Requests of the lane that could be tried instead.
+        """
+        if self._rate is None:
+            return 0
+        return round(min(_LONGEST_TURN_S, waiting / self._rate) * self._dice.uniform(0.5, 1.0) * NS_PER_S)
 
     def sent(self, now_ns: int) -> None:
         """Note an attempt."""

@@ -21,7 +21,7 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
 from groq_queue.core.completion import Completion, decode_object, usage_of
 from groq_queue.core.headers import Refusal, parse_rate_headers, parse_retry_after
-from groq_queue.core.pricing import Cost, corrected
+from groq_queue.core.pricing import Cost, Size, corrected
 from groq_queue.core.request import Request, lower_cap
 from groq_queue.core.retry import Meaning, RetryPolicy, meaning_of
 from groq_queue.engine.lane import Meter
@@ -192,7 +192,7 @@ class Runner:
         if fitting is None:
             return False
         request.body, completion = fitting
-        request.size = request.size._replace(completion=completion)
+        request.size = Size(refusal.limit - completion, completion, request.size.audio_s, is_exact=True)
         return True
 
     @staticmethod

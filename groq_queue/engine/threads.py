@@ -528,7 +528,10 @@ class ThreadEngine:
         has_ended = True
         with self._lock:
             self._land(job, outcome)
-            due_ns = self._clock.now_ns() + outcome.wait_ns
+            wait_ns = outcome.wait_ns
+            if outcome.next is Next.AGAIN:
+                wait_ns = max(wait_ns, job.lane.meter.turn_ns(self._roster.tally.pending_by_lane[request.lane]))
+            due_ns = self._clock.now_ns() + wait_ns
             if self._stopped_by is not None:
                 self._roster.end(request, State.FAILED)
                 error = self._stopped_by.copy()

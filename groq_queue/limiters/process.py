@@ -244,6 +244,11 @@ class ProcessMeter:
         with self._lock:
             self._budget.pace.failed(now_ns)
 
+    def turn_ns(self, waiting: int) -> int:
+        """Return how long a failed request stays away, while the lane is slowed down, for *waiting* others."""
+        with self._lock:
+            return self._budget.pace.turn_ns(waiting)
+
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state."""
         with self._lock:
