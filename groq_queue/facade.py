@@ -73,8 +73,8 @@ class GroqQueue:
         fair_by: What clients of one priority share equally: ``"requests"`` or ``"tokens"``.
         ageing: Seconds after which a waiting request rises one named level; None is
             strict: a level waits for as long as a higher one has something to send.
-            With it a request waits at most ``r * (levels above + 1) * ageing``
-            seconds, if more urgent ones arrive at r times the pace of the limits.
+            With it a request waits at most ``r * (n + 1) * ageing`` seconds, if requests
+            n named levels above it arrive at r times the pace of the limits.
         margin: Share of every limit to leave unused, 0 <= margin < 1, for other programs
             that spend from the same organisation. The queue alone needs none: its
             level is never below the server's.

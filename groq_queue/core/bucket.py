@@ -35,7 +35,19 @@ class Bucket:
     Conservation, always: ``leased == settled + refunded + held``.
     """
 
-    __slots__ = ("_credited", "_strict", "ended", "held", "leased", "limit", "period_ns", "refunded", "settled")
+    __slots__ = (
+        "_credited",
+        "_strict",
+        "ended",
+        "held",
+        "leased",
+        "limit",
+        "lowered",
+        "period_ns",
+        "refunded",
+        "restarts",
+        "settled",
+    )
 
     def __init__(self, limit: int, period_s: float) -> None:
         """
@@ -52,6 +64,8 @@ class Bucket:
         self.leased = 0
         self.settled = 0
         self.refunded = 0
+        self.lowered = 0  # units by which the server's word ever lowered the strict level
+        self.restarts = 1  # how often the level began anew from zero
         self.ended = 0  # units that ended leases may have charged at the server, ever
 
     def wait_ns(self, cost: int, now_ns: int, *, credits: bool = False) -> int | None:
@@ -95,6 +109,7 @@ class Bucket:
         self.held -= cost
         self.settled += cost
         base = now_ns * self.limit
+        self.restarts += self._strict < base
         self._strict = max(self._strict, base) + max(requested, used) * self.period_ns
         self._credited = max(self._credited, base) + used * self.period_ns
         self.ended += max(requested, used)
@@ -112,17 +127,12 @@ class Bucket:
         """Take the server's first word on a limit: *used*, to which every open lease may still be added."""
         self._strict = self._credited = now_ns * self.limit + used * self.period_ns
 
-    def at_most(self, used: int, now_ns: int) -> int:
-        """Accept proof that the server's level was no higher than *used*.
-
-        Returns:
-            Units by which the strict level had been above that.
-        """
+    def at_most(self, used: int, now_ns: int) -> None:
+        """Accept proof that the server's level was no higher than *used*."""
         ceiling = now_ns * self.limit + used * self.period_ns
-        surplus = max(0, self._strict - ceiling) // self.period_ns
+        self.lowered += max(0, self._strict - ceiling) // self.period_ns
         self._strict = min(self._strict, ceiling)
         self._credited = min(self._credited, ceiling)
-        return surplus
 
     def at_least(self, used: int, drained_ns: int, now_ns: int) -> None:
         """Accept proof that the server's level was *used*, at most *drained_ns* ago.

@@ -321,10 +321,11 @@ class Budget:
                 continue
             if self._own.get(header.dimension, header.limit) >= header.limit:  # we count in the server's bucket
                 since = bucket.ended - part.ended_before
-                surplus = bucket.at_most(header.limit - header.remaining + since, now_ns)
-                # Slack of the strict level: what drained at the server while its answers were under way.
-                if surplus > bucket.drain_of(self._slowest_ns) + bucket.limit // 100:
-                    self._credits = True
+                bucket.at_most(header.limit - header.remaining + since, now_ns)
+                # A server that keeps what was requested drains ahead of us only while our level stands at zero and
+                # answers are under way: at most one slowest answer per restart. More was given back.
+                slack = bucket.restarts * bucket.drain_of(self._slowest_ns) + bucket.limit // 100
+                self._credits = self._credits or bucket.lowered > slack
             bucket.at_least(bucket.limit - header.remaining, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
         self.pace.answered()

@@ -196,7 +196,7 @@ class Estimator:
         self._ratios: dict[int, _WorstRatio] = {}
         self._outputs: deque[int] = deque(maxlen=200)
         self._usual_output = _DEFAULT_COMPLETION
-        self._mean_ratio = _Mean(1.0)  # real prompt / estimated
+        self._mean_ratio = _Mean(0.75)  # real prompt / estimated; the byte rule is above most texts
         self._mean_share = _Mean(1.0)  # real completion / allowance
         self._mean_output = _Mean(_DEFAULT_COMPLETION)
 

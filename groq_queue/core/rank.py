@@ -6,9 +6,9 @@ instant, so entries need not be moved while they wait.
 Between levels the order is strict. With *ageing* a request rises one level per
 interval: its level is counted from the interval it arrived in, so whatever
 arrives one interval later has to be one level more urgent to stand beside it.
-It then waits at most for those that arrived within ``(levels above + 1)``
-intervals of it; if arrivals above it come at r times the pace of the limit,
-that is ``r * (levels above + 1) * ageing`` seconds.
+It then waits at most for those that arrived within ``n + 1`` intervals of it,
+where n named levels lie between it and theirs (two from LOW up to HIGH); if they
+come at r times the pace of the limit, that is ``r * (n + 1) * ageing`` seconds.
 
 Inside a level the order is worst-case-fair weighted fair queuing (WF2Q+): each
 client's next request starts when its previous one would have finished on a

@@ -31,6 +31,7 @@ class Tally:
         self._waits_ns: deque[int] = deque(maxlen=_WAITS)
         self._starts_ns: deque[int] = deque(maxlen=64)
         self._mean_flight_ns = 0.0
+        self._landings = 0
 
     def count_pending(self, request: Request, change: int) -> None:
         """Note that *request* began (+1) or ceased (-1) to wait."""
@@ -50,8 +51,8 @@ class Tally:
     def landed(self, flight_ns: int) -> None:
         """Note the end of an attempt that took *flight_ns*."""
         self.in_flight -= 1
-        weight = 0.1 if self._mean_flight_ns else 1.0
-        self._mean_flight_ns += weight * (flight_ns - self._mean_flight_ns)
+        self._landings += 1
+        self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / min(self._landings, 50)
 
     def wait_percentiles(self) -> dict[int, float]:
         """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""

@@ -158,9 +158,9 @@ def test_at_most_lowers_both_levels_and_tells_by_how_much() -> None:
     bucket.hold(900)
     bucket.settle(900, 900, 500, NOW)
 
-    surplus = bucket.at_most(300, NOW)
+    bucket.at_most(300, NOW)
 
-    assert 600 == surplus
+    assert 600 == bucket.lowered
     assert 300 == bucket.used(NOW)
     assert 300 == bucket.used(NOW, credits=True)
 
@@ -169,10 +169,19 @@ def test_at_most_never_raises_a_level() -> None:
     bucket = Bucket(1_000, 60)
     spend(bucket, 200, NOW)
 
-    surplus = bucket.at_most(300, NOW)
+    bucket.at_most(300, NOW)
 
-    assert 0 == surplus
+    assert 0 == bucket.lowered
     assert 200 == bucket.used(NOW)
+
+
+def test_a_level_that_begins_anew_from_zero_is_counted() -> None:
+    bucket = Bucket(1_000, 60)
+
+    for now_ns in (NOW, NOW + 1, NOW + 3_600 * 10**9):
+        spend(bucket, 500, now_ns)
+
+    assert 1 + 2 == bucket.restarts
 
 
 def test_at_least_raises_by_what_open_leases_cannot_explain() -> None:

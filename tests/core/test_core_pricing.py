@@ -270,11 +270,11 @@ def test_a_backlog_adds_up_what_is_estimated_exact_capped_and_uncapped() -> None
     assert Backlog() == backlog_of([])
 
 
-def test_expected_cost_before_any_answer_is_the_full_price() -> None:
+def test_expected_cost_before_any_answer_is_three_quarters_of_the_byte_rule_and_the_full_allowance() -> None:
     backlog = backlog_of([Size(100, 10), Size(200, None), Size(300, 30, is_exact=True)])
 
-    assert Cost(600, 40 + 1_024) == Estimator().expect(backlog, credits=False)
-    assert Cost(600, 40 + 1_024) == Estimator().expect(backlog, credits=True)
+    assert Cost(225 + 300, 40 + 1_024) == Estimator().expect(backlog, credits=False)
+    assert Cost(225 + 300, 40 + 1_024) == Estimator().expect(backlog, credits=True)
 
 
 def test_expected_cost_is_of_the_mean_where_allowance_is_given_back_and_of_the_allowance_where_it_is_not() -> None:

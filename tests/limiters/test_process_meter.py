@@ -332,7 +332,7 @@ def test_the_forecast_prices_those_ahead() -> None:
     meter = ProcessMeter(Limits(tpm=6_000))
 
     assert 0 == meter.forecast(Backlog(), SMALL, 0, NOW)
-    assert 60 * SECOND == meter.forecast(Backlog().plus(Size(150, 0), 79), SMALL, 0, NOW)
+    assert 60 * SECOND == meter.forecast(Backlog().plus(Size(150, 0, is_exact=True), 79), SMALL, 0, NOW)
     assert 0 == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 29), SMALL, 0, NOW)
     assert 2 * SECOND == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 30), SMALL, 0, NOW)
 
