@@ -15,6 +15,7 @@ from groq_queue import GroqSimulator
 PREAMBLE = """
 import os, signal, sys, threading, time
 from groq_queue import GroqQueue, Limits
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 def queue(**options):
     options.setdefault("limits", Limits())
     return GroqQueue(api_key="k", base_url=os.environ["URL"], model="llama-3.1-8b-instant", **options)
@@ -33,7 +34,11 @@ def start(script, simulator):
 
 
 def finish(process, timeout=20):
-    out, err = process.communicate(timeout=timeout)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+        process.communicate()
     return process.returncode, out, err
 
 

@@ -86,6 +86,7 @@ class WorkerPool(Generic[_Job]):
                 return
             self._workers += 1
         self._start(is_vital=True)
+        self.grow()  # what a signal handler left to us meanwhile
 
     def wake(self) -> None:
         """See to it that one idle worker looks again. The lock is held; call ``grow`` after releasing it."""
@@ -98,8 +99,13 @@ class WorkerPool(Generic[_Job]):
             self._wanted += 1
 
     def grow(self) -> None:
-        """Start the workers that ``wake`` found missing. The lock is not held, since starting a thread blocks."""
-        while self._wanted:
+        """Start the workers that ``wake`` found missing. The lock is not held, since starting a thread blocks.
+
+        A signal handler may come here while the thread it interrupted is starting
+        one, and holds a lock of ``threading`` that it would wait for for ever; so it
+        leaves the rest to whom it interrupted.
+        """
+        while self._wanted and not getattr(self._mine, "is_starting", False):
             with self._lock:
                 if not self._wanted:
                     return
@@ -157,6 +163,7 @@ class WorkerPool(Generic[_Job]):
     def _start(self, *, is_vital: bool) -> None:
         """Start a worker that was counted already."""
         thread = threading.Thread(target=self._loop, name=f"{self._name}-worker", daemon=True)
+        self._mine.is_starting = True
         with self._lock:
             self._threads = {known for known in self._threads if known.is_alive() or known.ident is None}
             self._threads.add(thread)
@@ -170,6 +177,8 @@ class WorkerPool(Generic[_Job]):
             if is_vital:
                 raise GroqQueueError(f"no worker thread could be started: {error}") from None
             _log.warning("no further worker thread could be started: %s", error)
+        finally:
+            self._mine.is_starting = False
 
     def _loop(self) -> None:
         self._mine.depth = 1

@@ -410,3 +410,28 @@ def test_counts_of_a_snapshot_agree_with_each_other(stage):
     assert {"m": 6} == stats.pending_by_model
     assert "requests per minute, 1 of 1 used" == stats.lanes[0].waits_for
     assert "requests per minute" in stats._repr_html_()
+
+
+def test_a_signal_handler_starts_no_thread_while_its_own_thread_starts_one(stage, monkeypatch):
+    """
+    threading's own lock is not re-entrant: a second start on the interrupted thread would wait for itself.
+    """
+    play = stage(max_workers=4)
+    starting = threading.Lock()
+    start = threading.Thread.start
+
+    def interrupted_start(thread):
+        if "worker" not in thread.name:
+            return start(thread)
+        assert starting.acquire(timeout=0), "a thread was started while one was being started"
+        try:
+            play.engine.resume(None)  # as a handler may do; nobody looks yet, so it wants another worker
+            return start(thread)
+        finally:
+            starting.release()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+    futures = [play.submit() for _ in range(20)]
+    monkeypatch.undo()
+
+    assert not wait(futures, timeout=10).not_done
