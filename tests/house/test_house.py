@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -26,6 +27,7 @@ MAY_IMPORT = {
     "transport": {"errors"},
     "limiters": {"core", "errors", "clock"},
     "simulator": set(),
+    "journal": {"core", "errors", "clock"},
     "facade": {"core", "engine", "transport", "limiters", "simulator", "errors", "clock"},
     "__init__": {"core", "engine", "simulator", "facade", "errors"},
     "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
@@ -142,8 +144,65 @@ def test_every_python_block_of_the_readme_runs(number, tmp_path):
         assert expected.group(1) == done.stdout
 
 
+def shell_lines() -> list[str]:
+    lines = [line.partition("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
 def test_the_readme_has_blocks_to_run():
     assert len(blocks("python")) >= 3
+    assert {"python3", "groq-queue"} == {line.split()[0] for line in shell_lines()}
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("groq-queue")])
+def test_every_command_of_the_readme_runs(line, tmp_path):
+    """
+    As typed, but for the port; a simulator stands where the API would be.
+    """
+    question = '{"prompt": "Why?", "model": "llama-3.1-8b-instant"}\n'
+    (tmp_path / "questions.jsonl").write_text(question * 2)
+    (tmp_path / "prompts.txt").write_text("Why?\nWhy not?\n")
+    with groq_queue.GroqSimulator() as groq:
+        words = line.replace("http://127.0.0.1:PORT/openai/v1", groq.base_url).split()
+        environment = {
+            **os.environ,
+            "GROQ_API_KEY": "gsk_test",
+            "GROQ_BASE_URL": groq.base_url,
+            "PYTHONPATH": str(PACKAGE.parent),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "groq_queue", *words[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+        try:
+            if words[1] == "simulate":
+                assert process.stdout.readline().startswith("http://127.0.0.1:")
+                process.terminate()
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.communicate()
+
+    assert 0 == process.returncode, err
+    if words[1] == "run" and "-o" in words:
+        assert 2 == len((tmp_path / "answers.jsonl").read_text().splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("python3 -m venv")])
+def test_the_two_commands_work_on_a_clean_clone(line, tmp_path):
+    """
+    Needs git and a package index.
+    """
+    subprocess.run(["git", "clone", "-q", str(PACKAGE.parent), str(tmp_path / "clone")], check=True)
+
+    done = subprocess.run(line, shell=True, cwd=tmp_path / "clone", capture_output=True, text=True, timeout=900)
+
+    assert 0 == done.returncode, done.stdout[-3_000:] + done.stderr[-3_000:]
 
 
 def test_nothing_in_the_repository_names_a_machine():
