@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 import weakref
+from concurrent import futures
 from concurrent.futures import FIRST_EXCEPTION, as_completed, wait
 from itertools import pairwise
 
@@ -85,7 +86,7 @@ def test_a_result_timeout_stops_the_caller_and_not_the_request():
     with GroqSimulator(latency=0.4) as groq, queue_for(groq) as queue:
         future = queue.submit("slow")
 
-        with pytest.raises(TimeoutError):
+        with pytest.raises(futures.TimeoutError):
             future.result(timeout=0.05)
 
         assert "chat.completion" == future.result(10)["object"]

@@ -12,6 +12,7 @@ import queue as stdlib_queue
 import threading
 import time
 import weakref
+from concurrent import futures
 from concurrent.futures import Future, wait
 
 import pytest
@@ -597,7 +598,7 @@ def test_not_ready_unknown_and_read_before_are_different_things(stage):
     play = exhausted(stage)
     future = play.submit("x")
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(futures.TimeoutError):
         future.result(0)
     assert play.engine.request_of("nobody") is None
     play.clock.advance(60)

@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 from collections import Counter
+from concurrent import futures
 from concurrent.futures import as_completed, wait
 
 import pytest
@@ -207,7 +208,7 @@ def test_a_result_timeout_inside_a_callback_ends_on_a_pool_of_one(stage):
     def wait_in_vain(future):
         inner = play.submit("inner", model="slow")
         later.append(play.submit("next"))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(futures.TimeoutError):
             inner.result(0.05)
         timed_out.set()
 
@@ -234,7 +235,7 @@ def test_the_stdlibs_wait_inside_a_callback_makes_no_room_on_a_pool_of_one(stage
         if stdlib_wait == "wait":
             found.append(not wait([inner], timeout=0.1).done)
         else:
-            with pytest.raises(TimeoutError):
+            with pytest.raises(futures.TimeoutError):
                 list(as_completed([inner], timeout=0.1))
             found.append(not inner.done())
 
