@@ -351,7 +351,7 @@ class Budget:
                 left = refusal.limit - refusal.used
                 bucket.at_least(bucket.limit - left, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
-        if refusal is None:
+        if refusal is None and now_ns >= self._hold_until_ns:  # those sent before the first one came back say no more
             self.pace.refused(now_ns)
         if now_ns + wait_ns > self._hold_until_ns:
             self._hold_until_ns = now_ns + wait_ns
