@@ -103,6 +103,11 @@ class FakeClock:
                 heapq.heappush(self._alarms, (until_ns, self._count, condition))
         condition.wait()
 
+    def is_awaited(self, seconds: float) -> bool:
+        """Return whether somebody waits for the instant in *seconds* from now."""
+        with self._lock:
+            return any(when_ns == self._now + round(seconds * NS_PER_S) for when_ns, _, _ in self._alarms)
+
     def advance(self, seconds: float) -> None:
         """Move the clock on and wake everyone whose instant has come."""
         with self._lock:

@@ -17,6 +17,7 @@ from groq_queue.core.checks import (
     check_choice,
     check_count,
     check_dollars,
+    check_path,
     check_seconds,
     check_share,
     check_text,
@@ -272,10 +273,14 @@ class GroqQueue:
             TypeError: The prompt is a callable.
             RequestTooLarge: It costs more than a limit ever holds.
             QueueFull: There is no room and ``when_full`` is not ``"block"``.
-            QueueTimeout: It is expected to start too late for ``max_wait`` or ``deadline``.
+            QueueTimeout: It is expected to start too late for its ``deadline``, or its
+                ``max_wait`` or ``deadline`` passed while the queue was full.
             QueueClosed: After ``shutdown``.
         """
-        path = check_text("endpoint", endpoint).strip("/")
+        path = check_path("endpoint", endpoint)
+        check_text("model", model, optional=True)
+        if not isinstance(shrink, bool):
+            raise ConfigurationError(f"shrink={shrink!r:.100}: use True or False")
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
         payload = build_payload(prompt, messages, model or self._model, params, path)
@@ -393,7 +398,9 @@ class GroqQueue:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until nothing is open; False if *timeout* seconds passed first. New requests are still taken."""
-        return self._engine.join(check_seconds("timeout", timeout))
+        if timeout is not None and timeout != 0:
+            check_seconds("timeout", timeout)
+        return self._engine.join(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more requests. Safe to call more than once, from any thread, also from a callback.

@@ -90,6 +90,12 @@ PAYLOAD = [
     ("not_before", "hi", {"not_before": -1}),
     ("callback", "hi", {"callback": "not callable"}),
     ("endpoint", "hi", {"endpoint": ""}),
+    ("endpoint", "hi", {"endpoint": "chat/completions\r\nX-Evil: y"}),
+    ("endpoint", "hi", {"endpoint": "chat completions"}),
+    ("endpoint", "hi", {"endpoint": "../x"}),
+    ("endpoint", "hi", {"endpoint": "http://evil/x"}),
+    ("shrink", "hi", {"shrink": "yes"}),
+    ("model", "hi", {"model": ""}),
 ]
 
 

@@ -90,6 +90,39 @@ def test_no_rule_of_settlement_leads_to_a_refusal(settlement):
         assert 0 == groq.stats().refused
 
 
+@pytest.mark.parametrize("settlement", ["corrected", "kept", "deferred"])
+def test_prompts_without_a_cap_are_not_refused_either(settlement):
+    limits = Limits(rpm=1_000, tpm=12_000, minute_s=2)
+    with (
+        GroqSimulator(limits=limits, settlement=settlement, latency=0.05) as groq,
+        queue_for(groq, limits=limits) as queue,
+    ):
+        futures = [queue.submit(f"Name {n} rivers.") for n in range(30)]
+
+        assert all_answered(futures, 60)
+        assert 0 == groq.stats().refused
+
+
+def test_a_shorter_minute_is_learnt_with_the_limits():
+    """
+    60,000 tokens in two seconds: with a minute of 60 s it would take minutes.
+    """
+    with (
+        GroqSimulator(rpm=10_000, tpm=20_000, minute_s=2, latency=0.01) as groq,
+        queue_for(groq, limits=None, max_workers=16) as queue,
+    ):
+        futures = [queue.submit(f"{n}", max_completion_tokens=500) for n in range(120)]
+
+        assert all_answered(futures, 20)
+        assert groq.stats().refused <= 1
+
+
+def test_models_of_one_queue_may_count_in_different_periods():
+    limits = {MODEL: Limits(rpm=5, minute_s=600), "other": Limits(rpm=60)}
+    with GroqSimulator(limits=limits) as groq, queue_for(groq, limits=limits) as queue:
+        assert all_answered([queue.submit(f"{n}", model=model) for n in range(5) for model in limits])
+
+
 def test_a_late_first_connection_leads_to_no_refusal():
     limits = Limits(rpm=40, minute_s=2)
     with (

@@ -82,6 +82,18 @@ def test_the_stdlibs_ways_of_waiting_all_work(groq):
         assert 5 == len(asyncio.run(gather()))
 
 
+def test_joining_without_patience_is_a_question(groq):
+    with queue_for(groq) as queue:
+        queue.pause()
+        future = queue.submit("x")
+
+        assert not queue.join(0)
+        queue.resume()
+        future.result(10)
+        assert queue.join(10)
+        assert queue.join(0)
+
+
 def test_a_result_timeout_stops_the_caller_and_not_the_request():
     with GroqSimulator(latency=0.4) as groq, queue_for(groq) as queue:
         future = queue.submit("slow")

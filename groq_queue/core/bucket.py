@@ -151,6 +151,13 @@ class Bucket:
         self._strict = now_ns * limit + strict
         self._credited = now_ns * limit + credited
 
+    def change_period(self, period_ns: int, now_ns: int) -> None:
+        """Change the time in which the bucket drains and keep the units in use."""
+        strict, credited = self._level(now_ns, False), self._level(now_ns, True)
+        self._strict = now_ns * self.limit + strict * period_ns // self.period_ns
+        self._credited = now_ns * self.limit + credited * period_ns // self.period_ns
+        self.period_ns = period_ns
+
     def drain_of(self, duration_ns: int) -> int:
         """Return the units that drain in *duration_ns*, rounded up."""
         return -(-duration_ns * self.limit // self.period_ns)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from groq_queue.core.bucket import Bucket
@@ -126,6 +126,9 @@ def tightest(limits: Iterable[Limits]) -> Limits | None:
 
 DAILY = frozenset({"RPD", "TPD", "ASPD"})
 
+_ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
+_MINUTE_TOLERANCE = 0.03
+
 
 class Blocked(NamedTuple):
     """Why a lease was not granted.
@@ -150,11 +153,11 @@ class Blocked(NamedTuple):
         if self.reason == "limit":
             return f"{DIMENSIONS[self.dimension]}, {self.used:,} of {self.limit:,} used"
         if self.reason == "pace":
-            return "the server to recover, slowed down after failures"
+            return "the server to recover from failures"
         if self.reason == "hold":
-            what = f" for its {DIMENSIONS[self.dimension]}" if self.dimension else ""
-            return f"the server asked to wait{what}"
-        return "limits unknown, the first answer will tell"
+            what = f" for {DIMENSIONS[self.dimension]}" if self.dimension else ""
+            return f"the end of a wait the server set{what}"
+        return "the first answer, which will tell the limits that are not known"
 
 
 class TooLarge(NamedTuple):
@@ -211,6 +214,8 @@ class Budget:
         self._margin = 0.0
         self._told: set[str] = set()  # dimensions whose mismatch was reported
         self._periods = Limits()
+        self._minute_units = 0  # units in use when the length of the minute was read off the server, more is more exact
+        self._unused = 0  # tokens that were requested and not used
         self._buckets: dict[str, Bucket] = {}
         self._dormant: dict[str, Bucket] = {}  # of limits that nobody sets for now; what they hold is not forgotten
         self._leases: set[Lease] = set()  # those still open
@@ -230,6 +235,7 @@ class Budget:
             margin: Share of every limit, the server's too, that is left to others, 0 <= margin < 1.
         """
         self._margin = margin
+        self._has_periods = limits is not None
         self._periods = limits or self._periods
         self._own = {} if limits is None else limits.by_dimension()
         # Whoever names some limits but not the tokens' will meet one that only the first answer tells.
@@ -292,6 +298,7 @@ class Budget:
         if not self._close(lease):
             return
         self._slowest_ns = max(self._slowest_ns, now_ns - lease.granted_ns)
+        self._unused += max(0, requested.tokens - used.tokens)
         for name, (bucket, units, _) in lease.parts.items():
             bucket.settle(units, requested.units(name), used.units(name), now_ns)
 
@@ -314,6 +321,8 @@ class Budget:
         """
         notices: list[str] = []
         for header in seen:
+            if header.dimension == "TPM":
+                self._measure_minute(header.limit, header.limit - header.remaining, header.reset_ns, now_ns)
             bucket = self._learn(header.dimension, header.limit, now_ns, notices)
             part = lease.parts.get(header.dimension)
             if part is None:  # learnt from this very answer
@@ -346,6 +355,9 @@ class Budget:
         self.refund(lease)
         notices: list[str] = []
         if refusal is not None and refusal.dimension and refusal.limit:
+            if refusal.dimension.endswith("TPM") and refusal.used is not None and refusal.requested:
+                excess = refusal.used + refusal.requested - refusal.limit
+                self._measure_minute(refusal.limit, excess, refusal.wait_ns, now_ns)
             bucket = self._learn(refusal.dimension, refusal.limit, now_ns, notices)
             if refusal.used is not None:
                 left = refusal.limit - refusal.used
@@ -362,6 +374,12 @@ class Budget:
     def credits(self) -> bool:
         """Whether the server was seen to give unused allowance back."""
         return self._credits
+
+    @property
+    def expects_credits(self) -> bool:
+        """Whether unused allowance will probably come back; good enough to foretell, not to send by."""
+        lowered = self._buckets["TPM"].lowered if "TPM" in self._buckets else 0
+        return self._credits or self._unused < 4 * lowered or "TPM" not in self._buckets
 
     def held(self) -> Cost:
         """Return what all open leases hold together."""
@@ -419,6 +437,24 @@ class Budget:
                 )
             self._fit(name, now_ns)
         return self._buckets[name]
+
+    def _measure_minute(self, limit: int, units: int, drain_ns: int | None, now_ns: int) -> None:
+        """Read the length of a "minute" off the server: *units* of *limit* drain in *drain_ns*.
+
+        Simulators have shorter ones. Whoever set limits has set their periods too.
+        """
+        if self._own or self._has_periods or not drain_ns or units < max(_ENOUGH_UNITS, self._minute_units + 1):
+            return
+        minute_s = drain_ns * limit / (units - 1) / 1e9  # units are rounded up; a minute too long is the safe side
+        self._minute_units = units
+        if abs(minute_s / 60 - 1) < _MINUTE_TOLERANCE:
+            minute_s = 60
+        if minute_s == self._periods.minute_s or not 1e-3 <= minute_s <= 1e9:
+            return
+        self._periods = replace(self._periods, minute_s=minute_s)
+        for name, bucket in self._buckets.items():
+            if name.endswith("PM"):
+                bucket.change_period(round(minute_s * 1e9), now_ns)
 
     def _usable(self, limits: Iterable[int]) -> int:
         return max(1, int(min(limits) * (1 - self._margin)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
 from groq_queue.errors import ConfigurationError
 
 _MAX_TEXT = 512
+_PATH = re.compile(r"[A-Za-z0-9._~/-]+")
 
 
 def check_count(field: str, value: Any, *, least: int = 1, optional: bool = False) -> Any:
@@ -73,6 +75,18 @@ def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
             f"{field}={value!r:.100}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
         )
     return value
+
+
+def check_path(field: str, value: Any) -> str:
+    """Return *value* without outer slashes if it is a plain path below the base URL.
+
+    Raises:
+        ConfigurationError: It is not, or leads elsewhere.
+    """
+    path = check_text(field, value).strip("/")
+    if not _PATH.fullmatch(path) or ".." in path or "//" in path:
+        raise ConfigurationError(f"{field}={value!r:.100}: use a path below the base URL, such as 'chat/completions'")
+    return str(path)
 
 
 def check_choice(field: str, value: Any, choices: Collection[str]) -> Any:

@@ -39,6 +39,7 @@ class RateHeader(NamedTuple):
     dimension: str
     limit: int
     remaining: int
+    reset_ns: int | None = None  # until the bucket is full again
 
 
 class Refusal(NamedTuple):
@@ -123,7 +124,8 @@ def parse_rate_headers(headers: Mapping[str, str]) -> list[RateHeader]:
         limit = _count(headers.get(f"x-ratelimit-limit-{name}"))
         remaining = _count(headers.get(f"x-ratelimit-remaining-{name}"))
         if limit and remaining is not None and remaining <= limit:
-            found.append(RateHeader(dimension, limit, remaining))
+            reset_ns = parse_duration(headers.get(f"x-ratelimit-reset-{name}", ""))
+            found.append(RateHeader(dimension, limit, remaining, reset_ns))
     return found
 
 

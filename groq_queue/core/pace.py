@@ -2,8 +2,8 @@
 
 Two troubles slow a lane down. An outage (failures in a row, no answer between
 them) must not be amplified by retries: the pace halves with each failure, down
-to one attempt per second, and doubles with each answer until it is back where
-it was. A server that refuses without naming a limit is probed from below: the
+to one attempt per second, and with the answers doubles every second until it is
+back where it was. A server that refuses without naming a limit is probed from below: the
 pace falls to seven tenths and then rises by a twentieth per interval of calm.
 
 Source: slow start and additive increase/multiplicative decrease, RFC 5681.
@@ -23,6 +23,7 @@ _FASTEST = 1_000.0  # from here on the lane is open again
 _LONGEST_TURN_S = 30.0
 _DECREASE = 0.7
 _INCREASE = 0.05
+_RECOVERY = 0.7  # attempts per second gained by an answer: the pace doubles every second
 
 
 class Pace:
@@ -31,7 +32,7 @@ class Pace:
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
         self._rate: float | None = None  # attempts per second; None is open
-        self._threshold = _FASTEST  # below it an answer doubles the pace, above it the pace creeps up
+        self._threshold = _FASTEST  # below it the pace doubles every second, above it it creeps up
         self._failures = 0
         self._next_ns = 0
         self._sends_ns: deque[int] = deque(maxlen=32)
@@ -82,7 +83,7 @@ class Pace:
         if self._rate is None:
             return
         if self._rate < self._threshold:
-            self._rate = min(self._rate * 2, self._threshold)
+            self._rate = min(self._rate + _RECOVERY, self._threshold)
         else:
             self._rate += max(_SLOWEST * _INCREASE, self._threshold * _INCREASE / max(1.0, self._rate))
         if self._rate >= _FASTEST:

@@ -195,7 +195,8 @@ class Estimator:
     def __init__(self) -> None:
         self._ratios: dict[int, _WorstRatio] = {}
         self._outputs: deque[int] = deque(maxlen=200)
-        self._usual_output = _DEFAULT_COMPLETION
+        self._allowances: deque[int] = deque(maxlen=8)  # what refusals of requests without a cap named
+        self._usual_output = 0  # larger than nearly every output of requests without a cap
         self._mean_ratio = _Mean(0.75)  # real prompt / estimated; the byte rule is above most texts
         self._mean_share = _Mean(1.0)  # real completion / allowance
         self._mean_output = _Mean(_DEFAULT_COMPLETION)
@@ -204,7 +205,7 @@ class Estimator:
         """Return what a request of *size* is expected to be charged at admission."""
         if size.is_exact:
             return Cost(size.base, size.completion or 0, size.audio_s)
-        completion = self._usual_output if size.completion is None else size.completion
+        completion = self._allowance() if size.completion is None else size.completion
         ratio = self._ratios.get(size.base.bit_length())
         prompt = size.base if ratio is None else -int(-size.base * ratio.value() // 1)
         return Cost(max(1, prompt), completion, size.audio_s)
@@ -226,9 +227,22 @@ class Estimator:
 
     def learn_requested(self, size: Size, requested: int) -> None:
         """Take the server's own count of a request that it refused."""
-        if not size.is_exact and size.completion is not None and requested > size.completion:
+        if size.is_exact:
+            return
+        if size.completion is None:
+            self._allowances.append(max(1, requested - round(size.base * self._mean_ratio.value)))
+        elif requested > size.completion:
             prompt = requested - size.completion
             self._ratios.setdefault(size.base.bit_length(), _WorstRatio()).learn(prompt / size.base)
+
+    def _allowance(self) -> int:
+        """Return what the server is taken to count for a completion without a cap.
+
+        What was answered says nothing about it: the server may count more than ever
+        comes. Only its refusals tell; until one did, the default is believed.
+        """
+        told = max(self._allowances, default=_DEFAULT_COMPLETION)
+        return max(told, self._usual_output)
 
     def expect(self, backlog: Backlog, *, credits: bool) -> Cost:
         """Return what *backlog* will probably have cost once it is answered.
@@ -238,7 +252,7 @@ class Estimator:
             credits: The server gives unused allowance back.
         """
         share = self._mean_share.value if credits else 1.0
-        output = self._mean_output.value if credits else self._usual_output
+        output = self._mean_output.value if credits else self._allowance()
         completion = backlog.capped * share + backlog.uncapped * output
         prompt = backlog.base * self._mean_ratio.value + backlog.exact
         return Cost(round(prompt), round(completion), backlog.audio_s)

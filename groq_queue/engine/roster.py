@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from groq_queue.clock import NS_PER_S
+from groq_queue.core.pricing import Backlog
 from groq_queue.core.rank import rank_of
 from groq_queue.core.request import Request, State
 from groq_queue.engine.lane import Lane, Meter
@@ -211,18 +212,21 @@ class Roster:
         candidates = [request for request in found if request is not None and request.rank > rank]
         return max(candidates, key=lambda request: request.rank, default=None)
 
-    def full(self, request: Request, what: str) -> QueueFull:
+    def full(self, request: Request, what: str, now_ns: int) -> QueueFull:
         """Return the error that there is no room for *request*."""
         limit, client = self._max_pending, None
         if limit is None or (self.tally.pending < limit and self._max_pending_per_client is not None):
             limit, client = self._max_pending_per_client, request.client
         whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
-        interval_ns = self.tally.start_interval_ns()
+        heads = [(lane, head) for lane in self.lanes.values() if (head := lane.head()) is not None]
+        waits_ns = [lane.meter.forecast(Backlog(), head.size, 0, now_ns) for lane, head in heads]
+        # Room comes when a head is sent: when its budget is free, or, if that is not in the way, as starts come.
+        next_ns = min(waits_ns, default=0) or self.tally.start_interval_ns()
         return QueueFull(
             f"{whose}={limit:,} requests waiting: {what}",
             limit=limit or 0,
             client=client,
-            retry_after=None if interval_ns is None else interval_ns / NS_PER_S,
+            retry_after=None if next_ns is None else next_ns / NS_PER_S,
             request_id=request.id,
             custom_id=request.custom_id,
         )

@@ -154,9 +154,12 @@ class ThreadEngine:
         Raises:
             QueueClosed: The queue was shut down.
             QueueFull: There is no room, and the queue does not block.
-            QueueTimeout: It is expected to start too late for its ``deadline`` or ``max_wait``.
+            QueueTimeout: It is expected to start too late for its ``deadline``, or its time
+                passed while the queue was full.
             ConfigurationError: A request with this custom_id has not ended yet.
-            GroqQueueError: The error that stopped the whole queue, such as a rejected key.
+
+        After an error that stopped the whole queue, such as a rejected key, the Future
+        that is returned has ended with it.
         """
         self._pool.ensure_one()
         future: RequestFuture[Completion] = RequestFuture(request, self)
@@ -164,7 +167,11 @@ class ThreadEngine:
             future.add_done_callback(callback)
         with self._lock:
             shed = self._make_room(request)
-            self._check_open()
+            if self._is_closed:
+                raise QueueClosed("submit() after shutdown: make a new GroqQueue")
+            stopped_by = self._stopped_by
+            if stopped_by is not None:
+                return self._ended_at_once(request, future, stopped_by)
             if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
                 raise ConfigurationError(
                     f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
@@ -181,7 +188,9 @@ class ThreadEngine:
             else:
                 self._line_up(request)
         if shed is not None:
-            self._deliver(shed, error=self._roster.full(shed, "shed to make room for a more urgent one"))
+            with self._lock:
+                full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
+            self._deliver(shed, error=full)
         self._pool.grow()
         for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
             if after_ns is not None:
@@ -408,11 +417,17 @@ class ThreadEngine:
 
     # -- under the lock
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise QueueClosed("submit() after shutdown: make a new GroqQueue")
-        if self._stopped_by is not None:
-            raise self._stopped_by.copy()
+    def _ended_at_once(
+        self, request: Request, future: RequestFuture[Completion], error: GroqQueueError
+    ) -> RequestFuture[Completion]:
+        """Count a request that comes after the queue was stopped, and have its Future ended by a timer."""
+        request.future = future
+        request.submitted_ns = self._clock.now_ns()
+        self._roster.accept(request)
+        self._roster.tally.count_pending(request, -1)
+        self._roster.end(request, State.FAILED)
+        self._timers.after(0, lambda: self._deliver(request, error=error.copy()))
+        return future
 
     def _make_room(self, request: Request) -> Request | None:
         """Wait until there is room, or raise; callbacks never wait, because they make the room.
@@ -420,18 +435,22 @@ class ThreadEngine:
         Returns:
             A less urgent request that is to be shed, or None.
         """
+        bounds = _bounds_of(request)
+        until_ns = self._clock.now_ns() + min(bounds) if bounds else None
         while not self._roster.has_room(request.client) and not self._is_closed and self._stopped_by is None:
             if self._when_full == "shed":
                 rank = self._roster.rank(request, self._clock.now_ns())
                 shed = self._roster.least_urgent(request.client, rank)
                 if shed is None:
-                    raise self._roster.full(request, "and nothing less urgent could be shed")
+                    raise self._roster.full(request, "nothing less urgent could be shed", self._clock.now_ns())
                 return shed
             if self._when_full == "raise":
-                raise self._roster.full(request, "wait for some to end")
+                raise self._roster.full(request, "wait for some to end", self._clock.now_ns())
             if self._pool.is_inside():
                 return None
-            self._clock.wait(self._room, None)
+            if until_ns is not None and self._clock.now_ns() >= until_ns:
+                raise self._timed_out(request, "max_wait or deadline", min(bounds))
+            self._clock.wait(self._room, until_ns)
         return None
 
     def _make_known_room(self) -> None:
@@ -439,18 +458,17 @@ class ThreadEngine:
         self._room.notify_all()
 
     def _check_in_time(self, request: Request) -> None:
-        """Refuse a request that cannot be expected to start before its ``deadline`` or ``max_wait``."""
-        bounds = [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
-        if not bounds:
+        """Refuse a request that cannot be expected to start before its ``deadline``."""
+        if request.deadline_ns is None:
             return
         count = self._roster.lane(request).ahead_of_newcomer(request)
         ahead = Backlog().plus(request.size, count)
         start_ns = expected_start(self._roster, request, ahead, request.submitted_ns, self._max_workers)
-        late_ns = max(start_ns, request.not_before_ns or 0) - min(bounds)
+        late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
         if late_ns > 0:
             raise QueueTimeout(
-                f"{request} would start in about {start_ns / NS_PER_S:.3g} s, too late for its bound of "
-                f"{min(bounds) / NS_PER_S:g} s ({count:,} requests ahead): raise its priority or its bound",
+                f"{request} would start in about {start_ns / NS_PER_S:.3g} s, too late for its deadline of "
+                f"{request.deadline_ns / NS_PER_S:g} s ({count:,} requests ahead): raise its priority or its deadline",
                 retry_after=late_ns / NS_PER_S,
                 request_id=request.id,
                 custom_id=request.custom_id,
@@ -613,6 +631,10 @@ class ThreadEngine:
             with self._lock:
                 self._roster.open.discard(request)
                 self._note_if_quiet()
+
+
+def _bounds_of(request: Request) -> list[int]:
+    return [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
 
 
 def too_large_error(request: Request, excess: TooLarge) -> RequestTooLarge:

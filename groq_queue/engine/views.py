@@ -92,7 +92,7 @@ def expected_start(roster: Roster, request: Request, ahead: Backlog, now_ns: int
 def reason_of(lane: Lane, now_ns: int) -> str:
     """Return in words what the head of *lane* waits for."""
     if lane.is_paused:
-        return "the lane is paused"
+        return "resume(), the lane is paused"
     if lane.max_in_flight is not None and lane.in_flight >= lane.max_in_flight:
         return f"one of {lane.max_in_flight} attempts of its model to end"
     head = lane.head()

@@ -61,12 +61,10 @@ class _Account:
             meter.set_limits(limits, now_ns, margin)
 
     def _check(self) -> None:
-        """Refuse shares that count in different periods, whether or not a meter exists yet."""
-        every: list[Limits] = []
-        for limits, _ in self._shares:
-            if limits is not None:
-                every += limits.values() if isinstance(limits, Mapping) else [limits]
-        tightest(every)
+        """Refuse shares that count one model in different periods, whether or not it has a meter yet."""
+        named = {model for limits, _ in self._shares if isinstance(limits, Mapping) for model in limits}
+        for model in named | {""}:
+            self._settings_of(model)
 
     def _fitted(self) -> list[tuple[ProcessMeter, Limits | None, float]]:
         return [(meter, *self._settings_of(model)) for model, meter in self._meters.values()]
@@ -264,7 +262,7 @@ class ProcessMeter:
             now_ns: The present instant.
         """
         with self._lock:
-            credits, own, held = self._budget.credits, self._price(size), self._budget.held()
+            credits, own, held = self._budget.expects_credits, self._price(size), self._budget.held()
             expected = self._estimator.expect(ahead, credits=credits)
             # Open leases and whoever is under way then hold their whole allowance, but will not use it all.
             under_way = self._estimator.expect(Backlog(capped=held.completion), credits=credits).completion

@@ -188,7 +188,7 @@ def test_a_refusal_charges_nothing_and_holds_everybody_for_exactly_its_wait() ->
     assert Blocked("hold", 7 * SECOND) == budget.lease(Cost(1), NOW)
     assert Blocked("hold", 1) == budget.lease(Cost(1), NOW + 7 * SECOND - 1)
     assert isinstance(budget.lease(Cost(1), NOW + 7 * SECOND), Lease)
-    assert "the server asked to wait" == str(Blocked("hold", 1))
+    assert "the end of a wait the server set" == str(Blocked("hold", 1))
 
 
 def test_a_shorter_hold_does_not_end_a_longer_one() -> None:
@@ -234,7 +234,7 @@ def test_a_hold_names_the_limit_the_server_named() -> None:
     held = blocked(budget, Cost(1))
 
     assert ("hold", "TPD", 32 * SECOND) == (held.reason, held.dimension, held.wait_ns)
-    assert "the server asked to wait for its tokens per day" == str(held)
+    assert "the end of a wait the server set for tokens per day" == str(held)
 
 
 # -- what the user sets, changed
@@ -282,7 +282,7 @@ def test_while_limits_are_unknown_one_request_goes_first() -> None:
     budget.observe(probe, [RateHeader("TPM", 8_000, 7_990)], NOW)
 
     assert [Blocked("learning", None)] * 3 == waiting
-    assert "limits unknown, the first answer will tell" == str(waiting[0])
+    assert "the first answer, which will tell the limits that are not known" == str(waiting[0])
     assert all(isinstance(budget.lease(Cost(10), NOW), Lease) for _ in range(3))
     assert 8_000 == limit(budget, "TPM")
 
@@ -572,3 +572,40 @@ def test_the_forecast_never_falls_with_more_ahead() -> None:
 
 def test_every_dimension_has_a_name_in_words() -> None:
     assert ALL_EIGHT.keys() == DIMENSIONS.keys()
+
+
+# -- the length of a minute
+
+
+def test_the_length_of_a_minute_is_read_off_the_server_when_nobody_set_limits() -> None:
+    """
+    A simulator's minute may last ten seconds: 5,000 of 6,000 tokens drain in 8.333 s.
+    """
+    budget = Budget(None)
+    probe = leased(budget, Cost(5_000))
+    budget.settle(probe, Cost(5_000), Cost(5_000), NOW)
+
+    budget.observe(probe, [RateHeader("TPM", 6_000, 1_000, 8_333_333_334)], NOW)
+
+    assert 10 == pytest.approx(budget.levels(NOW)[0].period_s, rel=1e-3)
+    assert 10 <= budget.levels(NOW)[0].period_s
+    assert 3 == pytest.approx(blocked(budget, Cost(2_800)).wait_ns / SECOND, rel=1e-2)
+
+
+def test_a_refusal_tells_the_length_of_a_minute_too() -> None:
+    budget = Budget(None)
+    refusal = Refusal(False, "TPM", 6_000, 5_900, 1_100, 1_666_666_667)
+
+    budget.refused(leased(budget, Cost(1_100)), refusal, 1_666_666_667, NOW)
+
+    assert 10 == pytest.approx(budget.levels(NOW)[0].period_s, rel=2e-3)
+
+
+def test_a_real_minute_stays_exactly_one_and_a_users_period_is_his() -> None:
+    for budget, expected in ((Budget(None), 60), (Budget(Limits(tpm=6_000, minute_s=7)), 7)):
+        probe = leased(budget, Cost(1_000))
+        budget.settle(probe, Cost(1_000), Cost(1_000), NOW)
+
+        budget.observe(probe, [RateHeader("TPM", 6_000, 5_000, 10_000_000_000)], NOW)
+
+        assert expected == budget.levels(NOW)[0].period_s

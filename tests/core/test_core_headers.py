@@ -424,8 +424,8 @@ def test_request_headers_are_of_a_day_and_token_headers_of_a_minute() -> None:
     }
 
     assert [
-        RateHeader("RPD", 14_400, 14_370),
-        RateHeader("TPM", 18_000, 17_997),
+        RateHeader("RPD", 14_400, 14_370, 179_560_000_000),
+        RateHeader("TPM", 18_000, 17_997, 7_660_000_000),
         RateHeader("ASPH", 7_200, 0),
     ] == parse_rate_headers(headers)
 

@@ -48,17 +48,26 @@ def test_failures_in_a_row_slow_down_to_one_attempt_per_second():
     assert SECOND <= pace.wait_ns(NOW) <= 3 * SECOND
 
 
-def test_answers_double_the_pace_until_it_is_open_again():
+def test_answers_speed_up_step_by_step_until_the_lane_is_open_again():
+    """
+    0.7 attempts a second more with each answer: at r answers a second the pace doubles every second.
+    """
     pace = warm()
     for _ in range(20):
         pace.failed(NOW)
 
-    answers = 0
-    while pace.wait_ns(NOW + 100 * SECOND) or pace.turn_ns(1):
+    gaps = []
+    for _ in range(30):
+        pace.answered()
+        gaps.append(pace.turn_ns(1))
+    answers = 30
+    while pace.turn_ns(1):
         pace.answered()
         answers += 1
 
-    assert 9 <= answers <= 11  # 2 ** 10 attempts a second
+    assert gaps[0] > 0.25 * SECOND
+    assert gaps[-1] < 0.06 * SECOND
+    assert 1_400 <= answers <= 1_450
 
 
 def test_a_failed_request_makes_way_for_others_while_the_lane_is_slow():

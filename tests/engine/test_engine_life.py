@@ -187,8 +187,9 @@ def test_a_rejected_key_stops_everything_with_one_clear_error(stage):
 
     assert {AuthenticationError} == {type(future.exception(0)) for future in futures}
     assert len(play.sent) <= 8
-    with pytest.raises(AuthenticationError):
-        play.submit()
+    late = play.submit("late")
+    assert isinstance(late.exception(10), AuthenticationError)
+    assert len(play.sent) <= 8
 
 
 def test_a_request_that_turns_out_too_large_ends_instead_of_waiting_for_ever(stage):
@@ -344,6 +345,39 @@ def test_a_full_queue_blocks_until_there_is_room(stage):
 
     submitter.join(10)
     assert not submitter.is_alive()
+
+
+@pytest.mark.parametrize("bound", ["max_wait_ns", "deadline_ns"])
+def test_a_submitter_blocked_by_a_full_queue_is_not_kept_longer_than_its_bound(stage, bound):
+    play = exhausted(stage, max_pending=1)
+    play.submit("waiting")
+    caught = []
+
+    def submit_more():
+        try:
+            play.submit("blocked", **{bound: 5 * NS_PER_S})
+        except QueueTimeout as error:
+            caught.append(error)
+
+    submitter = threading.Thread(target=submit_more)
+    submitter.start()
+    while not play.clock.is_awaited(5):
+        submitter.join(0.001)
+    play.clock.advance(5)
+
+    submitter.join(10)
+    assert 1 == len(caught)
+
+
+def test_a_full_queue_tells_when_there_will_be_room(stage):
+    play = exhausted(stage, max_pending=2, when_full="raise")
+    play.submit()
+    play.submit()
+
+    with pytest.raises(QueueFull) as caught:
+        play.submit()
+
+    assert 60 == caught.value.retry_after
 
 
 def test_shutdown_wakes_a_blocked_submitter(stage):

@@ -141,7 +141,7 @@ def test_a_paused_lane_sends_nothing_and_others_go_on(stage):
     play.submit("free", model="free").result(10)
 
     assert "held-1" not in play.names()
-    assert "the lane is paused" == play.engine.explain(held._request).waits_for
+    assert "resume(), the lane is paused" == play.engine.explain(held._request).waits_for
     play.engine.resume("held")
     held.result(10)
 
