@@ -464,6 +464,7 @@ class ThreadEngine:
         count = self._roster.lane(request).ahead_of_newcomer(request)
         ahead = Backlog().plus(request.size, count)
         start_ns = expected_start(self._roster, request, ahead, request.submitted_ns, self._max_workers)
+        start_ns = start_ns or 0  # nobody can tell: it is taken in
         late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
         if late_ns > 0:
             raise QueueTimeout(

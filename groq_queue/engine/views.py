@@ -77,15 +77,21 @@ def explanation_of(roster: Roster, request: Request, now_ns: int, workers: int) 
         return Explanation(request.id, request.custom_id, "pending", None, reason, due_ns / NS_PER_S)
     place, ahead = lane.place_of(request)
     start_ns = expected_start(roster, request, ahead, now_ns, workers)
-    start_s = None if lane.is_paused else start_ns / NS_PER_S
+    start_s = None if lane.is_paused or start_ns is None else start_ns / NS_PER_S
     return Explanation(request.id, request.custom_id, "pending", place, reason_of(lane, now_ns), start_s)
 
 
-def expected_start(roster: Roster, request: Request, ahead: Backlog, now_ns: int, workers: int) -> int:
-    """Return the nanoseconds until *request* is expected to start behind those *ahead*."""
+def expected_start(roster: Roster, request: Request, ahead: Backlog, now_ns: int, workers: int) -> int | None:
+    """Return the nanoseconds until *request* is expected to start behind those *ahead*.
+
+    Returns:
+        None if that depends on how long an attempt takes, and none has ended yet.
+    """
     flight_ns = roster.tally.mean_flight_ns()
     wait_ns = roster.lane(request).meter.forecast(ahead, request.size, flight_ns, now_ns)
     free = max(0, workers - roster.tally.in_flight)
+    if not wait_ns and not flight_ns and ahead.requests >= free:
+        return None
     return max(wait_ns, (ahead.requests - free + 1) * flight_ns // workers)
 
 

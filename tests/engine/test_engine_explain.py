@@ -143,3 +143,15 @@ def test_200_requests_start_when_they_were_expected_to(limits, output, warm_up, 
         told, _, now_ns = asked[n]
         ahead = sum(now_ns <= other < taken_ns[n] for other in taken_ns)
         assert ahead <= told.position - 1 <= ahead + 1, "one may have been sent between the question and the clock"
+
+
+def test_before_the_first_answer_nobody_can_tell_how_long_workers_will_be_busy(stage):
+    play = stage(max_workers=2)
+    play.hold()
+    futures = [play.submit(f"{n}") for n in range(4)]
+    play.wait_for_sends(2)
+
+    told = play.engine.explain(futures[3]._request)
+
+    assert (2, "a free worker", None) == (told.position, told.waits_for, told.expected_start)
+    play.release()
