@@ -1,0 +1,181 @@
+"""What does an accepted request cost on disk, against bare sqlite3 that waits for the disk as often?
+
+Both store the same 500-byte payloads under a unique id, in a table with an index
+of what waits. Ours also hashes, guards, counts and serves many threads. Two
+baselines, both one thread: one row a commit, and as many rows a commit as there
+are threads, which is the best that sharing can reach. Rounds alternate, so that
+a noisy machine disturbs all alike. With ``--json`` the figures go to a file.
+
+persist-queue and huey are measured too where they are installed; both
+acknowledge before the disk has it (huey but for ``fsync=True``).
+
+    python benchmarks/journal.py [--quick] [--json FILE] [--directory DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+
+from groq_queue import __version__
+from groq_queue.core.pricing import Size
+from groq_queue.journal import Entry, Journal
+
+PAYLOAD = b'{"messages":[{"role":"user","content":"' + b"x" * 456 + b'"}]}'
+
+
+def entry(name: str) -> Entry:
+    return Entry(f"i{name}", f"c{name}", "m", "m", "chat/completions", 5, "default", PAYLOAD, Size(10, 10), 1)
+
+
+def ours(path: str, durability: str, threads: int, count: int) -> float:
+    """Add *count* entries from *threads* threads; entries are made before the watch starts, as theirs are."""
+    each = [[entry(f"{thread}-{number}") for number in range(count // threads)] for thread in range(threads)]
+    with Journal.open(path, durability=durability) as journal:  # type: ignore[arg-type]
+        barrier = threading.Barrier(threads + 1)
+
+        def add(entries: list[Entry]) -> None:
+            barrier.wait()
+            for made in entries:
+                journal.add(made)
+
+        workers = [threading.Thread(target=add, args=(entries,)) for entries in each]
+        for worker in workers:
+            worker.start()
+        barrier.wait()
+        began = time.perf_counter()
+        for worker in workers:
+            worker.join()
+        return sum(map(len, each)) / (time.perf_counter() - began)
+
+
+def bare(path: str, durability: str, rows_a_commit: int, count: int) -> float:
+    names = [f"c{number}" for number in range(count)]
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {durability}")
+    connection.execute(
+        "CREATE TABLE queue (id INTEGER PRIMARY KEY, priority INTEGER, custom_id TEXT UNIQUE, status TEXT, body BLOB)"
+    )
+    connection.execute("CREATE INDEX waits ON queue (status, priority, id)")
+    began = time.perf_counter()
+    for start in range(0, count, rows_a_commit):
+        connection.execute("BEGIN IMMEDIATE")
+        for name in names[start : start + rows_a_commit]:
+            connection.execute(
+                "INSERT INTO queue (priority, custom_id, status, body) VALUES (5, ?, 'pending', ?)", (name, PAYLOAD)
+            )
+        connection.execute("COMMIT")
+    took = time.perf_counter() - began
+    connection.close()
+    return count / took
+
+
+def persist_queue(path: str, count: int) -> float | None:
+    try:
+        from persistqueue import SQLiteQueue  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    queue = SQLiteQueue(path, auto_commit=True, multithreading=True)
+    began = time.perf_counter()
+    for _ in range(count):
+        queue.put(PAYLOAD)
+    return count / (time.perf_counter() - began)
+
+
+def huey(path: str, count: int) -> float | None:
+    try:
+        from huey import SqliteHuey  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    storage = SqliteHuey(filename=path, fsync=True).storage
+    began = time.perf_counter()
+    for _ in range(count):
+        storage.enqueue(PAYLOAD)
+    return count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small round, to see that it runs")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--directory", help="where the files are made; the disk that is measured")
+    options = parser.parse_args()
+    count, rounds = (320, 1) if options.quick else (8_000, 5)
+
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.directory) as place:
+        number = 0
+
+        def fresh() -> str:
+            nonlocal number
+            number += 1
+            return os.path.join(place, f"{number}.db")
+
+        for durability in ("full", "normal"):
+            for threads in (1, 8, 32):
+                taken = [
+                    (
+                        ours(fresh(), durability, threads, count),
+                        bare(fresh(), durability, 1, count),
+                        bare(fresh(), durability, threads, count),
+                    )
+                    for _ in range(rounds)
+                ]
+                singly = [mine / one for mine, one, _ in taken]
+                shared = [mine / many for mine, _, many in taken]
+                rows.append(
+                    {
+                        "durability": durability,
+                        "threads": threads,
+                        "ours_per_s": round(statistics.median(mine for mine, _, _ in taken)),
+                        "bare_per_s": round(statistics.median(one for _, one, _ in taken)),
+                        "bare_shared_per_s": round(statistics.median(many for _, _, many in taken)),
+                        "ratio": round(statistics.median(singly), 3),
+                        "ratio_min": round(min(singly), 3),
+                        "ratio_max": round(max(singly), 3),
+                        "ratio_to_shared": round(statistics.median(shared), 3),
+                    }
+                )
+                row = rows[-1]
+                print(
+                    f"{durability.upper():6} {threads:2} threads: {row['ours_per_s']:>7,} adds/s, sqlite3 one a commit "
+                    f"{row['bare_per_s']:>7,}/s, ratio {row['ratio']:.2f} "
+                    f"[{row['ratio_min']:.2f}..{row['ratio_max']:.2f}], to {threads} a commit "
+                    f"{row['bare_shared_per_s']:>7,}/s {row['ratio_to_shared']:.2f}"
+                )
+        others: dict[str, Callable[[str, int], float | None]] = {"persist-queue": persist_queue, "huey": huey}
+        for name, measure in others.items():
+            theirs = measure(fresh(), count)
+            if theirs is None:
+                print(f"{name}: not installed")
+                continue
+            rows.append({"other": name, "per_s": round(theirs), "ratio": round(rows[0]["ours_per_s"] / theirs, 2)})
+            print(f"{name}: {theirs:,.0f}/s, one thread; ratio of ours (FULL, one thread) {rows[-1]['ratio']}")
+    if options.json:
+        report = {
+            "benchmark": "journal",
+            "version": __version__,
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            "machine": platform.machine(),
+            "rounds": rounds,
+            "adds": count,
+            "rows": rows,
+        }
+        with open(options.json, "w", encoding="utf-8") as out:
+            json.dump(report, out, indent=2)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

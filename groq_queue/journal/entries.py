@@ -1,0 +1,247 @@
+"""What goes into the journal and what comes out: plain values, no behaviour to speak of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from groq_queue.core.pricing import Size
+from groq_queue.core.request import MAX_PAYLOAD_BYTES
+from groq_queue.errors import ConfigurationError
+
+FINAL = ("completed", "failed", "cancelled", "expired")
+STATUSES = ("pending", "processing", *FINAL)
+INT64 = 1 << 63
+
+
+class Entry(NamedTuple):
+    """One request, as it is accepted.
+
+    Attributes:
+        request_id: Our id of it.
+        custom_id: The caller's own id, unique in the journal; None stores ``request_id`` in its place.
+        lane: Whose line it stands in.
+        model: Its model.
+        endpoint: Path below the base URL.
+        priority: Smaller goes first.
+        client: Whose turn it uses.
+        payload: Compact JSON; what is hashed, and what is sent.
+        size: What is known of its cost.
+        created_ns: Wall-clock instant of ``submit``.
+        options: Whatever else is needed to make the request again; JSON-like, returned as it was given.
+    """
+
+    request_id: str
+    custom_id: str | None
+    lane: str
+    model: str
+    endpoint: str
+    priority: int
+    client: str
+    payload: bytes
+    size: Size
+    created_ns: int
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The id under which it is stored."""
+        return self.request_id if self.custom_id is None else self.custom_id
+
+
+class Cursor(NamedTuple):
+    """A place in the order of the pending requests."""
+
+    priority: int
+    row_id: int
+
+
+class Row(NamedTuple):
+    """One pending request without its payload.
+
+    Attributes:
+        attempts: How many times it was claimed, so sent at most.
+        unanswered: How many of these ended in a crash, outcome unknown.
+    """
+
+    row_id: int
+    request_id: str
+    custom_id: str
+    lane: str
+    model: str
+    endpoint: str
+    priority: int
+    client: str
+    size: Size
+    attempts: int
+    unanswered: int
+    created_ns: int
+    options: dict[str, Any]
+
+    @property
+    def cursor(self) -> Cursor:
+        """Its place; ``pending(after=...)`` continues behind it."""
+        return Cursor(self.priority, self.row_id)
+
+
+class Stored(NamedTuple):
+    """Where one request stands, and how it ended.
+
+    Attributes:
+        status: ``"unknown"`` (never accepted, or pruned), ``"pending"``, ``"processing"``,
+            ``"completed"``, ``"failed"``, ``"cancelled"`` or ``"expired"``.
+        result: The response body, or None.
+        error: ``{"kind", "message", ...}`` dict, or None.
+        usage: Prompt, completion and cached tokens, or None.
+        attempts: How many times it was claimed, so sent at most.
+        unanswered: How many of these ended in a crash, outcome unknown.
+        claimed_ns: When it was claimed last, or None.
+        finished_ns: When it reached its final status, or None.
+    """
+
+    status: str
+    custom_id: str
+    row_id: int | None = None
+    request_id: str | None = None
+    model: str | None = None
+    endpoint: str | None = None
+    payload_hash: str | None = None
+    result: bytes | None = None
+    error: dict[str, Any] | None = None
+    usage: tuple[int, int, int] | None = None
+    attempts: int = 0
+    unanswered: int = 0
+    created_ns: int | None = None
+    claimed_ns: int | None = None
+    finished_ns: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """It will not be sent any more."""
+        return self.status in FINAL
+
+
+class Accepted(NamedTuple):
+    """What ``add`` did.
+
+    Attributes:
+        stored: Where the earlier request of this ``custom_id`` stands, or None if this one is new.
+    """
+
+    row_id: int
+    is_new: bool
+    stored: Stored | None = None
+
+
+class Recovery(NamedTuple):
+    """What became of the requests that were in flight when the last owner ended."""
+
+    resent: int = 0  # pending again
+    poisoned: int = 0  # failed: they were in flight at too many crashes
+    held: int = 0  # failed: the policy is not to send what may have been answered
+
+
+class SavedLevel(NamedTuple):
+    """How full one bucket of a budget was.
+
+    Attributes:
+        used_scaled: Units used, in the scale of the meter; any size.
+        at_wall_ns: Wall-clock instant at which that was so.
+    """
+
+    account: str
+    lane: str
+    dimension: str
+    limit: int
+    period_ns: int
+    used_scaled: int
+    at_wall_ns: int
+
+
+class JournalSummary(NamedTuple):
+    """The journal in one view, for people."""
+
+    path: str
+    schema: int
+    counts: dict[str, int]
+    oldest_pending_ns: int | None  # when the pending request that came first was accepted
+    errors_by_kind: dict[str, int]
+    completed_last_minute: int
+    file_bytes: int
+    wal_bytes: int
+    owner_pid: int | None  # who has it open, or None
+
+
+def hash_of(payload: bytes) -> str:
+    """Return what two payloads are compared by."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def columns_of(entry: Entry) -> tuple[Any, ...]:
+    """Return *entry* as ``store`` inserts it, but for the row id, after checking every field.
+
+    Checked here, on the caller's thread and before anything is queued, because a
+    value that SQLite refuses in the middle of a shared commit costs everyone a second try.
+
+    Raises:
+        ConfigurationError: A field that the file cannot hold, named.
+    """
+    for field in ("request_id", "lane", "model", "endpoint", "client"):
+        check_text(field, getattr(entry, field))
+    check_text("custom_id", entry.name)
+    if not isinstance(entry.payload, bytes) or len(entry.payload) > MAX_PAYLOAD_BYTES:
+        raise ConfigurationError(f"payload: use at most {MAX_PAYLOAD_BYTES:,} bytes of JSON")
+    size = entry.size
+    for field, value in (
+        ("priority", entry.priority),
+        ("created_ns", entry.created_ns),
+        ("size.base", size.base),
+        ("size.completion", size.completion or 0),
+        ("size.audio_s", size.audio_s),
+    ):
+        if not isinstance(value, int) or not -INT64 <= value < INT64:
+            raise ConfigurationError(f"{field}={value!r:.50}: use a whole number of at most 63 bits")
+    return (
+        entry.request_id,
+        entry.name,
+        entry.priority,
+        entry.client,
+        entry.lane,
+        entry.model,
+        entry.endpoint,
+        size.base,
+        size.completion,
+        size.audio_s,
+        int(size.is_exact),
+        entry.created_ns,
+        to_json("options", entry.options) if entry.options else None,
+        hash_of(entry.payload),
+    )
+
+
+def check_text(field: str, value: Any) -> None:
+    """Refuse what SQLite cannot store as text.
+
+    Raises:
+        ConfigurationError: Not a str, or half of a surrogate pair in it.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{field}={value!r:.50}: use a str")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{field}={value!r:.50}: holds half of a surrogate pair; use valid Unicode") from None
+
+
+def to_json(field: str, value: Mapping[str, Any]) -> str:
+    """Return *value* as ASCII JSON, which any reader of the file can decode.
+
+    Raises:
+        ConfigurationError: JSON cannot carry it.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{field}: JSON cannot carry it ({error})") from None

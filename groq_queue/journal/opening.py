@@ -1,0 +1,255 @@
+"""From a path to connections: every reason to refuse is found before a byte is written.
+
+The order matters: look at the path, take the ownership, look at the file
+through a read-only connection, and only then open it for writing. Nothing but
+SQLite opens a file that exists: closing it would drop the locks of every
+connection that this process has to it (POSIX locks are like that).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+from groq_queue.errors import ConfigurationError, JournalError
+from groq_queue.journal import schema
+from groq_queue.journal.faults import told
+
+try:
+    import ctypes
+except ImportError:  # a Python built without it: there a child's exit closes the connection
+    ctypes = None  # type: ignore[assignment]
+
+_SMALLEST = 512  # bytes of the smallest page
+_CHECKED_BYTES = 32 * 1024 * 1024  # a file up to here is checked page by page at each opening: about 0.1 s
+_PAGES_UNTIL_CHECKPOINT = 4_000  # 16 MB; the pages of an index are written back once for four times as many commits
+_WAL_BYTES_KEPT = 16 * 1024 * 1024
+
+_NETWORK = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|fuse\.sshfs|9p|afs|ceph|fuse\.ceph|lustre|gpfs|fuse\.glusterfs")
+
+
+def checked_path(path: Any) -> str:
+    """Return the absolute path behind all links, if it is one that a journal may have.
+
+    Raises:
+        ConfigurationError: Not a path of a file.
+    """
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        name = None
+    if not isinstance(name, str) or not name or "\0" in name or name == ":memory:":
+        raise ConfigurationError(f"journal={path!r:.80}: use the path of a file")
+    return os.path.realpath(name)
+
+
+def check_place(path: str, *, for_writing: bool) -> None:
+    """Refuse what is seen to fail from outside.
+
+    Raises:
+        JournalError: It names the path and the cure.
+    """
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise JournalError(f"journal {path}: the directory {directory} does not exist; create it first")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if not for_writing:
+            raise JournalError(f"journal {path}: there is no such file; check the path") from None
+    except OSError as error:
+        raise JournalError(f"journal {path}: {error.strerror}; check the path and its permissions") from error
+    else:
+        if stat.S_ISDIR(mode):
+            raise JournalError(f"journal {path}: this is a directory; name a file in it")
+        if not stat.S_ISREG(mode):
+            raise JournalError(f"journal {path}: this is not a regular file; name another path")
+        if not os.access(path, os.R_OK | (os.W_OK if for_writing else 0)):
+            needed = "read-only" if os.access(path, os.R_OK) else "not readable"
+            raise JournalError(f"journal {path}: the file is {needed} for this user; change its permissions")
+    if for_writing and not os.access(directory, os.W_OK | os.X_OK):
+        raise JournalError(
+            f"journal {path}: the directory {directory} is read-only for this user; "
+            "SQLite keeps files beside the journal, so make it writable"
+        )
+    kind = network_kind(directory, _mounts())
+    if kind:
+        raise JournalError(
+            f"journal {path}: it lies on a network file system ({kind}), where write-ahead logging and locks "
+            "are not reliable; put it on a local disk"
+        )
+
+
+def network_kind(directory: str, mounts: str) -> str | None:
+    """Return the type of the network file system that holds *directory*, or None if it is local.
+
+    Args:
+        directory: Absolute, without links.
+        mounts: Text in the form of ``/proc/mounts``; later lines hide earlier ones.
+    """
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
+        inside = directory == point or directory.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind if _NETWORK.fullmatch(kind) else None
+
+
+def _mounts() -> str:
+    """Return Linux's list of mounts; elsewhere nothing is known cheaply, so nothing is refused."""
+    if not sys.platform.startswith("linux"):
+        return ""
+    try:
+        return Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def create_if_missing(path: str) -> None:
+    """Make the file, readable for this user alone; what SQLite puts beside it inherits that.
+
+    Raises:
+        JournalError: It cannot be made.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise JournalError(f"journal {path}: it cannot be created ({error.strerror}); check the directory") from error
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(directory: str) -> None:
+    """Make a new name last through a power cut, where directories can be synced."""
+    try:
+        fd = os.open(directory, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass  # a file system that cannot; there is no other way to ask it
+    finally:
+        os.close(fd)
+
+
+def check_contents(path: str, *, needs_schema: bool = False) -> None:
+    """Refuse a file that is no journal, is damaged or is newer, leaving it as it is.
+
+    Raises:
+        JournalError: It names the path and the cure.
+    """
+    size = size_of(path)
+    if not size:
+        if size_of(path + "-wal") or needs_schema:
+            raise JournalError(
+                f"journal {path}: the file is empty; restore it (and a -wal file that lies beside it) from a copy"
+            )
+        return
+    if size < _SMALLEST:
+        raise JournalError(f"journal {path}: {size} bytes are no SQLite file; restore it from a copy")
+    if size_of(path + "-journal"):
+        return  # a crash before the switch to WAL; only a connection that may write can roll it back
+    connection = None
+    try:
+        connection = connect(path, "ro", 5.0)
+        version = schema.check_kind(connection, path)
+        if needs_schema and version != len(schema.MIGRATIONS):
+            raise JournalError(f"journal {path}: its schema is version {version}; open it once for writing first")
+        if size <= _CHECKED_BYTES:
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise told(path, sqlite3.DatabaseError(f"malformed: {verdict}"))
+    except sqlite3.Error as error:
+        raise told(path, error) from error
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def connect(path: str, mode: str, timeout_s: float) -> sqlite3.Connection:
+    """Open one connection that leaves transactions to us and may move between threads."""
+    uri = f"{Path(path).as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+
+
+def writer(path: str, durability: str, timeout_s: float) -> sqlite3.Connection:
+    """Open the connection that writes, with the schema up to date.
+
+    Raises:
+        JournalError: It cannot be, with the reason.
+    """
+    connection = connect(path, "rw", timeout_s)
+    try:
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise JournalError(f"journal {path}: this file system allows no write-ahead log; put it on a local disk")
+        connection.execute(f"PRAGMA synchronous = {durability}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_UNTIL_CHECKPOINT}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+        connection.execute("PRAGMA mmap_size = 0")
+        schema.bring_up(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise told(path, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def reader(path: str, timeout_s: float) -> sqlite3.Connection:
+    """Open a connection that can only read, so that it never waits for a writer's disk.
+
+    Raises:
+        JournalError: It cannot be, with the reason.
+    """
+    try:
+        connection = connect(path, "ro", timeout_s)
+        connection.execute("PRAGMA query_only = ON")
+    except sqlite3.Error as error:
+        raise told(path, error) from error
+    return connection
+
+
+def size_of(path: str) -> int:
+    """Return the length of a file in bytes, 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def closed(path: str) -> JournalError:
+    """Return what a call after ``close`` is told."""
+    return JournalError(f"journal {path}: it was closed; open it again")
+
+
+def keep(connection: sqlite3.Connection) -> None:
+    """Let nothing but ``let_go`` free *connection*.
+
+    A forked child inherits the object. Were it freed there, at exit at the latest, SQLite
+    would close a file that it must not touch in a child. A list in a module does not help:
+    modules are cleared at exit too. So it gets one reference that belongs to nobody.
+    """
+    _count_reference("Py_IncRef", connection)
+
+
+def let_go(connection: sqlite3.Connection) -> None:
+    """Undo ``keep``, after closing."""
+    _count_reference("Py_DecRef", connection)
+
+
+def _count_reference(function: str, thing: object) -> None:
+    if ctypes is not None and hasattr(ctypes, "pythonapi"):
+        getattr(ctypes.pythonapi, function)(ctypes.py_object(thing))

@@ -1,0 +1,144 @@
+"""One owner at a time: a lock on a file beside the journal.
+
+The lock is the operating system's, so it goes when its owner does, however it
+ends: whoever comes next takes over at once, and no stale file needs judging.
+The file itself stays; deleting it would let two owners lock two files of one
+name. Its text, the owner's pid and since when, is for people.
+
+One owner also keeps out of reach the WAL-reset race of SQLite 3.7.0 to 3.51.2,
+in which two connections that write at once damage the file.
+
+Source: https://www.sqlite.org/wal.html#walresetbug, flock(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import time
+import weakref
+
+from groq_queue.errors import JournalError
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _LOCKED_BYTE = 1 << 30  # far behind the text, which others must be able to read
+
+    def _lock(fd: int) -> None:
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Ownership:
+    """The right to write one journal; held until ``release`` or until the process ends."""
+
+    def __init__(self, path: str) -> None:
+        """
+        Args:
+            path: The journal's own, without links.
+
+        Raises:
+            JournalError: Another process, or another object of this one, has it; or no lock can be had there.
+        """
+        self._pid = os.getpid()
+        self._fd: int | None = None
+        beside = side_file(path)
+        try:
+            fd = os.open(beside, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError as error:
+            raise JournalError(
+                f"journal {path}: its lock file {beside} cannot be opened ({error.strerror}); "
+                "make the directory writable for this user"
+            ) from error
+        try:
+            _lock(fd)
+        except BlockingIOError:
+            os.close(fd)
+            raise JournalError(
+                f"journal {path}: {_said(beside)} has it open; wait for it to end, close it there, "
+                "or name another path; groq-queue status can look at it meanwhile"
+            ) from None
+        except OSError as error:
+            os.close(fd)
+            if sys.platform == "win32":
+                raise JournalError(f"journal {path}: {_said(beside)} has it open; close it there") from None
+            raise JournalError(
+                f"journal {path}: this file system cannot lock files ({error.strerror}); put it on a local disk"
+            ) from error
+        self._fd = fd
+        with contextlib.suppress(OSError):  # a full disk; the text is a courtesy, the lock is what counts
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            os.write(fd, f"pid {self._pid} since {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}\n".encode())
+        _held.add(self)
+
+    def release(self) -> None:
+        """Let the next owner in; once is enough, twice is harmless."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+            os.close(fd)
+
+    def _leave_to_parent(self) -> None:
+        """Close a forked child's copy, which would keep the lock when the parent has died.
+
+        Closing does not unlock while the parent's copy is open; LOCK_UN would.
+        """
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+_held: weakref.WeakSet[Ownership] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for ownership in list(_held):
+        ownership._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
+def side_file(path: str) -> str:
+    """Return where the lock of a journal lies."""
+    return path + ".lock"
+
+
+def owner_of(path: str) -> int | None:
+    """Return the pid that has a journal open, or None; a guess from the text, good enough to show."""
+    found = re.match(r"pid (\d+)", _text(side_file(path)))
+    if not found:
+        return None
+    pid = int(found[1])
+    if sys.platform != "win32":  # there os.kill(pid, 0) is no question
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except OSError:
+            pass  # alive, and another user's
+    return pid
+
+
+def _said(beside: str) -> str:
+    return f"another process ({_text(beside) or 'pid unknown'})"
+
+
+def _text(beside: str) -> str:
+    try:
+        with open(beside, encoding="ascii", errors="replace") as file:
+            return file.readline(200).strip()
+    except OSError:
+        return ""

@@ -1,0 +1,130 @@
+"""The tables, and how a file of an older schema becomes one of this.
+
+A file says what it is in its header: ``application_id`` spells GRQJ and
+``user_version`` is the number of migrations it went through. The whole schema
+and both numbers are written in one transaction, so a crash leaves a file that
+is valid, empty and of version 0, which is a new file. A version newer than
+ours is refused before anything is written.
+
+To change the schema append a migration; never edit one that was released.
+
+``requests`` holds what the queue is ordered and reported by. Results and long
+payloads live in tables of their own, because SQLite rewrites a whole row when
+one column of it changes; a short payload stands in its row, which saves one
+page, a fifth of the work of accepting it. The view ``bodies`` hides the difference.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from groq_queue.errors import JournalError
+from groq_queue.journal.entries import STATUSES
+
+APPLICATION_ID = 0x4752514A  # "GRQJ"
+
+Migration = Sequence[str]
+"""SQL statements, one each, that lead from the version of its place in the list to the next."""
+
+_FIRST: Migration = (
+    f"""
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY,              -- order of acceptance; never used twice
+        request_id TEXT NOT NULL,
+        custom_id TEXT NOT NULL UNIQUE,      -- the caller's own id, else request_id
+        status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN {STATUSES!r}),
+        priority INTEGER NOT NULL,           -- smaller goes first
+        client TEXT NOT NULL,
+        lane TEXT NOT NULL,
+        model TEXT NOT NULL,
+        endpoint TEXT NOT NULL,
+        size_base INTEGER NOT NULL,          -- estimated prompt tokens
+        size_completion INTEGER,             -- max_completion_tokens of the payload
+        size_audio_s INTEGER NOT NULL,
+        size_is_exact INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0, -- counted before each send
+        unanswered INTEGER NOT NULL DEFAULT 0, -- attempts in flight when a process died
+        created_ns INTEGER NOT NULL,         -- wall clock, nanoseconds of the Unix epoch; so are the next two
+        claimed_ns INTEGER,
+        finished_ns INTEGER,
+        prompt_tokens INTEGER,
+        completion_tokens INTEGER,
+        cached_tokens INTEGER,
+        error_kind TEXT,
+        error TEXT,                          -- JSON
+        options TEXT,                        -- JSON
+        payload_hash TEXT NOT NULL,          -- SHA-256 of the payload, hexadecimal
+        short_payload BLOB                   -- NULL: it is in payloads
+    )
+    """,
+    "CREATE TABLE payloads (id INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    """
+    CREATE VIEW bodies AS
+        SELECT requests.id AS id, custom_id, payload_hash, coalesce(short_payload, payloads.body) AS body
+        FROM requests LEFT JOIN payloads ON payloads.id = requests.id
+    """,
+    "CREATE TABLE results (id INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    # How full each bucket of a budget was; used is a decimal number of any length.
+    """
+    CREATE TABLE levels (
+        account TEXT NOT NULL, lane TEXT NOT NULL, dimension TEXT NOT NULL,
+        "limit" INTEGER NOT NULL, period_ns INTEGER NOT NULL, used TEXT NOT NULL, at_ns INTEGER NOT NULL,
+        PRIMARY KEY (account, lane, dimension)
+    ) WITHOUT ROWID
+    """,
+    # Facts about the file itself. next_id: no id below it is given out again, whatever was pruned.
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    # Three partial indexes: a request costs one entry while it waits and one when it has ended.
+    "CREATE INDEX unfinished ON requests (status, priority, id) WHERE status IN ('pending', 'processing')",
+    "CREATE INDEX unhappy ON requests (status, error_kind) WHERE status IN ('failed', 'cancelled', 'expired')",
+    "CREATE INDEX finished ON requests (finished_ns) WHERE finished_ns IS NOT NULL",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_FIRST,)
+
+
+def check_kind(connection: sqlite3.Connection, path: str) -> int:
+    """Return the version of a file, 0 if it is new, without writing.
+
+    Raises:
+        JournalError: It belongs to another program, or to a newer release of this one.
+        sqlite3.Error: It cannot be read.
+    """
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application_id != APPLICATION_ID and (application_id or version or tables):
+        raise JournalError(
+            f"journal {path}: this is a SQLite file of another program; name another path, it was left as it is"
+        )
+    if version > len(MIGRATIONS):
+        raise JournalError(
+            f"journal {path}: its schema is version {version} and this release knows up to {len(MIGRATIONS)}; "
+            "upgrade groq-queue, the file was left as it is"
+        )
+    return version
+
+
+def bring_up(connection: sqlite3.Connection, path: str) -> None:
+    """Make the schema the newest, in one transaction, all or nothing.
+
+    Raises:
+        JournalError: As ``check_kind``.
+        sqlite3.Error: It cannot be written.
+    """
+    if check_kind(connection, path) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = check_kind(connection, path)
+        for migration in MIGRATIONS[version:]:
+            for statement in migration:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,407 @@
+"""The journal as its owner uses it: accept, claim, finish; the way of one request, on disk."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal
+
+from groq_queue.clock import Clock, SystemClock
+from groq_queue.core.checks import check_count, check_seconds
+from groq_queue.errors import ConfigurationError, GroqQueueError, JournalError
+from groq_queue.journal import opening, recovery, upkeep
+from groq_queue.journal.commits import Commits
+from groq_queue.journal.entries import (
+    FINAL,
+    INT64,
+    Accepted,
+    Cursor,
+    Entry,
+    JournalSummary,
+    Recovery,
+    Row,
+    SavedLevel,
+    Stored,
+    columns_of,
+    to_json,
+)
+from groq_queue.journal.ownership import Ownership
+from groq_queue.journal.queries import stored
+from groq_queue.journal.reading import Reader
+
+_SHORT = 1_500  # bytes of a payload that stands in its row: two such rows fit on a page
+
+_INSERT = """
+    INSERT INTO requests (id, request_id, custom_id, priority, client, lane, model, endpoint, size_base,
+                          size_completion, size_audio_s, size_is_exact, created_ns, options, payload_hash,
+                          short_payload)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (custom_id) DO NOTHING
+"""
+
+
+class Journal:
+    """One file of accepted requests, owned by this object until ``close``.
+
+    Every method may be called from any thread and blocks no longer than the disk, or
+    another program's lock for ``busy_timeout_s``. A method that raises ``JournalError``
+    has changed nothing. In a forked child every method raises, and the inherited
+    connections are neither used nor closed.
+
+    What is locked is in ``Commits`` (writing) and ``Reader`` (reading); this class has no lock.
+    """
+
+    def __init__(
+        self, path: str, commits: Commits, writer: sqlite3.Connection, reader: Reader, owner: Ownership, clock: Clock
+    ) -> None:
+        """Use ``open``."""
+        self._is_closed = True
+        self.path = path
+        self._commits = commits
+        self._writer = writer
+        self._reader = reader
+        self._owner = owner
+        self._clock = clock
+        self._pid = os.getpid()
+        self._has_claimed = False  # set in transactions only
+        self._next_id = commits.run(_first_free_id, is_durable=False)  # used in transactions only
+        opening.keep(writer)
+        self._is_closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["full", "normal"] = "full",
+        busy_timeout_s: float = 30.0,
+        clock: Clock | None = None,
+    ) -> Journal:
+        """Own the journal at *path*, which is made if it is missing (its directory is not).
+
+        Args:
+            path: On a local disk.
+            durability: ``"full"``: what was acknowledged survives a power cut. ``"normal"``:
+                it survives the end of the process, however it ends, but a power cut may take
+                the last moments.
+            busy_timeout_s: How long another program's lock is waited for.
+            clock: Where the time in the rows is read.
+
+        Raises:
+            ConfigurationError: An argument cannot be used.
+            JournalError: The file cannot be used, or has an owner; the message names the path and the cure.
+        """
+        if durability not in ("full", "normal"):
+            raise ConfigurationError(f"durability={durability!r}: use 'full' or 'normal'")
+        check_seconds("busy_timeout_s", busy_timeout_s, optional=False)
+        name = opening.checked_path(path)
+        clock = clock or SystemClock()
+        opening.check_place(name, for_writing=True)
+        owner = Ownership(name)
+        writer = reader = None
+        try:
+            opening.create_if_missing(name)
+            opening.check_contents(name)
+            writer = opening.writer(name, durability, busy_timeout_s)
+            commits = Commits(writer, name, durability=durability, busy_timeout_s=busy_timeout_s, clock=clock)
+            reader = Reader(name, busy_timeout_s, clock)
+            return cls(name, commits, writer, reader, owner, clock)
+        except BaseException:
+            if reader is not None:
+                reader.close()
+            if writer is not None:
+                writer.close()
+            owner.release()
+            raise
+
+    # -- the way of a request
+
+    def add(self, entry: Entry) -> Accepted:
+        """Accept one request; it is stored when this returns.
+
+        The ``custom_id`` of an earlier request with the same payload gives that one back, as it stands.
+
+        Raises:
+            ConfigurationError: A field that the file cannot hold.
+            JournalError: The ``custom_id`` belongs to another payload, or the file cannot be written.
+        """
+        self._reader.check_here()
+        columns = columns_of(entry)
+        return self._commits.run(lambda connection: self._insert(connection, columns, entry.payload))
+
+    def add_many(self, entries: Iterable[Entry]) -> list[Accepted]:
+        """Accept several requests in one transaction, all or none; otherwise as ``add``."""
+        self._reader.check_here()
+        rows = [(columns_of(entry), entry.payload) for entry in entries]
+        if not rows:
+            return []
+        return self._commits.run(
+            lambda connection: [self._insert(connection, columns, payload) for columns, payload in rows], is_wide=True
+        )
+
+    def claim(self, row_id: int) -> int:
+        """Count one attempt, before its first byte leaves; it is on disk when this returns.
+
+        Returns:
+            Attempts so far, this one included.
+
+        Raises:
+            JournalError: The request is not pending, or the file cannot be written; do not send.
+        """
+        self._reader.check_here()
+        now_ns = self._now_ns()
+
+        def claim(connection: sqlite3.Connection) -> int:
+            changed = connection.execute(
+                "UPDATE requests SET status = 'processing', attempts = attempts + 1, claimed_ns = ? "
+                "WHERE id = ? AND status = 'pending'",
+                (now_ns, row_id),
+            ).rowcount
+            if not changed:
+                raise self._not(connection, row_id, "claimed")
+            self._has_claimed = True
+            attempts: int = connection.execute("SELECT attempts FROM requests WHERE id = ?", (row_id,)).fetchone()[0]
+            return attempts
+
+        return self._commits.run(claim)
+
+    def release(self, row_id: int, *, was_sent: bool = True) -> None:
+        """Let a claimed request wait again: for a retry, after a refusal, at a shutdown.
+
+        Seen at once; on disk with the next commit that waits for it. Lost with the power, it
+        is found in flight, and ``recover`` decides.
+
+        Args:
+            was_sent: False takes the attempt back: no byte of it left.
+
+        Raises:
+            JournalError: It was not claimed, or the file cannot be written.
+        """
+        self._reader.check_here()
+
+        def release(connection: sqlite3.Connection) -> None:
+            changed = connection.execute(
+                "UPDATE requests SET status = 'pending', attempts = attempts - ? "
+                "WHERE id = ? AND status = 'processing'",
+                (0 if was_sent else 1, row_id),
+            ).rowcount
+            if not changed:
+                raise self._not(connection, row_id, "released")
+
+        self._commits.run(release, is_durable=False)
+
+    def finish(
+        self,
+        row_id: int,
+        status: str,
+        *,
+        result: bytes | None = None,
+        error: Mapping[str, Any] | None = None,
+        usage: tuple[int, int, int] | None = None,
+    ) -> None:
+        """Store how a request ended, with its result, in one transaction; on disk when this returns.
+
+        A pending one may be finished too (cancelled, expired; and an answer that comes after
+        all is paid for). One that has ended stays as it ended.
+
+        Args:
+            status: ``"completed"``, ``"failed"``, ``"cancelled"`` or ``"expired"``.
+            result: The response body.
+            error: ``{"kind", "message", ...}``, JSON-like.
+            usage: Prompt, completion and cached tokens.
+
+        Raises:
+            ConfigurationError: An argument cannot be stored.
+            JournalError: It had ended before, or the file cannot be written.
+        """
+        self._reader.check_here()
+        if status not in FINAL:
+            raise ConfigurationError(f"status={status!r}: use one of {', '.join(FINAL)}")
+        told = None if error is None else to_json("error", error)
+        kind = None if error is None else str(error.get("kind", "unknown"))
+        values = (status, self._now_ns(), *(usage or (None, None, None)), kind, told, row_id)
+
+        def finish(connection: sqlite3.Connection) -> None:
+            changed = connection.execute(
+                "UPDATE requests SET status = ?, finished_ns = ?, prompt_tokens = ?, completion_tokens = ?, "
+                "cached_tokens = ?, error_kind = ?, error = ? WHERE id = ? AND status IN ('pending', 'processing')",
+                values,
+            ).rowcount
+            if not changed:
+                raise self._not(connection, row_id, "finished")
+            if result is not None:
+                connection.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (row_id, result))
+
+        self._commits.run(finish)
+
+    def recover(self, *, on_unknown: Literal["resend", "hold"] = "resend", max_sends: int = 3) -> Recovery:
+        """Decide about the requests that were in flight when the last owner ended. Once, before the first ``claim``.
+
+        Args:
+            on_unknown: ``"resend"`` makes them pending again, but for those that this happened to
+                *max_sends* times: they fail with error kind ``"poison"``. ``"hold"`` lets all fail
+                with kind ``"unknown"``: none may be paid for twice. ``retry_failed`` brings both back.
+            max_sends: Sends without an outcome after which a request is held to be the cause. Attempts
+                that were answered, with a refusal say, do not count.
+
+        Raises:
+            ConfigurationError: An argument cannot be used.
+            JournalError: Something was claimed since ``open``, or the file cannot be written.
+        """
+        self._reader.check_here()
+        if on_unknown not in ("resend", "hold"):
+            raise ConfigurationError(f"on_unknown={on_unknown!r}: use 'resend' or 'hold'")
+        check_count("max_sends", max_sends)
+        now_ns = self._now_ns()
+
+        def recover(connection: sqlite3.Connection) -> Recovery:
+            if self._has_claimed:
+                raise JournalError(f"journal {self.path}: recover() belongs before the first claim()")
+            return recovery.recover(connection, on_unknown == "resend", max_sends, now_ns)
+
+        return self._commits.run(recover, is_wide=True)
+
+    # -- looking
+
+    def get(self, custom_id: str) -> Stored:
+        """See ``Reader.get``."""
+        return self._reader.get(custom_id)
+
+    def payload(self, row_id: int) -> bytes:
+        """See ``Reader.payload``."""
+        return self._reader.payload(row_id)
+
+    def pending(self, *, after: Cursor | None = None, limit: int = 1_000) -> list[Row]:
+        """See ``Reader.pending``."""
+        return self._reader.pending(after=after, limit=limit)
+
+    def counts(self) -> dict[str, int]:
+        """See ``Reader.counts``."""
+        return self._reader.counts()
+
+    def oldest_pending(self) -> int | None:
+        """See ``Reader.oldest_pending``."""
+        return self._reader.oldest_pending()
+
+    def errors_by_kind(self) -> dict[str, int]:
+        """See ``Reader.errors_by_kind``."""
+        return self._reader.errors_by_kind()
+
+    def summary(self) -> JournalSummary:
+        """See ``Reader.summary``."""
+        return self._reader.summary()
+
+    # -- budgets
+
+    def save_levels(self, levels: Iterable[SavedLevel]) -> None:
+        """Store how full buckets are, each in place of what was stored of it; on disk with the next commit."""
+        self._reader.check_here()
+        rows = [(*level[:5], str(level.used_scaled), level.at_wall_ns) for level in levels]
+        for row in rows:
+            if not all(-INT64 <= number < INT64 for number in (row[3], row[4], row[6])):
+                raise ConfigurationError(f"levels: {row!r:.120} holds a number of more than 63 bits")
+        if rows:
+            self._commits.run(
+                lambda connection: connection.executemany("INSERT OR REPLACE INTO levels VALUES (?,?,?,?,?,?,?)", rows),
+                is_durable=False,
+                is_wide=True,
+            )
+
+    def load_levels(self) -> list[SavedLevel]:
+        """Return what ``save_levels`` stored."""
+        return self._reader.load_levels()
+
+    # -- upkeep
+
+    def retry_failed(self, *, kinds: Collection[str] | None = None) -> int:
+        """Make failed requests pending again, and return how many.
+
+        Args:
+            kinds: Kinds of error to bring back, or None for all.
+        """
+        self._reader.check_here()
+        if isinstance(kinds, str):
+            raise ConfigurationError(f"kinds={kinds!r}: use a list of kinds")
+        return self._commits.run(lambda connection: recovery.retry_failed(connection, kinds))
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """See ``Reader.export``."""
+        self._reader.export(path)
+
+    def export_batch(self, path: str | os.PathLike[str]) -> int:
+        """See ``Reader.export_batch``."""
+        return self._reader.export_batch(path)
+
+    def prune(self, *, keep: Collection[str] = ("pending", "processing", "failed")) -> int:
+        """Delete requests that have ended, with their payloads and results, and make the file small again.
+
+        Others may go on meanwhile but for the rewriting at the end, in which writers wait.
+
+        Args:
+            keep: Statuses to keep; what has not ended is kept in any case.
+
+        Returns:
+            How many were deleted. Their ``custom_id`` is unknown afterwards: submitted again, they are sent again.
+        """
+        self._reader.check_here()
+        return upkeep.prune(self._commits, self.path, keep)
+
+    def close(self) -> None:
+        """Finish what is being written and let the next owner in. Twice is harmless."""
+        if os.getpid() != self._pid or self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._reader.close()
+            self._commits.close()
+            opening.let_go(self._writer)
+        finally:
+            self._owner.release()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_closed", True):
+            self.close()
+
+    def _insert(self, connection: sqlite3.Connection, columns: tuple[Any, ...], payload: bytes) -> Accepted:
+        row_id = self._next_id
+        is_short = len(payload) <= _SHORT
+        if connection.execute(_INSERT, (row_id, *columns, payload if is_short else None)).rowcount == 1:
+            self._next_id = row_id + 1  # stays if the transaction does not: a gap is harmless, a second use is not
+            if not is_short:
+                connection.execute("INSERT INTO payloads VALUES (?, ?)", (row_id, payload))
+            return Accepted(row_id, is_new=True)
+        custom_id, given = columns[1], columns[-1]
+        there = stored(connection, custom_id)
+        if there is None or there.row_id is None:
+            raise JournalError(f"journal {self.path}: row {row_id} is taken; the file was changed by another program")
+        if there.payload_hash != given:
+            raise JournalError(
+                f"journal {self.path}: custom_id {custom_id!r} was accepted with another payload "
+                f"(SHA-256 {str(there.payload_hash)[:12]}…, now {given[:12]}…); use a new custom_id, "
+                "or prune the old request",
+                custom_id=custom_id,
+            )
+        return Accepted(there.row_id, is_new=False, stored=there)
+
+    def _not(self, connection: sqlite3.Connection, row_id: int, done: str) -> GroqQueueError:
+        found = connection.execute("SELECT status, custom_id FROM requests WHERE id = ?", (row_id,)).fetchone()
+        if found is None:
+            return JournalError(f"journal {self.path}: row {row_id} cannot be {done}: it is not there")
+        return JournalError(f"journal {self.path}: {found[1]!r} cannot be {done}: it is {found[0]}", custom_id=found[1])
+
+    def _now_ns(self) -> int:
+        return self._reader.now_ns()
+
+
+def _first_free_id(connection: sqlite3.Connection) -> int:
+    found: int = connection.execute(
+        "SELECT max(coalesce((SELECT max(id) FROM requests), 0) + 1, "
+        "coalesce((SELECT value FROM facts WHERE name = 'next_id'), 1))"
+    ).fetchone()[0]
+    return found

@@ -1,0 +1,128 @@
+"""What is done to a journal now and then: copies of it, and making it small again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import IO
+
+from groq_queue.errors import ConfigurationError, JournalError
+from groq_queue.journal import opening
+from groq_queue.journal.commits import Commits
+from groq_queue.journal.entries import STATUSES
+from groq_queue.journal.faults import told
+from groq_queue.journal.queries import pages
+
+_AT_ONCE = 2_000  # rows deleted in one commit, so that others get their turn in between
+_WORTH_A_REWRITE = 4  # one free page in four
+
+
+def export(source: str, path: str | os.PathLike[str], timeout_s: float) -> None:
+    """Write a consistent copy of *source*, one file without sidecars, while its owner goes on."""
+    with _new_file(source, path) as target:
+        with _looking(source, target, timeout_s) as connection:
+            connection.execute("VACUUM INTO ?", (target,))
+        _sync(target)
+
+
+def export_batch(source: str, path: str | os.PathLike[str], timeout_s: float) -> int:
+    """Write the pending requests of *source* as Batch lines, and return how many."""
+    count = 0
+    with _new_file(source, path) as target:
+        with _looking(source, target, timeout_s) as connection, open(target, "wb") as out:
+            connection.execute("BEGIN")  # all of one instant
+            for page in pages(connection):
+                for row in page:
+                    body = connection.execute("SELECT body FROM bodies WHERE id = ?", (row.row_id,)).fetchone()
+                    _write_line(out, row.custom_id, row.endpoint, body[0])
+                    count += 1
+        _sync(target)
+    return count
+
+
+def prune(commits: Commits, path: str, keep: Collection[str]) -> int:
+    """Delete the requests whose status is not in *keep*, give their space back, and return how many."""
+    if isinstance(keep, str) or not set(keep) <= set(STATUSES):
+        raise ConfigurationError(f"keep={keep!r}: name some of {', '.join(STATUSES)}")
+    doomed = sorted(set(STATUSES) - set(keep) - {"pending", "processing"})
+    total, above = 0, 0
+    while doomed:
+        deleted, above = commits.run(functools.partial(_delete, doomed=doomed, above=above), is_wide=True)
+        if not above:
+            break
+        total += deleted
+    commits.alone(_shrink)
+    return total
+
+
+def _delete(connection: sqlite3.Connection, doomed: list[str], above: int) -> tuple[int, int]:
+    """Delete the doomed among the next rows; return how many, and the last row looked at, or 0 at the end."""
+    ids = connection.execute("SELECT id, status FROM requests WHERE id > ? ORDER BY id LIMIT ?", (above, _AT_ONCE))
+    looked = ids.fetchall()
+    if not looked:
+        return 0, 0
+    rows = [(row_id,) for row_id, status in looked if status in doomed]
+    connection.execute(
+        "INSERT OR REPLACE INTO facts SELECT 'next_id', "
+        "max((SELECT max(id) + 1 FROM requests), coalesce((SELECT value FROM facts WHERE name = 'next_id'), 0))"
+    )
+    for table in ("requests", "payloads", "results"):
+        connection.executemany(f"DELETE FROM {table} WHERE id = ?", rows)
+    return len(rows), looked[-1][0]
+
+
+def _shrink(connection: sqlite3.Connection) -> None:
+    """Rewrite the file if much of it is free, and empty the log into it as far as others' reading allows."""
+    pages_free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    pages_all = connection.execute("PRAGMA page_count").fetchone()[0]
+    if pages_free * _WORTH_A_REWRITE > pages_all:
+        connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+@contextlib.contextmanager
+def _looking(source: str, target: str, timeout_s: float) -> Iterator[sqlite3.Connection]:
+    """Open a connection of its own, so that a long copy stops nobody's reading."""
+    try:
+        with contextlib.closing(opening.connect(source, "ro", timeout_s)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise told(f"{source} to {target}", error) from error
+    except OSError as error:
+        raise JournalError(f"journal {source}: {target} cannot be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def _new_file(source: str, path: str | os.PathLike[str]) -> Iterator[str]:
+    """Make an empty file for this user alone, never over another, and remove it if the writing fails."""
+    target = opening.checked_path(path)
+    try:
+        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise JournalError(f"journal {source}: {target} exists and is not overwritten; name a new file") from None
+    except OSError as error:
+        raise JournalError(f"journal {source}: {target} cannot be created ({error.strerror})") from error
+    try:
+        yield target
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(target)
+        raise
+    opening.sync_directory(os.path.dirname(target))
+
+
+def _write_line(out: IO[bytes], custom_id: str, endpoint: str, body: bytes) -> None:
+    out.write(
+        b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}\n'
+        % (json.dumps(custom_id).encode(), json.dumps(f"/v1/{endpoint}").encode(), body)
+    )
+
+
+def _sync(target: str) -> None:
+    with Path(target).open("rb+") as file:
+        os.fsync(file.fileno())
