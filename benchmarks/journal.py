@@ -6,8 +6,7 @@ baselines, both one thread: one row a commit, and as many rows a commit as there
 are threads, which is the best that sharing can reach. Rounds alternate, so that
 a noisy machine disturbs all alike. With ``--json`` the figures go to a file.
 
-persist-queue and huey are measured too where they are installed; both
-acknowledge before the disk has it (huey but for ``fsync=True``).
+persist-queue and huey (``fsync=True``) are measured too where they are installed.
 
     python benchmarks/journal.py [--quick] [--json FILE] [--directory DIR]
 """
