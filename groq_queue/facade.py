@@ -207,7 +207,7 @@ class GroqQueue:
         simulator.start()
         try:
             queue = cls(api_key="simulated", base_url=simulator.base_url, limits=known, **options)
-        except BaseException:
+        except BaseException:  # a queue that was not made must not leave its simulator running
             simulator.stop()
             raise
         queue._simulator = simulator

@@ -372,7 +372,7 @@ class _Told(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._going.say(f"groq-queue: {excerpt(record.getMessage())}")
-        except Exception:
+        except Exception:  # as every handler does: a message that cannot be told harms nothing
             self.handleError(record)
 
 

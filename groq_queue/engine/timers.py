@@ -92,7 +92,7 @@ class Timers:
                     return
             try:
                 callback()
-            except Exception:
+            except Exception:  # one bad callback must not end the thread that all others wait for
                 _log.exception("a timer of %s failed", self._name)
             del callback
 
