@@ -241,7 +241,7 @@ class GroqQueue:
         keeping = Keeping(
             opened, limiter=self._limiter, account=account, clock=clock, timers=timers, prepare=self._price
         )
-        return KeptAttempts(attempts, opened), keeping
+        return KeptAttempts(attempts, opened, may_repeat=on_unknown == "resend"), keeping
 
     @classmethod
     def simulated(

@@ -52,11 +52,18 @@ _REST_STAYS = (DailyLimitReached, CostLimitReached, JournalError)  # nothing is 
 
 
 class KeptAttempts:
-    """Runs attempts, each counted in the journal before it is sent."""
+    """Runs attempts, each counted in the journal before it is sent.
 
-    def __init__(self, attempts: Attempts, journal: Journal) -> None:
+    Args:
+        attempts: Sends.
+        journal: Counts.
+        may_repeat: A request that a power cut took off its way may be sent again, so the disk need not be waited for.
+    """
+
+    def __init__(self, attempts: Attempts, journal: Journal, *, may_repeat: bool) -> None:
         self._attempts = attempts
         self._journal = journal
+        self._may_repeat = may_repeat
         self._troubles: dict[int, int] = {}  # row: how often in a row the file could not be written; one worker each
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
@@ -67,7 +74,8 @@ class KeptAttempts:
         try:
             if request.body is None:
                 request.body = self._journal.payload(row_id)
-            request.attempts = self._journal.claim(row_id) - 1  # the runner counts this one
+            claimed = self._journal.claim(row_id, is_durable=not self._may_repeat)
+            request.attempts = claimed - 1  # the runner counts this one
         except JournalError as error:
             meter.refund(lease)
             return self._not_sent(request, row_id, error)

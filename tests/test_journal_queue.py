@@ -414,11 +414,11 @@ def test_an_attempt_that_cannot_be_counted_is_not_sent_but_tried_later(open_queu
         journal = queue._keeping._journal
         claim, failures = journal.claim, [2]
 
-        def claim_sometimes(row_id):
+        def claim_sometimes(row_id, **options):
             if failures[0]:
                 failures[0] -= 1
                 raise JournalError("locked") from sqlite3.OperationalError("locked")
-            return claim(row_id)
+            return claim(row_id, **options)
 
         monkeypatch.setattr(journal, "claim", claim_sometimes)
         assert 1 == queue.submit("a", custom_id="a").result(10).attempts

@@ -172,8 +172,13 @@ class Journal:
             is_wide=True,
         )
 
-    def claim(self, row_id: int) -> int:
-        """Count one attempt, before its first byte leaves; it is on disk when this returns.
+    def claim(self, row_id: int, *, is_durable: bool = True) -> int:
+        """Count one attempt, before its first byte leaves.
+
+        Args:
+            row_id: Of a pending request.
+            is_durable: It is on disk when this returns. Else it is only certain to outlive this process,
+                however that ends: after a power cut the request may be found pending, and be sent again.
 
         Returns:
             Attempts so far, this one included.
@@ -185,18 +190,13 @@ class Journal:
         now_ns = self._now_ns()
 
         def claim(connection: sqlite3.Connection) -> int:
-            changed = connection.execute(
-                "UPDATE requests SET status = 'processing', attempts = attempts + 1, claimed_ns = ? "
-                "WHERE id = ? AND status = 'pending'",
-                (now_ns, row_id),
-            ).rowcount
-            if not changed:
+            attempts = _claim(connection, row_id, now_ns)
+            if attempts is None:
                 raise self._not(connection, row_id, "claimed")
             self._has_claimed = True
-            attempts: int = connection.execute("SELECT attempts FROM requests WHERE id = ?", (row_id,)).fetchone()[0]
             return attempts
 
-        return self._commits.run(claim)
+        return self._commits.run(claim, is_durable=is_durable)
 
     def release(self, row_id: int, *, was_sent: bool = True) -> None:
         """Let a claimed request wait again: for a retry, after a refusal, at a shutdown.
@@ -442,3 +442,21 @@ def _begin_session(connection: sqlite3.Connection) -> tuple[int, int]:
     connection.execute("UPDATE facts SET value = value + 1 WHERE name = 'session'")
     session: int = connection.execute("SELECT value FROM facts WHERE name = 'session'").fetchone()[0]
     return next_id, session
+
+
+_CLAIM = (
+    "UPDATE requests SET status = 'processing', attempts = attempts + 1, claimed_ns = ? "
+    "WHERE id = ? AND status = 'pending'"
+)
+_HAS_RETURNING = sqlite3.sqlite_version_info >= (3, 35)
+
+
+def _claim(connection: sqlite3.Connection, row_id: int, now_ns: int) -> int | None:
+    """Count one attempt of a pending row and return how many there are, or None if it is not pending."""
+    if _HAS_RETURNING:  # one statement, so that Python's lock is let go of and waited for once less
+        found = connection.execute(f"{_CLAIM} RETURNING attempts", (now_ns, row_id)).fetchall()
+        return found[0][0] if found else None
+    if not connection.execute(_CLAIM, (now_ns, row_id)).rowcount:
+        return None
+    attempts: int = connection.execute("SELECT attempts FROM requests WHERE id = ?", (row_id,)).fetchone()[0]
+    return attempts
