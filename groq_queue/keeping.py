@@ -39,7 +39,7 @@ from groq_queue.errors import (
     error_of,
     record_of,
 )
-from groq_queue.journal import Cursor, Entry, Journal, Row, SavedLevel, Stored
+from groq_queue.journal import Cursor, Entry, Journal, Row, SavedLevel, Stored, is_short
 from groq_queue.limiters.process import ProcessLimiter
 
 _log = logging.getLogger("groq_queue")
@@ -83,8 +83,7 @@ class KeptAttempts:
         outcome = self._attempts.attempt(request, lease, meter)
         if outcome.next not in (Next.DONE, Next.FAILED):
             self._release(row_id)
-            if not request.shrinks:  # a body that was shrunk differs from the stored one
-                request.body = None
+            drop_body(request)
         return outcome
 
     def _release(self, row_id: int) -> None:
@@ -198,8 +197,7 @@ class Keeping:
         if not accepted.is_new:
             return self._find(accepted.row_id, callback)
         request.row_id = accepted.row_id
-        if not request.shrinks:
-            request.body = None
+        drop_body(request)
         try:
             return self._engine.submit(request, callback=callback)
         except AlreadyFetched:
@@ -325,7 +323,7 @@ class Keeping:
         request = Request(
             model=row.model,
             endpoint=row.endpoint,
-            body=None,
+            body=row.short_payload,
             size=row.size,
             priority=row.priority,
             client=row.client,
@@ -339,7 +337,7 @@ class Keeping:
         request.row_id = row.row_id
         request.attempts = row.attempts
         request.submitted_ns = self._clock.now_ns() - max(0, self._wall_ns() - row.created_ns)
-        if request.shrinks:
+        if request.shrinks and request.body is None:
             request.body = self._journal.payload(row.row_id)
         try:
             self._prepare(request)
@@ -427,6 +425,12 @@ def outcome_of(stored: Stored) -> Outcome | None:
     if stored.status in ("failed", "expired") and stored.error is not None:
         return Outcome(Next.FAILED, error=error_of(stored.error))
     return None
+
+
+def drop_body(request: Request) -> None:
+    """Leave a long payload to the file until it is sent; one that was shrunk differs from the stored one."""
+    if request.body is not None and not is_short(request.body) and not request.shrinks:
+        request.body = None
 
 
 def _is_trouble(error: JournalError) -> bool:

@@ -141,6 +141,7 @@ class Shelf:
         if is_kept:
             self._kept[row_id] = future
         request.is_shelved = True
+        request.body = None
         self._low[group] = None
 
     def keep(self, future: Any, row_id: int) -> None:

@@ -27,6 +27,7 @@ from groq_queue.journal.entries import (
     Stack,
     Stored,
 )
+from groq_queue.journal.naming import is_short
 from groq_queue.journal.reading import Reader
 from groq_queue.journal.store import Journal
 
@@ -42,4 +43,5 @@ __all__ = [
     "SavedLevel",
     "Stack",
     "Stored",
+    "is_short",
 ]

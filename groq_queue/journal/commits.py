@@ -43,12 +43,15 @@ class _Fate:
 class _Change:
     """One caller's change, in line."""
 
-    __slots__ = ("error", "fate", "is_durable", "is_wide", "is_withdrawn", "result", "turn", "work")
+    __slots__ = ("error", "fate", "is_durable", "is_single", "is_wide", "is_withdrawn", "result", "turn", "work")
 
-    def __init__(self, work: Callable[[sqlite3.Connection], Any], is_durable: bool, is_wide: bool) -> None:
+    def __init__(
+        self, work: Callable[[sqlite3.Connection], Any], is_durable: bool, is_wide: bool, is_single: bool
+    ) -> None:
         self.work = work
         self.is_durable = is_durable
         self.is_wide = is_wide
+        self.is_single = is_single
         self.is_withdrawn = False
         self.fate: _Fate | None = None
         self.result: Any = None
@@ -94,7 +97,14 @@ class Commits:
         self._slice_ns = round(min(_SLICE_S, busy_timeout_s) * NS_PER_S)
         connection.execute(f"PRAGMA busy_timeout = {self._slice_ns // 1_000_000}")
 
-    def run(self, work: Callable[[sqlite3.Connection], _T], *, is_durable: bool = True, is_wide: bool = False) -> _T:
+    def run(
+        self,
+        work: Callable[[sqlite3.Connection], _T],
+        *,
+        is_durable: bool = True,
+        is_wide: bool = False,
+        is_single: bool = False,
+    ) -> _T:
         """Have *work* done in a transaction, and return what it returned when that is committed.
 
         Args:
@@ -102,11 +112,12 @@ class Commits:
                 raise its own errors before it writes, unless it *is_wide*.
             is_durable: Wait for the disk; else the next commit that does will carry it.
             is_wide: It writes several rows and may give up halfway.
+            is_single: It writes by one statement, which is a transaction of its own where nobody else is in line.
 
         Raises:
             JournalError: *work* raised it, or it could not be committed; nothing of it was stored.
         """
-        change = _Change(work, is_durable, is_wide)
+        change = _Change(work, is_durable, is_wide, is_single)
         self._line.append(change)
         try:
             while not change.is_over:
@@ -117,6 +128,8 @@ class Commits:
                     change.turn.acquire(timeout=_LOOK_AGAIN_S)
                     continue
                 with self._writing:
+                    if change.is_single and len(self._line) == 1 and self._line[0] is change:
+                        self._write_alone(change)
                     while not change.is_over:  # one turn, unless hundreds stand before us
                         self._write()
         except BaseException:
@@ -167,6 +180,26 @@ class Commits:
             while self._line[place].is_withdrawn:
                 place += 1
             self._line[place].wake()
+
+    def _write_alone(self, change: _Change) -> None:
+        """Make the caller's own change, which nobody shares, without BEGIN and COMMIT.
+
+        Around each statement Python's lock is let go of and waited for, which among many threads
+        costs more than the statement. Where SQLite refuses, ``_write`` tries again and tells.
+        """
+        if self._is_closed:
+            return
+        try:
+            if change.is_durable is not self._is_waiting:
+                self._wait_for_disk(change.is_durable)
+            change.result = change.work(self._connection)
+        except sqlite3.Error:
+            return
+        except (JournalError, ConfigurationError) as error:
+            change.error = error
+        change.fate = _Fate()
+        change.fate.is_sealed = True
+        self._line.popleft()
 
     def _write(self) -> None:
         """Make the changes at the head of the line, in one transaction.

@@ -67,7 +67,7 @@ class Stack(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One pending request without its payload.
+    """One pending request, with its payload if that is short.
 
     Attributes:
         custom_id: The id under which it is stored.
@@ -90,6 +90,7 @@ class Row(NamedTuple):
     unanswered: int
     created_ns: int
     options: dict[str, Any]
+    short_payload: bytes | None = None
 
     @property
     def cursor(self) -> Cursor:

@@ -88,12 +88,12 @@ class Naming:
     ) -> Accepted | None:
         """Insert a row, unless the name is taken."""
         row_id = self._next_id
-        is_short = len(payload) <= _SHORT
-        values = (row_id, name, session, *columns, payload if is_short else None)
+        stands_in_row = is_short(payload)
+        values = (row_id, name, session, *columns, payload if stands_in_row else None)
         if connection.execute(_INSERT, values).rowcount != 1:
             return None
         self._next_id = row_id + 1  # stays if the transaction does not: a gap is harmless, a second use is not
-        if not is_short:
+        if not stands_in_row:
             connection.execute("INSERT INTO payloads VALUES (?, ?)", (row_id, payload))
         return Accepted(row_id, is_new=True)
 
@@ -120,3 +120,8 @@ class Naming:
             connection.execute(_REOPEN, (*changing, session, there.row_id))
             return Accepted(there.row_id, is_new=True)
         return Accepted(there.row_id, is_new=False, stored=there)
+
+
+def is_short(payload: bytes) -> bool:
+    """Return whether *payload* stands in its row, so that one statement accepts it."""
+    return len(payload) <= _SHORT

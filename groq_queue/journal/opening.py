@@ -198,7 +198,10 @@ def writer(path: str, durability: str, timeout_s: float) -> sqlite3.Connection:
         connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_UNTIL_CHECKPOINT}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
         connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA temp_store = MEMORY")
         schema.bring_up(connection, path)
+        for statement in schema.ENDING:
+            connection.execute(statement)
     except sqlite3.Error as error:
         connection.close()
         raise told(path, error) from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from groq_queue.core.pricing import Size
-from groq_queue.journal.entries import INT64, STATUSES, Cursor, Row, Stack, Stored
+from groq_queue.journal.entries import INT64, STATUSES, Cursor, Row, Stack, Stored, hash_of
 
 # These must stand in a query for the partial index of that name to be used.
 UNFINISHED = "status IN ('pending', 'processing')"
@@ -16,7 +16,8 @@ UNHAPPY = "status IN ('failed', 'cancelled', 'expired')"
 
 _ROW = (
     "id, request_id, custom_id, session IS NULL, lane, model, endpoint, priority, client, "
-    "size_base, size_completion, size_audio_s, size_is_exact, attempts, unanswered, created_ns, options"
+    "size_base, size_completion, size_audio_s, size_is_exact, attempts, unanswered, created_ns, options, "
+    "short_payload, payload_hash"
 )
 _STORED = """
     SELECT r.status, r.custom_id, r.session IS NULL, r.id, r.request_id, r.model, r.endpoint, r.payload_hash,
@@ -104,9 +105,12 @@ def pending_row(connection: sqlite3.Connection, row_id: int) -> Row | None:
 
 
 def _row(found: tuple[Any, ...]) -> Row:
-    base, completion, audio_s, is_exact, *history, options = found[9:]
+    base, completion, audio_s, is_exact, *history, options, payload, digest = found[9:]
     size = Size(base, completion, audio_s, bool(is_exact))
-    return Row._make([*found[:3], bool(found[3]), *found[4:9], size, *history, json.loads(options) if options else {}])
+    known = json.loads(options) if options else {}
+    if payload is not None and hash_of(payload) != digest:
+        payload = None  # who reads it by itself is told that it is damaged
+    return Row._make([*found[:3], bool(found[3]), *found[4:9], size, *history, known, payload])
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:

@@ -84,6 +84,24 @@ _FIRST: Migration = (
     "CREATE INDEX finished ON requests (finished_ns) WHERE finished_ns IS NOT NULL",
 )
 
+# One statement that ends a request: status and result change together, without BEGIN and COMMIT around them. It is
+# no part of the file: every writer makes it for itself.
+ENDING = (
+    "CREATE TEMP VIEW endings AS SELECT id, status, finished_ns, prompt_tokens, completion_tokens, cached_tokens, "
+    "error_kind, error, '' AS result FROM main.requests",
+    """
+    CREATE TEMP TRIGGER ending INSTEAD OF INSERT ON endings BEGIN
+        UPDATE requests SET status = NEW.status, finished_ns = NEW.finished_ns, prompt_tokens = NEW.prompt_tokens,
+               completion_tokens = NEW.completion_tokens, cached_tokens = NEW.cached_tokens,
+               error_kind = NEW.error_kind, error = NEW.error
+        WHERE id = NEW.id AND status IN ('pending', 'processing');
+        SELECT RAISE(ABORT, 'it has ended') WHERE changes() = 0;
+        INSERT OR REPLACE INTO results SELECT NEW.id, NEW.result WHERE NEW.result IS NOT NULL;
+    END
+    """,
+)
+END = "INSERT INTO endings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
 MIGRATIONS: tuple[Migration, ...] = (_FIRST,)
 
 

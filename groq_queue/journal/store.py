@@ -27,10 +27,11 @@ from groq_queue.journal.entries import (
     columns_of,
     to_json,
 )
-from groq_queue.journal.naming import Naming
+from groq_queue.journal.naming import Naming, is_short
 from groq_queue.journal.ownership import Ownership
 from groq_queue.journal.queries import UNFINISHED
 from groq_queue.journal.reading import Reader
+from groq_queue.journal.schema import END
 
 
 class Journal:
@@ -121,7 +122,10 @@ class Journal:
         """
         self._reader.check_here()
         columns = columns_of(entry)
-        return self._commits.run(lambda connection: self._naming.accept(connection, columns, entry))
+        is_single = is_short(entry.payload) and entry.custom_id is not None
+        return self._commits.run(
+            lambda connection: self._naming.accept(connection, columns, entry), is_single=is_single
+        )
 
     def add_many(self, entries: Iterable[Entry]) -> list[Accepted]:
         """Accept several requests in one transaction, all or none; otherwise as ``add``."""
@@ -196,7 +200,7 @@ class Journal:
             self._has_claimed = True
             return attempts
 
-        return self._commits.run(claim, is_durable=is_durable)
+        return self._commits.run(claim, is_durable=is_durable, is_single=True)
 
     def release(self, row_id: int, *, was_sent: bool = True) -> None:
         """Let a claimed request wait again: for a retry, after a refusal, at a shutdown.
@@ -221,7 +225,7 @@ class Journal:
             if not changed:
                 raise self._not(connection, row_id, "released")
 
-        self._commits.run(release, is_durable=False)
+        self._commits.run(release, is_durable=False, is_single=True)
 
     def finish(
         self,
@@ -252,20 +256,15 @@ class Journal:
             raise ConfigurationError(f"status={status!r}: use one of {', '.join(FINAL)}")
         told = None if error is None else to_json("error", error)
         kind = None if error is None else str(error.get("kind", "unknown"))
-        values = (status, self._now_ns(), *(usage or (None, None, None)), kind, told, row_id)
+        values = (row_id, status, self._now_ns(), *(usage or (None, None, None)), kind, told, result)
 
         def finish(connection: sqlite3.Connection) -> None:
-            changed = connection.execute(
-                "UPDATE requests SET status = ?, finished_ns = ?, prompt_tokens = ?, completion_tokens = ?, "
-                "cached_tokens = ?, error_kind = ?, error = ? WHERE id = ? AND status IN ('pending', 'processing')",
-                values,
-            ).rowcount
-            if not changed:
-                raise self._not(connection, row_id, "finished")
-            if result is not None:
-                connection.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (row_id, result))
+            try:
+                connection.execute(END, values)
+            except sqlite3.IntegrityError:
+                raise self._not(connection, row_id, "finished") from None
 
-        self._commits.run(finish)
+        self._commits.run(finish, is_single=True)
 
     def recover(self, *, on_unknown: Literal["resend", "hold"] = "resend", max_sends: int = 3) -> Recovery:
         """Decide about the requests that were in flight when the last owner ended. Once, before the first ``claim``.

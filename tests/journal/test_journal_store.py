@@ -39,6 +39,7 @@ def test_what_goes_in_comes_out(journal):
             0,
             1_000,
             options,
+            entry(1).payload,
         )
     ] == journal.pending()
     assert entry(1).payload == journal.payload(accepted.row_id)
