@@ -21,7 +21,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import Any
 
 from groq_queue.cli import UsageError, silence_stdout
 from groq_queue.cli.arguments import api_key_for, check_files, journal_of, limits_of
@@ -46,6 +45,7 @@ from groq_queue.facade import GroqQueue
 
 _WINDOW_PER_WORKER = 4
 _WINDOW_BASE = 64
+_PUT_BACK = ("pending", "processing", "completed")  # statuses of a request that failed, and was told to try again
 _WINDOW_BYTES = 64 * 1024 * 1024  # of lines that are open at once
 
 
@@ -202,11 +202,7 @@ class _Run:
         if not self._written.is_failed(ask.custom_id, ask.number):
             return False
         # It has failed, unless ``groq-queue retry-failed`` has put it back since.
-        return self._journal is None or self._stored_status(ask.custom_id) not in ("pending", "processing", "completed")
-
-    def _stored_status(self, custom_id: str) -> str:
-        client: Any = self._client
-        return str(client.get(custom_id).status)
+        return self._journal is None or self._client.get(ask.custom_id).status not in _PUT_BACK
 
     def _skip(self, *, is_failed: bool) -> None:
         with self._lock:
