@@ -59,7 +59,7 @@ def test_killed_at_random_moments_over_one_journal(
     print(f"{kills} kills, {cut_early} before the queue was open: {figures}")
     assert figures["completed"] >= 5 * kills
     assert figures["in_flight_at_a_kill"] >= kills / 4
-    assert figures["accepted"] >= figures["completed"] - 16
+    assert figures["completed"] - figures["accepted"] <= 2 * kills  # stored, and killed before it could be said
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(200, marks=slow)])

@@ -36,14 +36,15 @@ def test_a_hundred_thousand_requests_through_one_file(
     count: int, path: str, tmp_path: Path, simulate: Simulate, run: Run
 ) -> None:
     """
-    Log at most 64 MB, the pruned file at most twice its live data, memory the same at the end as at a fifth.
+    Log at most 64 MB, the pruned file hardly more than its live data, memory the same at the end as at a fifth.
     """
     simulator = simulate(log_size=0)
 
     told = json.loads(run("flood", path, simulator.base_url, count, timeout=900)[-1])
     sizes = [os.path.getsize(path)]
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE requests SET status = 'failed', error_kind = 'made up' WHERE id % 10 = 0")
+    # Every second is kept: no page of the file gets free, all get half empty.
+    connection.execute("UPDATE requests SET status = 'failed', error_kind = 'made up' WHERE id % 2 = 0")
     connection.commit()
     connection.close()
     _command("prune", "--journal", path)
@@ -56,8 +57,8 @@ def test_a_hundred_thousand_requests_through_one_file(
     assert 0 == told["failed"]
     assert count == simulator.stats().by_status[200]
     assert told["wal"] <= 64 * 1024 * 1024
-    assert sizes[1] <= 2 * sizes[2]
-    assert sizes[1] < sizes[0] / 2
+    assert sizes[1] <= 1.2 * sizes[2]
+    assert sizes[1] < 0.7 * sizes[0]
     assert told["memory"][-1] - told["memory"][2] <= 20
 
 
