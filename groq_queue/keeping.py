@@ -28,7 +28,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import Group, Page
+from groq_queue.engine.shelf import AlreadyFetched, Group, Page
 from groq_queue.engine.threads import Attempts, ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import (
@@ -46,6 +46,7 @@ _log = logging.getLogger("groq_queue")
 
 _BOUNDS = ("max_wait_ns", "deadline_ns", "not_before_ns")
 _SAVE_LEVELS_NS = NS_PER_S  # at most so much of what was used is forgotten by a crash
+_FILE_AGAIN_S = 1
 _TRY_AGAIN_S = (1, 2, 4, 8, 16)  # waits while the file cannot be written: half a minute in all
 _REST_STAYS = (DailyLimitReached, CostLimitReached, JournalError)  # nothing is wrong with the request
 
@@ -193,6 +194,8 @@ class Keeping:
             request.body = None
         try:
             return self._engine.submit(request, callback=callback)
+        except AlreadyFetched:
+            return self._find(accepted.row_id, callback)
         except BaseException:
             self._withdraw(accepted.row_id)
             raise
@@ -366,7 +369,7 @@ class Keeping:
                 self._unfiled.append((row_id, status, result, error, usage))
                 is_first = len(self._unfiled) == 1
             if is_first:
-                self._timers.after(NS_PER_S, self._file_again)
+                self._timers.after(_FILE_AGAIN_S, self._file_again)
 
     def _file_again(self) -> None:
         for tries in self._take_unfiled():

@@ -25,6 +25,10 @@ _LOW = 500  # near requests below which a page is fetched
 _PAGE = 256
 
 
+class AlreadyFetched(Exception):
+    """The row of a new request came with a page before its submitter did; the file tells what became of it."""
+
+
 class Group(NamedTuple):
     """What the requests of one stack have in common."""
 
@@ -43,7 +47,7 @@ class Page(NamedTuple):
 
 
 class _Stack:
-    __slots__ = ("after", "far", "gone", "has_grown", "has_more", "is_fetching", "near")
+    __slots__ = ("after", "far", "has_grown", "has_more", "is_fetching", "near")
 
     def __init__(self) -> None:
         self.near = 0  # in memory, not ended
@@ -52,7 +56,6 @@ class _Stack:
         self.after = 0
         self.is_fetching = False
         self.has_grown = False  # since the page that is being fetched was asked for
-        self.gone: set[int] = set()  # rows whose request ended since then
 
 
 class Shelf:
@@ -67,6 +70,9 @@ class Shelf:
         self._low: dict[Group, None] = {}  # groups that may need a page, in order
         self._futures: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._kept: dict[int, Any] = {}
+        self._fetching = 0  # pages on their way
+        self._gone: set[int] = set()  # rows whose request has ended, or moved, since the first of these was asked for
+        self._passed = 0  # the last row fetched of any stack that is gone
         self.count = 0
 
     @property
@@ -98,12 +104,17 @@ class Shelf:
         group = group_of(request)
         stack = self._stacks[group]
         stack.near -= 1
-        if stack.is_fetching and request.row_id is not None:
-            stack.gone.add(request.row_id)
+        if self._fetching and request.row_id is not None:
+            self._gone.add(request.row_id)
         if stack.has_more:
             self._low[group] = None
         elif not stack.near and not stack.is_fetching:
-            del self._stacks[group]
+            self._remove(group, stack)
+
+    def has_passed(self, row_id: int, request: Request) -> bool:
+        """Return whether a row of the group of *request* may have been fetched before."""
+        stack = self._stacks.get(group_of(request))
+        return row_id <= max(self._passed, 0 if stack is None else stack.after)
 
     def wants(self, request: Request) -> bool:
         """Return whether a new request is to be put here."""
@@ -148,8 +159,8 @@ class Shelf:
         request.is_shelved = False
         stack = self._stacks.get(group_of(request))
         if stack is not None:
-            if stack.is_fetching:
-                stack.gone.add(request.row_id)
+            if self._fetching:
+                self._gone.add(request.row_id)
             self._count_off(stack)
             self._low[group_of(request)] = None
 
@@ -183,14 +194,14 @@ class Shelf:
             stack = self._stacks.get(group)
             if stack is not None and stack.has_more and stack.near < max(1, low) and not stack.is_fetching:
                 stack.is_fetching, stack.has_grown = True, False
+                self._fetching += 1
                 return Page(group, stack.after, min(_PAGE, self._near_at_most()))
         return None
 
     def give_up(self, page: Page) -> None:
         """A page could not be fetched; it will be asked for again."""
         stack = self._stacks[page.group]
-        stack.is_fetching = False
-        stack.gone.clear()
+        self._has_come(stack)
         self._low[page.group] = None
 
     def stack_up(
@@ -209,7 +220,6 @@ class Shelf:
             and how many more there are now than were counted (less, if negative).
         """
         stack = self._stacks[page.group]
-        stack.is_fetching = False
         taken: list[Request] = []
         uncounted = 0
         for request in fetched:
@@ -217,7 +227,7 @@ class Shelf:
             if not stack.has_more:
                 break  # the shelf was cleared meanwhile
             stack.after = request.row_id
-            if request.row_id in stack.gone or request.row_id in near:
+            if request.row_id in self._gone or request.row_id in near:
                 continue
             future = self._forget(request.row_id)
             if future is not None:
@@ -226,7 +236,7 @@ class Shelf:
                 request.is_shelved = False
             uncounted += not self._count_off(stack)
             taken.append(request)
-        stack.gone.clear()
+        self._has_come(stack)
         if is_last and not stack.has_grown:
             stack.has_more = False
             uncounted -= stack.far
@@ -235,7 +245,7 @@ class Shelf:
         if stack.has_more:
             self._low[page.group] = None
         elif not stack.near and not taken:
-            del self._stacks[page.group]
+            self._remove(page.group, stack)
         return taken, uncounted
 
     def _stack(self, group: Group) -> _Stack:
@@ -243,6 +253,16 @@ class Shelf:
         if stack is None:
             stack = self._stacks[group] = _Stack()
         return stack
+
+    def _has_come(self, stack: _Stack) -> None:
+        stack.is_fetching = False
+        self._fetching -= 1
+        if not self._fetching:
+            self._gone.clear()
+
+    def _remove(self, group: Group, stack: _Stack) -> None:
+        self._passed = max(self._passed, stack.after)
+        del self._stacks[group]
 
     def _near_at_most(self) -> int:
         return max(_NEAR_AT_LEAST, min(_NEAR_AT_MOST, _NEAR_IN_ALL // max(1, len(self._stacks))))
@@ -256,8 +276,8 @@ class Shelf:
         return True
 
     def _forget(self, row_id: int) -> Any:
-        self._kept.pop(row_id, None)
-        return self._futures.pop(row_id, None)
+        kept = self._kept.pop(row_id, None)  # may be the last reference
+        return self._futures.pop(row_id, kept)
 
 
 def group_of(request: Request) -> Group:

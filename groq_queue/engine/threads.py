@@ -26,7 +26,7 @@ from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import Group, Page, Shelf
+from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.timers import Timers
 from groq_queue.engine.views import expected_start, explanation_of, info_of, reason_of, stats_of
@@ -187,6 +187,7 @@ class ThreadEngine:
             QueueTimeout: It is expected to start too late for its ``deadline``, or its time
                 passed while the queue was full.
             ConfigurationError: A request with this custom_id has not ended yet.
+            AlreadyFetched: Its row was here already, and the request has ended meanwhile.
 
         After an error that stopped the whole queue, such as a rejected key, the Future
         that is returned has ended with it.
@@ -278,6 +279,7 @@ class ThreadEngine:
             if self._roster.change_priority(request, priority):
                 self._pool.wake()
         self._pool.grow()
+        self._restock()
         return True
 
     def request_of(self, custom_id: str) -> Request | None:
@@ -398,7 +400,6 @@ class ThreadEngine:
             self._deliver(job.request, error=job.error)
         else:
             self._attempt(job, job.lease)
-        self._restock()
 
     def _attempt(self, job: Job, lease: Lease) -> None:
         request, lane = job.request, job.lane
@@ -454,6 +455,8 @@ class ThreadEngine:
         if shelf is None or request.row_id is None:
             return None
         known = self._open_future(request.row_id)
+        if known is None and is_new and shelf.has_passed(request.row_id, request):
+            raise AlreadyFetched
         if known is None and not is_new and shelf.holds(request):
             self._roster.shelve(request, future, is_kept=callback is not None, is_new=False)
             known = future
@@ -481,9 +484,11 @@ class ThreadEngine:
         self._stand(request)
 
     def _stand(self, request: Request) -> None:
-        """Put a request in memory into its lane, or let it stand away until it may be sent."""
+        """Put a request in memory into its lane, or let it stand away until it may be sent or its timer ends it."""
         request.rank = self._roster.rank(request, request.submitted_ns)
-        if request.not_before_ns:
+        if _is_past(request, self._clock.now_ns()):
+            self._roster.away.add(request)
+        elif request.not_before_ns:
             self._send_away(request, request.submitted_ns + request.not_before_ns)
         else:
             self._line_up(request)
@@ -647,7 +652,7 @@ class ThreadEngine:
                 _log.error("the next requests cannot be fetched, tried again in %d s: %s", _FETCH_AGAIN_S, error)
                 with self._lock:
                     shelf.give_up(page)
-                self._timers.after(_FETCH_AGAIN_S * NS_PER_S, self._restock)
+                self._timers.after(_FETCH_AGAIN_S, self._restock)
                 return
             self._unshelve(page, fetched, is_last)
 
@@ -739,7 +744,16 @@ class ThreadEngine:
             with self._lock:
                 self._roster.let_go(request)
                 self._note_if_quiet()
+            self._restock()
 
 
 def _bounds_of(request: Request) -> list[int]:
     return [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
+
+
+def _is_past(request: Request, now_ns: int) -> bool:
+    """Return whether the time of a request has run out while no process had it."""
+    age_ns = now_ns - request.submitted_ns
+    if request.deadline_ns is not None and age_ns >= request.deadline_ns:
+        return True
+    return request.max_wait_ns is not None and age_ns >= request.max_wait_ns and not request.attempts
