@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NoReturn
 
-from groq_queue.errors import ConfigurationError, excerpt
+from groq_queue.errors import ConfigurationError, JournalError, excerpt
 
 
 class Exit(IntEnum):
@@ -35,11 +35,14 @@ class UsageError(Exception):
 
 DEFAULT_MODELS = ("llama-3.1-8b-instant", "llama-3.3-70b-versatile", "openai/gpt-oss-20b", "openai/gpt-oss-120b")
 
+_ENDED = ("completed", "failed", "cancelled", "expired")
+
 _EXIT_CODES = """\
 exit codes:
   0 all done   1 some failed   2 usage, or a file that cannot be read or written
   3 configuration or key   4 stopped by a daily or spend limit
   130 interrupted (143: by SIGTERM); what is done is written, the rest unsent
+  after 3, 4, 130 and 143 the same command with --resume goes on
 """
 
 _DESCRIPTION = "Send thousands of LLM requests and stay exactly at your rate limits."
@@ -63,12 +66,22 @@ A line is one of
   plain text, one prompt a line, if the first line does not begin with {
 Answers have the form of Batch output files and come in the order they end;
 custom_id tells which is which ("line-7" where line 7 has none).
+
+--resume goes on where an interrupted run was: a line that stands in OUT or in
+the file of --errors is not sent again, and a piece of a line at the end of OUT
+is cut off. It looks at these files alone, so what was on its way at a crash is
+sent, and paid for, again. With --journal every request is stored before it is
+sent and every answer before it is written: then only the few requests without
+a stored answer are sent. A request that is kept there unsent goes out with the
+next run on that journal. Failed lines are sent again after
+groq-queue retry-failed; their answers are written into OUT.
 """
 
 _RUN_EPILOG = f"""\
 examples:
   groq-queue run batch.jsonl -o answers.jsonl --errors failed.jsonl
   groq-queue run batch.jsonl -o answers.jsonl --rpm 30 --tpm 6000
+  groq-queue run batch.jsonl -o answers.jsonl --journal run.db --resume
   groq-queue run - --model llama-3.1-8b-instant < prompts.txt |
       jq -r '.response.body.choices[0].message.content'
 
@@ -83,6 +96,56 @@ made-up answers, no key, no cost.
 The first line of stdout is its base URL. It runs until Ctrl-C, then prints what
 it counted. Meanwhile GET /simulator/stats, at the same address without
 /openai/v1, tells the counts as JSON.
+"""
+
+_STATUS_DESCRIPTION = """\
+Show what a journal holds: requests by status, how long the oldest waits, how
+many were answered in the last minute, errors by kind, sizes, and who has it
+open. It only looks, and disturbs nobody who is at work on it.
+"""
+
+_STATUS_EPILOG = """\
+examples:
+  groq-queue status --journal run.db
+  watch -n 5 groq-queue status --journal run.db
+  groq-queue status --journal run.db --json | jq .counts.pending
+"""
+
+_EXPORT_DESCRIPTION = """\
+Copy a journal into one new file, as it is at this moment, while its owner goes
+on. (cp would miss what still stands in its log.) With --batch write the
+requests that wait as the lines of a Batch file instead, for the Batch API or
+for groq-queue run.
+"""
+
+_EXPORT_EPILOG = """\
+examples:
+  groq-queue export --journal run.db backup.db
+  groq-queue export --journal run.db rest.jsonl --batch
+"""
+
+_PRUNE_DESCRIPTION = """\
+Delete requests that have ended, with their answers, and make the file small
+again. Their custom_ids are forgotten: submitted again, they are sent again.
+What waits, or is on its way, is always kept.
+"""
+
+_PRUNE_EPILOG = """\
+examples:
+  groq-queue prune --journal run.db                      keeps what failed
+  groq-queue prune --journal run.db --keep completed     deletes what failed
+"""
+
+_RETRY_FAILED_DESCRIPTION = """\
+Let failed requests wait again; the next run with this journal sends them. So do
+those that were on their way when the last owner ended.
+"""
+
+_RETRY_FAILED_EPILOG = """\
+examples:
+  groq-queue retry-failed --journal run.db
+  groq-queue retry-failed --journal run.db --kind poison
+  groq-queue run batch.jsonl -o answers.jsonl --journal run.db --resume
 """
 
 _DEMO_DESCRIPTION = """\
@@ -110,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         _say(error)
         return Exit.CONFIGURATION
+    except JournalError as error:
+        _say(error)
+        return Exit.USAGE
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return Exit.INTERRUPTED
@@ -150,6 +216,30 @@ def _demo(args: argparse.Namespace) -> int:
     from groq_queue.cli.demo import demo
 
     return demo(args)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from groq_queue.cli.journal import status
+
+    return status(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from groq_queue.cli.journal import export
+
+    return export(args)
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from groq_queue.cli.journal import prune
+
+    return prune(args)
+
+
+def _retry_failed(args: argparse.Namespace) -> int:
+    from groq_queue.cli.journal import retry_failed
+
+    return retry_failed(args)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -193,13 +283,37 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_simulate_arguments(simulate)
     simulate.set_defaults(command=_simulate)
+    _add_journal_commands(commands)
     return parser
+
+
+def _add_journal_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    def add(name: str, brief: str, description: str, epilog: str, command: Callable[..., int]) -> _Parser:
+        parser = commands.add_parser(
+            name, help=brief, description=description, epilog=epilog, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        parser.add_argument("--journal", metavar="FILE", required=True, help="the journal")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.set_defaults(command=command)
+        return parser
+
+    add("status", "what a journal holds", _STATUS_DESCRIPTION, _STATUS_EPILOG, _status)
+    export = add("export", "copy a journal while it is used", _EXPORT_DESCRIPTION, _EXPORT_EPILOG, _export)
+    export.add_argument("output", metavar="OUT", help="file to make; never overwritten")
+    export.add_argument("--batch", action="store_true", help="only what waits, as lines of a Batch file")
+    prune = add("prune", "delete what has ended from a journal", _PRUNE_DESCRIPTION, _PRUNE_EPILOG, _prune)
+    prune.add_argument("--keep", nargs="+", metavar="STATUS", choices=_ENDED,
+                       help=f"what to keep, of {', '.join(_ENDED)} (default: failed)")  # fmt: skip
+    retry = add("retry-failed", "let failed requests of a journal wait again", _RETRY_FAILED_DESCRIPTION,
+                _RETRY_FAILED_EPILOG, _retry_failed)  # fmt: skip
+    retry.add_argument("--kind", nargs="+", metavar="KIND", help="kinds of error, as status names them (default: all)")
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help="file to read, - for stdin")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="file for the answers (default: stdout); never overwritten"
+        "-o", "--output", metavar="OUT", help="file for the answers (default: stdout); never overwritten, see --resume"
     )
     parser.add_argument("--errors", metavar="FILE", help="file for what failed (default: among the answers)")
     parser.add_argument("--model", metavar="M", help="model of the lines that name none")
@@ -220,6 +334,16 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
                          help="further attempts after the first (default: 5)")  # fmt: skip
     sending.add_argument("--timeout", type=_seconds, default=60.0, metavar="S",
                          help="seconds of silence after which an attempt is given up (default: 60)")  # fmt: skip
+    keeping = parser.add_argument_group("going on after an interruption")
+    keeping.add_argument(
+        "--resume", action="store_true", help="skip the lines that stand in OUT or in the file of --errors, add to both"
+    )
+    keeping.add_argument(
+        "--journal", metavar="FILE", help="keep requests and answers in this SQLite file; none is answered twice"
+    )
+    keeping.add_argument("--durability", choices=("full", "normal"), default="full",
+                         help="full: what is kept survives a power cut; normal: a crash of the program, and is "
+                              "faster (default: full)")  # fmt: skip
     showing = parser.add_argument_group("showing")
     showing.add_argument("--json", action="store_true",
                          help="summary as JSON: on stdout with -o, else the last line of stderr")  # fmt: skip

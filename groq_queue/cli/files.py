@@ -1,4 +1,4 @@
-"""Where lines come from and where they go; an existing output is never touched."""
+"""Where lines come from and where they go; what an existing output holds is never touched."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from typing import BinaryIO, Protocol
 
 from groq_queue.cli import UsageError
 from groq_queue.cli.lines import read_lines
+from groq_queue.cli.resume import NotAnswers, Written
+
+try:
+    import fcntl
+except ImportError:  # Windows: there two runs into one file are not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 
 class Sink(Protocol):
@@ -75,20 +81,57 @@ def open_input(path: str, files: contextlib.ExitStack) -> tuple[BinaryIO, str, i
     return stream, path, total
 
 
-def open_output(path: str | None, files: contextlib.ExitStack) -> Sink:
+def open_output(path: str | None, files: contextlib.ExitStack, written: Written | None = None) -> Sink:
     """Return where *path* (None or "-": stdout) is written to; *files* closes it.
 
+    Args:
+        path: What is written is added at its end.
+        files: Closes it.
+        written: Gets what an earlier run has written there; None if there is to be nothing.
+
     Raises:
-        UsageError: It cannot be written, or holds something already.
+        UsageError: It cannot be written, another run writes it, or it holds what it should not.
     """
     if path is None or path == "-":
         return StdoutSink()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        files.callback(os.close, descriptor)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            if found.st_size and written is None:
+                raise UsageError(
+                    f"{path} exists and is not empty: name another file, move that one away, "
+                    "or add --resume to continue the run that wrote it"
+                )
+            _keep_others_out(path, descriptor)
+            if written is not None:
+                _go_on(path, descriptor, written)
+        elif written is not None:
+            raise UsageError(f"{path} is not a regular file: --resume has to read what was written")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
-    files.callback(os.close, descriptor)
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_size:
-        raise UsageError(f"{path} exists and is not empty: name another file, or move that one away")
     return FileSink(path, descriptor)
+
+
+def _keep_others_out(path: str, descriptor: int) -> None:
+    """Lock the file until it is closed: a second run would cut the line that the first is writing."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{path} is being written by another run: wait for it to end, or name another file") from None
+    except OSError:
+        pass  # a file system without locks
+
+
+def _go_on(path: str, descriptor: int, written: Written) -> None:
+    """Read what is there, and make the end of the file the end of a whole line."""
+    try:
+        with open(path, "rb") as stream:
+            end, missing = written.read(stream)
+    except NotAnswers as problem:
+        raise UsageError(f"{path} cannot be continued: {problem}; it was left as it is") from None
+    os.ftruncate(descriptor, end)
+    os.write(descriptor, missing)

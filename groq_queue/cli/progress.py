@@ -28,6 +28,8 @@ class Tally:
     failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    skipped: int = 0  # they stood in the output before
+    skipped_failed: int = 0  # as errors
 
     @property
     def tokens(self) -> int:
@@ -86,10 +88,11 @@ class Progress:
     def describe(self, tally: Tally, stats: Stats, width: int) -> str:
         """Return the line in at most *width* - 1 characters."""
         ended = tally.done + tally.failed
-        counts = f"{ended:,} done" if self._total is None else f"{ended:,}/{self._total:,} done"
+        there = ended + tally.skipped
+        counts = f"{there:,} done" if self._total is None else f"{there:,}/{self._total:,} done"
         if tally.failed:
             counts += f", {tally.failed:,} failed"
-        left = self._left(ended)
+        left = self._left(ended, tally.skipped)
         left = "" if left is None else f", {left} left"
         minutes = max(self.seconds, 1e-3) / 60
         requests, tokens = f"{tally.done / minutes:,.0f}", f"{tally.tokens / minutes:,.0f}"
@@ -105,15 +108,16 @@ class Progress:
         ]
         return next((text for text in shown if len(text) < width), counts)[: width - 1]
 
-    def _left(self, ended: int) -> str | None:
+    def _left(self, ended: int, skipped: int) -> str | None:
         now_s = time.monotonic()
         self._recent.append((now_s, ended))
         while self._recent[1][0] <= now_s - _RECENT_S:
             self._recent.popleft()
         since_s, before = self._recent[0]
-        if self._total is None or ended <= before or ended >= self._total:
+        left = (self._total or 0) - ended - skipped
+        if self._total is None or ended <= before or left <= 0:
             return None
-        return duration((self._total - ended) * (now_s - since_s) / (ended - before))
+        return duration(left * (now_s - since_s) / (ended - before))
 
     def _write(self, text: str) -> None:
         try:

@@ -3,6 +3,9 @@
 The main thread reads and submits; whoever ends a request writes its line. At most
 a window of requests is open, so memory does not grow with the input, except by
 the custom_ids seen. A line is on disk, whole, before its request counts as done.
+
+With a journal an answer is stored before its line is written. So a crash between
+the two loses nothing: the next run finds no line, asks the journal and gets the answer.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
-from urllib.parse import urlsplit
 
-from groq_queue.cli import Exit, UsageError, silence_stdout
+from groq_queue.cli import UsageError, silence_stdout
+from groq_queue.cli.arguments import api_key_for, check_files, journal_of, limits_of
 from groq_queue.cli.files import Sink, StdoutSink, open_input, open_output
 from groq_queue.cli.lines import (
     Ask,
@@ -32,37 +35,33 @@ from groq_queue.cli.lines import (
     error_line,
     read_lines,
 )
+from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
 from groq_queue.cli.progress import Progress, Tally, plural
+from groq_queue.cli.resume import Written
 from groq_queue.cli.signals import catching
-from groq_queue.core.budget import Limits
 from groq_queue.core.completion import Completion, usage_of
-from groq_queue.core.retry import Meaning, meaning_of
-from groq_queue.errors import (
-    APIStatusError,
-    AuthenticationError,
-    ConfigurationError,
-    CostLimitReached,
-    DailyLimitReached,
-    GroqQueueError,
-    QueueClosed,
-    excerpt,
-)
+from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
 from groq_queue.facade import GroqQueue
-from groq_queue.transport.address import is_loopback
 
 _WINDOW_PER_WORKER = 4
 _WINDOW_BASE = 64
+_PUT_BACK = ("pending", "processing", "completed")  # statuses of a request that failed, and was told to try again
 _WINDOW_BYTES = 64 * 1024 * 1024  # of lines that are open at once
-_LOCAL_KEY = "local"  # servers on this machine ask for none, HTTP wants one
 
 
 def run(args: argparse.Namespace) -> int:
     """Send the lines of *args.input* and return the exit code."""
-    limits = _limits(args)
+    limits, api_key = limits_of(args), api_key_for(args.base_url)
+    written = Written() if args.resume else None
+    check_files(args)
     with contextlib.ExitStack() as files:
         source, name, total = open_input(args.input, files)
+        # Before the queue: opening a journal sends what waits in it.
+        output = open_output(args.output, files, written)
+        is_apart = args.errors is not None and args.errors != args.output
+        errors = open_output(args.errors, files, written) if is_apart else output
         client = GroqQueue(
-            api_key=_api_key(args.base_url),
+            api_key=api_key,
             base_url=args.base_url,
             model=args.model,
             limits=limits,
@@ -70,15 +69,14 @@ def run(args: argparse.Namespace) -> int:
             max_pending=None,  # the window below bounds it
             timeout=(min(5.0, args.timeout), args.timeout),
             max_retries=args.max_retries,
+            **journal_of(args),
         )
         files.callback(client.shutdown, cancel_futures=True)
-        output = open_output(args.output, files)
-        errors = output if args.errors is None else open_output(args.errors, files)
         is_shown = not args.quiet and not (args.input == "-" and source.isatty())
         progress = Progress(sys.stderr, total, is_shown=is_shown)
         if not args.quiet and args.input == "-" and source.isatty():
             progress.say("type one prompt a line; Ctrl-D ends")
-        going = _Run(client, read_lines(source), output, errors, progress, args, total)
+        going = _Run(client, read_lines(source), output, errors, progress, args, total, written or Written())
         files.enter_context(_told_on(going))
         try:
             going.go()
@@ -94,8 +92,8 @@ class _Stopped(Exception):
 class _Run:
     """One pass over the input.
 
-    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure`` and
-    ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
+    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure``, ``_kept``
+    and ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
     called under the engine's locks. What follows it belongs to the main thread,
     which learns of ended requests through ``_events`` alone.
     """
@@ -109,6 +107,7 @@ class _Run:
         progress: Progress,
         args: argparse.Namespace,
         total: int | None,
+        written: Written,
     ) -> None:
         self._client = client
         self._lines = lines
@@ -116,12 +115,15 @@ class _Run:
         self._total = total
         self._has_model = args.model is not None
         self._defaults = {"priority": args.priority, "client": args.client}
+        self._written = written
+        self._journal: str | None = args.journal
 
         self._lock = threading.Lock()
         self.progress = progress
         self.tally = Tally()
         self.first_failure: str | None = None
         self.stopped_by: BaseException | None = None
+        self._kept = 0  # accepted, and left without an answer
 
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()  # bytes of an ended request's line; 0: look up
         self._window = _WINDOW_PER_WORKER * args.workers + _WINDOW_BASE
@@ -129,6 +131,7 @@ class _Run:
         self._read = 0
         self._is_reading = False
         self._is_read = False  # to its end
+        self._is_leaving = False  # whatever is cancelled now is not its own fault
         self._signal: int | None = None
 
     def go(self) -> None:
@@ -143,6 +146,7 @@ class _Run:
                     self._tell_waiting()
             finally:
                 # In-flight attempts end within their timeout; a second signal leaves at once.
+                self._is_leaving = True
                 self._client.shutdown(cancel_futures=True)
 
     def say(self, message: str) -> None:
@@ -160,10 +164,16 @@ class _Run:
             try:
                 ask = parser.parse(number, raw)
             except BadLine as problem:
-                self._write_bad(number, problem.custom_id, problem.code, str(problem))
+                if self._written.is_refused(number):
+                    self._skip(is_failed=True)
+                else:
+                    self._write_bad(number, problem.custom_id, problem.code, str(problem))
                 continue
             if self._read == 1 and not self._has_model and ask.payload.get("model") is None:
                 raise UsageError(f"line {number} names no model: add --model, such as --model llama-3.1-8b-instant")
+            if self._is_written(ask):
+                self._skip(is_failed=not self._written.is_answered(ask.custom_id))
+                continue
             while not self._has_room(len(raw)) and not self._is_stopped():
                 self._wait()
             if not self._is_stopped():
@@ -185,6 +195,22 @@ class _Run:
         finally:
             self._is_reading = False
 
+    def _is_written(self, ask: Ask) -> bool:
+        """Whether an earlier run has written its line, and there is no reason for another."""
+        if self._written.is_answered(ask.custom_id):
+            return True
+        if not self._written.is_failed(ask.custom_id, ask.number):
+            return False
+        # It has failed, unless ``groq-queue retry-failed`` has put it back since.
+        return self._journal is None or self._client.get(ask.custom_id).status not in _PUT_BACK
+
+    def _skip(self, *, is_failed: bool) -> None:
+        with self._lock:
+            self.tally.skipped += 1
+            self.tally.skipped_failed += is_failed
+        self._take_events()
+        self._show()
+
     def _has_room(self, size: int) -> bool:
         return not self._open or (self._open < self._window and self._open_bytes + size <= _WINDOW_BYTES)
 
@@ -194,14 +220,18 @@ class _Run:
                 ask.payload, endpoint=ask.endpoint, custom_id=ask.custom_id, **(self._defaults | dict(ask.options))
             )
         except GroqQueueError as error:
-            if isinstance(error, QueueClosed) or _stops(error):
+            if isinstance(error, QueueClosed) or (stops(error) and not self._is_taken(ask, error)):
                 self._stop(error)
             else:
-                self._write_bad(ask.number, ask.custom_id, _bad_code(error), f"line {ask.number}: {error}")
+                self._write_bad(ask.number, ask.custom_id, bad_code(error), f"line {ask.number}: {error}")
             return
         self._open += 1
         self._open_bytes += size
         future.add_done_callback(partial(self._ended, ask.custom_id, future.request_id, size))
+
+    def _is_taken(self, ask: Ask, error: GroqQueueError) -> bool:
+        """Whether the journal refused it because it knows the custom_id with another payload."""
+        return isinstance(error, JournalError) and error.custom_id == ask.custom_id
 
     def _wait(self) -> None:
         """Wait for the next event, or for the next moment to show progress."""
@@ -255,12 +285,13 @@ class _Run:
 
     def _ended(self, custom_id: str, request_id: str, size: int, future: Future[Completion]) -> None:
         try:
-            if future.cancelled():
-                return
-            error = future.exception()
+            error = CancelledError("cancelled") if future.cancelled() else future.exception()
             if error is None:
                 self._write_answer(answer_line(request_id, custom_id, future.result()), future.result())
-            elif _stops(error):
+            elif isinstance(error, CancelledError) and self._is_leaving:
+                self._keep()
+            elif stops(error):
+                self._keep()
                 self._stop(error)  # it has no line: it is to be sent again when the cause is cured
             else:
                 self._write_failure(error_line(request_id, custom_id, error), f"{custom_id}: {error}")
@@ -268,6 +299,10 @@ class _Run:
             self._stop(error)
         finally:
             self._events.put(size)
+
+    def _keep(self) -> None:
+        with self._lock:
+            self._kept += 1
 
     def _write_answer(self, line: bytes, completion: Completion) -> None:
         usage = usage_of(completion) or (0, 0, 0)
@@ -306,7 +341,7 @@ class _Run:
         stats = self._client.stats()
         tally = self.tally
         known = self._read if self._total is None else max(self._total, self._read)
-        unsent = known - tally.done - tally.failed
+        unsent = known - tally.done - tally.failed - tally.skipped
         is_whole = self._total is not None or self._is_read
         with self._lock:
             self.progress.clear()
@@ -314,52 +349,59 @@ class _Run:
                 silence_stdout()
                 return code
             if self.stopped_by is not None:
-                self.progress.say(f"groq-queue: stopped: {_reason(self.stopped_by)}")
+                self.progress.say(f"groq-queue: stopped: {reason(self.stopped_by)}")
             if not args.quiet:
                 if self.first_failure is not None:
                     self.progress.say(f"first failure: {self.first_failure}")
                 self.progress.say(
                     f"{tally.done:,} done, {tally.failed:,} failed"
+                    + (f", {_skipped(tally)}" if tally.skipped else "")
                     + (f", {unsent:,} not sent" if unsent else "")
                     + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
                     f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
                 )
             if self._is_stopped() and (unsent or not is_whole):
-                rest = "" if is_whole else ", and the rest of stdin was not read"
-                self.progress.say(
-                    f"without an answer in {self._output.name}: {plural(unsent, 'line')}{rest}; "
-                    "to continue, run these into another file"
-                )
+                self.progress.say(self._rest(unsent, is_whole, args))
         if args.json:
             summary = {
                 "done": tally.done,
                 "failed": tally.failed,
+                "skipped": tally.skipped,
                 "unsent": unsent,
+                "stored": self._kept if self._journal is not None else 0,
                 "seconds": round(self.progress.seconds, 3),
                 "requests": stats.attempts,
                 "refused": stats.refused,
                 "prompt_tokens": tally.prompt_tokens,
                 "completion_tokens": tally.completion_tokens,
                 "tokens": tally.tokens,
-                "stopped_by": None if self.stopped_by is None else _reason(self.stopped_by),
+                "stopped_by": None if self.stopped_by is None else reason(self.stopped_by),
                 "exit_code": int(code),
             }
             print(json.dumps(summary), file=sys.stderr if isinstance(self._output, StdoutSink) else sys.stdout)
         return code
 
-    def _exit_code(self) -> Exit:
-        error = self.stopped_by
+    def _rest(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
+        """Tell what has no answer, where it is kept, and how to go on."""
+        told = f"without an answer in {self._output.name}: {plural(unsent, 'line')}"
+        if not is_whole:
+            told += ", and the rest of stdin was not read"
+        if self._journal is not None:
+            told += f", {self._kept:,} of them stored in {self._journal}"
+        if isinstance(self._output, StdoutSink):
+            return f"{told}; to continue, run these into another file"
+        same_input = " on the same input" if args.input == "-" else ""
+        return f"{told}; to continue, run the same command{same_input}{'' if args.resume else ' with --resume'}"
+
+    def _exit_code(self) -> int:
         if self._signal is not None:
-            return Exit(128 + self._signal)
-        if isinstance(error, BrokenPipeError):
-            return Exit.SOME_FAILED
-        if isinstance(error, (OSError, UsageError)):
-            return Exit.USAGE
-        if isinstance(error, (DailyLimitReached, CostLimitReached)) or _is_spend_limit(error):
-            return Exit.LIMIT
-        if isinstance(error, (APIStatusError, ConfigurationError)):
-            return Exit.CONFIGURATION
-        return Exit.SOME_FAILED if self.tally.failed or error is not None else Exit.DONE
+            return 128 + self._signal
+        return exit_code_of(self.stopped_by, self.tally.failed + self.tally.skipped_failed)
+
+
+def _skipped(tally: Tally) -> str:
+    failed = f" ({tally.skipped_failed:,} of them failed)" if tally.skipped_failed else ""
+    return f"{tally.skipped:,} done before{failed}"
 
 
 class _Told(logging.Handler):
@@ -385,57 +427,3 @@ def _told_on(going: _Run) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-
-
-def _stops(error: BaseException) -> bool:
-    """Whether every other request would fail by *error* too."""
-    if isinstance(error, (DailyLimitReached, CostLimitReached, AuthenticationError)):
-        return True
-    return isinstance(error, APIStatusError) and meaning_of(error.status_code, error.body)[0] is Meaning.STOP
-
-
-def _is_spend_limit(error: BaseException | None) -> bool:
-    """Whether the account's own spend limit stops it; the same codes as in ``core.retry``."""
-    body = error.body if isinstance(error, APIStatusError) else None
-    told = body.get("error") if isinstance(body, dict) else None
-    return isinstance(told, dict) and str(told.get("code") or "").startswith("spend_")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        return f"cannot write {error.filename}: {error.strerror or error}"
-    if isinstance(error, AuthenticationError):
-        return f"{error}: check GROQ_API_KEY"
-    if isinstance(error, DailyLimitReached) and error.resets_in is not None:
-        return f"{error} (fits again in {error.resets_in:,.0f} s)"
-    return excerpt(str(error)) if isinstance(error, (GroqQueueError, UsageError)) else repr(error)
-
-
-def _bad_code(error: GroqQueueError) -> str:
-    return "invalid_line" if isinstance(error, ConfigurationError) else "request_too_large"
-
-
-# What the arguments name.
-
-
-def _limits(args: argparse.Namespace) -> Limits | None:
-    given = {name: value for name in ("rpm", "rpd", "tpm", "tpd") if (value := getattr(args, name)) is not None}
-    if args.minute is not None:
-        if not given:
-            raise UsageError("--minute says how long the minute of --rpm and --tpm is: give one of these too")
-        return Limits(**given, minute_s=args.minute)
-    return Limits(**given) if given else None
-
-
-def _api_key(base_url: str | None) -> str | None:
-    """Return None to have the key read from the environment, or the placeholder for this machine's servers."""
-    if os.environ.get("GROQ_API_KEY"):
-        return None
-    url = base_url or os.environ.get("GROQ_BASE_URL") or ""
-    try:
-        host = urlsplit(url).hostname
-    except ValueError:
-        host = None
-    if host is not None and is_loopback(host):
-        return _LOCAL_KEY
-    raise ConfigurationError("GROQ_API_KEY is not set: export GROQ_API_KEY=…, or see it work without: groq-queue demo")

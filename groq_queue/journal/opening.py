@@ -180,7 +180,14 @@ def check_contents(path: str, *, needs_schema: bool = False) -> None:
 def connect(path: str, mode: str, timeout_s: float) -> sqlite3.Connection:
     """Open one connection that leaves transactions to us and may move between threads."""
     uri = f"{Path(path).as_uri()}?mode={mode}"
+    if mode == "ro" and _is_at_rest(path):
+        uri += "&immutable=1"
     return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+
+
+def _is_at_rest(path: str) -> bool:
+    """Whether nobody writes *path* and SQLite cannot make the files it wants beside it even for reading."""
+    return not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(path + "-wal")
 
 
 def writer(path: str, durability: str, timeout_s: float) -> sqlite3.Connection:

@@ -19,7 +19,7 @@ from groq_queue.journal.faults import told
 from groq_queue.journal.queries import pages
 
 _AT_ONCE = 2_000  # rows deleted in one commit, so that others get their turn in between
-_WORTH_A_REWRITE = 4  # one free page in four
+_WORTH_A_REWRITE = 4  # one free page in four, or one deleted request in four
 
 
 def export(source: str, path: str | os.PathLike[str], timeout_s: float) -> None:
@@ -56,7 +56,7 @@ def prune(commits: Commits, path: str, keep: Collection[str]) -> int:
         if not above:
             break
         total += deleted
-    commits.alone(_shrink)
+    commits.alone(functools.partial(_shrink, deleted=total))
     return total
 
 
@@ -76,11 +76,16 @@ def _delete(connection: sqlite3.Connection, doomed: list[str], above: int) -> tu
     return len(rows), looked[-1][0]
 
 
-def _shrink(connection: sqlite3.Connection) -> None:
-    """Rewrite the file if much of it is free, and empty the log into it as far as others' reading allows."""
+def _shrink(connection: sqlite3.Connection, deleted: int) -> None:
+    """Rewrite the file if much of it is free, and empty the log into it as far as others' reading allows.
+
+    Free pages do not tell all: where every second request was kept, no page is free and each is
+    half empty. So what was deleted just now counts as well.
+    """
     pages_free = connection.execute("PRAGMA freelist_count").fetchone()[0]
     pages_all = connection.execute("PRAGMA page_count").fetchone()[0]
-    if pages_free * _WORTH_A_REWRITE > pages_all:
+    kept = connection.execute("SELECT count(*) FROM requests").fetchone()[0]
+    if pages_free * _WORTH_A_REWRITE > pages_all or deleted * _WORTH_A_REWRITE > deleted + kept:
         connection.execute("VACUUM")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "keeping": {"core", "engine", "journal", "limiters", "errors", "clock"},
     "facade": {"core", "engine", "transport", "limiters", "journal", "keeping", "simulator", "errors", "clock"},
     "__init__": {"core", "engine", "simulator", "facade", "errors"},
-    "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
+    "cli": {"core", "engine", "transport", "simulator", "facade", "journal", "errors", "clock", "__init__"},
     "__main__": {"cli"},
 }
 

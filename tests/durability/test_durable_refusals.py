@@ -1,0 +1,278 @@
+"""A journal that cannot be used: a typed error that names the path and the cure, and nothing sent or changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groq_queue.errors import JournalError
+from groq_queue.simulator import GroqSimulator
+
+from .conftest import LIVING, Simulate, rows_of
+from .living import opened
+
+Run = Callable[..., list[str]]
+
+_LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+import threading
+threading.Event().wait(float(sys.argv[2]))
+connection.execute("ROLLBACK")
+print("free", flush=True)
+"""
+
+
+@pytest.fixture
+def used(path: str, simulate: Simulate) -> str:
+    """A journal in which sixty requests have been answered."""
+    with opened(path, simulate().base_url) as queue:
+        for number in range(60):
+            queue.submit(f"n{number} " + "x" * 2_000, custom_id=f"n{number}", max_completion_tokens=16)
+    return path
+
+
+def refusal_of(path: str, simulator: GroqSimulator, most_s: float = 1.0) -> str:
+    """Open the journal, try to send one request, and return what was said instead."""
+    begin = time.monotonic()
+    with pytest.raises(JournalError) as caught, opened(path, simulator.base_url) as queue:
+        queue.submit("refused", custom_id="refused")
+    assert time.monotonic() - begin <= most_s
+    assert f"journal {os.path.realpath(path)}: " in str(caught.value)
+    assert 0 == len(simulator.log)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("part", [n / 21 for n in range(1, 21)])
+def test_a_truncated_file_is_refused_as_it_is(part: float, used: str, simulate: Simulate) -> None:
+    """
+    At twenty points; restored, it works.
+    """
+    whole = Path(used).read_bytes()
+    cut = whole[: round(len(whole) * part)]
+    Path(used).write_bytes(cut)
+    simulator = simulate()
+
+    said = refusal_of(used, simulator)
+
+    assert "damaged; restore an export" in said or "restore it from a copy" in said
+    assert cut == Path(used).read_bytes()
+    Path(used).write_bytes(whole)
+    with opened(used, simulator.base_url) as queue:
+        assert queue.submit("new", custom_id="new").result(timeout=10).text
+    assert 1 == len(simulator.log)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_file_of_random_bytes_is_refused_as_it_is(seed: int, path: str, simulate: Simulate) -> None:
+    """
+    Whatever their number.
+    """
+    rubbish = random.Random(seed).randbytes((10, 600, 4_096, 50_000, 200_000)[seed])
+    Path(path).write_bytes(rubbish)
+
+    said = refusal_of(path, simulate())
+
+    assert "no SQLite file" in said
+    assert rubbish == Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_page_is_found_before_anything_is_sent(seed: int, used: str, simulate: Simulate) -> None:
+    """
+    Random bytes in the middle of an otherwise good file.
+    """
+    dice = random.Random(seed)
+    damaged = bytearray(Path(used).read_bytes())
+    page = 4_096 * dice.randrange(1, len(damaged) // 4_096)
+    damaged[page : page + 64] = dice.randbytes(64)
+    Path(used).write_bytes(damaged)
+
+    said = refusal_of(used, simulate())
+
+    assert "damaged; restore an export" in said
+    assert bytes(damaged) == Path(used).read_bytes()
+
+
+def test_a_newer_schema_is_refused_as_it_is(used: str, simulate: Simulate) -> None:
+    """
+    The cure is a newer release.
+    """
+    connection = sqlite3.connect(used)
+    connection.execute("PRAGMA user_version = 1000")
+    connection.close()
+    before = Path(used).read_bytes()
+
+    said = refusal_of(used, simulate())
+
+    assert "upgrade groq-queue" in said
+    assert before == Path(used).read_bytes()
+
+
+def test_a_file_of_another_program_is_refused_as_it_is(path: str, simulate: Simulate) -> None:
+    """
+    A good SQLite file, but not ours.
+    """
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE notes (text)")
+    connection.close()
+    before = Path(path).read_bytes()
+
+    said = refusal_of(path, simulate())
+
+    assert "another program" in said
+    assert before == Path(path).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "cure"), [(".", "name a file in it"), ("no/such/run.db", "create it first")])
+def test_a_place_where_no_file_can_be_is_refused(name: str, cure: str, tmp_path: Path, simulate: Simulate) -> None:
+    """
+    A directory, and a file in a directory that is missing; nothing is made.
+    """
+    said = refusal_of(str(tmp_path / name), simulate())
+
+    assert cure in said
+    assert [] == os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs a user who may become another")
+@pytest.mark.parametrize("modes", [(0o444, 0o777), (0o666, 0o555)], ids=["file", "folder"])
+def test_what_is_read_only_is_refused_as_it_is(modes: tuple[int, int], used: str, simulate: Simulate) -> None:
+    """
+    The file, or its directory, in which SQLite needs a place for its log.
+    """
+    simulator = simulate()
+    script = (
+        f"import os, sys; sys.path.insert(0, {str(LIVING.parent)!r}); import living, groq_queue.journal; "
+        "os.setuid(65534); living.try_to_open(*sys.argv[1:])"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own may not be entered by others
+        there = os.path.join(folder, "run.db")
+        shutil.copy(used, there)
+        os.chmod(there, modes[0])
+        os.chmod(folder, modes[1])
+        before = Path(there).read_bytes()
+        done = subprocess.run(
+            [sys.executable, "-c", script, there, simulator.base_url],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        after = Path(there).read_bytes()
+        names = os.listdir(folder)
+
+    assert 0 == done.returncode, done.stderr
+    seconds, said = json.loads(done.stdout)
+    assert seconds <= 1
+    assert f"JournalError: journal {there}: " in said
+    assert "read-only for this user" in said
+    assert before == after
+    assert "run.db-wal" not in names
+
+
+@contextmanager
+def _locked(path: str, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """Another program that keeps a write lock on the file for a while."""
+    process = subprocess.Popen([sys.executable, "-c", _LOCKER, path, str(seconds)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "locked\n" == process.stdout.readline()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_lock_of_three_seconds_is_waited_for(path: str, simulate: Simulate) -> None:
+    """
+    In submit and at the opening; nothing is refused.
+    """
+    simulator = simulate()
+    with opened(path, simulator.base_url) as queue:
+        queue.submit("first", custom_id="first").result(timeout=10)
+        with _locked(path, 3):
+            begin = time.monotonic()
+            future = queue.submit("second", custom_id="second")
+            waited = time.monotonic() - begin
+            assert future.result(timeout=10).text
+    with _locked(path, 3), opened(path, simulator.base_url) as queue:
+        assert queue.submit("third", custom_id="third").result(timeout=10).text
+
+    assert 2 <= waited <= 5
+    assert ["first", "second", "third"] == [record.prompt for record in simulator.log]
+
+
+@pytest.mark.slow
+def test_a_lock_of_45_seconds_is_a_typed_error(path: str, tmp_path: Path, simulate: Simulate) -> None:
+    """
+    After half a minute; the request is not sent, and the queue works when the lock is gone.
+    """
+    simulator = simulate()
+    with opened(path, simulator.base_url) as queue:
+        queue.submit("first", custom_id="first").result(timeout=10)
+        with _locked(path, 45) as locker:
+            begin = time.monotonic()
+            with pytest.raises(JournalError, match="another program holds a lock") as caught:
+                queue.submit("second", custom_id="second")
+            waited = time.monotonic() - begin
+            assert "unknown" == queue.get("second").status
+            assert "free\n" == locker.stdout.readline()
+        assert queue.submit("third", custom_id="third").result(timeout=10).text
+
+    assert 25 <= waited <= 35
+    assert path in str(caught.value)
+    assert ["first", "third"] == [record.prompt for record in simulator.log]
+    assert {"first", "third"} == set(rows_of(path, tmp_path))
+
+
+def test_a_full_disk_refuses_and_space_cures(path: str, tmp_path: Path, simulate: Simulate, run: Run) -> None:
+    """
+    The refused are never sent, the accepted all are, and the next one is taken when there is space again.
+    """
+    simulator = simulate(log_size=1_000)
+
+    accepted, refused, errors = json.loads(run("full_disk", path, simulator.base_url)[-1])
+
+    sent = sorted(record.prompt.split()[0] for record in simulator.log)
+    assert len(accepted) >= 5
+    assert len(refused) >= 5
+    assert all(path in said and "free some space" in said for said in errors)
+    assert sorted(["first", "after", *accepted]) == sent
+    assert set(sent) == set(rows_of(path, tmp_path))
+
+
+def test_what_cannot_be_counted_is_not_sent(path: str, tmp_path: Path, simulate: Simulate, run: Run) -> None:
+    """
+    The disk is full when the sending begins: nothing is sent uncounted, nothing accepted is lost.
+    """
+    simulator = simulate(log_size=1_000)
+
+    kinds = json.loads(run("full_disk_later", path, simulator.base_url)[-1])
+    before = rows_of(path, tmp_path)
+    early = [record.prompt for record in simulator.log]
+    run("drain", path, simulator.base_url)
+    after = rows_of(path, tmp_path)
+
+    print(f"{kinds}, {len(early)} sent with the disk full")
+    assert set(kinds) <= {"JournalError", "waiting"}
+    assert all(before[name].attempts >= early.count(name) for name in early)
+    assert {f"n{number}" for number in range(40)} == set(after)
+    assert {"completed"} == {row.status for row in after.values()}
+    sent: Any = [record.prompt for record in simulator.log]
+    assert all(after[name].attempts >= sent.count(name) >= 1 for name in after)
