@@ -42,6 +42,7 @@ class Request:
         "arrival",
         "attempts",
         "body",
+        "call",
         "client",
         "custom_id",
         "deadline_ns",
@@ -85,6 +86,7 @@ class Request:
         tier: str | None = None,
         turn_cost: int = 1,
         shrinks: bool = False,
+        call: Any = None,
     ) -> None:
         """
         Args:
@@ -101,12 +103,14 @@ class Request:
             tier: Service tier with budgets of its own, or None for the usual one.
             shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
+            call: The user's callable to run instead of sending *body*, see ``engine.calls``.
         """
         self.id = uuid.uuid4().hex
         self.model = model
         self.lane = model if tier is None else f"{model} ({tier})"
         self.endpoint = endpoint
         self.body: bytes | None = body  # dropped when the request ends
+        self.call = call  # dropped likewise
         self.size = size
         self.priority = priority
         self.client = client

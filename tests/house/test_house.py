@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "journal": {"core", "errors", "clock"},
     "facade": {"core", "engine", "transport", "limiters", "simulator", "errors", "clock"},
     "__init__": {"core", "engine", "simulator", "facade", "errors"},
+    "integrations": {"core", "engine", "errors", "facade"},
     "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
     "__main__": {"cli"},
 }
