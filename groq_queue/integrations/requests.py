@@ -27,19 +27,26 @@ class QueueAdapter(HTTPAdapter):
         options.setdefault("pool_maxsize", max(DEFAULT_POOLSIZE, queue._engine._max_workers))
         super().__init__(**options)
 
-    def send(  # type: ignore[override]  # the stubs of requests and requests itself disagree
-        self, request: requests.PreparedRequest, stream: bool = False, **how: Any
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Any = None,
     ) -> requests.Response:
         """Send *request*, a POST of JSON that names a model when its turn has come, anything else at once."""
+        how = {"stream": stream, "timeout": timeout, "verify": verify, "cert": cert, "proxies": proxies}
         payload = self._turns.payload_of(request.method, request.body)
         if payload is None:
-            return super().send(request, stream=stream, **how)
+            return super().send(request, **how)
         if stream:
             request = request.copy()
             request.headers["Accept-Encoding"] = "identity"  # so that the usage can be read as the body passes by
 
         def attempt(hold: Hold) -> requests.Response | Opened:
-            response = HTTPAdapter.send(self, request, stream=stream, **how)
+            response = HTTPAdapter.send(self, request, **how)
             if stream and response.status_code < 400:
                 response.raw = _HeldBody(response.raw, hold)
                 weakref.finalize(response, hold.end).atexit = False

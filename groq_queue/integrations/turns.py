@@ -111,8 +111,8 @@ class Turns:
         """
         turn = _Turn(sender, self._engine)
         future = self._queue._submit_call(turn.call, payload, self._options, path.partition("/v1/")[2] or "call")
-        future.add_done_callback(turn.ended)
         try:
+            future.add_done_callback(turn.ended)
             with future._waiting():
                 return turn.wait()
         except BaseException:
