@@ -327,7 +327,8 @@ class GroqQueue:
         as the queue's own answers are, lost connections too; anything else the callable raises is final. Its
         own time-outs hold, not the queue's, and its own retries are to be turned off (``max_retries=0``).
         What it spent is read from the ``usage`` of what it returned, or counted in full; limits are learnt
-        from headers if it returns a response that has some, as ``with_raw_response`` of the SDKs does.
+        from headers if it returns a response that has some, as ``with_raw_response`` of the SDKs does. A stream
+        that it returns is counted in full and holds no slot; ``integrations`` has adapters whose streams do.
 
         It must not wait for other requests of this queue, whose turn may come only after its own.
 

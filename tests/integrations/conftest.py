@@ -43,7 +43,7 @@ class InThread:
         self._call = call
         self._outcome: Any = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

@@ -232,16 +232,19 @@ def test_a_stream_that_everybody_forgot_gives_its_slot_back(make_queue, connect)
     del stream
     gc.collect()
 
-    ask(client)
+    InThread(lambda: ask(client)).result()
 
 
 def test_shutdown_does_not_wait_for_readers(make_queue, connect):
     queue = make_queue()
     stream = ask(connect(queue), stream=True)
 
-    queue.shutdown()
-
-    assert 2 < len(list(stream))
+    leaving = InThread(queue.shutdown)
+    try:
+        leaving.result()
+        assert 2 < len(list(stream))
+    finally:
+        stream.close()
 
 
 def test_the_reader_of_the_very_first_answer_may_ask_again_before_it_has_read_on(make_queue, connect):
