@@ -96,7 +96,10 @@ def _queued(base: type[Any]) -> type[Any]:
 
 def _body_of(request: Any) -> bytes | None:
     """Return the body if it is in memory already; a file that is being uploaded must not be read."""
-    content = getattr(request, "_content", None)
+    try:
+        content = request.content
+    except Exception:  # RequestNotRead of httpx or httpx2
+        return None
     return content if isinstance(content, bytes) else None
 
 

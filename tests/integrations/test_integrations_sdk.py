@@ -85,6 +85,15 @@ def test_what_spends_no_tokens_goes_straight_through(make_queue, connect):
     assert 0 == queue.stats().submitted
 
 
+def test_a_file_that_is_uploaded_goes_straight_through_and_whole(make_queue, connect, simulator):
+    queue = make_queue()
+
+    transcript = connect(queue).audio.transcriptions.create(model=MODEL, file=("a.wav", b"RIFF"))
+
+    assert transcript.text.startswith("Simulated answer")
+    assert 0 == queue.stats().submitted
+
+
 def test_embeddings_are_queued_too(make_queue, connect):
     queue = make_queue()
 
@@ -172,7 +181,7 @@ def test_a_ctrl_c_while_waiting_cancels_the_request(make_queue, connect, simulat
 
 
 def test_a_ctrl_c_while_it_is_sent_closes_what_still_comes(make_queue, connect, simulator):
-    simulator.set_faults([Fault(status=500, delay_s=0.2, times=1)])
+    simulator.set_faults([Fault(status=500, delay_s=1.5, times=1)])  # later than a Ctrl-C takes on a busy machine
     queue = make_queue()
     client = connect(queue)
 
