@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import difflib
+import functools
+import inspect
 import logging
 import os
 import random
@@ -32,6 +35,7 @@ from groq_queue.core.record import Record
 from groq_queue.core.request import Request, State, build_payload, encode_payload, lower_cap
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine import verdicts
+from groq_queue.engine.calls import Call, hidden_retries, priceable
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import forget, leave_at_exit
 from groq_queue.engine.runner import Runner
@@ -162,6 +166,7 @@ class GroqQueue:
         check_choice("on_unknown", on_unknown, ("resend", "hold"))
 
         self._simulator: GroqSimulator | None = None
+        self._told_hidden_retries = False
         clock = SystemClock()
         timers = Timers(clock, "groq_queue")
         transport = make_transport(
@@ -374,6 +379,52 @@ class GroqQueue:
             return self._keeping.submit(request, *as_given, callback)
         return self._engine.submit(request, callback=callback)
 
+    def submit_call(
+        self, fn: Callable[..., Any], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> RequestFuture[Any]:
+        """Queue a call of your own, ``fn(*args, **kwargs)``, under the same budget, order and retries.
+
+        Every argument but *queue_options* is the callable's and reaches it untouched. Its ``model``,
+        ``messages`` (or ``input``, ``prompt``) and ``max_completion_tokens`` or ``max_tokens``, passed by
+        keyword, also tell its lane and its price.
+
+        Runs on a worker thread, again for each retry. An error with a ``status_code`` (the SDKs', or the
+        ``response``'s of ``requests``) and a returned response with one from 400 up are retried and waited for
+        as the queue's own answers are, lost connections too; anything else the callable raises is final. Its
+        own time-outs hold, not the queue's, and its own retries are to be turned off (``max_retries=0``).
+        What it spent is read from the ``usage`` of what it returned, or counted in full; limits are learnt
+        from headers if it returns a response that has some, as ``with_raw_response`` of the SDKs does. A stream
+        that it returns is counted in full and holds no slot; ``integrations`` has adapters whose streams do.
+
+        It must not wait for other requests of this queue, whose turn may come only after its own.
+
+        Args:
+            fn: Not asynchronous.
+            args: The callable's.
+            queue_options: What ``submit`` takes by keyword: ``model`` (the lane, whatever the callable is
+                told), ``tokens``, ``audio_seconds``, ``priority``, ``client``, ``custom_id``, ``max_wait``,
+                ``deadline``, ``not_before``, ``callback``.
+            kwargs: The callable's.
+
+        Returns:
+            A Future of what the callable returned, untouched; it raises what the callable raised last, of the
+            same type, or this library's error if the queue itself ended the request.
+
+        Raises:
+            TypeError: *fn* cannot be called, or only with ``await``.
+            ConfigurationError: An option cannot be used, or no model is named.
+            RequestTooLarge, QueueFull, QueueTimeout, QueueClosed: As for ``submit``.
+        """
+        if not callable(fn):
+            raise TypeError(f"submit_call() takes a callable and its arguments, not {fn!r:.100}")
+        if inspect.iscoroutinefunction(fn):
+            raise TypeError(f"{fn!r:.100} is asynchronous: pass the method of the synchronous client")
+        if queue_options is not None and not isinstance(queue_options, Mapping):
+            raise ConfigurationError(f"queue_options={queue_options!r:.100}: use a dict such as {{'priority': 'high'}}")
+        self._warn_of_hidden_retries(fn)
+        call = Call(functools.partial(fn, *args, **kwargs), self._engine)
+        return self._submit_call(call, kwargs, queue_options or {})
+
     def _price(self, request: Request) -> None:
         """Refuse what can never be sent, and set what the request's turn costs."""
         meter = self._limiter.meter(request.lane, request.model)
@@ -513,11 +564,85 @@ class GroqQueue:
     ) -> None:
         self.shutdown(wait=True, cancel_futures=kind is not None)
 
+    def _submit_call(
+        self, call: Call, arguments: Mapping[str, Any], options: Mapping[str, Any], endpoint: str = "call"
+    ) -> RequestFuture[Any]:
+        """Queue *call*, priced by *arguments*; see ``submit_call`` for the *options*."""
+        if self._keeping is not None:
+            raise ConfigurationError(
+                "journal: a callable cannot be stored in a file, so a queue with a journal takes none; "
+                "use submit(), or another queue for calls and adapters"
+            )
+        request, callback = self._call_request(call, arguments, options, endpoint)
+        self._price(request)
+        return self._engine.submit(request, callback=callback)
+
+    def _call_request(
+        self, call: Call, arguments: Mapping[str, Any], options: Mapping[str, Any], endpoint: str
+    ) -> tuple[Request, Callable[[Future[Any]], object] | None]:
+        """Check the *options* of a call and return its request and its callback."""
+        _check_call_options(options)
+        payload = {name: priceable(value) for name, value in arguments.items()}
+        model = options.get("model") or payload.get("model") or self._model
+        if not isinstance(model, str) or not model.strip():
+            raise ConfigurationError(
+                f"model={model!r:.100}: the call names none; pass queue_options={{'model': ...}} or set the queue's"
+            )
+        request = Request(
+            model=model,
+            endpoint=endpoint,
+            body=b"",
+            call=call,
+            size=size_of(
+                payload,
+                check_count("tokens", options.get("tokens"), optional=True),
+                check_seconds("audio_seconds", options.get("audio_seconds")) or 0,
+            ),
+            priority=parse_priority(options.get("priority", "normal")),
+            client=check_text("client", options.get("client", "default")),
+            custom_id=check_text("custom_id", options.get("custom_id"), optional=True),
+            max_wait_ns=_ns(check_seconds("max_wait", options.get("max_wait"))),
+            deadline_ns=_ns(check_seconds("deadline", options.get("deadline"))),
+            not_before_ns=_ns(check_seconds("not_before", options.get("not_before"))),
+            tier=_tier(payload),
+        )
+        return request, options.get("callback")
+
+    def _warn_of_hidden_retries(self, fn: Callable[..., Any]) -> None:
+        retries = hidden_retries(fn)
+        if retries and not self._told_hidden_retries:
+            self._told_hidden_retries = True
+            _log.warning(
+                "the client of %s.%s retries up to %d times by itself, unmetered and on top of the queue's retries: "
+                "make it with max_retries=0",
+                type(getattr(fn, "__self__", None)).__name__,
+                getattr(fn, "__name__", "callable"),
+                retries,
+            )
+
     def __repr__(self) -> str:
         stats = self._engine.stats()
         kind = "SIMULATED " if self._simulator is not None else ""
         state = "" if stats.running else ", closed"
         return f"<{kind}GroqQueue {self._base_url}: {stats.pending} pending, {stats.in_flight} in flight{state}>"
+
+
+_CALL_OPTIONS = (
+    "model", "tokens", "audio_seconds", "priority", "client", "custom_id", "max_wait", "deadline", "not_before",
+    "callback",
+)  # fmt: skip
+
+
+def _check_call_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in _CALL_OPTIONS:
+            near = difflib.get_close_matches(str(name), _CALL_OPTIONS, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_CALL_OPTIONS)}"
+            raise ConfigurationError(f"queue_options[{name!r:.50}]: unknown; {meant}")
+    check_text("model", options.get("model"), optional=True)
+    callback = options.get("callback")
+    if callback is not None and not callable(callback):
+        raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
 
 
 def _request_of(future: Any) -> Request:

@@ -42,6 +42,7 @@ class Request:
         "arrival",
         "attempts",
         "body",
+        "call",
         "client",
         "custom_id",
         "deadline_ns",
@@ -88,6 +89,7 @@ class Request:
         turn_cost: int = 1,
         shrinks: bool = False,
         request_id: str | None = None,
+        call: Any = None,
     ) -> None:
         """
         Args:
@@ -105,12 +107,14 @@ class Request:
             shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
             request_id: Our id of it, if it has one already.
+            call: The user's callable to run instead of sending *body*, see ``engine.calls``.
         """
         self.id = request_id or uuid.uuid4().hex
         self.model = model
         self.lane = model if tier is None else f"{model} ({tier})"
         self.endpoint = endpoint
         self.body: bytes | None = body  # dropped when the request ends, and while a journal has it
+        self.call = call  # dropped likewise
         self.size = size
         self.priority = priority
         self.client = client

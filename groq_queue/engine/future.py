@@ -84,6 +84,7 @@ class RequestFuture(Future[_T]):
 
     def end_cancelled(self) -> None:
         """Become cancelled and wake everyone who waits; called once, by the engine."""
+        self._request.call = None
         try:
             super().cancel()  # runs the callbacks
         finally:
@@ -91,6 +92,10 @@ class RequestFuture(Future[_T]):
 
     def end(self, result: _T | None, error: BaseException | None) -> None:
         """Deliver; called once, by the engine."""
+        call, self._request.call = self._request.call, None
+        if call is not None:
+            result, error = call.ending(result, error)
+            del call
         try:
             if error is None:
                 self.set_result(result)  # type: ignore[arg-type]

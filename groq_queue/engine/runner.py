@@ -7,6 +7,9 @@ lease it is given is ended exactly once, by this rule:
 * refused by the limiter, or certainly not sent, or not processed (498): refunded;
 * anything else (5xx, reset, timeout, unreadable answer): settled in full, since
   the server may have charged it.
+
+A request may bring a callable of the user's own instead of a body. ``calls`` reads
+what it returned or raised as an answer; from there on the way is the same.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from groq_queue.core.headers import Refusal, parse_rate_headers, parse_retry_aft
 from groq_queue.core.pricing import Cost, Size, corrected
 from groq_queue.core.request import Request, lower_cap
 from groq_queue.core.retry import Meaning, RetryPolicy, meaning_of
+from groq_queue.engine.calls import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
 
@@ -66,7 +70,7 @@ class Outcome(NamedTuple):
     """The end of one attempt."""
 
     next: Next
-    result: Completion | None = None
+    result: Any = None  # a Completion, or what the user's own callable returned
     error: GroqQueueError | None = None
     wait_ns: int = 0
     charged: Cost = _NOTHING  # what has to be paid for, as far as known
@@ -92,6 +96,8 @@ class Runner:
         """
         assert request.body is not None
         request.attempts += 1
+        if request.call is not None:
+            return self._called(request, request.call, lease, meter)
         try:
             reply = self._transport.send(request.endpoint, request.body, timeout=self._timeout)
         except APIConnectionError as error:
@@ -118,15 +124,54 @@ class Runner:
             request.unknown += 1
             allowed = request.unknown <= self._policy.max_unknown
             return self._again(request, error, 0, allowed=allowed, charged=lease.cost)
-        usage = usage_of(answer)
-        limits_seen = parse_rate_headers(reply.headers)
-        self._tell(request, meter.settle(lease, request.size, usage, limits_seen, now_ns))
-        self._blind = 0
+        charged = self._settled(request, lease, meter, usage_of(answer), reply.headers, now_ns)
         waited_ns = (request.started_ns or 0) - request.submitted_ns
         completion = Completion(
             answer, custom_id=request.custom_id, attempts=request.attempts, waited=waited_ns / NS_PER_S
         )
-        return Outcome(Next.DONE, result=completion, charged=_paid(usage) if usage else lease.cost)
+        return Outcome(Next.DONE, result=completion, charged=charged)
+
+    def _settled(
+        self,
+        request: Request,
+        lease: Lease,
+        meter: Meter,
+        usage: tuple[int, int, int] | None,
+        headers: Mapping[str, str],
+        now_ns: int,
+    ) -> Cost:
+        """End the lease of an answered request and return what has to be paid for."""
+        self._tell(request, meter.settle(lease, request.size, usage, parse_rate_headers(headers), now_ns))
+        self._blind = 0
+        return _paid(usage) if usage else lease.cost
+
+    def _called(self, request: Request, call: Call, lease: Lease, meter: Meter) -> Outcome:
+        """Run the user's own callable once; it may have another key, so its 401 stops nobody else."""
+        told = call.run(lambda headers: self._begun(request, lease, meter, headers))
+        now_ns = self._clock.now_ns()
+        if isinstance(told, APIConnectionError):
+            outcome = self._lost(request, lease, meter, told)
+        elif isinstance(told, APIError):
+            told.request_id, told.custom_id = request.id, request.custom_id
+            meter.settle(lease, request.size, None, None, now_ns)
+            outcome = self._failed(request, told)._replace(charged=lease.cost)
+        elif told.status < 400:
+            headers = told.headers if lease.is_open else {}  # else they were taken in when the answer began
+            return Outcome(Next.DONE, charged=self._settled(request, lease, meter, told.usage, headers, now_ns))
+        else:
+            outcome = self._turned_down(request, lease, meter, told)
+        call.failed_with(outcome.error)
+        return outcome._replace(next=Next.FAILED) if outcome.next is Next.STOP else outcome
+
+    def _begun(self, request: Request, lease: Lease, meter: Meter, headers: Mapping[str, str]) -> None:
+        """Learn from the head of an answer that somebody reads at leisure, if others wait for the first one.
+
+        The reader may be the one who waits, so its lease cannot last until it has read on.
+        """
+        now_ns = self._clock.now_ns()
+        blocked = meter.blocks(request.size, now_ns)
+        if blocked is not None and blocked.reason == "learning":
+            self._settled(request, lease, meter, None, headers, now_ns)
 
     def _lost(self, request: Request, lease: Lease, meter: Meter, error: APIConnectionError) -> Outcome:
         if error.sent == "no":

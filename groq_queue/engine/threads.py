@@ -324,6 +324,7 @@ class ThreadEngine:
             self._is_cancelling = self._is_cancelling or cancel_futures
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
+        self._let_go()
         interrupt = self._deliver_all(dropped, is_final=False)
         self.resume(None)
         with self._lock:
@@ -347,6 +348,7 @@ class ThreadEngine:
         with self._lock:
             self._is_closed = self._is_cancelling = True
             unsent = self._roster.withdraw_all(State.CANCELLED)
+        self._let_go()
         self._deliver_all(unsent, is_final=False)
         self.join(timeout_s)
         return len(unsent)
@@ -584,6 +586,13 @@ class ThreadEngine:
         return verdicts.timed_out(request, bound, after_ns, reason_of(self._roster.lane(request), self._clock.now_ns()))
 
     # -- outside the lock
+
+    def _let_go(self) -> None:
+        """Have calls that wait for the reader of a stream end: who shuts down may be that reader."""
+        with self._lock:
+            calls = [request.call for request in self._roster.open if request.call is not None]
+        for call in calls:
+            call.let_go()
 
     def _budget_freed(self, lane: Lane) -> None:
         with self._lock:

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "facade": {"core", "engine", "transport", "limiters", "journal", "keeping", "simulator", "errors", "clock"},
     "__init__": {"core", "engine", "simulator", "facade", "errors"},
     "cli": {"core", "engine", "transport", "simulator", "facade", "journal", "errors", "clock", "__init__"},
+    "integrations": {"core", "engine", "errors", "facade"},
     "__main__": {"cli"},
 }
 

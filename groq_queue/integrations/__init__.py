@@ -1,0 +1,91 @@
+"""Adapters for code that exists already: nothing of it is patched, it is only handed another door.
+
+Each waits in the queue before it sends. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groq_queue.facade import GroqQueue
+    from groq_queue.integrations.requests import QueueAdapter
+
+__all__ = ["requests_adapter", "sdk_http_client"]
+
+
+def requests_adapter(
+    queue: GroqQueue,
+    *,
+    priority: Any = "normal",
+    client: str = "default",
+    max_wait: float | None = None,
+    deadline: float | None = None,
+    **adapter_options: Any,
+) -> QueueAdapter:
+    """Return an adapter that makes every call of a ``requests.Session`` wait for its turn.
+
+        session.mount("https://api.groq.com", requests_adapter(queue))
+
+    A POST whose body is a JSON object that names a ``model`` is queued: it is priced by its body, counts
+    against the limits of its model and is retried by the queue. Everything else goes straight through. The
+    caller's thread blocks until the answer is there; time-outs, proxies, ``verify``, ``cert`` and the key are
+    those of the call. When nothing more can be done the last response is returned, or the last exception of
+    requests raised. ``QueueTimeout``, ``RequestTooLarge`` and other errors of the queue are raised as they are.
+
+    A response got with ``stream=True`` keeps its worker and its place in the limits until it is read to its
+    end, closed or forgotten. So whoever opens as many as ``max_workers`` and then asks for one more before
+    closing any waits for ever. ``shutdown`` does not wait for their readers.
+
+    Args:
+        queue: Whose limits and order hold. Its own key and base URL are not used.
+        priority: Of every request.
+        client: Whose turn every request uses.
+        max_wait: Seconds in which a request must have started.
+        deadline: Seconds after which no attempt starts.
+        adapter_options: As for ``requests.adapters.HTTPAdapter``, except ``max_retries``.
+
+    Raises:
+        ConfigurationError: An argument cannot be used.
+    """
+    from groq_queue.integrations.requests import QueueAdapter
+
+    turns = {"priority": priority, "client": client, "max_wait": max_wait, "deadline": deadline}
+    return QueueAdapter(queue, turns, **adapter_options)
+
+
+def sdk_http_client(
+    queue: GroqQueue,
+    sdk: Any,
+    *,
+    priority: Any = "normal",
+    client: str = "default",
+    max_wait: float | None = None,
+    deadline: float | None = None,
+    **client_options: Any,
+) -> Any:
+    """Return an HTTP client for the official SDKs that makes every call wait for its turn.
+
+        Groq(http_client=sdk_http_client(queue, groq), max_retries=0)
+
+    It is of the very class that the SDK would make for itself (httpx or httpx2), with the SDK's defaults. What
+    is queued, what is returned and how streams behave: as for ``requests_adapter``. An error status that the
+    queue gave up on is marked so that the SDK does not send it again; what the SDK retries all the same (after
+    exceptions) is warned about once: make its client with ``max_retries=0``.
+
+    Args:
+        queue: Whose limits and order hold. Its own key and base URL are not used.
+        sdk: The module ``groq``, ``openai``, or another with the same design, or a client of it.
+        priority: Of every request.
+        client: Whose turn every request uses.
+        max_wait: Seconds in which a request must have started.
+        deadline: Seconds after which no attempt starts.
+        client_options: As for ``httpx.Client``.
+
+    Raises:
+        ConfigurationError: An argument cannot be used; *sdk* is asynchronous or none of that kind.
+    """
+    from groq_queue.integrations.sdk import make_client
+
+    turns = {"priority": priority, "client": client, "max_wait": max_wait, "deadline": deadline}
+    return make_client(queue, sdk, turns, client_options)

@@ -1,0 +1,129 @@
+"""The official SDKs: an HTTP client of the class they use themselves, whatever library that is today.
+
+Their ``http_client`` is subclassed at ``send``, which is public and the one way of
+every request. So redirects, proxies, hooks and time-outs stay the library's own
+business; a transport put below them would lose the proxies of the environment.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import weakref
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from groq_queue.errors import ConfigurationError
+from groq_queue.facade import GroqQueue
+from groq_queue.integrations.turns import Hold, Opened, Turns
+
+_log = logging.getLogger("groq_queue")
+
+
+def make_client(queue: GroqQueue, sdk: Any, turns: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """See ``sdk_http_client``."""
+    waiting = Turns(queue, turns)
+    if "transport" in options and not hasattr(options["transport"], "handle_request"):
+        raise ConfigurationError("transport: use a synchronous one")
+    return _queued(_class_of(sdk))(waiting, **options)
+
+
+def _class_of(sdk: Any) -> type[Any]:
+    """Return the class of HTTP client that *sdk* makes for itself."""
+    if inspect.iscoroutinefunction(getattr(sdk, "request", None)):
+        raise ConfigurationError(
+            f"sdk={sdk!r:.100}: asynchronous clients cannot wait in a queue of threads; use the synchronous one"
+        )
+    module = sdk if isinstance(sdk, ModuleType) else _module_of(sdk if isinstance(sdk, type) else type(sdk))
+    for name in ("DefaultHttpxClient", "Client"):
+        found = getattr(module, name, None)
+        if isinstance(found, type) and hasattr(found, "send") and hasattr(found, "build_request"):
+            return found
+    raise ConfigurationError(f"sdk={sdk!r:.100}: pass the module groq or openai, or a client made by one of them")
+
+
+def _module_of(cls: type[Any]) -> ModuleType | None:
+    return sys.modules.get(cls.__module__.partition(".")[0])
+
+
+def _queued(base: type[Any]) -> type[Any]:
+    """Return a subclass of *base* whose requests wait for their turn."""
+
+    class QueuedClient(base):  # type: ignore[misc]
+        """The SDK's own HTTP client, sending when the queue says so."""
+
+        def __init__(self, turns: Turns, **options: Any) -> None:
+            super().__init__(**options)
+            self._turns = turns
+            self._told_retries = False
+
+        def send(self, request: Any, *, stream: bool = False, **how: Any) -> Any:
+            payload = self._turns.payload_of(request.method, _body_of(request))
+            if payload is None:
+                return super().send(request, stream=stream, **how)
+            self._warn_of_retries(request.headers)
+            if stream:
+                request.headers["accept-encoding"] = "identity"  # the usage is read as the body passes by
+            send = super().send
+
+            def attempt(hold: Hold) -> Any:
+                response = send(request, stream=stream, **how)
+                if stream and response.status_code < 400:
+                    response.stream = _held(response.stream, hold)
+                    weakref.finalize(response, hold.end).atexit = False
+                    return Opened(response, response.status_code, response.headers, response.close)
+                response.read()  # what goes wrong while it is read is retried as well
+                return response
+
+            response = self._turns.send(payload, request.url.path, attempt)
+            if response.status_code >= 400:
+                response.headers["x-should-retry"] = "false"  # both SDKs obey: the queue has done what can be done
+            return response
+
+        def _warn_of_retries(self, headers: Mapping[str, str]) -> None:
+            count = headers.get("x-stainless-retry-count") or "0"
+            if count != "0" and not self._told_retries:
+                self._told_retries = True
+                _log.warning(
+                    "the SDK sends a request again after the queue gave it up, which multiplies the attempts: "
+                    "make its client with max_retries=0"
+                )
+
+    return QueuedClient
+
+
+def _body_of(request: Any) -> bytes | None:
+    """Return the body if it is in memory already; a file that is being uploaded must not be read."""
+    try:
+        content = request.content
+    except Exception:  # RequestNotRead of httpx or httpx2
+        return None
+    return content if isinstance(content, bytes) else None
+
+
+def _held(stream: Any, hold: Hold) -> Any:
+    """Wrap a byte stream so that it tells its hold what is read, and when it ends."""
+    base = next(cls for cls in type(stream).__mro__ if cls.__name__ == "SyncByteStream")
+
+    class HeldStream(base):  # type: ignore[misc, valid-type]
+        def __iter__(self) -> Iterator[bytes]:
+            try:
+                for piece in stream:
+                    hold.saw(piece)
+                    yield piece
+            except GeneratorExit:  # closing follows, or the collector
+                raise
+            except BaseException:
+                hold.end()
+                raise
+            hold.end()
+
+        def close(self) -> None:
+            try:
+                stream.close()
+            finally:
+                hold.end()
+
+    return HeldStream()
