@@ -21,6 +21,7 @@ from groq_queue.core.pricing import Backlog
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.log import told, told_error
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
@@ -366,7 +367,8 @@ class ThreadEngine:
                 return self._doom(lane, head, now_ns, error)
             if not lane.told_daily:
                 lane.told_daily = True
-                self._timers.after(0, lambda: _log.warning("%s waits: %s", lane.name, error))
+                facts = told("daily_limit", head)
+                self._timers.after(0, lambda: _log.warning("%s waits: %s", lane.name, error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns
 
     def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> _Job:
@@ -392,7 +394,7 @@ class ThreadEngine:
             outcome = self._attempts.attempt(request, job.lease, lane.meter)
         except BaseException as error:
             # A bug or a MemoryError must end this request, not the worker.
-            _log.exception("an attempt of %s broke", request)
+            _log.exception("an attempt of %s broke", request, extra=told("attempt_broke", request))
             lane.meter.settle(job.lease, request.size, None, None, self._clock.now_ns())
             outcome = Outcome(Next.FAILED, error=_as_own_error(error, request))
         request.last_error = outcome.error
@@ -596,7 +598,12 @@ class ThreadEngine:
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.FAILED)
         if dropped:
-            _log.error("the queue stops, %d waiting requests fail: %s", len(dropped), error)
+            _log.error(
+                "the queue stops, %d waiting requests fail: %s",
+                len(dropped),
+                error,
+                extra=told("queue_stopped", **told_error(error)),
+            )
         self._deliver_all(dropped, error)
 
     def _deliver_all(self, requests: list[Request], error: GroqQueueError | None = None) -> BaseException | None:
