@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "facade": {"accounts", "config", "core", "engine", "transport", "limiters", "simulator", "errors", "clock"},
     "__init__": {"core", "engine", "simulator", "facade", "errors"},
     "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
+    "integrations": {"core", "engine", "errors", "facade", "__init__"},
+    "testing": {"clock", "simulator"},
     "__main__": {"cli"},
 }
 
