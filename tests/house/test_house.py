@@ -101,7 +101,7 @@ def test_a_clean_import_loads_no_extra():
     Neither an optional package, nor the simulator's asyncio, nor requests, which only a user's session needs.
     """
     script = (
-        "import sys, groq_queue\n"
+        "import sys, groq_queue\ngroq_queue.GroqQueue, groq_queue.ConfigurationError\n"
         "extras = 'redis celery pandas polars httpx httpx2 groq openai prometheus_client opentelemetry matplotlib "
         "tqdm IPython asyncio requests groq_queue.simulator sqlite3'.split()\n"
         "print([name for name in extras if name in sys.modules])"
