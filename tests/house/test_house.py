@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "config": {"core", "errors"},
     "facade": {"accounts", "config", "core", "engine", "transport", "limiters", "simulator", "errors", "clock"},
     "__init__": {"core", "engine", "simulator", "facade", "errors"},
-    "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
+    "cli": {"journal", "core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
     "integrations": {"core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
     "__main__": {"cli"},
