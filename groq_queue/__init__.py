@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from groq_queue.core.budget import Limits
     from groq_queue.core.completion import Completion
     from groq_queue.core.rank import Priority
+    from groq_queue.core.record import Record
     from groq_queue.engine.observed import Event
     from groq_queue.engine.stats import Explanation, RequestInfo, Stats
     from groq_queue.errors import (
@@ -81,6 +82,7 @@ __all__ = [
     "QueueFull",
     "QueueTimeout",
     "RateLimitError",
+    "Record",
     "RequestInfo",
     "RequestTooLarge",
     "Stats",
@@ -95,6 +97,7 @@ _HOMES = {
     "GroqSimulator": "simulator",
     "Limits": "core.budget",
     "Priority": "core.rank",
+    "Record": "core.record",
     "RequestInfo": "engine.stats",
     "Stats": "engine.stats",
 }

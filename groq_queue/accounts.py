@@ -41,6 +41,11 @@ class Accounts(NamedTuple):
         return dict.fromkeys((*default, *self.by_model.values()))
 
     @property
+    def name(self) -> str:
+        """What the budgets of all of them are stored under."""
+        return " ".join(f"{account.base_url} {account.payer}" for account in self.all())
+
+    @property
     def address(self) -> str:
         """What is shown of them."""
         addresses = list(dict.fromkeys(account.base_url for account in self.all()))

@@ -33,6 +33,8 @@ EVENTS = {
     "callback_raised": "a done-callback raised; ERROR",
     "daily_limit": "a lane waits for a limit per day; WARNING",
     "future_taken": "somebody else ended a Future of ours; ERROR",
+    "journal_recovered": "what was on its way when the last process ended was decided about; WARNING",
+    "journal_trouble": "the journal could not be read or written, or had the answer already; DEBUG to ERROR",
     "limits_noticed": "the server's limits differ from what was set; WARNING",
     "no_thread": "the system refused another worker thread; WARNING",
     "observer_raised": "an observer raised; ERROR",

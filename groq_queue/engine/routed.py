@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from groq_queue.core.budget import Lease
+from groq_queue.core.budget import Lease, Level
 from groq_queue.core.request import Request
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Next, Outcome
@@ -17,6 +17,7 @@ class Limiter(Protocol):
     """Where the budgets of one account are counted; see ``limiters``."""
 
     def meter(self, lane: str, model: str) -> Meter: ...
+    def levels(self, now_ns: int) -> dict[str, list[Level]]: ...
     def close(self, now_ns: int) -> None: ...
 
 
@@ -71,8 +72,24 @@ class Switch:
 
     def close(self, now_ns: int) -> None:
         """Withdraw this queue's limits from every account."""
-        for line in {id(line): line for line in (*self._by_model.values(), self._default) if line}.values():
+        for line in self._lines():
             line.limiter.close(now_ns)
+
+    def levels(self, now_ns: int) -> dict[str, list[Level]]:
+        """Return every limit's present state, by lane.
+
+        An account may have lanes that other queues of the process use; a lane counts only with the account that
+        serves its model here.
+        """
+        return {
+            lane: levels
+            for line in self._lines()
+            for lane, levels in line.limiter.levels(now_ns).items()
+            if self._by_model.get(lane.partition(" (")[0], self._default) is line
+        }
+
+    def _lines(self) -> set[Line]:
+        return {line for line in (*self._by_model.values(), self._default) if line is not None}
 
     def _line(self, model: str) -> Line:
         line = self._by_model.get(model, self._default)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from groq_queue.core.pricing import quantile
 from groq_queue.core.request import Request, State
+from groq_queue.engine.shelf import Group
 
 _K = TypeVar("_K")
 _WAITS = 1_000  # starts over which waiting times are remembered
@@ -33,8 +34,8 @@ class Tally:
         self._mean_flight_ns = 0.0
         self._landings = 0
 
-    def count_pending(self, request: Request, change: int) -> None:
-        """Note that *request* began (+1) or ceased (-1) to wait."""
+    def count_pending(self, request: Request | Group, change: int) -> None:
+        """Note that *request*, or several of a group, began (+) or ceased (-) to wait."""
         self.pending += change
         _count(self.pending_by_client, request.client, change)
         _count(self.pending_by_priority, request.priority, change)

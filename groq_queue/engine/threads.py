@@ -14,33 +14,35 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import DAILY, DIMENSIONS, Blocked, Lease, TooLarge
+from groq_queue.core.budget import Lease
 from groq_queue.core.completion import Completion
-from groq_queue.core.prices import Purse, Tariff
+from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Backlog
 from groq_queue.core.request import Request, State
+from groq_queue.engine import verdicts
+from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.timers import Timers
 from groq_queue.engine.views import expected_start, explanation_of, info_of, reason_of, stats_of
 from groq_queue.errors import (
-    APIError,
     ConfigurationError,
-    CostLimitReached,
-    DailyLimitReached,
     GroqQueueError,
+    JournalError,
     QueueClosed,
     QueueTimeout,
     RateLimitError,
-    RequestTooLarge,
 )
 
 _log = logging.getLogger("groq_queue")
+
+_FETCH_AGAIN_S = 1
 
 
 class Attempts(Protocol):
@@ -49,27 +51,28 @@ class Attempts(Protocol):
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome: ...
 
 
-class _Job:
-    """What a worker has in hand: a request with its lease, or one to be ended with *error* without an attempt."""
+class Keeper(Protocol):
+    """Keeps requests in a file; see ``keeping``. Called outside every lock, on any thread."""
 
-    __slots__ = ("began_ns", "error", "lane", "lease", "request", "reserved")
+    def fetch(self, page: Page) -> tuple[list[Request], bool]:
+        """Return the requests of a page, and whether no row is behind them.
 
-    def __init__(
-        self,
-        request: Request,
-        lane: Lane,
-        began_ns: int,
-        *,
-        lease: Lease | None = None,
-        reserved: int = 0,
-        error: GroqQueueError | None = None,
-    ) -> None:
-        self.request = request
-        self.lane = lane
-        self.began_ns = began_ns
-        self.lease = lease
-        self.reserved = reserved  # picodollars
-        self.error = error
+        Raises:
+            JournalError: The file cannot be read.
+        """
+        ...
+
+    def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
+        """Store how a request ended, if it is final, before its Future is ended; raises nothing."""
+        ...
+
+    def cancel_group(self, group: Group, after: int) -> int:
+        """Cancel the rows of a group with ids above *after*, none of which is in memory; return how many.
+
+        Raises:
+            JournalError: The file cannot be written.
+        """
+        ...
 
 
 class ThreadEngine:
@@ -95,6 +98,7 @@ class ThreadEngine:
         raises_daily: End requests that a spent limit per day holds up, instead of waiting.
         tariff: Prices; None are the built-in ones.
         max_usd: Most to be spent, or None.
+        keeper: Keeps requests in a file, or None.
         name: Of the threads.
     """
 
@@ -114,6 +118,7 @@ class ThreadEngine:
         raises_daily: bool = True,
         tariff: Tariff | None = None,
         max_usd: float | None = None,
+        keeper: Keeper | None = None,
         name: str = "groq_queue",
     ) -> None:
         self._attempts = attempts
@@ -121,13 +126,11 @@ class ThreadEngine:
         self._timers = timers
         self._max_workers = max_workers
         self._when_full = when_full
-        self._raises_daily = raises_daily
-        self._tariff = tariff or Tariff()
-        self._purse = Purse(max_usd)
+        self._keeper = keeper
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
         self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
-        self._pool: WorkerPool[_Job] = WorkerPool(self, self._lock, clock, max_workers, name)
+        self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, clock, max_workers, name)
         self._roster = Roster(
             meter_of=meter_of,
             on_freed=self._budget_freed,
@@ -135,6 +138,14 @@ class ThreadEngine:
             max_pending_per_client=max_pending_per_client,
             max_in_flight=max_in_flight,
             ageing_ns=ageing_ns,
+            shelf=None if keeper is None else Shelf(),
+        )
+        self._chooser = Chooser(
+            self._roster,
+            tariff or Tariff(),
+            max_usd,
+            raises_daily=raises_daily,
+            tell_later=lambda tell: timers.after(0, tell),
         )
         self._closes: list[Callable[[], None]] = []
         self._is_closed = False
@@ -143,14 +154,33 @@ class ThreadEngine:
 
     # -- what callers ask for
 
+    def check_open(self) -> None:
+        """Refuse if the queue was shut down.
+
+        Raises:
+            QueueClosed: It was.
+        """
+        if self._is_closed:
+            raise QueueClosed("submit() after shutdown: make a new GroqQueue")
+
     def at_close(self, close: Callable[[], None]) -> None:
         """Call *close*, possibly more than once, when the last request has ended after ``shutdown``."""
         self._closes.append(close)
 
     def submit(
-        self, request: Request, *, callback: Callable[[Future[Completion]], object] | None = None
+        self,
+        request: Request,
+        *,
+        callback: Callable[[Future[Completion]], object] | None = None,
+        is_new: bool = True,
     ) -> RequestFuture[Completion]:
         """Take a request in; blocks while the queue is full, if so configured.
+
+        Args:
+            request: What is to be sent.
+            callback: Called with the Future when it has ended.
+            is_new: False if its row was in the journal before. Then it may be here already,
+                and the Future returned is the one that is.
 
         Raises:
             QueueClosed: The queue was shut down.
@@ -167,36 +197,45 @@ class ThreadEngine:
         if callback is not None:
             future.add_done_callback(callback)
         with self._lock:
-            shed = self._make_room(request)
-            if self._is_closed:
-                raise QueueClosed("submit() after shutdown: make a new GroqQueue")
-            stopped_by = self._stopped_by
-            if stopped_by is not None:
-                return self._ended_at_once(request, future, stopped_by)
-            if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
-                raise ConfigurationError(
-                    f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
-                )
-            request.submitted_ns = self._clock.now_ns()
-            request.rank = self._roster.rank(request, request.submitted_ns)
-            self._check_in_time(request)
-            if shed is not None:
-                self._withdraw(shed, State.FAILED)
-            request.future = future
-            self._roster.accept(request)
-            if request.not_before_ns:
-                self._send_away(request, request.submitted_ns + request.not_before_ns)
-            else:
-                self._line_up(request)
-        if shed is not None:
+            known = self._known(request, future, callback, is_new=is_new)
+            shed = self._make_room(request) if known is None else None
+            self.check_open()
+            if self._stopped_by is not None:
+                return self._ended_at_once(request, future, self._stopped_by)
+            if known is None:
+                known = self._known(request, future, callback, is_new=is_new)
+            if known is None:
+                self._take_in(request, future, shed, is_kept=callback is not None)
+        if shed is not None and known is None:
             with self._lock:
                 full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
             self._deliver(shed, error=full)
         self._pool.grow()
-        for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
-            if after_ns is not None:
-                self._expire_after(request, bound, after_ns)
-        return future
+        self._restock()
+        if known is None:
+            self._watch_bounds(request)
+        elif known is not future and callback is not None:
+            known.add_done_callback(callback)
+        return known or future
+
+    def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
+        """Return the Future of the request of that row, if it is open and somebody may hold it."""
+        with self._lock:
+            return self._open_future(row_id)
+
+    def stock(self, counts: dict[Group, int]) -> None:
+        """Take in the pending requests of a journal, fetching the first of each group."""
+        self._pool.ensure_one()
+        with self._lock:
+            for group, count in counts.items():
+                self._roster.stock(group, count)
+        self._restock()
+
+    def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
+        """Keep the Future of a request on the shelf alive, because it has a callback."""
+        with self._lock:
+            if self._roster.shelf is not None:
+                self._roster.shelf.keep(future, row_id)
 
     def cancel(self, request: Request) -> bool:
         """Cancel a request that is not being attempted; see ``RequestFuture.cancel``."""
@@ -208,18 +247,29 @@ class ThreadEngine:
         self._pool.grow()
         return True
 
-    def cancel_all(self, is_meant: Callable[[Request], bool]) -> int:
-        """Cancel every pending request that *is_meant*, a pure question about it; return how many."""
+    def cancel_all(self, is_meant: Callable[[Request | Group], bool]) -> int:
+        """Cancel every pending request that *is_meant*, a pure question about what a group has too; return how many.
+
+        Raises:
+            JournalError: Those that stand in the file only could not be cancelled.
+        """
         with self._lock:
-            pending = [request for request in self._roster.open if request.state is State.PENDING]
-            meant = [request for request in pending if is_meant(request)]
-            for request in meant:
-                self._withdraw(request, State.CANCELLED)
+            meant = self._roster.withdraw_meant(is_meant, State.CANCELLED)
+            cleared = self._roster.clear_shelf(is_meant)
+            self._make_known_room()
+            if any(lane.is_blocked for lane in self._roster.lanes.values()):
+                self._pool.wake()
         interrupt = self._deliver_all(meant)
+        count = len(meant)
+        for group, after in cleared:
+            assert self._keeper is not None
+            count += self._keeper.cancel_group(group, after)
+        with self._lock:
+            self._note_if_quiet()
         self._pool.grow()
         if interrupt is not None:
             raise interrupt
-        return len(meant)
+        return count
 
     def set_priority(self, request: Request, priority: int) -> bool:
         """Move a pending request to the end of another level; False if it is no longer pending."""
@@ -260,11 +310,11 @@ class ThreadEngine:
         """
         until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
         with self._lock:
-            while self._roster.open and not self._pool.is_inside():
+            while not self._is_idle() and not self._pool.is_inside():
                 if until_ns is not None and self._clock.now_ns() >= until_ns:
                     return False
                 self._clock.wait(self._quiet, until_ns)
-            return not self._roster.open
+            return self._is_idle()
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; drain the others, paused ones too, or cancel those not being attempted."""
@@ -273,7 +323,7 @@ class ThreadEngine:
             self._is_cancelling = self._is_cancelling or cancel_futures
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
-        interrupt = self._deliver_all(dropped)
+        interrupt = self._deliver_all(dropped, is_final=False)
         self.resume(None)
         with self._lock:
             self._note_if_quiet()
@@ -296,7 +346,7 @@ class ThreadEngine:
         with self._lock:
             self._is_closed = self._is_cancelling = True
             unsent = self._roster.withdraw_all(State.CANCELLED)
-        self._deliver_all(unsent)
+        self._deliver_all(unsent, is_final=False)
         self.join(timeout_s)
         return len(unsent)
 
@@ -304,7 +354,9 @@ class ThreadEngine:
         """Return one consistent snapshot."""
         with self._lock:
             is_running = not self._is_closed and self._stopped_by is None
-            return stats_of(self._roster, self._clock.now_ns(), is_running=is_running, cost=self._purse.spent_usd)
+            return stats_of(
+                self._roster, self._clock.now_ns(), is_running=is_running, cost=self._chooser.purse.spent_usd
+            )
 
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
@@ -326,55 +378,12 @@ class ThreadEngine:
 
     # -- what the pool asks for
 
-    def find_job(self) -> tuple[_Job | None, int | None]:
+    def find_job(self) -> tuple[Job | None, int | None]:
         """Take the most urgent head whose lease is granted now."""
-        now_ns = self._clock.now_ns()
-        next_ns: int | None = None
-        for lane in self._roster.by_urgency():
-            head = lane.head()
-            assert head is not None
-            found = self._try(lane, head, now_ns)
-            if isinstance(found, _Job):
-                return found, None
-            lane.is_blocked = True
-            if found is not None:
-                next_ns = found if next_ns is None else min(next_ns, found)
-        return None, next_ns
-
-    def _try(self, lane: Lane, head: Request, now_ns: int) -> _Job | int | None:
-        """Take *head* if money and every limit allow.
-
-        Returns:
-            The job; or the instant at which it may pass; or None if only another request's end can tell.
-        """
-        amount = self._tariff.price(head.model, lane.meter.price(head.size)) or 0
-        if not self._purse.reserve(amount):
-            if self._purse.can_ever_hold(amount) and self._purse.reserved:
-                return None
-            return self._doom(lane, head, now_ns, _too_dear(head, amount, self._purse))
-        granted = lane.meter.lease(head.size, now_ns)
-        if isinstance(granted, Lease):
-            lane.is_blocked = lane.told_daily = False
-            self._roster.take(lane, now_ns)
+        job, next_ns = self._chooser.choose(self._clock.now_ns())
+        if job is not None:
             self._make_known_room()
-            return _Job(head, lane, now_ns, lease=granted, reserved=amount)
-        self._purse.settle(amount, 0)
-        if isinstance(granted, TooLarge):
-            return self._doom(lane, head, now_ns, too_large_error(head, granted))
-        if granted.dimension in DAILY:
-            error = _day_is_spent(head, granted)
-            if self._raises_daily:
-                return self._doom(lane, head, now_ns, error)
-            if not lane.told_daily:
-                lane.told_daily = True
-                facts = told("daily_limit", head)
-                self._timers.after(0, lambda: _log.warning("%s waits: %s", lane.name, error, extra=facts))
-        return None if granted.wait_ns is None else now_ns + granted.wait_ns
-
-    def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> _Job:
-        """Withdraw a head that will never be sent."""
-        self._withdraw(head, State.FAILED)
-        return _Job(head, lane, now_ns, error=error)
+        return job, next_ns
 
     def has_more(self) -> bool:
         """Return whether anything is left to be sent."""
@@ -382,21 +391,25 @@ class ThreadEngine:
 
     def is_over(self) -> bool:
         """Return whether there will never be another job."""
-        return self._is_closed and not self._roster.open
+        return self._is_closed and self._is_idle()
 
-    def run(self, job: _Job) -> None:
+    def run(self, job: Job) -> None:
         """Run one attempt and do what its outcome says."""
-        request, lane = job.request, job.lane
         if job.lease is None:
-            self._deliver(request, error=job.error)
-            return
+            self._deliver(job.request, error=job.error)
+        else:
+            self._attempt(job, job.lease)
+        self._restock()
+
+    def _attempt(self, job: Job, lease: Lease) -> None:
+        request, lane = job.request, job.lane
         try:
-            outcome = self._attempts.attempt(request, job.lease, lane.meter)
+            outcome = self._attempts.attempt(request, lease, lane.meter)
         except BaseException as error:
             # A bug or a MemoryError must end this request, not the worker.
             _log.exception("an attempt of %s broke", request, extra=told("attempt_broke", request))
-            lane.meter.settle(job.lease, request.size, None, None, self._clock.now_ns())
-            outcome = Outcome(Next.FAILED, error=_as_own_error(error, request))
+            lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
+            outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
         request.last_error = outcome.error
         if outcome.next is Next.STOP and outcome.error is not None:
             self._stop(outcome.error)
@@ -407,7 +420,7 @@ class ThreadEngine:
             self._land(job, outcome)
             self._roster.end(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
         self._pool.grow()
-        self._deliver(request, outcome.result, outcome.error)
+        self._deliver(request, outcome.result, outcome.error, is_final=outcome.next is not Next.STOP)
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -419,6 +432,63 @@ class ThreadEngine:
 
     # -- under the lock
 
+    def _is_idle(self) -> bool:
+        shelf = self._roster.shelf
+        return not self._roster.open and (shelf is None or shelf.is_empty)
+
+    def _open_future(self, row_id: int) -> RequestFuture[Completion] | None:
+        future = self._roster.rows.get(row_id)
+        if future is None and self._roster.shelf is not None:
+            future = self._roster.shelf.future(row_id)
+        return future
+
+    def _known(
+        self,
+        request: Request,
+        future: RequestFuture[Completion],
+        callback: object,
+        *,
+        is_new: bool,
+    ) -> RequestFuture[Completion] | None:
+        """Return the Future of the request if its row is here already; on the shelf it may become *future*."""
+        shelf = self._roster.shelf
+        if shelf is None or request.row_id is None:
+            return None
+        known = self._open_future(request.row_id)
+        if known is None and not is_new and shelf.holds(request):
+            self._roster.shelve(request, future, is_kept=callback is not None, is_new=False)
+            known = future
+        return known
+
+    def _take_in(
+        self, request: Request, future: RequestFuture[Completion], shed: Request | None, *, is_kept: bool
+    ) -> None:
+        """Let a request stand where it belongs, in place of one to be shed."""
+        if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
+            raise ConfigurationError(
+                f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
+            )
+        if not request.submitted_ns:
+            request.submitted_ns = self._clock.now_ns()
+            self._check_in_time(request)
+        if shed is not None:
+            self._withdraw(shed, State.FAILED)
+        shelf = self._roster.shelf
+        if shelf is not None and request.row_id is not None and shelf.wants(request):
+            self._roster.shelve(request, future, is_kept=is_kept, is_new=True)
+            return
+        request.future = future
+        self._roster.accept(request)
+        self._stand(request)
+
+    def _stand(self, request: Request) -> None:
+        """Put a request in memory into its lane, or let it stand away until it may be sent."""
+        request.rank = self._roster.rank(request, request.submitted_ns)
+        if request.not_before_ns:
+            self._send_away(request, request.submitted_ns + request.not_before_ns)
+        else:
+            self._line_up(request)
+
     def _ended_at_once(
         self, request: Request, future: RequestFuture[Completion], error: GroqQueueError
     ) -> RequestFuture[Completion]:
@@ -428,7 +498,7 @@ class ThreadEngine:
         self._roster.accept(request)
         self._roster.tally.count_pending(request, -1)
         self._roster.end(request, State.FAILED)
-        self._timers.after(0, lambda: self._deliver(request, error=error.copy()))
+        self._timers.after(0, lambda: self._deliver(request, error=error.copy(), is_final=False))
         return future
 
     def _make_room(self, request: Request) -> Request | None:
@@ -469,13 +539,7 @@ class ThreadEngine:
         start_ns = start_ns or 0  # nobody can tell: it is taken in
         late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
         if late_ns > 0:
-            raise QueueTimeout(
-                f"{request} would start in about {start_ns / NS_PER_S:.3g} s, too late for its deadline of "
-                f"{request.deadline_ns / NS_PER_S:g} s ({count:,} requests ahead): raise its priority or its deadline",
-                retry_after=late_ns / NS_PER_S,
-                request_id=request.id,
-                custom_id=request.custom_id,
-            )
+            raise verdicts.too_late(request, start_ns, late_ns, count)
 
     def _line_up(self, request: Request) -> None:
         """Put a request into its lane; behind an unchanged head nothing has changed for those who wait."""
@@ -495,33 +559,25 @@ class ThreadEngine:
         if self._roster.lane(request).is_blocked:
             self._pool.wake()  # somebody waits for a head that may have changed
 
-    def _land(self, job: _Job, outcome: Outcome) -> None:
+    def _land(self, job: Job, outcome: Outcome) -> None:
         """Note the end of an attempt, and what it cost."""
         charged = outcome.charged
-        self._purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
+        self._chooser.pay(job, charged)
         self._roster.tally.refused += isinstance(outcome.error, RateLimitError)
         self._roster.tally.prompt_tokens += charged.prompt
         self._roster.tally.completion_tokens += charged.completion
         self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
-        if job.lane.max_in_flight is not None or self._purse.is_capped:
+        if job.lane.max_in_flight is not None or self._chooser.purse.is_capped:
             self._pool.wake()
 
     def _note_if_quiet(self) -> None:
-        if not self._roster.open:
+        if self._is_idle():
             self._quiet.notify_all()
             if self._is_closed:
                 self._pool.dismiss()
 
     def _timed_out(self, request: Request, bound: str, after_ns: int) -> QueueTimeout:
-        tried = f"{request.attempts} attempts failed" if request.attempts else "it was not sent"
-        reason = reason_of(self._roster.lane(request), self._clock.now_ns())
-        error = QueueTimeout(
-            f"{request} ended by {bound}={after_ns / NS_PER_S:g}: {tried}; its lane waits for {reason}",
-            request_id=request.id,
-            custom_id=request.custom_id,
-        )
-        error.__cause__ = request.last_error
-        return error
+        return verdicts.timed_out(request, bound, after_ns, reason_of(self._roster.lane(request), self._clock.now_ns()))
 
     # -- outside the lock
 
@@ -542,11 +598,11 @@ class ThreadEngine:
             self._line_up(request)
         self._pool.grow()
 
-    def _requeue(self, job: _Job, outcome: Outcome) -> None:
+    def _requeue(self, job: Job, outcome: Outcome) -> None:
         """Let a request wait for its next attempt, in its old place or away; or end it."""
         request = job.request
         error: GroqQueueError | None = None
-        has_ended = True
+        has_ended, is_final = True, False
         with self._lock:
             self._land(job, outcome)
             wait_ns = outcome.wait_ns
@@ -560,7 +616,7 @@ class ThreadEngine:
                 self._roster.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
                 self._roster.end(request, State.EXPIRED)
-                error = self._timed_out(request, "deadline", request.deadline_ns)
+                error, is_final = self._timed_out(request, "deadline", request.deadline_ns), True
             else:
                 has_ended = False
                 self._roster.wait_again(request)
@@ -570,7 +626,48 @@ class ThreadEngine:
                     self._send_away(request, due_ns)
         self._pool.grow()
         if has_ended:
-            self._deliver(request, error=error)
+            self._deliver(request, error=error, is_final=is_final)
+
+    def _watch_bounds(self, request: Request) -> None:
+        if not request.is_shelved:
+            for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
+                if after_ns is not None:
+                    self._expire_after(request, bound, after_ns)
+
+    def _restock(self) -> None:
+        """Fetch what stands next on the shelf, wherever memory runs low."""
+        shelf, keeper = self._roster.shelf, self._keeper
+        while shelf is not None and keeper is not None and shelf.is_low:
+            with self._lock:
+                page = shelf.next_page()
+            if page is None:
+                return
+            try:
+                fetched, is_last = keeper.fetch(page)
+            except JournalError as error:
+                _log.error(
+                    "the next requests cannot be fetched, tried again in %d s: %s",
+                    _FETCH_AGAIN_S,
+                    error,
+                    extra=told("journal_trouble"),
+                )
+                with self._lock:
+                    shelf.give_up(page)
+                self._timers.after(_FETCH_AGAIN_S * NS_PER_S, self._restock)
+                return
+            self._unshelve(page, fetched, is_last)
+
+    def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
+        for request in fetched:
+            request.future = RequestFuture(request, self)
+        with self._lock:
+            taken = self._roster.unshelve(page, fetched, is_last=is_last)
+            for request in taken:
+                self._stand(request)
+            self._note_if_quiet()
+        self._pool.grow()
+        for request in taken:
+            self._watch_bounds(request)
 
     def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
         call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
@@ -604,9 +701,11 @@ class ThreadEngine:
                 error,
                 extra=told("queue_stopped", **told_error(error)),
             )
-        self._deliver_all(dropped, error)
+        self._deliver_all(dropped, error, is_final=False)
 
-    def _deliver_all(self, requests: list[Request], error: GroqQueueError | None = None) -> BaseException | None:
+    def _deliver_all(
+        self, requests: list[Request], error: GroqQueueError | None = None, *, is_final: bool = True
+    ) -> BaseException | None:
         """End many Futures.
 
         Returns:
@@ -616,15 +715,27 @@ class ThreadEngine:
         interrupt: BaseException | None = None
         for request in requests:
             try:
-                self._deliver(request, error=None if error is None else error.copy())
+                self._deliver(request, error=None if error is None else error.copy(), is_final=is_final)
             except BaseException as raised:  # kept, so that it cannot leave the other Futures open
                 interrupt = interrupt or raised
         return interrupt
 
-    def _deliver(self, request: Request, result: Completion | None = None, error: BaseException | None = None) -> None:
-        """End the Future of a request whose state says ended, and forget what it held."""
+    def _deliver(
+        self,
+        request: Request,
+        result: Completion | None = None,
+        error: BaseException | None = None,
+        *,
+        is_final: bool = True,
+    ) -> None:
+        """End the Future of a request whose state says ended, and forget what it held.
+
+        One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
+        """
         for call_off in request.timers:
             call_off()
+        if is_final and request.row_id is not None and self._keeper is not None:
+            self._keeper.ended(request, result, error)
         future, request.future = request.future, None
         request.timers, request.body = [], None
         if error is not None:
@@ -637,52 +748,9 @@ class ThreadEngine:
                     future.end(result, error)
         finally:
             with self._lock:
-                self._roster.open.discard(request)
+                self._roster.let_go(request)
                 self._note_if_quiet()
 
 
 def _bounds_of(request: Request) -> list[int]:
     return [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
-
-
-def too_large_error(request: Request, excess: TooLarge) -> RequestTooLarge:
-    """Return the error of a request that can never fit."""
-    name = f"{DIMENSIONS[excess.dimension]} ({excess.dimension})"
-    return RequestTooLarge(excess.cost, excess.capacity, name, request_id=request.id, custom_id=request.custom_id)
-
-
-def _day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
-    resets_in = None if blocked.wait_ns is None else blocked.wait_ns / NS_PER_S
-    when = "later" if resets_in is None else f"in {_spoken(resets_in)}"
-    return DailyLimitReached(
-        f"{blocked}; {request} would fit {when}: the limit drains all day, there is no reset at midnight",
-        resets_in=resets_in,
-        limit=f"{DIMENSIONS[blocked.dimension]} ({blocked.dimension})",
-        request_id=request.id,
-        custom_id=request.custom_id,
-    )
-
-
-def _spoken(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.3g} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _too_dear(request: Request, amount: int, purse: Purse) -> CostLimitReached:
-    return CostLimitReached(
-        f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {purse.spent_usd:.6f} USD: "
-        "raise max_cost or lower max_completion_tokens",
-        request_id=request.id,
-        custom_id=request.custom_id,
-    )
-
-
-def _as_own_error(error: BaseException, request: Request) -> GroqQueueError:
-    if isinstance(error, GroqQueueError):
-        return error
-    broken = APIError(f"{request}: the attempt broke: {error!r}", request_id=request.id, custom_id=request.custom_id)
-    broken.__cause__ = error.with_traceback(None)
-    return broken

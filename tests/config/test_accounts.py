@@ -7,8 +7,15 @@ import json
 import pytest
 
 from groq_queue import AuthenticationError, ConfigurationError, GroqQueue, GroqSimulator, Limits
+from groq_queue.clock import SystemClock
+from groq_queue.limiters import process
 
 PATIENCE_S = 10
+
+
+def forget_levels() -> None:
+    """Play the end of the process, which takes the budgets of every account with it."""
+    process._accounts.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +104,29 @@ def test_a_rejected_key_ends_the_requests_of_its_account_only(two):
     assert 9 == len({error.request_id for error in errors})
     assert 3 == len(answers)
     assert 1 == two[0].stats().received
+
+
+def test_a_journal_keeps_the_answers_and_the_budgets_of_every_account(two, tmp_path):
+    """
+    The second life sends nothing again and begins where the first ended, each model with its own account's level.
+    """
+    one, other = two
+    options = {
+        "accounts": {"a": (one.base_url, "key-of-a"), "b": (other.base_url, "key-of-b")},
+        "limits": {"a": Limits(rpd=100), "b": Limits(rpd=200)},
+        "journal": tmp_path / "run.db",
+    }
+    with GroqQueue(**options) as queue:
+        before = [queue.complete("Why?", model=model, custom_id=f"c-{model}").id for model in "ab"]
+    forget_levels()
+    with GroqQueue(**options) as queue:
+        after = [queue.complete("Why?", model=model, custom_id=f"c-{model}").id for model in "ab"]
+        queue.complete("Why not?", model="a")
+        levels = {lane: levels[0] for lane, levels in queue._limiter.levels(SystemClock().now_ns()).items()}
+
+    assert before == after
+    assert (2, 1) == (one.stats().received, other.stats().received)
+    assert {"a": (2, 100), "b": (1, 200)} == {lane: (level.used, level.limit) for lane, level in levels.items()}
 
 
 def test_two_models_of_one_account_share_its_connections(two):
