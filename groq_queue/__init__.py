@@ -8,44 +8,45 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from groq_queue.core.budget import Limits
-from groq_queue.core.completion import Completion
-from groq_queue.core.rank import Priority
-from groq_queue.core.record import Record
-from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    CapacityExceededError,
-    ConfigurationError,
-    ContentTooLargeError,
-    CostLimitReached,
-    DailyLimitReached,
-    GroqQueueError,
-    InternalServerError,
-    JournalError,
-    MissingExtraError,
-    NotFoundError,
-    PermissionDeniedError,
-    QueueBusy,
-    QueueClosed,
-    QueueFull,
-    QueueTimeout,
-    RateLimitError,
-    RequestTooLarge,
-    UnprocessableEntityError,
-)
-from groq_queue.facade import GroqQueue
-
 if TYPE_CHECKING:
+    from groq_queue.core.budget import Limits
+    from groq_queue.core.completion import Completion
+    from groq_queue.core.rank import Priority
+    from groq_queue.core.record import Record
+    from groq_queue.engine.observed import Event
+    from groq_queue.engine.stats import Explanation, RequestInfo, Stats
+    from groq_queue.errors import (
+        APIConnectionError,
+        APIError,
+        APIResponseError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        CapacityExceededError,
+        ConfigurationError,
+        ContentTooLargeError,
+        CostLimitReached,
+        DailyLimitReached,
+        GroqQueueError,
+        InternalServerError,
+        JournalError,
+        MissingExtraError,
+        NotFoundError,
+        PermissionDeniedError,
+        QueueBusy,
+        QueueClosed,
+        QueueFull,
+        QueueTimeout,
+        RateLimitError,
+        RequestTooLarge,
+        UnprocessableEntityError,
+    )
+    from groq_queue.facade import GroqQueue
     from groq_queue.simulator import GroqSimulator
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "ContentTooLargeError",
     "CostLimitReached",
     "DailyLimitReached",
+    "Event",
     "Explanation",
     "GroqQueue",
     "GroqQueueError",
@@ -87,13 +89,35 @@ __all__ = [
     "UnprocessableEntityError",
 ]
 
+_HOMES = {
+    "Completion": "core.completion",
+    "Event": "engine.observed",
+    "Explanation": "engine.stats",
+    "GroqQueue": "facade",
+    "GroqSimulator": "simulator",
+    "Limits": "core.budget",
+    "Priority": "core.rank",
+    "Record": "core.record",
+    "RequestInfo": "engine.stats",
+    "Stats": "engine.stats",
+}
+"""Where a name of ``__all__`` lives; the others are errors."""
+
 logging.getLogger("groq_queue").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Load the simulator only for those who ask for it: it brings asyncio along."""
-    if name == "GroqSimulator":
-        from groq_queue.simulator import GroqSimulator
+    """Load what is asked for, when it is asked for.
 
-        return GroqSimulator
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    So pytest, which imports ``groq_queue.testing.plugin`` wherever this library is
+    installed, pays for nothing, and the simulator brings asyncio only to its users.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"groq_queue.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

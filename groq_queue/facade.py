@@ -7,14 +7,14 @@ import difflib
 import functools
 import inspect
 import logging
-import os
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from groq_queue.accounts import accounts_of
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.budget import Limits
 from groq_queue.core.checks import (
@@ -38,23 +38,26 @@ from groq_queue.engine import verdicts
 from groq_queue.engine.calls import Call, hidden_retries, priceable
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import forget, leave_at_exit
+from groq_queue.engine.observed import Observed, Observer
+from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.threads import Attempts, ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.process import ProcessLimiter
-from groq_queue.transport import Secret, make_transport, resolve_base_url
+from groq_queue.transport import make_transport
 
 if TYPE_CHECKING:
+    import os
+
     import requests
 
+    from groq_queue.accounts import Account, Accounts
     from groq_queue.keeping import Keeping
     from groq_queue.simulator import GroqSimulator
 
 _log = logging.getLogger("groq_queue")
-
-_DEFAULT_BASE_URL = "https://api.groq.com"
 
 
 class GroqQueue:
@@ -105,6 +108,12 @@ class GroqQueue:
         timeout: Seconds to connect and seconds of silence, for each attempt, or one
             number for both: requests' meaning. An attempt never takes longer than their sum.
         max_retries: Further attempts after the first, >= 0.
+        accounts: ``{model: (base_url, api_key)}`` of models that are served elsewhere or paid
+            for otherwise; None in a pair reads the environment. Other models use *api_key*
+            and *base_url*; if neither is given, they are refused. A rejected key ends the
+            requests of its account only.
+        observer: Called with an ``Event`` after each attempt, on its worker's thread; or a list of such.
+        clock: Tells the time; None is the machine's. For tests: ``groq_queue.testing.FakeClock``.
         session: A prepared ``requests.Session`` to send through; None uses
             urllib3 directly, at half the cost.
         allow_http: Accept a plain ``http://`` base URL off this machine, over which
@@ -139,17 +148,18 @@ class GroqQueue:
         on_unknown: Literal["resend", "hold"] = "resend",
         timeout: float | tuple[float, float] = (5, 60),
         max_retries: int = 5,
+        accounts: Mapping[str, tuple[str | None, str | None]] | None = None,
+        observer: Observer | Sequence[Observer] | None = None,
+        clock: Clock | None = None,
         session: requests.Session | None = None,
         allow_http: bool = False,
     ) -> None:
-        key = Secret(_api_key(api_key))
-        self._base_url = resolve_base_url(
-            base_url or os.environ.get("GROQ_BASE_URL") or _DEFAULT_BASE_URL, allow_http=allow_http
-        )
+        check_text("organization", organization, optional=True)
+        payers = accounts_of(api_key, base_url, organization, accounts, allow_http=allow_http)
+        self._base_url = payers.address
         self._model: str | None = check_text("model", model, optional=True)
         self._limits = _check_limits(limits)
         self._fair_by = check_choice("fair_by", fair_by, ("requests", "tokens"))
-        account = check_text("organization", organization, optional=True) or f"key {key.fingerprint()}"
         check_count("max_workers", max_workers)
         check_count("max_pending", max_pending, optional=True)
         check_count("max_pending_per_client", max_pending_per_client, optional=True)
@@ -165,25 +175,43 @@ class GroqQueue:
         check_choice("durability", durability, ("full", "normal"))
         check_choice("on_unknown", on_unknown, ("resend", "hold"))
 
+        observers = _check_observers(observer)
+        clock = _check_clock(clock)
+
         self._simulator: GroqSimulator | None = None
         self._told_hidden_retries = False
-        clock = SystemClock()
         timers = Timers(clock, "groq_queue")
-        transport = make_transport(
-            base_url=self._base_url,
-            key=key,
-            session=session,
-            max_connections=max_workers,
-            alarm=timers.after,
-            allow_http=allow_http,
-        )
-        limiter = ProcessLimiter(self._limits, self._base_url, account, clock.now_ns(), margin)
+        closes: list[Callable[[], None]] = []
+
+        def line_of(payer: Account) -> Line:
+            transport = make_transport(
+                base_url=payer.base_url,
+                key=payer.key,
+                session=session,
+                max_connections=max_workers,
+                alarm=timers.after,
+                allow_http=allow_http,
+            )
+            closes.append(transport.close)
+            attempts: Attempts = Runner(transport, policy, seconds, clock, random.Random())
+            if observers:
+                attempts = Observed(attempts, observers, clock)
+            return Line(attempts, ProcessLimiter(self._limits, payer.base_url, payer.payer, clock.now_ns(), margin))
+
+        lines: dict[Account, Line] = {}
+        try:
+            for payer in payers.all():
+                lines[payer] = line_of(payer)
+        except BaseException:  # a queue that was not made must leave no limits behind
+            for line in lines.values():
+                line.limiter.close(clock.now_ns())
+            raise
+        attempts, limiter = _joined(lines, payers)
         self._limiter = limiter
-        attempts: Attempts = Runner(transport, policy, seconds, clock, random.Random())
         self._keeping: Keeping | None = None
         if journal is not None:
             attempts, self._keeping = self._open_journal(
-                journal, durability, on_unknown, attempts, f"{self._base_url} {account}", clock, timers
+                journal, durability, on_unknown, attempts, payers.name, clock, timers
             )
         self._engine = ThreadEngine(
             attempts=attempts,
@@ -201,7 +229,8 @@ class GroqQueue:
             max_usd=self._max_cost,
             keeper=self._keeping,
         )
-        self._engine.at_close(transport.close)
+        for close in closes:
+            self._engine.at_close(close)
         if self._keeping is not None:
             self._engine.at_close(self._keeping.close)
         self._engine.at_close(lambda: limiter.close(clock.now_ns()))
@@ -241,12 +270,28 @@ class GroqQueue:
             _log.warning(
                 "journal %s: of the requests on their way when the last process ended, %d are sent again, "
                 "%d failed because that happened too often, %d are held",
-                opened.path, *found,
+                opened.path, *found, extra={"groq_queue_event": "journal_recovered"},
             )  # fmt: skip
         keeping = Keeping(
             opened, limiter=self._limiter, account=account, clock=clock, timers=timers, prepare=self._price
         )
         return KeptAttempts(attempts, opened, may_repeat=on_unknown == "resend"), keeping
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> GroqQueue:
+        """Return a queue with the arguments that a file holds; see ``groq_queue.config`` for its form.
+
+        Args:
+            path: A ``.toml`` or ``.json`` file, or the ``config.json`` of CustomGroqChat.
+            overrides: Arguments of ``GroqQueue`` that win over the file's.
+
+        Raises:
+            ConfigurationError: The file cannot be read or used; the message names the place in it.
+            MissingExtraError: TOML, Python 3.10 and no ``tomli``.
+        """
+        from groq_queue.config import read_config
+
+        return cls(**{**read_config(path, overrides), **overrides})
 
     @classmethod
     def simulated(
@@ -268,7 +313,7 @@ class GroqQueue:
         """
         from groq_queue.simulator import GroqSimulator
 
-        for field in ("api_key", "base_url"):
+        for field in ("api_key", "base_url", "accounts"):
             if field in options:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
         model = options.setdefault("model", "llama-3.1-8b-instant")
@@ -661,16 +706,33 @@ def _drain(engine: ThreadEngine) -> None:
     engine.shutdown(wait=False, cancel_futures=False)
 
 
-def _api_key(api_key: Any) -> Any:
-    if api_key is not None:
-        return api_key
-    key = os.environ.get("GROQ_API_KEY")
-    if not key:
+def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:
+    """Return who sends and who counts: the one account, or a switch between several."""
+    default = None if payers.default is None else lines[payers.default]
+    if default is not None and not payers.by_model:
+        return default.attempts, default.limiter
+    switch = Switch({model: lines[payer] for model, payer in payers.by_model.items()}, default)
+    return switch, switch
+
+
+def _check_observers(observer: Any) -> tuple[Observer, ...]:
+    observers = () if observer is None else tuple(observer) if isinstance(observer, (list, tuple)) else (observer,)
+    for each in observers:
+        if not callable(each):
+            raise ConfigurationError(f"observer={each!r:.100}: use a callable of one argument, the Event, or a list")
+    return observers
+
+
+def _check_clock(clock: Any) -> Clock:
+    if clock is None:
+        return SystemClock()
+    missing = [name for name in ("now_ns", "wall_s", "wait") if not callable(getattr(clock, name, None))]
+    if missing:
         raise ConfigurationError(
-            "api_key: none given and GROQ_API_KEY is not set; pass api_key=, set the variable, "
-            "or try GroqQueue.simulated(), which needs none"
+            f"clock={clock!r:.100}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
         )
-    return key
+    known: Clock = clock
+    return known
 
 
 def _check_limits(limits: Any) -> Limits | dict[str, Limits] | None:

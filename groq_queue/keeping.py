@@ -27,6 +27,8 @@ from groq_queue.core.record import Record
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
+from groq_queue.engine.log import told
+from groq_queue.engine.routed import Limiter
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group, Page
 from groq_queue.engine.threads import Attempts, ThreadEngine
@@ -40,7 +42,6 @@ from groq_queue.errors import (
     record_of,
 )
 from groq_queue.journal import Cursor, Entry, Journal, Row, SavedLevel, Stored, is_short
-from groq_queue.limiters.process import ProcessLimiter
 
 _log = logging.getLogger("groq_queue")
 
@@ -90,7 +91,7 @@ class KeptAttempts:
         try:
             self._journal.release(row_id)
         except JournalError as error:
-            _log.warning("row %d stays in processing: %s", row_id, error)
+            _log.warning("row %d stays in processing: %s", row_id, error, extra=told("journal_trouble"))
 
     def _not_sent(self, request: Request, row_id: int, error: JournalError) -> Outcome:
         """Say what becomes of a request that could not be claimed."""
@@ -105,7 +106,9 @@ class KeptAttempts:
             del self._troubles[row_id]
             return Outcome(Next.FAILED, error=error)
         wait_s = _TRY_AGAIN_S[tries - 1]
-        _log.error("%s is not sent, tried again in %d s: %s", request, wait_s, error)
+        _log.error(
+            "%s is not sent, tried again in %d s: %s", request, wait_s, error, extra=told("journal_trouble", request)
+        )
         return Outcome(Next.AGAIN, error=error, wait_ns=wait_s * NS_PER_S)
 
 
@@ -127,7 +130,7 @@ class Keeping:
         self,
         journal: Journal,
         *,
-        limiter: ProcessLimiter,
+        limiter: Limiter,
         account: str,
         clock: Clock,
         timers: Timers,
@@ -168,7 +171,7 @@ class Keeping:
         try:
             self._save_levels()
         except JournalError as error:
-            _log.error("how full the budgets are could not be stored: %s", error)
+            _log.error("how full the budgets are could not be stored: %s", error, extra=told("journal_trouble"))
         self._journal.close()
 
     # -- what the facade asks for
@@ -342,14 +345,16 @@ class Keeping:
         try:
             self._prepare(request)
         except GroqQueueError as error:
-            _log.debug("%s: %s; its lane will say so", request, error)
+            _log.debug("%s: %s; its lane will say so", request, error, extra=told("journal_trouble", request))
         return request
 
     def _withdraw(self, row_id: int) -> None:
         try:
             self._journal.withdraw(row_id)
         except JournalError as error:
-            _log.error("a request that was refused stays stored as row %d: %s", row_id, error)
+            _log.error(
+                "a request that was refused stays stored as row %d: %s", row_id, error, extra=told("journal_trouble")
+            )
 
     def _file(
         self,
@@ -366,9 +371,16 @@ class Keeping:
             self._journal.finish(row_id, status, result=result, error=error, usage=usage)
         except JournalError as trouble:
             if not _is_trouble(trouble):
-                _log.debug("row %d has its end already: %s", row_id, trouble)
+                _log.debug("row %d has its end already: %s", row_id, trouble, extra=told("journal_trouble"))
                 return
-            _log.error("the end of row %d (%s) is not stored%s: %s", row_id, status, "" if is_last else " yet", trouble)
+            _log.error(
+                "the end of row %d (%s) is not stored%s: %s",
+                row_id,
+                status,
+                "" if is_last else " yet",
+                trouble,
+                extra=told("journal_trouble"),
+            )
             if is_last:
                 return
             with self._lock:
@@ -395,7 +407,7 @@ class Keeping:
         try:
             self._save_levels()
         except JournalError as error:
-            _log.warning("how full the budgets are is not stored: %s", error)
+            _log.warning("how full the budgets are is not stored: %s", error, extra=told("journal_trouble"))
 
     def _save_levels(self) -> None:
         wall_ns = self._wall_ns()

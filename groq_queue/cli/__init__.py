@@ -148,6 +148,23 @@ examples:
   groq-queue run batch.jsonl -o answers.jsonl --journal run.db --resume
 """
 
+_DOCTOR_DESCRIPTION = """\
+Check what a run depends on: key, base URL, proxy, network, clock, open files,
+and a journal if you name one. Sends one GET for the list of models, which costs
+nothing. The key is never printed.
+"""
+
+_DOCTOR_EPILOG = """\
+exit codes: 0 nothing failed   1 network, server or journal   3 key or settings
+"""
+
+_COMPLETION_DESCRIPTION = """\
+Print a completion script. To use it in every new shell:
+  bash   groq-queue completion bash > ~/.local/share/bash-completion/completions/groq-queue
+  zsh    groq-queue completion zsh > ~/.zsh/_groq-queue     (a directory in $fpath)
+  fish   groq-queue completion fish > ~/.config/fish/completions/groq-queue.fish
+"""
+
 _DEMO_DESCRIPTION = """\
 Send the same load twice to a simulated Groq, first with a plain thread pool and
 retries, then through the queue, and compare. Takes about 10 seconds, needs no
@@ -242,6 +259,18 @@ def _retry_failed(args: argparse.Namespace) -> int:
     return retry_failed(args)
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from groq_queue.cli.doctor import doctor
+
+    return doctor(args)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from groq_queue.cli.completion import completion
+
+    return completion(args, _parser())
+
+
 class _Parser(argparse.ArgumentParser):
     """Refuses abbreviations, and never repeats a key."""
 
@@ -284,6 +313,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate_arguments(simulate)
     simulate.set_defaults(command=_simulate)
     _add_journal_commands(commands)
+
+    doctor = commands.add_parser(
+        "doctor", help="check key, address, network, clock and journal", description=_DOCTOR_DESCRIPTION,
+        epilog=_DOCTOR_EPILOG, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    _add_doctor_arguments(doctor)
+    doctor.set_defaults(command=_doctor)
+
+    completion = commands.add_parser(
+        "completion", help="print what lets a shell complete these commands", description=_COMPLETION_DESCRIPTION,
+        formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
+    completion.set_defaults(command=_completion)
     return parser
 
 
@@ -380,6 +423,18 @@ def _add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="makes latencies and answers repeat (default: 0)"
     )
     parser.add_argument("--json", action="store_true", help="print the counts at the end as one JSON object, on stdout")
+
+
+def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", metavar="U", help="where the API is (default: GROQ_BASE_URL, else Groq)")
+    parser.add_argument("--model", metavar="M", help="also check that the API serves this model")
+    parser.add_argument("--journal", metavar="FILE", help="also check this journal")
+    parser.add_argument("--limiter", metavar="URL", help="also check this limiter")
+    parser.add_argument("--workers", type=_count, default=64, metavar="N",
+                        help="requests on their way at once that you plan (default: 64)")  # fmt: skip
+    parser.add_argument("--timeout", type=_seconds, default=10.0, metavar="S",
+                        help="seconds to wait for the network (default: 10)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the checks as one JSON object")
 
 
 # What an argument's text means. argparse shows the message of an ArgumentTypeError behind the argument's name.

@@ -11,6 +11,7 @@ from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
 from groq_queue.engine.lane import Lane
+from groq_queue.engine.log import told
 from groq_queue.engine.roster import Roster
 from groq_queue.errors import GroqQueueError
 
@@ -115,7 +116,8 @@ class Chooser:
                 return self._doom(lane, head, now_ns, error)
             if not lane.told_daily:
                 lane.told_daily = True
-                self._tell_later(lambda: _log.warning("%s waits: %s", lane.name, error))
+                facts = told("daily_limit", head)
+                self._tell_later(lambda: _log.warning("%s waits: %s", lane.name, error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns
 
     def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State
+from groq_queue.engine.log import told
 
 _log = logging.getLogger("groq_queue")
 _T = TypeVar("_T")
@@ -102,7 +103,11 @@ class RequestFuture(Future[_T]):
             else:
                 self.set_exception(error)
         except InvalidStateError:
-            _log.error("%s: its Future was ended by somebody else; the outcome is dropped", self._request)
+            _log.error(
+                "%s: its Future was ended by somebody else; the outcome is dropped",
+                self._request,
+                extra=told("future_taken", self._request),
+            )
 
 
 class _Guarded:
@@ -116,7 +121,7 @@ class _Guarded:
         try:
             self._fn(future)
         except BaseException as error:
-            _log.exception("a done-callback of %s raised", self._request)
+            _log.exception("a done-callback of %s raised", self._request, extra=told("callback_raised", self._request))
             # On a caller's own thread a Ctrl-C must still reach the caller.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from groq_queue.clock import Clock
+from groq_queue.engine.log import told
 from groq_queue.errors import GroqQueueError
 
 _log = logging.getLogger("groq_queue")
@@ -176,7 +177,7 @@ class WorkerPool(Generic[_Job]):
                 self._gone.notify_all()
             if is_vital:
                 raise GroqQueueError(f"no worker thread could be started: {error}") from None
-            _log.warning("no further worker thread could be started: %s", error)
+            _log.warning("no further worker thread could be started: %s", error, extra=told("no_thread"))
         finally:
             self._mine.is_starting = False
 

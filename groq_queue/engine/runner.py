@@ -29,6 +29,7 @@ from groq_queue.core.request import Request, lower_cap
 from groq_queue.core.retry import Meaning, RetryPolicy, meaning_of
 from groq_queue.engine.calls import Call
 from groq_queue.engine.lane import Meter
+from groq_queue.engine.log import told, told_error
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
 
 _log = logging.getLogger("groq_queue")
@@ -202,6 +203,7 @@ class Runner:
             if not self._policy.may_retry(request.retries):
                 return self._failed(request, error)
             request.retries += 1
+            self._log_failed(request, error, wait_ns)
             return Outcome(Next.REFUSED, error=error)
         if refusal is not None:
             self._tell(request, meter.refused(lease, request.size, refusal, 0, now_ns))
@@ -226,6 +228,7 @@ class Runner:
             return self._failed(request, error)._replace(charged=charged)
         wait_ns = max(told_ns, self._policy.backoff_ns(request.retries, self._dice))
         request.retries += 1
+        self._log_failed(request, error, wait_ns)
         return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns, charged=charged)
 
     @staticmethod
@@ -252,9 +255,15 @@ class Runner:
         return round(bound_s * self._dice.uniform(0.85, 1.15) * NS_PER_S)
 
     @staticmethod
+    def _log_failed(request: Request, error: APIError, wait_ns: int) -> None:
+        if _log.isEnabledFor(logging.DEBUG):
+            facts = told("attempt_failed", request, wait_s=wait_ns / NS_PER_S, **told_error(error))
+            _log.debug("attempt %d of %s failed: %s", request.attempts, request, facts["error"], extra=facts)
+
+    @staticmethod
     def _tell(request: Request, notices: list[str]) -> None:
         for notice in notices:
-            _log.warning("%s: %s", request.model, notice)
+            _log.warning("%s: %s", request.model, notice, extra=told("limits_noticed", request))
 
 
 def _paid(usage: tuple[int, int, int]) -> Cost:

@@ -23,6 +23,7 @@ from groq_queue.engine import verdicts
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.log import told, told_error
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
@@ -409,7 +410,7 @@ class ThreadEngine:
             outcome = self._attempts.attempt(request, lease, lane.meter)
         except BaseException as error:
             # A bug or a MemoryError must end this request, not the worker.
-            _log.exception("an attempt of %s broke", request)
+            _log.exception("an attempt of %s broke", request, extra=told("attempt_broke", request))
             lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
             outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
         request.last_error = outcome.error
@@ -658,7 +659,12 @@ class ThreadEngine:
             try:
                 fetched, is_last = keeper.fetch(page)
             except JournalError as error:
-                _log.error("the next requests cannot be fetched, tried again in %d s: %s", _FETCH_AGAIN_S, error)
+                _log.error(
+                    "the next requests cannot be fetched, tried again in %d s: %s",
+                    _FETCH_AGAIN_S,
+                    error,
+                    extra=told("journal_trouble"),
+                )
                 with self._lock:
                     shelf.give_up(page)
                 self._timers.after(_FETCH_AGAIN_S, self._restock)
@@ -703,7 +709,12 @@ class ThreadEngine:
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.FAILED)
         if dropped:
-            _log.error("the queue stops, %d waiting requests fail: %s", len(dropped), error)
+            _log.error(
+                "the queue stops, %d waiting requests fail: %s",
+                len(dropped),
+                error,
+                extra=told("queue_stopped", **told_error(error)),
+            )
         self._deliver_all(dropped, error, is_final=False)
 
     def _deliver_all(

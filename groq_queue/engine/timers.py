@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.engine.log import told
 
 _log = logging.getLogger("groq_queue")
 
@@ -93,7 +94,7 @@ class Timers:
             try:
                 callback()
             except Exception:  # one bad callback must not end the thread that all others wait for
-                _log.exception("a timer of %s failed", self._name)
+                _log.exception("a timer of %s failed", self._name, extra=told("timer_failed"))
             del callback
 
     def _next(self) -> Callable[[], None] | None:

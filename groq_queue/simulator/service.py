@@ -15,6 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
 
@@ -238,7 +239,8 @@ class Service:
         if scheme.lower() != "bearer" or not key or (self._set.api_keys is not None and key not in self._set.api_keys):
             raise ApiError(401, "Invalid API Key", code="invalid_api_key")
         if endpoint == "models":
-            return Reply(200, to_json(answers.models_body(self._budgets)))
+            told = f"date: {formatdate(usegmt=True)}\r\n"  # a real server tells it always; here who checks clocks asks
+            return Reply(200, to_json(answers.models_body(self._budgets)), told)
         if allowed == "GET":
             model = unquote(endpoint.removeprefix("models/"))
             self._check_served(model)

@@ -199,7 +199,7 @@ def _proxy_credentials(proxy_url: str | None) -> Secret | None:
 def _factory(parts: SplitResult, proxy_url: str | None, proxy_key: Secret | None) -> Callable[[], WatchedConnection]:
     """Return a function that makes unconnected connections to an address, through a proxy if given."""
     host, port = parts.hostname or "", port_of(parts)
-    context = _tls_context() if parts.scheme == "https" or (proxy_url or "").startswith("https") else None
+    context = tls_context() if parts.scheme == "https" or (proxy_url or "").startswith("https") else None
     if proxy_url is None:
         if context is None:
             return lambda: WatchedConnection(host, port)
@@ -233,7 +233,7 @@ def _read_proxy(url: str) -> urllib3.ProxyManager:
     raise ConfigurationError(f"the environment's proxy {excerpt(url)!r} is not an address: write http://host:port")
 
 
-def _tls_context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """Return the one TLS context of a transport; loading the certificates costs milliseconds.
 
     The system's store, which honours ``SSL_CERT_FILE``; where there is none (some Python

@@ -141,5 +141,6 @@ def _warn_of_retries(adapter: Any) -> None:
     if any(count for count in counts):
         _log.warning(
             "the session's adapter retries by itself: attempts multiply with those of the queue, and the "
-            "repeated ones are not metered; mount HTTPAdapter(max_retries=0)"
+            "repeated ones are not metered; mount HTTPAdapter(max_retries=0)",
+            extra={"groq_queue_event": "session_retries"},
         )

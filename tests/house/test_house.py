@@ -28,11 +28,26 @@ MAY_IMPORT = {
     "limiters": {"core", "errors", "clock"},
     "simulator": set(),
     "journal": {"core", "errors", "clock"},
+    "accounts": {"transport", "errors"},
+    "config": {"core", "errors"},
     "keeping": {"core", "engine", "journal", "limiters", "errors", "clock"},
-    "facade": {"core", "engine", "transport", "limiters", "journal", "keeping", "simulator", "errors", "clock"},
+    "facade": {
+        "accounts",
+        "config",
+        "core",
+        "engine",
+        "transport",
+        "limiters",
+        "journal",
+        "keeping",
+        "simulator",
+        "errors",
+        "clock",
+    },
     "__init__": {"core", "engine", "simulator", "facade", "errors"},
-    "cli": {"core", "engine", "transport", "simulator", "facade", "journal", "errors", "clock", "__init__"},
-    "integrations": {"core", "engine", "errors", "facade"},
+    "cli": {"journal", "core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
+    "integrations": {"core", "engine", "errors", "facade", "__init__"},
+    "testing": {"clock", "simulator"},
     "__main__": {"cli"},
 }
 
@@ -99,7 +114,7 @@ def test_a_clean_import_loads_no_extra():
     Neither an optional package, nor the simulator's asyncio, nor requests, which only a user's session needs.
     """
     script = (
-        "import sys, groq_queue\n"
+        "import sys, groq_queue\ngroq_queue.GroqQueue, groq_queue.ConfigurationError\n"
         "extras = 'redis celery pandas polars httpx httpx2 groq openai prometheus_client opentelemetry matplotlib "
         "tqdm IPython asyncio requests groq_queue.simulator sqlite3'.split()\n"
         "print([name for name in extras if name in sys.modules])"

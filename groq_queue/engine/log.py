@@ -1,0 +1,69 @@
+"""What a log record carries beside its sentence, so that machines need not parse the sentence.
+
+All records come from the logger ``groq_queue`` and its children. Their attributes
+(the ``extra=`` of the standard library) are, where they apply:
+
+| key | is |
+|---|---|
+| ``groq_queue_event`` | what happened; on every record, one of ``EVENTS`` |
+| ``request_id`` | our id of the request |
+| ``custom_id`` | the caller's own id, or None |
+| ``model`` | its model |
+| ``lane`` | the model, and the service tier if it is not the usual one |
+| ``client`` | whose turn it used |
+| ``priority`` | 0..10 |
+| ``attempt`` | how many times it was sent so far |
+| ``status`` | HTTP status of the answer, or None |
+| ``error`` | class of the error, such as ``"RateLimitError"`` |
+| ``wait_s`` | seconds until the next attempt |
+
+Never a prompt, an answer or a key: records travel to places that nobody thinks of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groq_queue.core.request import Request
+from groq_queue.errors import APIStatusError
+
+EVENTS = {
+    "attempt_broke": "an attempt raised what it must not: a bug, or no memory; ERROR",
+    "attempt_failed": "an attempt failed and is repeated; DEBUG",
+    "callback_raised": "a done-callback raised; ERROR",
+    "daily_limit": "a lane waits for a limit per day; WARNING",
+    "future_taken": "somebody else ended a Future of ours; ERROR",
+    "journal_recovered": "what was on its way when the last process ended was decided about; WARNING",
+    "journal_trouble": "the journal could not be read or written, or had the answer already; DEBUG to ERROR",
+    "limits_noticed": "the server's limits differ from what was set; WARNING",
+    "no_thread": "the system refused another worker thread; WARNING",
+    "observer_raised": "an observer raised; ERROR",
+    "queue_stopped": "an error that holds for all, such as a rejected key; ERROR",
+    "session_retries": "the given session repeats requests by itself; WARNING",
+    "timer_failed": "a timer's callback raised; ERROR",
+}
+
+
+def told(event: str, request: Request | None = None, **more: Any) -> dict[str, Any]:
+    """Return the ``extra=`` of a record about *event*, and about *request* if there is one."""
+    assert event in EVENTS, event
+    facts: dict[str, Any] = {"groq_queue_event": event}
+    if request is not None:
+        facts |= {
+            "request_id": request.id,
+            "custom_id": request.custom_id,
+            "model": request.model,
+            "lane": request.lane,
+            "client": request.client,
+            "priority": request.priority,
+            "attempt": request.attempts,
+        }
+    return facts | more
+
+
+def told_error(error: BaseException) -> dict[str, Any]:
+    """Return what may be told of an error: not its text, which may repeat the prompt."""
+    return {
+        "error": type(error).__name__,
+        "status": error.status_code if isinstance(error, APIStatusError) else None,
+    }
