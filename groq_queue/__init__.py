@@ -45,6 +45,8 @@ from groq_queue.errors import (
 from groq_queue.facade import GroqQueue
 
 if TYPE_CHECKING:
+    from groq_queue.reporting.estimate import Estimate, estimate
+    from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
 __version__ = "0.1.0"
@@ -63,6 +65,7 @@ __all__ = [
     "ContentTooLargeError",
     "CostLimitReached",
     "DailyLimitReached",
+    "Estimate",
     "Explanation",
     "GroqQueue",
     "GroqQueueError",
@@ -79,19 +82,29 @@ __all__ = [
     "QueueFull",
     "QueueTimeout",
     "RateLimitError",
+    "Report",
     "RequestInfo",
     "RequestTooLarge",
     "Stats",
     "UnprocessableEntityError",
+    "estimate",
 ]
 
 logging.getLogger("groq_queue").addHandler(logging.NullHandler())
 
 
-def __getattr__(name: str) -> Any:
-    """Load the simulator only for those who ask for it: it brings asyncio along."""
-    if name == "GroqSimulator":
-        from groq_queue.simulator import GroqSimulator
+_LAZY = {
+    "Estimate": "groq_queue.reporting.estimate",
+    "GroqSimulator": "groq_queue.simulator",  # brings asyncio along
+    "Report": "groq_queue.reporting.report",
+    "estimate": "groq_queue.reporting.estimate",
+}
 
-        return GroqSimulator
+
+def __getattr__(name: str) -> Any:
+    """Load what takes time to load only for those who ask for it."""
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

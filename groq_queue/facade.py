@@ -6,7 +6,7 @@ import _thread
 import os
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from groq_queue.core.checks import (
     check_choice,
     check_count,
     check_dollars,
+    check_limits,
     check_path,
     check_seconds,
     check_share,
@@ -27,7 +28,7 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
-from groq_queue.core.request import Request, build_payload, encode_payload, lower_cap
+from groq_queue.core.request import Request, build_payload, encode_payload, lower_cap, tier_of
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import forget, leave_at_exit
@@ -42,6 +43,8 @@ from groq_queue.transport import Secret, make_transport, resolve_base_url
 if TYPE_CHECKING:
     import requests
 
+    from groq_queue.reporting.estimate import Estimate
+    from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
 _DEFAULT_BASE_URL = "https://api.groq.com"
@@ -125,10 +128,10 @@ class GroqQueue:
             base_url or os.environ.get("GROQ_BASE_URL") or _DEFAULT_BASE_URL, allow_http=allow_http
         )
         self._model: str | None = check_text("model", model, optional=True)
-        self._limits = _check_limits(limits)
+        self._limits = check_limits(limits)
         self._fair_by = check_choice("fair_by", fair_by, ("requests", "tokens"))
         account = check_text("organization", organization, optional=True) or f"key {key.fingerprint()}"
-        check_count("max_workers", max_workers)
+        self._max_workers: int = check_count("max_workers", max_workers)
         check_count("max_pending", max_pending, optional=True)
         check_count("max_pending_per_client", max_pending_per_client, optional=True)
         check_count("max_concurrency", max_concurrency, optional=True)
@@ -201,7 +204,7 @@ class GroqQueue:
             if field in options:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
         model = options.setdefault("model", "llama-3.1-8b-instant")
-        known = _check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
+        known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
         models = tuple(known) if isinstance(known, dict) else (model,)
         simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
         simulator.start()
@@ -299,7 +302,7 @@ class GroqQueue:
             max_wait_ns=_ns(check_seconds("max_wait", max_wait)),
             deadline_ns=_ns(check_seconds("deadline", deadline)),
             not_before_ns=_ns(check_seconds("not_before", not_before)),
-            tier=_tier(payload),
+            tier=tier_of(payload),
             shrinks=shrink,
         )
         self._price(request)
@@ -381,6 +384,52 @@ class GroqQueue:
         """Return one consistent snapshot of all counts."""
         return self._engine.stats()
 
+    def report(self) -> Report:
+        """Return what became of everything so far: counts, waits, retries, tokens, cost, use of the limits."""
+        from groq_queue.reporting.report import report_of
+
+        return report_of(*self._engine.facts(), self._tariff)
+
+    def estimate(
+        self,
+        prompts: Iterable[Any],
+        *,
+        model: str | None = None,
+        latency: float | None = None,
+        output_share: float | None = None,
+        endpoint: str = "chat/completions",
+        **params: Any,
+    ) -> Estimate:
+        """Say what *prompts* would take through this queue, and send nothing.
+
+        With what the queue has learnt so far: limits, token ratios, the present levels.
+        What waits already is not counted.
+
+        Args:
+            prompts: What ``submit`` takes, one after the other; read once, not kept.
+            model: Overrides the queue's.
+            latency: Seconds an answer takes; None is what was seen of late, else 1.
+            output_share: Share of its ``max_completion_tokens`` that an answer uses on
+                average, above 0 and at most 1; None is what was seen of late, else 1.
+            endpoint: Path below the base URL.
+            params: Part of every payload.
+
+        Raises:
+            ConfigurationError: An argument or a prompt cannot be used.
+        """
+        from groq_queue.reporting.estimate import estimate_load, sized_prompts
+
+        facts = self._engine.facts()[1]
+        return estimate_load(
+            sized_prompts(prompts, model or self._model, endpoint, params),
+            meter_of=self._limiter.meter,
+            tariff=self._tariff,
+            latency_s=latency if latency is not None else facts.flight_ns / NS_PER_S or 1.0,
+            max_workers=self._max_workers,
+            output_share=output_share,
+            now_ns=facts.now_ns,
+        )
+
     def info(self, future: Future[Completion]) -> RequestInfo:
         """Return what is known of one request.
 
@@ -434,12 +483,6 @@ def _request_of(future: Any) -> Request:
     return future._request
 
 
-def _tier(payload: Mapping[str, Any]) -> str | None:
-    """Return the service tier if it has budgets of its own."""
-    tier = payload.get("service_tier")
-    return tier if isinstance(tier, str) and tier not in ("auto", "on_demand") else None
-
-
 def _drain(engine: ThreadEngine) -> None:
     engine.shutdown(wait=False, cancel_futures=False)
 
@@ -454,17 +497,6 @@ def _api_key(api_key: Any) -> Any:
             "or try GroqQueue.simulated(), which needs none"
         )
     return key
-
-
-def _check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
-    if limits is None or isinstance(limits, Limits):
-        return limits
-    if not isinstance(limits, Mapping):
-        raise ConfigurationError(f"limits={limits!r:.100}: use Limits(...), a dict of them by model, or None")
-    for model, each in limits.items():
-        if not isinstance(model, str) or not isinstance(each, Limits):
-            raise ConfigurationError(f"limits[{model!r:.50}]={each!r:.100}: use model names and Limits(...)")
-    return dict(limits)
 
 
 def _check_prices(prices: Any) -> Any:

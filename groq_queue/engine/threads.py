@@ -22,6 +22,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.pool import WorkerPool
+from groq_queue.engine.record import RunFacts
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
@@ -35,7 +36,6 @@ from groq_queue.errors import (
     GroqQueueError,
     QueueClosed,
     QueueTimeout,
-    RateLimitError,
     RequestTooLarge,
 )
 
@@ -305,6 +305,12 @@ class ThreadEngine:
             is_running = not self._is_closed and self._stopped_by is None
             return stats_of(self._roster, self._clock.now_ns(), is_running=is_running, cost=self._purse.spent_usd)
 
+    def facts(self) -> tuple[Stats, RunFacts]:
+        """Return what a report is made of, as of one instant."""
+        with self._lock:
+            tally = self._roster.tally
+            return self.stats(), tally.record.facts(self._clock.now_ns(), tally.mean_flight_ns())
+
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
         with self._lock:
@@ -410,7 +416,7 @@ class ThreadEngine:
     def all_left(self) -> None:
         """Close what the engine was given."""
         for lane in list(self._roster.lanes.values()):
-            lane.close()
+            lane.close(self._clock.now_ns())
         self._timers.close(wait=False)
         for close in self._closes:
             close()
@@ -495,11 +501,8 @@ class ThreadEngine:
 
     def _land(self, job: _Job, outcome: Outcome) -> None:
         """Note the end of an attempt, and what it cost."""
-        charged = outcome.charged
-        self._purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
-        self._roster.tally.refused += isinstance(outcome.error, RateLimitError)
-        self._roster.tally.prompt_tokens += charged.prompt
-        self._roster.tally.completion_tokens += charged.completion
+        self._purse.settle(job.reserved, self._tariff.price(job.request.model, outcome.charged) or 0)
+        self._roster.tally.came_out(job.request, outcome, self._clock.now_ns())
         self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
         if job.lane.max_in_flight is not None or self._purse.is_capped:
             self._pool.wake()

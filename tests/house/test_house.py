@@ -28,9 +28,10 @@ MAY_IMPORT = {
     "limiters": {"core", "errors", "clock"},
     "simulator": set(),
     "journal": {"core", "errors", "clock"},
-    "facade": {"core", "engine", "transport", "limiters", "simulator", "errors", "clock"},
-    "__init__": {"core", "engine", "simulator", "facade", "errors"},
-    "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
+    "reporting": {"core", "engine", "limiters", "errors", "clock"},
+    "facade": {"core", "engine", "transport", "limiters", "simulator", "reporting", "errors", "clock"},
+    "__init__": {"core", "engine", "simulator", "reporting", "facade", "errors"},
+    "cli": {"core", "engine", "transport", "simulator", "reporting", "facade", "errors", "clock", "__init__"},
     "__main__": {"cli"},
 }
 
