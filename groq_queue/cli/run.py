@@ -32,9 +32,8 @@ from groq_queue.cli.lines import (
     error_line,
     read_lines,
 )
-from groq_queue.cli.progress import Progress, Tally, plural
+from groq_queue.cli.options import limits_of
 from groq_queue.cli.signals import catching
-from groq_queue.core.budget import Limits
 from groq_queue.core.completion import Completion, usage_of
 from groq_queue.core.retry import Meaning, meaning_of
 from groq_queue.errors import (
@@ -48,6 +47,7 @@ from groq_queue.errors import (
     excerpt,
 )
 from groq_queue.facade import GroqQueue
+from groq_queue.reporting.line import Progress, Tally, plural
 from groq_queue.transport.address import is_loopback
 
 _WINDOW_PER_WORKER = 4
@@ -58,7 +58,7 @@ _LOCAL_KEY = "local"  # servers on this machine ask for none, HTTP wants one
 
 def run(args: argparse.Namespace) -> int:
     """Send the lines of *args.input* and return the exit code."""
-    limits = _limits(args)
+    limits = limits_of(args)
     with contextlib.ExitStack() as files:
         source, name, total = open_input(args.input, files)
         client = GroqQueue(
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         files.callback(client.shutdown, cancel_futures=True)
         output = open_output(args.output, files)
         errors = output if args.errors is None else open_output(args.errors, files)
+        report_file = None if args.report is None else open_output(args.report, files)
         is_shown = not args.quiet and not (args.input == "-" and source.isatty())
         progress = Progress(sys.stderr, total, is_shown=is_shown)
         if not args.quiet and args.input == "-" and source.isatty():
@@ -84,7 +85,17 @@ def run(args: argparse.Namespace) -> int:
             going.go()
         except NotLines as error:
             raise UsageError(f"{name}: {error}") from None
-        return going.report(args)
+        code = going.report(args)
+        if report_file is not None:
+            _write_report(report_file, client)
+        return code
+
+
+def _write_report(sink: Sink, client: GroqQueue) -> None:
+    try:
+        sink.write(client.report().to_json().encode("utf-8", "replace") + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {sink.name}: {error.strerror or error}") from None
 
 
 class _Stopped(Exception):
@@ -416,15 +427,6 @@ def _bad_code(error: GroqQueueError) -> str:
 
 
 # What the arguments name.
-
-
-def _limits(args: argparse.Namespace) -> Limits | None:
-    given = {name: value for name in ("rpm", "rpd", "tpm", "tpd") if (value := getattr(args, name)) is not None}
-    if args.minute is not None:
-        if not given:
-            raise UsageError("--minute says how long the minute of --rpm and --tpm is: give one of these too")
-        return Limits(**given, minute_s=args.minute)
-    return Limits(**given) if given else None
 
 
 def _api_key(base_url: str | None) -> str | None:
