@@ -23,7 +23,8 @@ def report(args: argparse.Namespace) -> int:
             raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
         if args.svg is not None:
             write_figure(open_output(args.svg, files), found.to_svg())
-    print(found.to_json() if args.json else found)
+    if args.svg != "-":  # then the figure is what stdout is for
+        print(found.to_json() if args.json else found)
     return Exit.DONE
 
 

@@ -7,8 +7,6 @@ escaped in plain text, and everything is in HTML. No colours and no scripts.
 
 from __future__ import annotations
 
-import textwrap
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -121,6 +119,8 @@ def _fitted(widths: list[int], is_number: list[bool], width: int) -> list[int]:
 def _wrapped(text: str, width: int) -> list[str]:
     if _columns(text) <= width:
         return [text]
+    import textwrap
+
     return textwrap.wrap(text, max(1, width // 2 if not text.isascii() else width)) or [""]
 
 
@@ -133,6 +133,8 @@ def _columns(text: str) -> int:
     """Return the columns *text* takes on a terminal: East Asian wide characters take two."""
     if text.isascii():
         return len(text)
+    import unicodedata
+
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 

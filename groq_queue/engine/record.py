@@ -6,13 +6,13 @@ clients, and a timeline whose bins become twice as wide whenever they run out.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request
-from groq_queue.core.sketch import Sketch
+from groq_queue.core.sketch import Sketch, place_of
 from groq_queue.errors import (
     APIConnectionError,
     APIResponseError,
@@ -22,6 +22,7 @@ from groq_queue.errors import (
     RateLimitError,
 )
 
+_K = TypeVar("_K")
 _CLIENTS = 100
 _BINS = 240
 _WIDTH_NS = 250_000_000  # of a bin at first
@@ -102,8 +103,9 @@ class Record:
             client: str | None = request.client
             if client not in self._clients and len(self._clients) >= _CLIENTS:
                 client = None
-            self._levels.setdefault(request.priority, Sketch()).add(wait_ns)
-            self._clients.setdefault(client, Sketch()).add(wait_ns)
+            place = place_of(wait_ns)
+            _sketch(self._levels, request.priority).add(wait_ns, place)
+            _sketch(self._clients, client).add(wait_ns, place)
         lane = self._lanes.get(request.lane)
         if lane is None:
             lane = LaneFacts(request.lane, request.model, now_ns, now_ns, 0, 0, 0, 0, 0, [])
@@ -138,9 +140,9 @@ class Record:
             origin_ns=now_ns if self._origin_ns is None else self._origin_ns,
             width_ns=self._width_ns,
             retries=dict(self._retries.most_common()),
-            waits_by_level=copy.deepcopy(self._levels),
-            waits_by_client=copy.deepcopy(self._clients),
-            lanes=tuple(copy.deepcopy(list(self._lanes.values()))),
+            waits_by_level={level: sketch.copy() for level, sketch in self._levels.items()},
+            waits_by_client={client: sketch.copy() for client, sketch in self._clients.items()},
+            lanes=tuple(replace(lane, bins=[each.copy() for each in lane.bins]) for lane in self._lanes.values()),
         )
 
     def _bin(self, lane: LaneFacts, now_ns: int) -> list[int]:
@@ -155,6 +157,13 @@ class Record:
         while len(lane.bins) <= place:
             lane.bins.append([0, 0, 0, 0])
         return lane.bins[place]
+
+
+def _sketch(sketches: dict[_K, Sketch], key: _K) -> Sketch:
+    found = sketches.get(key)
+    if found is None:
+        found = sketches[key] = Sketch()
+    return found
 
 
 def _halved(bins: list[list[int]]) -> list[list[int]]:

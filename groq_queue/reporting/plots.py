@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from typing import Any
 
 from groq_queue.errors import MissingExtraError
@@ -36,4 +37,11 @@ def plot(report: Report) -> Any:
     used.set_ylim(0, 105)
     used.set_ylabel("% of the limit used so far")
     used.set_xlabel("seconds")
+    figure._repr_png_ = lambda: _png_of(figure)  # notebooks show figures of pyplot by themselves, and only these
     return figure
+
+
+def _png_of(figure: Any) -> bytes:
+    page = io.BytesIO()
+    figure.savefig(page, format="png")
+    return page.getvalue()

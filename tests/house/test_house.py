@@ -95,12 +95,13 @@ def test_nobody_sleeps():
 
 def test_a_clean_import_loads_no_extra():
     """
-    Neither an optional package, nor the simulator's asyncio, nor requests, which only a user's session needs.
+    Neither an optional package, nor the simulator's asyncio, nor requests, which only a user's session needs,
+    nor the tables of a report.
     """
     script = (
         "import sys, groq_queue\n"
         "extras = 'redis celery pandas polars httpx httpx2 groq openai prometheus_client opentelemetry matplotlib "
-        "tqdm IPython asyncio requests groq_queue.simulator sqlite3'.split()\n"
+        "tqdm IPython asyncio requests groq_queue.simulator groq_queue.reporting sqlite3'.split()\n"
         "print([name for name in extras if name in sys.modules])"
     )
 

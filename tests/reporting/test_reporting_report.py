@@ -235,6 +235,7 @@ def test_the_plot_shows_answers_refusals_and_use(run):
     sent, used = figure.axes
     assert run[0].completed == sum(patch.get_height() for patch in sent.patches if patch.get_height() > 0)
     assert 2 == len(used.lines)
+    assert figure._repr_png_().startswith(b"\x89PNG")
     assert "matplotlib.pyplot" not in sys.modules
 
 
