@@ -45,7 +45,8 @@ from groq_queue.errors import (
 from groq_queue.facade import GroqQueue
 
 if TYPE_CHECKING:
-    from groq_queue.reporting.estimate import Estimate, estimate
+    from groq_queue.reporting.estimate import estimate
+    from groq_queue.reporting.plan import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
@@ -94,7 +95,7 @@ logging.getLogger("groq_queue").addHandler(logging.NullHandler())
 
 
 _LAZY = {
-    "Estimate": "groq_queue.reporting.estimate",
+    "Estimate": "groq_queue.reporting.plan",
     "GroqSimulator": "groq_queue.simulator",  # brings asyncio along
     "Report": "groq_queue.reporting.report",
     "estimate": "groq_queue.reporting.estimate",

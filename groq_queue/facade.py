@@ -43,7 +43,7 @@ from groq_queue.transport import Secret, make_transport, resolve_base_url
 if TYPE_CHECKING:
     import requests
 
-    from groq_queue.reporting.estimate import Estimate
+    from groq_queue.reporting.plan import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 

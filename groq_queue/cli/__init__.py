@@ -91,6 +91,14 @@ tokens, money, time, the limit that says so, and what never fits. Reads the same
 lines as run; needs no key and no network.
 """
 
+_ESTIMATE_EPILOG = """\
+example:
+  groq-queue estimate batch.jsonl --rpm 30 --tpm 6000 && groq-queue run batch.jsonl -o answers.jsonl
+
+exit codes:
+  0 every line can be sent   1 some never can   2 usage, or a file that cannot be read
+"""
+
 _REPORT_DESCRIPTION = """\
 Show a report that run --report has written: as tables, as JSON, or as a figure
 of answers, refusals and use of the limits over time.
@@ -214,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
 
     estimate = commands.add_parser(
         "estimate", help="say what a file would take, and send nothing", description=_ESTIMATE_DESCRIPTION,
-        epilog=_EXIT_CODES, formatter_class=raw, allow_abbrev=False,
+        epilog=_ESTIMATE_EPILOG, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
     _add_estimate_arguments(estimate)
     estimate.set_defaults(command=_estimate)

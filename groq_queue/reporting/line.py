@@ -85,13 +85,14 @@ class Pace:
 
     def state(self, tally: Tally, stats: Stats) -> ProgressState:
         """Return how far the run is."""
-        minutes = max(self.seconds, 1e-3) / 60
+        seconds = max(self.seconds, 1e-3)
+        minutes = seconds / 60
         ended = tally.done + tally.failed
         return ProgressState(
             done=ended,
             failed=tally.failed,
             total=self._total,
-            seconds=self.seconds,
+            seconds=seconds,
             requests_per_minute=tally.done / minutes,
             tokens_per_minute=tally.tokens / minutes,
             request_limit=_limit_of(stats, "RPM"),

@@ -193,7 +193,7 @@ class Report:
         except ConfigurationError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ConfigurationError(f"report: not what run --report wrote ({error!r:.100})") from None
+            raise ConfigurationError("report: this is not what run --report or Report.to_json wrote") from error
 
     def to_svg(self) -> str:
         """Draw answers and 429s over time, and how well the limits were used; needs no extra."""

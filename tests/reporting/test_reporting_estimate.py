@@ -115,6 +115,20 @@ def test_a_load_is_read_once_and_not_kept():
     assert peak < 1_000_000
 
 
+def test_what_is_under_way_holds_its_whole_allowance():
+    """
+    Answers that use a tenth of it still keep the limit busy until they are in.
+    """
+    params = {"model": MODEL, "limits": Limits(tpm=60_000), "latency": 10, "max_completion_tokens": 1_000}
+
+    told = groq_queue.estimate(["x"] * 1_000, output_share=0.1, max_workers=100, **params)
+
+    each = told.tokens / 1_000
+    unused = 8 + 5 + 1_000 - each  # by the byte rule: 8 a request, 4 a message, 1 a word
+    drained_s = (told.tokens - 60_000) / 1_000 + 10 * unused / each
+    assert 2 * 10 + drained_s == pytest.approx(told.seconds, rel=0.01)
+
+
 def test_unknown_limits_are_told():
     """
     Then only the workers bound the time from below.

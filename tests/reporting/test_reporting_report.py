@@ -174,6 +174,7 @@ def test_memory_is_bounded_however_long_it_runs_and_whoever_sends():
     assert len(facts.lanes[0].bins) <= 240
     assert [5_000, 5_000, 0, 15_000] == [sum(column) for column in zip(*facts.lanes[0].bins, strict=True)]
     assert 32_000_000_000 == facts.width_ns
+    assert {32} == {bins[0] for bins in facts.lanes[0].bins[:-1]}  # one a second, whenever it was counted
 
 
 def test_lanes_share_one_timeline():
