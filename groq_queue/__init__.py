@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from groq_queue.core.budget import Limits
 from groq_queue.core.completion import Completion
 from groq_queue.core.rank import Priority
+from groq_queue.core.record import Record
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.errors import (
     APIConnectionError,
@@ -83,6 +84,7 @@ __all__ = [
     "QueueFull",
     "QueueTimeout",
     "RateLimitError",
+    "Record",
     "Report",
     "RequestInfo",
     "RequestTooLarge",

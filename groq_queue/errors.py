@@ -17,6 +17,7 @@ Sent = Literal["no", "unknown", "yes"]
 """May the server have received the request? ``"no"`` is a proof, ``"unknown"`` is not."""
 
 _EXCERPT = 200  # characters of a foreign body that fit into one readable line
+_LARGEST_FACT = 10_000  # characters of one that is worth storing
 
 
 class GroqQueueError(Exception):
@@ -292,3 +293,35 @@ def excerpt(text: str) -> str:
     short = text[:_EXCERPT]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
     return shown if len(text) <= _EXCERPT else shown + "…"
+
+
+def record_of(error: BaseException) -> dict[str, Any]:
+    """Return what is worth keeping of *error* as JSON-like values: its kind, its message, its plain facts."""
+    facts = {name: value for name, value in vars(error).items() if name != "headers" and _is_plain(value)}
+    return {"kind": type(error).__name__, "message": str(error), "facts": facts}
+
+
+def error_of(record: Mapping[str, Any]) -> GroqQueueError:
+    """Return the error that ``record_of`` described, of its own type if that is one of ours."""
+    cls = globals().get(str(record.get("kind")))
+    facts = dict(record.get("facts") or {})
+    message = str(record.get("message") or record.get("kind"))
+    if not (isinstance(cls, type) and issubclass(cls, GroqQueueError)):
+        # A request that was in flight when its process ended: nobody knows whether it was answered.
+        return APIConnectionError(message, sent="unknown", is_final=True)
+    if issubclass(cls, APIStatusError):
+        facts["headers"] = {}
+    return _restore(cls, (message,), {"request_id": None, "custom_id": None, **facts})
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether *value* is of the kinds that JSON has, and not large."""
+    if isinstance(value, Mapping):
+        return len(str(value)) <= _LARGEST_FACT and all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _EXCERPT and all(map(_is_plain, value))
+    return (
+        value is None
+        or isinstance(value, (bool, int, float))
+        or (isinstance(value, str) and len(value) <= _LARGEST_FACT)
+    )

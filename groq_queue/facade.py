@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import random
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from groq_queue.clock import NS_PER_S, SystemClock
+from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.budget import Limits
 from groq_queue.core.checks import (
     check_choice,
@@ -28,13 +29,15 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
-from groq_queue.core.request import Request, build_payload, encode_payload, lower_cap, tier_of
+from groq_queue.core.record import Record
+from groq_queue.core.request import Request, State, build_payload, encode_payload, lower_cap, tier_of
 from groq_queue.core.retry import RetryPolicy
+from groq_queue.engine import verdicts
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import forget, leave_at_exit
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.engine.threads import ThreadEngine, too_large_error
+from groq_queue.engine.threads import Attempts, ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.process import ProcessLimiter
@@ -43,9 +46,12 @@ from groq_queue.transport import Secret, make_transport, resolve_base_url
 if TYPE_CHECKING:
     import requests
 
+    from groq_queue.keeping import Keeping
     from groq_queue.reporting.plan import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
+
+_log = logging.getLogger("groq_queue")
 
 _DEFAULT_BASE_URL = "https://api.groq.com"
 
@@ -87,6 +93,14 @@ class GroqQueue:
         max_cost: Most to be spent by this queue, in USD. A request's price is set
             aside before it is sent; one that does not fit ends with ``CostLimitReached``.
         prices: ``{model: (prompt, completion)}`` in USD per million tokens, over the built-in table.
+        journal: Path of a SQLite file that keeps every request until it is answered, and the
+            answer. Opening the same file again goes on where the last process ended, however
+            it ended; a request that was answered is never sent again.
+        durability: With a journal. ``"full"``: what ``submit`` accepted survives a power cut;
+            ``"normal"``: it survives the end of the process, a power cut may take the last moments.
+        on_unknown: What becomes of requests that were on their way when the last process died, and
+            may have been billed: ``"resend"`` sends them again, up to 3 times in all; ``"hold"``
+            lets them fail, for ``groq-queue retry-failed`` to bring back.
         timeout: Seconds to connect and seconds of silence, for each attempt, or one
             number for both: requests' meaning. An attempt never takes longer than their sum.
         max_retries: Further attempts after the first, >= 0.
@@ -97,6 +111,7 @@ class GroqQueue:
 
     Raises:
         ConfigurationError: An argument cannot be used, or there is no key.
+        JournalError: The journal cannot be used, or another process has it open.
     """
 
     def __init__(
@@ -118,6 +133,9 @@ class GroqQueue:
         on_daily_limit: str = "raise",
         max_cost: float | None = None,
         prices: Mapping[str, tuple[float, float]] | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        durability: Literal["full", "normal"] = "full",
+        on_unknown: Literal["resend", "hold"] = "resend",
         timeout: float | tuple[float, float] = (5, 60),
         max_retries: int = 5,
         session: requests.Session | None = None,
@@ -143,6 +161,8 @@ class GroqQueue:
         ageing_ns = _ns(check_seconds("ageing", ageing))
         seconds = check_timeout(timeout)
         policy = RetryPolicy(check_count("max_retries", max_retries, least=0))
+        check_choice("durability", durability, ("full", "normal"))
+        check_choice("on_unknown", on_unknown, ("resend", "hold"))
 
         self._simulator: GroqSimulator | None = None
         clock = SystemClock()
@@ -157,8 +177,14 @@ class GroqQueue:
         )
         limiter = ProcessLimiter(self._limits, self._base_url, account, clock.now_ns(), margin)
         self._limiter = limiter
+        attempts: Attempts = Runner(transport, policy, seconds, clock, random.Random())
+        self._keeping: Keeping | None = None
+        if journal is not None:
+            attempts, self._keeping = self._open_journal(
+                journal, durability, on_unknown, attempts, f"{self._base_url} {account}", clock, timers
+            )
         self._engine = ThreadEngine(
-            attempts=Runner(transport, policy, seconds, clock, random.Random()),
+            attempts=attempts,
             meter_of=limiter.meter,
             clock=clock,
             timers=timers,
@@ -171,14 +197,54 @@ class GroqQueue:
             raises_daily=on_daily_limit == "raise",
             tariff=self._tariff,
             max_usd=self._max_cost,
+            keeper=self._keeping,
         )
         self._engine.at_close(transport.close)
+        if self._keeping is not None:
+            self._engine.at_close(self._keeping.close)
         self._engine.at_close(lambda: limiter.close(clock.now_ns()))
         leave_at_exit(self._engine)
         # A queue that is dropped drains by itself. The finalizer may run inside the garbage collector, on a thread
         # that holds any lock, so it must take none: it only starts a bare thread.
         self._finalizer = weakref.finalize(self, _thread.start_new_thread, _drain, (self._engine,))
         self._finalizer.atexit = False
+        if self._keeping is not None:
+            try:
+                self._keeping.resume(self._engine)
+            except BaseException:
+                self.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _open_journal(
+        self,
+        path: str | os.PathLike[str],
+        durability: Literal["full", "normal"],
+        on_unknown: Literal["resend", "hold"],
+        attempts: Attempts,
+        account: str,
+        clock: Clock,
+        timers: Timers,
+    ) -> tuple[Attempts, Keeping]:
+        """Open a journal, decide about what was on its way, and join it to what runs the attempts."""
+        from groq_queue.journal import Journal
+        from groq_queue.keeping import Keeping, KeptAttempts
+
+        opened = Journal.open(path, durability=durability, clock=clock)
+        try:
+            found = opened.recover(on_unknown=on_unknown)
+        except BaseException:
+            opened.close()
+            raise
+        if any(found):
+            _log.warning(
+                "journal %s: of the requests on their way when the last process ended, %d are sent again, "
+                "%d failed because that happened too often, %d are held",
+                opened.path, *found,
+            )  # fmt: skip
+        keeping = Keeping(
+            opened, limiter=self._limiter, account=account, clock=clock, timers=timers, prepare=self._price
+        )
+        return KeptAttempts(attempts, opened), keeping
 
     @classmethod
     def simulated(
@@ -305,7 +371,10 @@ class GroqQueue:
             tier=tier_of(payload),
             shrinks=shrink,
         )
+        as_given = request.body or b"", request.size
         self._price(request)
+        if self._keeping is not None:
+            return self._keeping.submit(request, *as_given, callback)
         return self._engine.submit(request, callback=callback)
 
     def _price(self, request: Request) -> None:
@@ -320,7 +389,7 @@ class GroqQueue:
             request.size = request.size._replace(completion=completion)
             excess = meter.too_large(request.size)
         if excess is not None:
-            raise too_large_error(request, excess)
+            raise verdicts.too_large(request, excess)
         cost = meter.price(request.size)
         if self._max_cost is not None and self._tariff.price(request.model, cost) is None:
             raise ConfigurationError(
@@ -336,7 +405,26 @@ class GroqQueue:
     def cancel(self, custom_id: str) -> bool:
         """Cancel the open request of that custom_id; False if there is none or an attempt is on its way."""
         request = self._engine.request_of(check_text("custom_id", custom_id))
+        if request is None and self._keeping is not None:
+            return self._keeping.cancel(custom_id)
         return request is not None and self._engine.cancel(request)
+
+    def get(self, custom_id: str) -> Record:
+        """Return where the request of that custom_id stands, and how it ended.
+
+        Without a journal only requests that have not ended are known.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        check_text("custom_id", custom_id)
+        if self._keeping is not None:
+            return self._keeping.get(custom_id)
+        request = self._engine.request_of(custom_id)
+        if request is None:
+            return Record(custom_id, "unknown")
+        status = "processing" if request.state is State.RUNNING else "pending"
+        return Record(custom_id, status, attempts=request.attempts)
 
     def cancel_all(self, *, client: str | None = None, model: str | None = None, priority: Any = None) -> int:
         """Cancel every request that is not being attempted and fits all that is given; return how many.
@@ -359,7 +447,11 @@ class GroqQueue:
 
     def set_priority(self, future: Future[Completion], priority: Any) -> bool:
         """Move a waiting request to the end of another level; False if it does not wait any more."""
-        return self._engine.set_priority(_request_of(future), parse_priority(priority))
+        request = _request_of(future)
+        has_moved = self._engine.set_priority(request, parse_priority(priority))
+        if has_moved and self._keeping is not None:
+            self._keeping.set_priority(request)
+        return has_moved
 
     def pause(self, model: str | None = None) -> None:
         """Start no attempt of *model*, or of any model, until ``resume``; ``shutdown`` resumes."""

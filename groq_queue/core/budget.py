@@ -413,6 +413,26 @@ class Budget:
             for name, bucket in self._buckets.items()
         ]
 
+    def begin(self, name: str, limit: int, period_ns: int, used: int, age_ns: int, now_ns: int) -> None:
+        """Take over how full the bucket *name* was at the end of an earlier life.
+
+        A limit that nobody knows yet in this life blocks nobody; its level waits until somebody names it.
+
+        Args:
+            name: Its dimension.
+            limit: Units it held then.
+            period_ns: Time in which these drain.
+            used: Units in use then.
+            age_ns: How long ago that was.
+            now_ns: The present instant.
+        """
+        left = used - max(0, age_ns) * limit // period_ns
+        if left > 0:
+            bucket = self._buckets.get(name)
+            if bucket is None:
+                bucket = self._dormant.setdefault(name, Bucket(limit, period_ns / 1e9))
+            bucket.at_least(left, 0, now_ns)
+
     def ledger(self) -> dict[str, tuple[int, int, int, int]]:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
         return {name: (b.leased, b.settled, b.refunded, b.held) for name, b in self._buckets.items()}

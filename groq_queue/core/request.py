@@ -49,6 +49,7 @@ class Request:
         "endpoint",
         "future",
         "id",
+        "is_shelved",
         "lane",
         "last_error",
         "max_wait_ns",
@@ -57,6 +58,7 @@ class Request:
         "priority",
         "rank",
         "retries",
+        "row_id",
         "seq",
         "shrinks",
         "size",
@@ -74,7 +76,7 @@ class Request:
         *,
         model: str,
         endpoint: str,
-        body: bytes,
+        body: bytes | None,
         size: Size,
         priority: int,
         client: str = "default",
@@ -85,12 +87,13 @@ class Request:
         tier: str | None = None,
         turn_cost: int = 1,
         shrinks: bool = False,
+        request_id: str | None = None,
     ) -> None:
         """
         Args:
             model: Its model.
             endpoint: Path below the base URL.
-            body: The payload, encoded as JSON.
+            body: The payload, encoded as JSON; None if the journal has it.
             size: What is known of its cost.
             priority: 0..10.
             client: Whose turn it uses.
@@ -101,12 +104,13 @@ class Request:
             tier: Service tier with budgets of its own, or None for the usual one.
             shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
+            request_id: Our id of it, if it has one already.
         """
-        self.id = uuid.uuid4().hex
+        self.id = request_id or uuid.uuid4().hex
         self.model = model
         self.lane = lane_of(model, tier)
         self.endpoint = endpoint
-        self.body: bytes | None = body  # dropped when the request ends
+        self.body: bytes | None = body  # dropped when the request ends, and while a journal has it
         self.size = size
         self.priority = priority
         self.client = client
@@ -128,6 +132,8 @@ class Request:
         self.submitted_ns = 0
         self.due_ns: int | None = None  # when it comes back into its lane
         self.started_ns: int | None = None
+        self.row_id: int | None = None  # of its row in the journal
+        self.is_shelved = False  # it stands there only
         self.future: Any = None
         self.timers: list[Callable[[], None]] = []  # each calls one timer off
 

@@ -21,6 +21,7 @@ class Owner(Protocol):
     def cancel(self, request: Request) -> bool: ...
     def is_inside(self) -> bool: ...
     def aside(self) -> AbstractContextManager[None]: ...
+    def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
 
 
 class RequestFuture(Future[_T]):
@@ -75,6 +76,8 @@ class RequestFuture(Future[_T]):
         with SystemExit on a worker thread.
         """
         super().add_done_callback(_Guarded(fn, self._request))
+        if self._request.is_shelved and self._request.row_id is not None:
+            self._engine.keep(self, self._request.row_id)
 
     def _waiting(self) -> AbstractContextManager[None]:
         return self._engine.aside() if not self.done() and self._engine.is_inside() else nullcontext()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from groq_queue.clock import NS_PER_S
+from groq_queue.core.completion import Completion
 from groq_queue.core.pricing import Backlog
 from groq_queue.core.rank import rank_of
 from groq_queue.core.request import Request, State
+from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.tally import Tally
 from groq_queue.errors import QueueFull
 
@@ -18,8 +21,8 @@ class Roster:
 
     Not thread-safe: the engine's lock guards it. Between two calls
 
-    * a pending request stands in exactly one place, its lane or ``away``;
-    * ``open`` holds the requests whose Future has not been ended.
+    * a pending request stands in exactly one place: its lane, ``away`` or the shelf;
+    * ``open`` holds the requests in memory whose Future has not been ended, ``rows`` the Futures of those with a row.
 
     Args:
         meter_of: Returns the budget of a lane, given its name and its model.
@@ -28,6 +31,7 @@ class Roster:
         max_pending_per_client: The same for each client.
         max_in_flight: Most attempts at once of one lane, or None.
         ageing_ns: Nanoseconds after which a waiting request rises one level, or None.
+        shelf: Where pending requests stand in a file only, or None.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Roster:
         max_pending_per_client: int | None,
         max_in_flight: int | None,
         ageing_ns: int | None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._meter_of = meter_of
         self._on_freed = on_freed
@@ -51,6 +56,8 @@ class Roster:
         self.lanes: dict[str, Lane] = {}
         self.open: set[Request] = set()
         self.away: set[Request] = set()  # pending, but for now in no lane: a timer brings them
+        self.rows: dict[int, RequestFuture[Completion]] = {}  # by row of the journal
+        self.shelf = shelf
         self.tally = Tally()
         self._is_paused = False
         self._paused_models: set[str] = set()
@@ -118,11 +125,42 @@ class Roster:
 
     def accept(self, request: Request) -> None:
         """Take a new request in; it stands nowhere yet."""
-        self.open.add(request)
-        if request.custom_id is not None:
-            self._by_custom_id[request.custom_id] = request
+        self._hold(request)
         self.tally.submitted += 1
         self.tally.count_pending(request, 1)
+
+    def shelve(self, request: Request, future: object, *, is_kept: bool, is_new: bool) -> None:
+        """Take a request in and let it stand on the shelf, where one that is not new was counted before."""
+        assert self.shelf is not None
+        self.shelf.put(request, future, is_kept=is_kept, is_new=is_new)
+        if is_new:
+            self.tally.submitted += 1
+            self.tally.count_pending(request, 1)
+
+    def stock(self, group: Group, count: int) -> None:
+        """Take in *count* requests that a journal kept for us."""
+        assert self.shelf is not None
+        self.shelf.stock(group, count)
+        self.tally.submitted += count
+        self.tally.count_pending(group, count)
+
+    def unshelve(self, page: Page, fetched: Iterable[Request], *, is_last: bool) -> list[Request]:
+        """Take a page of requests off the shelf and return those that are to be put into their lane."""
+        assert self.shelf is not None
+        taken, uncounted = self.shelf.stack_up(page, fetched, self.rows, is_last=is_last)
+        for request in taken:
+            self._hold(request)
+        self.tally.submitted += uncounted
+        self.tally.count_pending(page.group, uncounted)
+        return taken
+
+    def let_go(self, request: Request) -> None:
+        """Forget a request whose Future has ended."""
+        self.open.discard(request)
+        if request.row_id is not None:
+            future = self.rows.get(request.row_id)
+            if future is not None and future._request is request:
+                del self.rows[request.row_id]
 
     def line_up(self, request: Request) -> bool:
         """Put a request into its lane; return whether that changed who is next there."""
@@ -160,9 +198,16 @@ class Roster:
         """Move a pending request to the end of another level; return whether that changed who is next."""
         stands_in_line = request not in self.away
         self.tally.count_pending(request, -1)
-        if stands_in_line:
+        if request.is_shelved and self.shelf is not None:
+            self.shelf.take_off(request)
+            self._hold(request)
+        elif stands_in_line:
             self.lane(request).discard(request)
+        if request.row_id is not None and self.shelf is not None:
+            self.shelf.left(request)
         request.priority = priority
+        if request.row_id is not None and self.shelf is not None:
+            self.shelf.joined(request)
         request.rank = self.rank(request, request.submitted_ns)
         request.was_taken, request.seq = False, None
         self.tally.count_pending(request, 1)
@@ -171,14 +216,23 @@ class Roster:
     def withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""
         self.tally.count_pending(request, -1)
-        if request in self.away:
+        if request.is_shelved and self.shelf is not None:
+            self.shelf.take_off(request)
+            self._hold(request)
+        elif request in self.away:
             self.away.discard(request)
         else:
             self.lane(request).discard(request)
         self.end(request, state)
 
     def withdraw_all(self, state: State) -> list[Request]:
-        """End every pending request and return them."""
+        """End every pending request and return them; what nobody holds a Future of is forgotten, its row stays."""
+        if self.shelf is not None:
+            for future in self.shelf.held():
+                self.shelf.take_off(future._request)
+                self._hold(future._request)
+            for group, count, _ in self.shelf.clear(lambda group: True):
+                self.tally.count_pending(group, -count)
         pending = [request for request in self.open if request.state is State.PENDING]
         for lane in self.lanes.values():
             lane.clear()
@@ -189,12 +243,43 @@ class Roster:
             self.end(request, state)
         return pending
 
+    def withdraw_meant(self, is_meant: Callable[[Request | Group], bool], state: State) -> list[Request]:
+        """End every pending request that *is_meant* and whose Future somebody may hold, and return them."""
+        pending = [request for request in self.open if request.state is State.PENDING]
+        if self.shelf is not None:
+            pending += [future._request for future in self.shelf.held()]
+        meant = [request for request in pending if is_meant(request)]
+        for request in meant:
+            self.withdraw(request, state)
+        return meant
+
+    def clear_shelf(self, is_meant: Callable[[Request | Group], bool]) -> list[tuple[Group, int]]:
+        """Forget what stands in the file only and *is_meant*; return each group, and the row behind which it stands."""
+        if self.shelf is None:
+            return []
+        cleared = self.shelf.clear(is_meant)
+        for group, count, _ in cleared:
+            self.tally.count_pending(group, -count)
+            self.tally.ended[State.CANCELLED] += count
+        return [(group, after) for group, _, after in cleared]
+
     def end(self, request: Request, state: State) -> None:
         """Note how a request ended; its Future is still to be ended."""
         request.state = state
         self.tally.ended[state] += 1
         if request.custom_id is not None:
             self._by_custom_id.pop(request.custom_id, None)
+        if request.row_id is not None and self.shelf is not None:
+            self.shelf.left(request)
+
+    def _hold(self, request: Request) -> None:
+        """Have a request in memory."""
+        self.open.add(request)
+        if request.custom_id is not None:
+            self._by_custom_id[request.custom_id] = request
+        if request.row_id is not None and self.shelf is not None:
+            self.rows[request.row_id] = request.future
+            self.shelf.joined(request)
 
     # -- bounds
 

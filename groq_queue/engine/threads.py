@@ -14,32 +14,34 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import DAILY, DIMENSIONS, Blocked, Lease, TooLarge
+from groq_queue.core.budget import Lease
 from groq_queue.core.completion import Completion
-from groq_queue.core.prices import Purse, Tariff
+from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Backlog
 from groq_queue.core.request import Request, State
+from groq_queue.engine import verdicts
+from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.pool import WorkerPool
-from groq_queue.engine.record import RunFacts
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.timers import Timers
 from groq_queue.engine.views import expected_start, explanation_of, info_of, reason_of, stats_of
 from groq_queue.errors import (
-    APIError,
     ConfigurationError,
-    CostLimitReached,
-    DailyLimitReached,
     GroqQueueError,
+    JournalError,
     QueueClosed,
     QueueTimeout,
-    RequestTooLarge,
 )
 
 _log = logging.getLogger("groq_queue")
+
+_FETCH_AGAIN_S = 1
 
 
 class Attempts(Protocol):
@@ -48,27 +50,28 @@ class Attempts(Protocol):
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome: ...
 
 
-class _Job:
-    """What a worker has in hand: a request with its lease, or one to be ended with *error* without an attempt."""
+class Keeper(Protocol):
+    """Keeps requests in a file; see ``keeping``. Called outside every lock, on any thread."""
 
-    __slots__ = ("began_ns", "error", "lane", "lease", "request", "reserved")
+    def fetch(self, page: Page) -> tuple[list[Request], bool]:
+        """Return the requests of a page, and whether no row is behind them.
 
-    def __init__(
-        self,
-        request: Request,
-        lane: Lane,
-        began_ns: int,
-        *,
-        lease: Lease | None = None,
-        reserved: int = 0,
-        error: GroqQueueError | None = None,
-    ) -> None:
-        self.request = request
-        self.lane = lane
-        self.began_ns = began_ns
-        self.lease = lease
-        self.reserved = reserved  # picodollars
-        self.error = error
+        Raises:
+            JournalError: The file cannot be read.
+        """
+        ...
+
+    def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
+        """Store how a request ended, if it is final, before its Future is ended; raises nothing."""
+        ...
+
+    def cancel_group(self, group: Group, after: int) -> int:
+        """Cancel the rows of a group with ids above *after*, none of which is in memory; return how many.
+
+        Raises:
+            JournalError: The file cannot be written.
+        """
+        ...
 
 
 class ThreadEngine:
@@ -94,6 +97,7 @@ class ThreadEngine:
         raises_daily: End requests that a spent limit per day holds up, instead of waiting.
         tariff: Prices; None are the built-in ones.
         max_usd: Most to be spent, or None.
+        keeper: Keeps requests in a file, or None.
         name: Of the threads.
     """
 
@@ -113,6 +117,7 @@ class ThreadEngine:
         raises_daily: bool = True,
         tariff: Tariff | None = None,
         max_usd: float | None = None,
+        keeper: Keeper | None = None,
         name: str = "groq_queue",
     ) -> None:
         self._attempts = attempts
@@ -120,13 +125,11 @@ class ThreadEngine:
         self._timers = timers
         self._max_workers = max_workers
         self._when_full = when_full
-        self._raises_daily = raises_daily
-        self._tariff = tariff or Tariff()
-        self._purse = Purse(max_usd)
+        self._keeper = keeper
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
         self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
-        self._pool: WorkerPool[_Job] = WorkerPool(self, self._lock, clock, max_workers, name)
+        self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, clock, max_workers, name)
         self._roster = Roster(
             meter_of=meter_of,
             on_freed=self._budget_freed,
@@ -134,6 +137,14 @@ class ThreadEngine:
             max_pending_per_client=max_pending_per_client,
             max_in_flight=max_in_flight,
             ageing_ns=ageing_ns,
+            shelf=None if keeper is None else Shelf(),
+        )
+        self._chooser = Chooser(
+            self._roster,
+            tariff or Tariff(),
+            max_usd,
+            raises_daily=raises_daily,
+            tell_later=lambda tell: timers.after(0, tell),
         )
         self._closes: list[Callable[[], None]] = []
         self._is_closed = False
@@ -142,14 +153,33 @@ class ThreadEngine:
 
     # -- what callers ask for
 
+    def check_open(self) -> None:
+        """Refuse if the queue was shut down.
+
+        Raises:
+            QueueClosed: It was.
+        """
+        if self._is_closed:
+            raise QueueClosed("submit() after shutdown: make a new GroqQueue")
+
     def at_close(self, close: Callable[[], None]) -> None:
         """Call *close*, possibly more than once, when the last request has ended after ``shutdown``."""
         self._closes.append(close)
 
     def submit(
-        self, request: Request, *, callback: Callable[[Future[Completion]], object] | None = None
+        self,
+        request: Request,
+        *,
+        callback: Callable[[Future[Completion]], object] | None = None,
+        is_new: bool = True,
     ) -> RequestFuture[Completion]:
         """Take a request in; blocks while the queue is full, if so configured.
+
+        Args:
+            request: What is to be sent.
+            callback: Called with the Future when it has ended.
+            is_new: False if its row was in the journal before. Then it may be here already,
+                and the Future returned is the one that is.
 
         Raises:
             QueueClosed: The queue was shut down.
@@ -157,6 +187,7 @@ class ThreadEngine:
             QueueTimeout: It is expected to start too late for its ``deadline``, or its time
                 passed while the queue was full.
             ConfigurationError: A request with this custom_id has not ended yet.
+            AlreadyFetched: Its row was here already, and the request has ended meanwhile.
 
         After an error that stopped the whole queue, such as a rejected key, the Future
         that is returned has ended with it.
@@ -166,36 +197,45 @@ class ThreadEngine:
         if callback is not None:
             future.add_done_callback(callback)
         with self._lock:
-            shed = self._make_room(request)
-            if self._is_closed:
-                raise QueueClosed("submit() after shutdown: make a new GroqQueue")
-            stopped_by = self._stopped_by
-            if stopped_by is not None:
-                return self._ended_at_once(request, future, stopped_by)
-            if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
-                raise ConfigurationError(
-                    f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
-                )
-            request.submitted_ns = self._clock.now_ns()
-            request.rank = self._roster.rank(request, request.submitted_ns)
-            self._check_in_time(request)
-            if shed is not None:
-                self._withdraw(shed, State.FAILED)
-            request.future = future
-            self._roster.accept(request)
-            if request.not_before_ns:
-                self._send_away(request, request.submitted_ns + request.not_before_ns)
-            else:
-                self._line_up(request)
-        if shed is not None:
+            known = self._known(request, future, callback, is_new=is_new)
+            shed = self._make_room(request) if known is None else None
+            self.check_open()
+            if self._stopped_by is not None:
+                return self._ended_at_once(request, future, self._stopped_by)
+            if known is None:
+                known = self._known(request, future, callback, is_new=is_new)
+            if known is None:
+                self._take_in(request, future, shed, is_kept=callback is not None)
+        if shed is not None and known is None:
             with self._lock:
                 full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
             self._deliver(shed, error=full)
         self._pool.grow()
-        for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
-            if after_ns is not None:
-                self._expire_after(request, bound, after_ns)
-        return future
+        self._restock()
+        if known is None:
+            self._watch_bounds(request)
+        elif known is not future and callback is not None:
+            known.add_done_callback(callback)
+        return known or future
+
+    def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
+        """Return the Future of the request of that row, if it is open and somebody may hold it."""
+        with self._lock:
+            return self._open_future(row_id)
+
+    def stock(self, counts: dict[Group, int]) -> None:
+        """Take in the pending requests of a journal, fetching the first of each group."""
+        self._pool.ensure_one()
+        with self._lock:
+            for group, count in counts.items():
+                self._roster.stock(group, count)
+        self._restock()
+
+    def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
+        """Keep the Future of a request on the shelf alive, because it has a callback."""
+        with self._lock:
+            if self._roster.shelf is not None:
+                self._roster.shelf.keep(future, row_id)
 
     def cancel(self, request: Request) -> bool:
         """Cancel a request that is not being attempted; see ``RequestFuture.cancel``."""
@@ -207,18 +247,29 @@ class ThreadEngine:
         self._pool.grow()
         return True
 
-    def cancel_all(self, is_meant: Callable[[Request], bool]) -> int:
-        """Cancel every pending request that *is_meant*, a pure question about it; return how many."""
+    def cancel_all(self, is_meant: Callable[[Request | Group], bool]) -> int:
+        """Cancel every pending request that *is_meant*, a pure question about what a group has too; return how many.
+
+        Raises:
+            JournalError: Those that stand in the file only could not be cancelled.
+        """
         with self._lock:
-            pending = [request for request in self._roster.open if request.state is State.PENDING]
-            meant = [request for request in pending if is_meant(request)]
-            for request in meant:
-                self._withdraw(request, State.CANCELLED)
+            meant = self._roster.withdraw_meant(is_meant, State.CANCELLED)
+            cleared = self._roster.clear_shelf(is_meant)
+            self._make_known_room()
+            if any(lane.is_blocked for lane in self._roster.lanes.values()):
+                self._pool.wake()
         interrupt = self._deliver_all(meant)
+        count = len(meant)
+        for group, after in cleared:
+            assert self._keeper is not None
+            count += self._keeper.cancel_group(group, after)
+        with self._lock:
+            self._note_if_quiet()
         self._pool.grow()
         if interrupt is not None:
             raise interrupt
-        return len(meant)
+        return count
 
     def set_priority(self, request: Request, priority: int) -> bool:
         """Move a pending request to the end of another level; False if it is no longer pending."""
@@ -228,6 +279,7 @@ class ThreadEngine:
             if self._roster.change_priority(request, priority):
                 self._pool.wake()
         self._pool.grow()
+        self._restock()
         return True
 
     def request_of(self, custom_id: str) -> Request | None:
@@ -259,11 +311,11 @@ class ThreadEngine:
         """
         until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
         with self._lock:
-            while self._roster.open and not self._pool.is_inside():
+            while not self._is_idle() and not self._pool.is_inside():
                 if until_ns is not None and self._clock.now_ns() >= until_ns:
                     return False
                 self._clock.wait(self._quiet, until_ns)
-            return not self._roster.open
+            return self._is_idle()
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; drain the others, paused ones too, or cancel those not being attempted."""
@@ -272,7 +324,7 @@ class ThreadEngine:
             self._is_cancelling = self._is_cancelling or cancel_futures
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
-        interrupt = self._deliver_all(dropped)
+        interrupt = self._deliver_all(dropped, is_final=False)
         self.resume(None)
         with self._lock:
             self._note_if_quiet()
@@ -295,7 +347,7 @@ class ThreadEngine:
         with self._lock:
             self._is_closed = self._is_cancelling = True
             unsent = self._roster.withdraw_all(State.CANCELLED)
-        self._deliver_all(unsent)
+        self._deliver_all(unsent, is_final=False)
         self.join(timeout_s)
         return len(unsent)
 
@@ -303,13 +355,15 @@ class ThreadEngine:
         """Return one consistent snapshot."""
         with self._lock:
             is_running = not self._is_closed and self._stopped_by is None
-            return stats_of(self._roster, self._clock.now_ns(), is_running=is_running, cost=self._purse.spent_usd)
+            return stats_of(
+                self._roster, self._clock.now_ns(), is_running=is_running, cost=self._chooser.purse.spent_usd
+            )
 
     def facts(self) -> tuple[Stats, RunFacts]:
         """Return what a report is made of, as of one instant."""
         with self._lock:
             tally = self._roster.tally
-            return self.stats(), tally.record.facts(self._clock.now_ns(), tally.mean_flight_ns())
+            return self.stats(), tally.history.facts(self._clock.now_ns(), tally.mean_flight_ns())
 
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
@@ -331,54 +385,12 @@ class ThreadEngine:
 
     # -- what the pool asks for
 
-    def find_job(self) -> tuple[_Job | None, int | None]:
+    def find_job(self) -> tuple[Job | None, int | None]:
         """Take the most urgent head whose lease is granted now."""
-        now_ns = self._clock.now_ns()
-        next_ns: int | None = None
-        for lane in self._roster.by_urgency():
-            head = lane.head()
-            assert head is not None
-            found = self._try(lane, head, now_ns)
-            if isinstance(found, _Job):
-                return found, None
-            lane.is_blocked = True
-            if found is not None:
-                next_ns = found if next_ns is None else min(next_ns, found)
-        return None, next_ns
-
-    def _try(self, lane: Lane, head: Request, now_ns: int) -> _Job | int | None:
-        """Take *head* if money and every limit allow.
-
-        Returns:
-            The job; or the instant at which it may pass; or None if only another request's end can tell.
-        """
-        amount = self._tariff.price(head.model, lane.meter.price(head.size)) or 0
-        if not self._purse.reserve(amount):
-            if self._purse.can_ever_hold(amount) and self._purse.reserved:
-                return None
-            return self._doom(lane, head, now_ns, _too_dear(head, amount, self._purse))
-        granted = lane.meter.lease(head.size, now_ns)
-        if isinstance(granted, Lease):
-            lane.is_blocked = lane.told_daily = False
-            self._roster.take(lane, now_ns)
+        job, next_ns = self._chooser.choose(self._clock.now_ns())
+        if job is not None:
             self._make_known_room()
-            return _Job(head, lane, now_ns, lease=granted, reserved=amount)
-        self._purse.settle(amount, 0)
-        if isinstance(granted, TooLarge):
-            return self._doom(lane, head, now_ns, too_large_error(head, granted))
-        if granted.dimension in DAILY:
-            error = _day_is_spent(head, granted)
-            if self._raises_daily:
-                return self._doom(lane, head, now_ns, error)
-            if not lane.told_daily:
-                lane.told_daily = True
-                self._timers.after(0, lambda: _log.warning("%s waits: %s", lane.name, error))
-        return None if granted.wait_ns is None else now_ns + granted.wait_ns
-
-    def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> _Job:
-        """Withdraw a head that will never be sent."""
-        self._withdraw(head, State.FAILED)
-        return _Job(head, lane, now_ns, error=error)
+        return job, next_ns
 
     def has_more(self) -> bool:
         """Return whether anything is left to be sent."""
@@ -386,21 +398,24 @@ class ThreadEngine:
 
     def is_over(self) -> bool:
         """Return whether there will never be another job."""
-        return self._is_closed and not self._roster.open
+        return self._is_closed and self._is_idle()
 
-    def run(self, job: _Job) -> None:
+    def run(self, job: Job) -> None:
         """Run one attempt and do what its outcome says."""
-        request, lane = job.request, job.lane
         if job.lease is None:
-            self._deliver(request, error=job.error)
-            return
+            self._deliver(job.request, error=job.error)
+        else:
+            self._attempt(job, job.lease)
+
+    def _attempt(self, job: Job, lease: Lease) -> None:
+        request, lane = job.request, job.lane
         try:
-            outcome = self._attempts.attempt(request, job.lease, lane.meter)
+            outcome = self._attempts.attempt(request, lease, lane.meter)
         except BaseException as error:
             # A bug or a MemoryError must end this request, not the worker.
             _log.exception("an attempt of %s broke", request)
-            lane.meter.settle(job.lease, request.size, None, None, self._clock.now_ns())
-            outcome = Outcome(Next.FAILED, error=_as_own_error(error, request))
+            lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
+            outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
         request.last_error = outcome.error
         if outcome.next is Next.STOP and outcome.error is not None:
             self._stop(outcome.error)
@@ -411,7 +426,7 @@ class ThreadEngine:
             self._land(job, outcome)
             self._roster.end(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
         self._pool.grow()
-        self._deliver(request, outcome.result, outcome.error)
+        self._deliver(request, outcome.result, outcome.error, is_final=outcome.next is not Next.STOP)
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -423,6 +438,67 @@ class ThreadEngine:
 
     # -- under the lock
 
+    def _is_idle(self) -> bool:
+        shelf = self._roster.shelf
+        return not self._roster.open and (shelf is None or shelf.is_empty)
+
+    def _open_future(self, row_id: int) -> RequestFuture[Completion] | None:
+        future = self._roster.rows.get(row_id)
+        if future is None and self._roster.shelf is not None:
+            future = self._roster.shelf.future(row_id)
+        return future
+
+    def _known(
+        self,
+        request: Request,
+        future: RequestFuture[Completion],
+        callback: object,
+        *,
+        is_new: bool,
+    ) -> RequestFuture[Completion] | None:
+        """Return the Future of the request if its row is here already; on the shelf it may become *future*."""
+        shelf = self._roster.shelf
+        if shelf is None or request.row_id is None:
+            return None
+        known = self._open_future(request.row_id)
+        if known is None and is_new and shelf.has_passed(request.row_id, request):
+            raise AlreadyFetched
+        if known is None and not is_new and shelf.holds(request):
+            self._roster.shelve(request, future, is_kept=callback is not None, is_new=False)
+            known = future
+        return known
+
+    def _take_in(
+        self, request: Request, future: RequestFuture[Completion], shed: Request | None, *, is_kept: bool
+    ) -> None:
+        """Let a request stand where it belongs, in place of one to be shed."""
+        if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
+            raise ConfigurationError(
+                f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
+            )
+        if not request.submitted_ns:
+            request.submitted_ns = self._clock.now_ns()
+            self._check_in_time(request)
+        if shed is not None:
+            self._withdraw(shed, State.FAILED)
+        shelf = self._roster.shelf
+        if shelf is not None and request.row_id is not None and shelf.wants(request):
+            self._roster.shelve(request, future, is_kept=is_kept, is_new=True)
+            return
+        request.future = future
+        self._roster.accept(request)
+        self._stand(request)
+
+    def _stand(self, request: Request) -> None:
+        """Put a request in memory into its lane, or let it stand away until it may be sent or its timer ends it."""
+        request.rank = self._roster.rank(request, request.submitted_ns)
+        if _is_past(request, self._clock.now_ns()):
+            self._roster.away.add(request)
+        elif request.not_before_ns:
+            self._send_away(request, request.submitted_ns + request.not_before_ns)
+        else:
+            self._line_up(request)
+
     def _ended_at_once(
         self, request: Request, future: RequestFuture[Completion], error: GroqQueueError
     ) -> RequestFuture[Completion]:
@@ -432,7 +508,7 @@ class ThreadEngine:
         self._roster.accept(request)
         self._roster.tally.count_pending(request, -1)
         self._roster.end(request, State.FAILED)
-        self._timers.after(0, lambda: self._deliver(request, error=error.copy()))
+        self._timers.after(0, lambda: self._deliver(request, error=error.copy(), is_final=False))
         return future
 
     def _make_room(self, request: Request) -> Request | None:
@@ -473,13 +549,7 @@ class ThreadEngine:
         start_ns = start_ns or 0  # nobody can tell: it is taken in
         late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
         if late_ns > 0:
-            raise QueueTimeout(
-                f"{request} would start in about {start_ns / NS_PER_S:.3g} s, too late for its deadline of "
-                f"{request.deadline_ns / NS_PER_S:g} s ({count:,} requests ahead): raise its priority or its deadline",
-                retry_after=late_ns / NS_PER_S,
-                request_id=request.id,
-                custom_id=request.custom_id,
-            )
+            raise verdicts.too_late(request, start_ns, late_ns, count)
 
     def _line_up(self, request: Request) -> None:
         """Put a request into its lane; behind an unchanged head nothing has changed for those who wait."""
@@ -499,30 +569,22 @@ class ThreadEngine:
         if self._roster.lane(request).is_blocked:
             self._pool.wake()  # somebody waits for a head that may have changed
 
-    def _land(self, job: _Job, outcome: Outcome) -> None:
+    def _land(self, job: Job, outcome: Outcome) -> None:
         """Note the end of an attempt, and what it cost."""
-        self._purse.settle(job.reserved, self._tariff.price(job.request.model, outcome.charged) or 0)
+        self._chooser.pay(job, outcome.charged)
         self._roster.tally.came_out(job.request, outcome, self._clock.now_ns())
         self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
-        if job.lane.max_in_flight is not None or self._purse.is_capped:
+        if job.lane.max_in_flight is not None or self._chooser.purse.is_capped:
             self._pool.wake()
 
     def _note_if_quiet(self) -> None:
-        if not self._roster.open:
+        if self._is_idle():
             self._quiet.notify_all()
             if self._is_closed:
                 self._pool.dismiss()
 
     def _timed_out(self, request: Request, bound: str, after_ns: int) -> QueueTimeout:
-        tried = f"{request.attempts} attempts failed" if request.attempts else "it was not sent"
-        reason = reason_of(self._roster.lane(request), self._clock.now_ns())
-        error = QueueTimeout(
-            f"{request} ended by {bound}={after_ns / NS_PER_S:g}: {tried}; its lane waits for {reason}",
-            request_id=request.id,
-            custom_id=request.custom_id,
-        )
-        error.__cause__ = request.last_error
-        return error
+        return verdicts.timed_out(request, bound, after_ns, reason_of(self._roster.lane(request), self._clock.now_ns()))
 
     # -- outside the lock
 
@@ -543,11 +605,11 @@ class ThreadEngine:
             self._line_up(request)
         self._pool.grow()
 
-    def _requeue(self, job: _Job, outcome: Outcome) -> None:
+    def _requeue(self, job: Job, outcome: Outcome) -> None:
         """Let a request wait for its next attempt, in its old place or away; or end it."""
         request = job.request
         error: GroqQueueError | None = None
-        has_ended = True
+        has_ended, is_final = True, False
         with self._lock:
             self._land(job, outcome)
             wait_ns = outcome.wait_ns
@@ -561,7 +623,7 @@ class ThreadEngine:
                 self._roster.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
                 self._roster.end(request, State.EXPIRED)
-                error = self._timed_out(request, "deadline", request.deadline_ns)
+                error, is_final = self._timed_out(request, "deadline", request.deadline_ns), True
             else:
                 has_ended = False
                 self._roster.wait_again(request)
@@ -571,7 +633,43 @@ class ThreadEngine:
                     self._send_away(request, due_ns)
         self._pool.grow()
         if has_ended:
-            self._deliver(request, error=error)
+            self._deliver(request, error=error, is_final=is_final)
+
+    def _watch_bounds(self, request: Request) -> None:
+        if not request.is_shelved:
+            for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
+                if after_ns is not None:
+                    self._expire_after(request, bound, after_ns)
+
+    def _restock(self) -> None:
+        """Fetch what stands next on the shelf, wherever memory runs low."""
+        shelf, keeper = self._roster.shelf, self._keeper
+        while shelf is not None and keeper is not None and shelf.is_low:
+            with self._lock:
+                page = shelf.next_page()
+            if page is None:
+                return
+            try:
+                fetched, is_last = keeper.fetch(page)
+            except JournalError as error:
+                _log.error("the next requests cannot be fetched, tried again in %d s: %s", _FETCH_AGAIN_S, error)
+                with self._lock:
+                    shelf.give_up(page)
+                self._timers.after(_FETCH_AGAIN_S, self._restock)
+                return
+            self._unshelve(page, fetched, is_last)
+
+    def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
+        for request in fetched:
+            request.future = RequestFuture(request, self)
+        with self._lock:
+            taken = self._roster.unshelve(page, fetched, is_last=is_last)
+            for request in taken:
+                self._stand(request)
+            self._note_if_quiet()
+        self._pool.grow()
+        for request in taken:
+            self._watch_bounds(request)
 
     def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
         call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
@@ -600,9 +698,11 @@ class ThreadEngine:
             dropped = self._roster.withdraw_all(State.FAILED)
         if dropped:
             _log.error("the queue stops, %d waiting requests fail: %s", len(dropped), error)
-        self._deliver_all(dropped, error)
+        self._deliver_all(dropped, error, is_final=False)
 
-    def _deliver_all(self, requests: list[Request], error: GroqQueueError | None = None) -> BaseException | None:
+    def _deliver_all(
+        self, requests: list[Request], error: GroqQueueError | None = None, *, is_final: bool = True
+    ) -> BaseException | None:
         """End many Futures.
 
         Returns:
@@ -612,15 +712,27 @@ class ThreadEngine:
         interrupt: BaseException | None = None
         for request in requests:
             try:
-                self._deliver(request, error=None if error is None else error.copy())
+                self._deliver(request, error=None if error is None else error.copy(), is_final=is_final)
             except BaseException as raised:  # kept, so that it cannot leave the other Futures open
                 interrupt = interrupt or raised
         return interrupt
 
-    def _deliver(self, request: Request, result: Completion | None = None, error: BaseException | None = None) -> None:
-        """End the Future of a request whose state says ended, and forget what it held."""
+    def _deliver(
+        self,
+        request: Request,
+        result: Completion | None = None,
+        error: BaseException | None = None,
+        *,
+        is_final: bool = True,
+    ) -> None:
+        """End the Future of a request whose state says ended, and forget what it held.
+
+        One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
+        """
         for call_off in request.timers:
             call_off()
+        if is_final and request.row_id is not None and self._keeper is not None:
+            self._keeper.ended(request, result, error)
         future, request.future = request.future, None
         request.timers, request.body = [], None
         if error is not None:
@@ -633,52 +745,18 @@ class ThreadEngine:
                     future.end(result, error)
         finally:
             with self._lock:
-                self._roster.open.discard(request)
+                self._roster.let_go(request)
                 self._note_if_quiet()
+            self._restock()
 
 
 def _bounds_of(request: Request) -> list[int]:
     return [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
 
 
-def too_large_error(request: Request, excess: TooLarge) -> RequestTooLarge:
-    """Return the error of a request that can never fit."""
-    name = f"{DIMENSIONS[excess.dimension]} ({excess.dimension})"
-    return RequestTooLarge(excess.cost, excess.capacity, name, request_id=request.id, custom_id=request.custom_id)
-
-
-def _day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
-    resets_in = None if blocked.wait_ns is None else blocked.wait_ns / NS_PER_S
-    when = "later" if resets_in is None else f"in {_spoken(resets_in)}"
-    return DailyLimitReached(
-        f"{blocked}; {request} would fit {when}: the limit drains all day, there is no reset at midnight",
-        resets_in=resets_in,
-        limit=f"{DIMENSIONS[blocked.dimension]} ({blocked.dimension})",
-        request_id=request.id,
-        custom_id=request.custom_id,
-    )
-
-
-def _spoken(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.3g} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _too_dear(request: Request, amount: int, purse: Purse) -> CostLimitReached:
-    return CostLimitReached(
-        f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {purse.spent_usd:.6f} USD: "
-        "raise max_cost or lower max_completion_tokens",
-        request_id=request.id,
-        custom_id=request.custom_id,
-    )
-
-
-def _as_own_error(error: BaseException, request: Request) -> GroqQueueError:
-    if isinstance(error, GroqQueueError):
-        return error
-    broken = APIError(f"{request}: the attempt broke: {error!r}", request_id=request.id, custom_id=request.custom_id)
-    broken.__cause__ = error.with_traceback(None)
-    return broken
+def _is_past(request: Request, now_ns: int) -> bool:
+    """Return whether the time of a request has run out while no process had it."""
+    age_ns = now_ns - request.submitted_ns
+    if request.deadline_ns is not None and age_ns >= request.deadline_ns:
+        return True
+    return request.max_wait_ns is not None and age_ns >= request.max_wait_ns and not request.attempts

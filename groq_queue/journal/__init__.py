@@ -24,6 +24,7 @@ from groq_queue.journal.entries import (
     Recovery,
     Row,
     SavedLevel,
+    Stack,
     Stored,
 )
 from groq_queue.journal.reading import Reader
@@ -39,5 +40,6 @@ __all__ = [
     "Recovery",
     "Row",
     "SavedLevel",
+    "Stack",
     "Stored",
 ]

@@ -21,7 +21,8 @@ class Entry(NamedTuple):
 
     Attributes:
         request_id: Our id of it.
-        custom_id: The caller's own id, unique in the journal; None stores ``request_id`` in its place.
+        custom_id: The caller's own id, unique in the journal. Of None the payload is the id: the n-th
+            equal payload since ``open`` is the n-th of that payload in the file.
         lane: Whose line it stands in.
         model: Its model.
         endpoint: Path below the base URL.
@@ -45,23 +46,32 @@ class Entry(NamedTuple):
     created_ns: int
     options: Mapping[str, Any] | None = None
 
-    @property
-    def name(self) -> str:
-        """The id under which it is stored."""
-        return self.request_id if self.custom_id is None else self.custom_id
-
 
 class Cursor(NamedTuple):
-    """A place in the order of the pending requests."""
+    """A place in the order of the pending requests: by stack (lane, level, client), then by arrival."""
 
+    lane: str
     priority: int
+    client: str
     row_id: int
+
+
+class Stack(NamedTuple):
+    """The pending requests of one lane, level and client."""
+
+    lane: str
+    model: str
+    priority: int
+    client: str
+    waiting: int
 
 
 class Row(NamedTuple):
     """One pending request without its payload.
 
     Attributes:
+        custom_id: The id under which it is stored.
+        is_named: That is the caller's own, not one made of the payload.
         attempts: How many times it was claimed, so sent at most.
         unanswered: How many of these ended in a crash, outcome unknown.
     """
@@ -69,6 +79,7 @@ class Row(NamedTuple):
     row_id: int
     request_id: str
     custom_id: str
+    is_named: bool
     lane: str
     model: str
     endpoint: str
@@ -83,7 +94,7 @@ class Row(NamedTuple):
     @property
     def cursor(self) -> Cursor:
         """Its place; ``pending(after=...)`` continues behind it."""
-        return Cursor(self.priority, self.row_id)
+        return Cursor(self.lane, self.priority, self.client, self.row_id)
 
 
 class Stored(NamedTuple):
@@ -103,6 +114,7 @@ class Stored(NamedTuple):
 
     status: str
     custom_id: str
+    is_named: bool = True
     row_id: int | None = None
     request_id: str | None = None
     model: str | None = None
@@ -127,6 +139,7 @@ class Accepted(NamedTuple):
     """What ``add`` did.
 
     Attributes:
+        is_new: It is to be sent: it was not there, or had been cancelled or had expired.
         stored: Where the earlier request of this ``custom_id`` stands, or None if this one is new.
     """
 
@@ -147,7 +160,7 @@ class SavedLevel(NamedTuple):
     """How full one bucket of a budget was.
 
     Attributes:
-        used_scaled: Units used, in the scale of the meter; any size.
+        used: Units in use.
         at_wall_ns: Wall-clock instant at which that was so.
     """
 
@@ -156,7 +169,7 @@ class SavedLevel(NamedTuple):
     dimension: str
     limit: int
     period_ns: int
-    used_scaled: int
+    used: int
     at_wall_ns: int
 
 
@@ -180,7 +193,7 @@ def hash_of(payload: bytes) -> str:
 
 
 def columns_of(entry: Entry) -> tuple[Any, ...]:
-    """Return *entry* as ``store`` inserts it, but for the row id, after checking every field.
+    """Return *entry* as ``naming`` inserts it, but for the row id and the name, after checking every field.
 
     Checked here, on the caller's thread and before anything is queued, because a
     value that SQLite refuses in the middle of a shared commit costs everyone a second try.
@@ -190,7 +203,8 @@ def columns_of(entry: Entry) -> tuple[Any, ...]:
     """
     for field in ("request_id", "lane", "model", "endpoint", "client"):
         check_text(field, getattr(entry, field))
-    check_text("custom_id", entry.name)
+    if entry.custom_id is not None:
+        check_text("custom_id", entry.custom_id)
     if not isinstance(entry.payload, bytes) or len(entry.payload) > MAX_PAYLOAD_BYTES:
         raise ConfigurationError(f"payload: use at most {MAX_PAYLOAD_BYTES:,} bytes of JSON")
     size = entry.size
@@ -204,19 +218,18 @@ def columns_of(entry: Entry) -> tuple[Any, ...]:
         if not isinstance(value, int) or not -INT64 <= value < INT64:
             raise ConfigurationError(f"{field}={value!r:.50}: use a whole number of at most 63 bits")
     return (
-        entry.request_id,
-        entry.name,
         entry.priority,
         entry.client,
         entry.lane,
-        entry.model,
-        entry.endpoint,
         size.base,
         size.completion,
         size.audio_s,
         int(size.is_exact),
         entry.created_ns,
         to_json("options", entry.options) if entry.options else None,
+        entry.request_id,
+        entry.model,
+        entry.endpoint,
         hash_of(entry.payload),
     )
 

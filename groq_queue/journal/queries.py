@@ -8,32 +8,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from groq_queue.core.pricing import Size
-from groq_queue.journal.entries import INT64, STATUSES, Cursor, Row, Stored
+from groq_queue.journal.entries import INT64, STATUSES, Cursor, Row, Stack, Stored
 
 # These must stand in a query for the partial index of that name to be used.
 UNFINISHED = "status IN ('pending', 'processing')"
 UNHAPPY = "status IN ('failed', 'cancelled', 'expired')"
 
 _ROW = (
-    "id, request_id, custom_id, lane, model, endpoint, priority, client, size_base, size_completion, size_audio_s, "
-    "size_is_exact, attempts, unanswered, created_ns, options"
+    "id, request_id, custom_id, session IS NULL, lane, model, endpoint, priority, client, "
+    "size_base, size_completion, size_audio_s, size_is_exact, attempts, unanswered, created_ns, options"
 )
 _STORED = """
-    SELECT r.status, r.custom_id, r.id, r.request_id, r.model, r.endpoint, r.payload_hash, results.body, r.error,
-           r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.attempts, r.unanswered,
+    SELECT r.status, r.custom_id, r.session IS NULL, r.id, r.request_id, r.model, r.endpoint, r.payload_hash,
+           results.body, r.error, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.attempts, r.unanswered,
            r.created_ns, r.claimed_ns, r.finished_ns
     FROM requests AS r LEFT JOIN results ON results.id = r.id
-    WHERE r.custom_id = ?
 """
-# Two questions, not one of (priority, id) > (?, ?): for that SQLite looks at every row of the priority.
-_SAME_PRIORITY = f"""
-    SELECT {_ROW} FROM requests
-    WHERE status = 'pending' AND {UNFINISHED} AND priority = ? AND id > ? ORDER BY id LIMIT ?
-"""
-_LATER_PRIORITIES = f"""
-    SELECT {_ROW} FROM requests
-    WHERE status = 'pending' AND {UNFINISHED} AND priority > ? ORDER BY priority, id LIMIT ?
-"""
+_WAITING = f"SELECT {_ROW} FROM requests WHERE status = 'pending' AND {UNFINISHED}"
+_ORDER = "ORDER BY lane, priority, client, id LIMIT ?"
+# Four questions, not one of (lane, priority, client, id) > (?, ?, ?, ?): that would look at every row of the lane.
+_SAME_STACK = f"{_WAITING} AND lane = ? AND priority = ? AND client = ? AND id > ? {_ORDER}"
+_LATER_CLIENTS = f"{_WAITING} AND lane = ? AND priority = ? AND client > ? {_ORDER}"
+_LATER_PRIORITIES = f"{_WAITING} AND lane = ? AND priority > ? {_ORDER}"
+_LATER_LANES = f"{_WAITING} AND lane > ? {_ORDER}"
 
 _BY_STATUS = f"""
     SELECT status, count(*) FROM requests WHERE {UNFINISHED} GROUP BY status
@@ -42,24 +39,54 @@ _BY_STATUS = f"""
 """
 
 
-def stored(connection: sqlite3.Connection, custom_id: str) -> Stored | None:
-    """Return where a request stands, or None if there is none of that id."""
-    found = connection.execute(_STORED, (custom_id,)).fetchone()
+def stored_as(connection: sqlite3.Connection, custom_id: str) -> Stored | None:
+    """Return where the request of that name stands, or None if there is none."""
+    return _stored(connection.execute(_STORED + "WHERE r.custom_id = ?", (custom_id,)).fetchone())
+
+
+def stored_at(connection: sqlite3.Connection, row_id: int) -> Stored | None:
+    """Return where the request of that row stands, or None if there is none."""
+    return _stored(connection.execute(_STORED + "WHERE r.id = ?", (row_id,)).fetchone())
+
+
+def _stored(found: Any) -> Stored | None:
     if found is None:
         return None
-    result, error, prompt = found[7:10]
+    result, error, prompt = found[8:11]
     known = None if error is None else json.loads(error)
-    usage = None if prompt is None else found[9:12]
-    return Stored._make([*found[:7], result, known, usage, *found[12:]])
+    usage = None if prompt is None else found[10:13]
+    return Stored._make([*found[:2], bool(found[2]), *found[3:8], result, known, usage, *found[13:]])
 
 
 def page(connection: sqlite3.Connection, after: Cursor | None, limit: int) -> list[Row]:
     """Return the next *limit* pending requests, in order."""
-    place = Cursor(-INT64, 0) if after is None else after
-    found = connection.execute(_SAME_PRIORITY, (*place, limit)).fetchall()
-    if len(found) < limit:
-        found += connection.execute(_LATER_PRIORITIES, (place.priority, limit - len(found))).fetchall()
+    place = Cursor("", -INT64, "", 0) if after is None else after
+    found: list[Any] = []
+    for question, length in ((_SAME_STACK, 4), (_LATER_CLIENTS, 3), (_LATER_PRIORITIES, 2), (_LATER_LANES, 1)):
+        if len(found) < limit:
+            found += connection.execute(question, (*place[:length], limit - len(found))).fetchall()
     return [_row(each) for each in found]
+
+
+def stack_page(connection: sqlite3.Connection, after: Cursor, limit: int) -> list[Row]:
+    """Return the next *limit* pending requests of one stack."""
+    return [_row(each) for each in connection.execute(_SAME_STACK, (*after, limit))]
+
+
+def stacks(connection: sqlite3.Connection) -> list[Stack]:
+    """Return every stack that has a pending request, in order; each takes one step in the index and a count there."""
+    found: list[Stack] = []
+    place = Cursor("", -INT64, "", 0)
+    while rows := page(connection, place, 1):
+        row = rows[0]
+        count = connection.execute(
+            f"SELECT count(*) FROM requests WHERE status = 'pending' AND {UNFINISHED} "
+            "AND lane = ? AND priority = ? AND client = ?",
+            (row.lane, row.priority, row.client),
+        ).fetchone()[0]
+        found.append(Stack(row.lane, row.model, row.priority, row.client, count))
+        place = row.cursor._replace(row_id=INT64 - 1)
+    return found
 
 
 def pages(connection: sqlite3.Connection, size: int = 1_000) -> Iterator[list[Row]]:
@@ -70,10 +97,16 @@ def pages(connection: sqlite3.Connection, size: int = 1_000) -> Iterator[list[Ro
         place = rows[-1].cursor
 
 
+def pending_row(connection: sqlite3.Connection, row_id: int) -> Row | None:
+    """Return one request if it is pending."""
+    found = connection.execute(f"SELECT {_ROW} FROM requests WHERE id = ? AND status = 'pending'", (row_id,)).fetchone()
+    return None if found is None else _row(found)
+
+
 def _row(found: tuple[Any, ...]) -> Row:
-    base, completion, audio_s, is_exact, *history, options = found[8:]
+    base, completion, audio_s, is_exact, *history, options = found[9:]
     size = Size(base, completion, audio_s, bool(is_exact))
-    return Row._make([*found[:8], size, *history, json.loads(options) if options else {}])
+    return Row._make([*found[:3], bool(found[3]), *found[4:9], size, *history, json.loads(options) if options else {}])
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
@@ -85,19 +118,9 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def oldest_pending(connection: sqlite3.Connection) -> int | None:
-    """Look at the first of each priority: rows of one priority stand in the order they came."""
-    oldest: int | None = None
-    priority = -INT64
-    while True:
-        found = connection.execute(
-            f"SELECT priority, created_ns FROM requests WHERE status = 'pending' AND {UNFINISHED} AND priority > ? "
-            "ORDER BY priority, id LIMIT 1",
-            (priority,),
-        ).fetchone()
-        if found is None:
-            return oldest
-        priority, created_ns = found
-        oldest = created_ns if oldest is None else min(oldest, created_ns)
+    """Look at the first of each stack: its rows stand in the order they came."""
+    firsts = (Cursor(stack.lane, stack.priority, stack.client, 0) for stack in stacks(connection))
+    return min((stack_page(connection, first, 1)[0].created_ns for first in firsts), default=None)
 
 
 def errors_by_kind(connection: sqlite3.Connection) -> dict[str, int]:

@@ -16,7 +16,7 @@ from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.checks import check_count
 from groq_queue.errors import JournalError
 from groq_queue.journal import opening, ownership, queries, upkeep
-from groq_queue.journal.entries import Cursor, JournalSummary, Row, SavedLevel, Stored, check_text, hash_of
+from groq_queue.journal.entries import Cursor, JournalSummary, Row, SavedLevel, Stack, Stored, check_text, hash_of
 from groq_queue.journal.faults import told
 
 _T = TypeVar("_T")
@@ -57,7 +57,18 @@ class Reader:
     def get(self, custom_id: str) -> Stored:
         """Return where the request of *custom_id* stands; its status is ``"unknown"`` if there is none."""
         check_text("custom_id", custom_id)
-        return self._read(lambda connection: queries.stored(connection, custom_id)) or Stored("unknown", custom_id)
+        return self._read(lambda connection: queries.stored_as(connection, custom_id)) or Stored("unknown", custom_id)
+
+    def at(self, row_id: int) -> Stored:
+        """Return where the request of a row stands.
+
+        Raises:
+            JournalError: There is none.
+        """
+        found = self._read(lambda connection: queries.stored_at(connection, row_id))
+        if found is None:
+            raise JournalError(f"journal {self.path}: row {row_id} is not there; it was pruned, or never accepted")
+        return found
 
     def payload(self, row_id: int) -> bytes:
         """Return what is to be sent.
@@ -77,7 +88,7 @@ class Reader:
         return bytes(body)
 
     def pending(self, *, after: Cursor | None = None, limit: int = 1_000) -> list[Row]:
-        """Return the next pending requests by priority, then by arrival, without their payloads.
+        """Return the next pending requests by lane, priority, client and arrival, without their payloads.
 
         What comes in before *after* meanwhile is not seen by those who page on.
 
@@ -87,6 +98,19 @@ class Reader:
         """
         check_count("limit", limit)
         return self._read(lambda connection: queries.page(connection, after, limit))
+
+    def stack(self, after: Cursor, *, limit: int = 1_000) -> list[Row]:
+        """Return the next pending requests of the lane, priority and client of *after*, as ``pending``."""
+        check_count("limit", limit)
+        return self._read(lambda connection: queries.stack_page(connection, after, limit))
+
+    def stacks(self) -> list[Stack]:
+        """Return how many requests of each lane, priority and client are pending."""
+        return self._at_once(queries.stacks)
+
+    def pending_row(self, row_id: int) -> Row | None:
+        """Return one request, or None if it is not pending."""
+        return self._read(lambda connection: queries.pending_row(connection, row_id))
 
     def counts(self) -> dict[str, int]:
         """Return how many requests there are of each status, zeros included."""

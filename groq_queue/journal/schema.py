@@ -32,7 +32,8 @@ _FIRST: Migration = (
     CREATE TABLE requests (
         id INTEGER PRIMARY KEY,              -- order of acceptance; never used twice
         request_id TEXT NOT NULL,
-        custom_id TEXT NOT NULL UNIQUE,      -- the caller's own id, else request_id
+        custom_id TEXT NOT NULL UNIQUE,      -- the caller's own id, else made of the payload
+        session INTEGER,                     -- NULL: the caller's own; else who last submitted this payload
         status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN {STATUSES!r}),
         priority INTEGER NOT NULL,           -- smaller goes first
         client TEXT NOT NULL,
@@ -74,9 +75,11 @@ _FIRST: Migration = (
     ) WITHOUT ROWID
     """,
     # Facts about the file itself. next_id: no id below it is given out again, whatever was pruned.
+    # session: how often it was opened by an owner.
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     # Three partial indexes: a request costs one entry while it waits and one when it has ended.
-    "CREATE INDEX unfinished ON requests (status, priority, id) WHERE status IN ('pending', 'processing')",
+    "CREATE INDEX unfinished ON requests (status, lane, priority, client, id) "
+    "WHERE status IN ('pending', 'processing')",
     "CREATE INDEX unhappy ON requests (status, error_kind) WHERE status IN ('failed', 'cancelled', 'expired')",
     "CREATE INDEX finished ON requests (finished_ns) WHERE finished_ns IS NOT NULL",
 )

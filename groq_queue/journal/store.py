@@ -22,22 +22,15 @@ from groq_queue.journal.entries import (
     Recovery,
     Row,
     SavedLevel,
+    Stack,
     Stored,
     columns_of,
     to_json,
 )
+from groq_queue.journal.naming import Naming
 from groq_queue.journal.ownership import Ownership
-from groq_queue.journal.queries import stored
+from groq_queue.journal.queries import UNFINISHED
 from groq_queue.journal.reading import Reader
-
-_SHORT = 1_500  # bytes of a payload that stands in its row: two such rows fit on a page
-
-_INSERT = """
-    INSERT INTO requests (id, request_id, custom_id, priority, client, lane, model, endpoint, size_base,
-                          size_completion, size_audio_s, size_is_exact, created_ns, options, payload_hash,
-                          short_payload)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (custom_id) DO NOTHING
-"""
 
 
 class Journal:
@@ -64,7 +57,7 @@ class Journal:
         self._clock = clock
         self._pid = os.getpid()
         self._has_claimed = False  # set in transactions only
-        self._next_id = commits.run(_first_free_id, is_durable=False)  # used in transactions only
+        self._naming = Naming(path, *commits.run(_begin_session, is_durable=False))
         opening.keep(writer)
         self._is_closed = False
 
@@ -119,7 +112,8 @@ class Journal:
     def add(self, entry: Entry) -> Accepted:
         """Accept one request; it is stored when this returns.
 
-        The ``custom_id`` of an earlier request with the same payload gives that one back, as it stands.
+        The name of an earlier request with the same payload gives that one back, as it stands; one
+        that was cancelled or has expired is pending again. For names see ``naming``.
 
         Raises:
             ConfigurationError: A field that the file cannot hold.
@@ -127,16 +121,55 @@ class Journal:
         """
         self._reader.check_here()
         columns = columns_of(entry)
-        return self._commits.run(lambda connection: self._insert(connection, columns, entry.payload))
+        return self._commits.run(lambda connection: self._naming.accept(connection, columns, entry))
 
     def add_many(self, entries: Iterable[Entry]) -> list[Accepted]:
         """Accept several requests in one transaction, all or none; otherwise as ``add``."""
         self._reader.check_here()
-        rows = [(columns_of(entry), entry.payload) for entry in entries]
+        rows = [(columns_of(entry), entry) for entry in entries]
         if not rows:
             return []
         return self._commits.run(
-            lambda connection: [self._insert(connection, columns, payload) for columns, payload in rows], is_wide=True
+            lambda connection: [self._naming.accept(connection, columns, entry) for columns, entry in rows],
+            is_wide=True,
+        )
+
+    def withdraw(self, row_id: int) -> None:
+        """Undo ``add``: the queue did not take the request. One that was ever claimed stays."""
+        self._reader.check_here()
+
+        def withdraw(connection: sqlite3.Connection) -> None:
+            gone = connection.execute(
+                "DELETE FROM requests WHERE id = ? AND status = 'pending' AND attempts = 0", (row_id,)
+            ).rowcount
+            if gone:
+                connection.execute("DELETE FROM payloads WHERE id = ?", (row_id,))
+
+        self._commits.run(withdraw, is_durable=False)
+
+    def set_priority(self, row_id: int, priority: int) -> None:
+        """Let a request that has not ended stand at the end of another level when it is read again."""
+        self._reader.check_here()
+        self._commits.run(
+            lambda connection: connection.execute(
+                f"UPDATE requests SET priority = ? WHERE id = ? AND {UNFINISHED}", (priority, row_id)
+            ),
+            is_durable=False,
+        )
+
+    def cancel_stack(self, stack: Cursor, up_to: int) -> int:
+        """Cancel the pending requests behind *stack* in its stack, up to a row id, and return how many."""
+        self._reader.check_here()
+        now_ns = self._now_ns()
+        return self._commits.run(
+            lambda connection: (
+                connection.execute(
+                    "UPDATE requests SET status = 'cancelled', finished_ns = ? WHERE status = 'pending' "
+                    f"AND {UNFINISHED} AND lane = ? AND priority = ? AND client = ? AND id > ? AND id <= ?",
+                    (now_ns, *stack, up_to),
+                ).rowcount
+            ),
+            is_wide=True,
         )
 
     def claim(self, row_id: int) -> int:
@@ -263,6 +296,15 @@ class Journal:
 
     # -- looking
 
+    @property
+    def last_row_id(self) -> int:
+        """The last row id that was given out, as far as the asking thread knows."""
+        return self._naming.last_id
+
+    def at(self, row_id: int) -> Stored:
+        """See ``Reader.at``."""
+        return self._reader.at(row_id)
+
     def get(self, custom_id: str) -> Stored:
         """See ``Reader.get``."""
         return self._reader.get(custom_id)
@@ -274,6 +316,18 @@ class Journal:
     def pending(self, *, after: Cursor | None = None, limit: int = 1_000) -> list[Row]:
         """See ``Reader.pending``."""
         return self._reader.pending(after=after, limit=limit)
+
+    def stack(self, after: Cursor, *, limit: int = 1_000) -> list[Row]:
+        """See ``Reader.stack``."""
+        return self._reader.stack(after, limit=limit)
+
+    def stacks(self) -> list[Stack]:
+        """See ``Reader.stacks``."""
+        return self._reader.stacks()
+
+    def pending_row(self, row_id: int) -> Row | None:
+        """See ``Reader.pending_row``."""
+        return self._reader.pending_row(row_id)
 
     def counts(self) -> dict[str, int]:
         """See ``Reader.counts``."""
@@ -296,7 +350,7 @@ class Journal:
     def save_levels(self, levels: Iterable[SavedLevel]) -> None:
         """Store how full buckets are, each in place of what was stored of it; on disk with the next commit."""
         self._reader.check_here()
-        rows = [(*level[:5], str(level.used_scaled), level.at_wall_ns) for level in levels]
+        rows = [(*level[:5], str(level.used), level.at_wall_ns) for level in levels]
         for row in rows:
             if not all(-INT64 <= number < INT64 for number in (row[3], row[4], row[6])):
                 raise ConfigurationError(f"levels: {row!r:.120} holds a number of more than 63 bits")
@@ -368,27 +422,6 @@ class Journal:
         if not getattr(self, "_is_closed", True):
             self.close()
 
-    def _insert(self, connection: sqlite3.Connection, columns: tuple[Any, ...], payload: bytes) -> Accepted:
-        row_id = self._next_id
-        is_short = len(payload) <= _SHORT
-        if connection.execute(_INSERT, (row_id, *columns, payload if is_short else None)).rowcount == 1:
-            self._next_id = row_id + 1  # stays if the transaction does not: a gap is harmless, a second use is not
-            if not is_short:
-                connection.execute("INSERT INTO payloads VALUES (?, ?)", (row_id, payload))
-            return Accepted(row_id, is_new=True)
-        custom_id, given = columns[1], columns[-1]
-        there = stored(connection, custom_id)
-        if there is None or there.row_id is None:
-            raise JournalError(f"journal {self.path}: row {row_id} is taken; the file was changed by another program")
-        if there.payload_hash != given:
-            raise JournalError(
-                f"journal {self.path}: custom_id {custom_id!r} was accepted with another payload "
-                f"(SHA-256 {str(there.payload_hash)[:12]}…, now {given[:12]}…); use a new custom_id, "
-                "or prune the old request",
-                custom_id=custom_id,
-            )
-        return Accepted(there.row_id, is_new=False, stored=there)
-
     def _not(self, connection: sqlite3.Connection, row_id: int, done: str) -> GroqQueueError:
         found = connection.execute("SELECT status, custom_id FROM requests WHERE id = ?", (row_id,)).fetchone()
         if found is None:
@@ -399,9 +432,13 @@ class Journal:
         return self._reader.now_ns()
 
 
-def _first_free_id(connection: sqlite3.Connection) -> int:
-    found: int = connection.execute(
+def _begin_session(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return the first row id that was never given out, and the number of this opening."""
+    next_id: int = connection.execute(
         "SELECT max(coalesce((SELECT max(id) FROM requests), 0) + 1, "
         "coalesce((SELECT value FROM facts WHERE name = 'next_id'), 1))"
     ).fetchone()[0]
-    return found
+    connection.execute("INSERT OR IGNORE INTO facts VALUES ('session', 0)")
+    connection.execute("UPDATE facts SET value = value + 1 WHERE name = 'session'")
+    session: int = connection.execute("SELECT value FROM facts WHERE name = 'session'").fetchone()[0]
+    return next_id, session

@@ -41,6 +41,10 @@ class _Account:
                 known = self._meters[lane] = (model, ProcessMeter(*self._settings_of(model)))
             return known[1]
 
+    def meters(self) -> dict[str, ProcessMeter]:
+        with self._lock:
+            return {lane: meter for lane, (_, meter) in self._meters.items()}
+
     def join(self, share: Share, now_ns: int) -> None:
         with self._lock:
             self._shares.append(share)
@@ -122,6 +126,10 @@ class ProcessLimiter:
     def meter(self, lane: str, model: str) -> ProcessMeter:
         """Return the one meter of *lane*, which has the limits of *model*."""
         return self._account.meter(lane, model)
+
+    def levels(self, now_ns: int) -> dict[str, list[Level]]:
+        """Return every limit's present state, by lane."""
+        return {lane: meter.levels(now_ns) for lane, meter in self._account.meters().items()}
 
     def close(self, now_ns: int) -> None:
         """Withdraw this queue's limits; what it used stays used. A second call does nothing."""
@@ -251,6 +259,12 @@ class ProcessMeter:
         """Return every limit's present state."""
         with self._lock:
             return self._budget.levels(now_ns)
+
+    def begin(self, level: Level, age_ns: int, now_ns: int) -> None:
+        """Take over how full a bucket was *age_ns* ago, in an earlier life of this program."""
+        with self._lock:
+            period_ns = round(level.period_s * 1e9)
+            self._budget.begin(level.dimension, level.limit, period_ns, level.used, age_ns, now_ns)
 
     def forecast(self, ahead: Backlog, size: Size, flight_ns: int, now_ns: int) -> int:
         """Return the nanoseconds until a request of *size* will pass if those *ahead* of it go first.

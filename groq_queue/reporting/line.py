@@ -28,6 +28,8 @@ class Tally:
     failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    skipped: int = 0  # they stood in the output before
+    skipped_failed: int = 0  # as errors
 
     @property
     def tokens(self) -> int:
@@ -38,7 +40,7 @@ class ProgressState(NamedTuple):
     """How far a run is.
 
     Attributes:
-        done: Requests that have ended, failed ones too.
+        done: Requests that have ended, failed ones too, and those an earlier run has answered.
         failed: Of these, those that failed.
         total: How many there will be, or None.
         seconds: Since the run began.
@@ -89,7 +91,7 @@ class Pace:
         minutes = seconds / 60
         ended = tally.done + tally.failed
         return ProgressState(
-            done=ended,
+            done=ended + tally.skipped,
             failed=tally.failed,
             total=self._total,
             seconds=seconds,
@@ -107,9 +109,9 @@ class Pace:
         while self._recent[1][0] <= now_s - _RECENT_S:
             self._recent.popleft()
         since_s, before = self._recent[0]
-        if self._total is None or ended >= self._total:
+        left = (self._total or 0) - ended - tally.skipped
+        if self._total is None or left <= 0:
             return None
-        left = self._total - ended
         by_limits_s = _drain_s(left, tally, stats)
         if ended <= before:
             return by_limits_s or None

@@ -18,7 +18,7 @@ from groq_queue.core.pricing import Cost
 from groq_queue.core.rank import level_name
 from groq_queue.core.sketch import Sketch
 from groq_queue.core.tables import Table, as_html, as_text, duration_text
-from groq_queue.engine.record import LaneFacts, RunFacts
+from groq_queue.engine.history import LaneFacts, RunFacts
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError
 

@@ -28,8 +28,11 @@ MAY_IMPORT = {
     "limiters": {"core", "errors", "clock"},
     "simulator": set(),
     "journal": {"core", "errors", "clock"},
+    "keeping": {"core", "engine", "journal", "limiters", "errors", "clock"},
     "reporting": {"core", "engine", "limiters", "errors", "clock"},
-    "facade": {"core", "engine", "transport", "limiters", "simulator", "reporting", "errors", "clock"},
+    "facade": {
+        *("core", "engine", "transport", "limiters", "journal", "keeping", "simulator", "reporting", "errors", "clock"),
+    },
     "__init__": {"core", "engine", "simulator", "reporting", "facade", "errors"},
     "cli": {"core", "engine", "transport", "simulator", "reporting", "facade", "errors", "clock", "__init__"},
     "__main__": {"cli"},

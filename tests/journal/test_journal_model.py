@@ -55,8 +55,11 @@ class JournalAgainstADict(RuleBasedStateMachine):
         accepted = self.tried(known is None or known[6] == text, call)
         if accepted is None:
             return
-        assert accepted.is_new is (known is None)
-        if known is None:
+        is_called_off = known is not None and known[0] in ("cancelled", "expired")
+        assert accepted.is_new is (known is None or is_called_off)
+        if known is not None and is_called_off:
+            known[0], known[2], known[4] = "pending", priority, 0
+        elif known is None:
             assert accepted.row_id > self.last_id
             self.last_id = accepted.row_id
             self.model[name] = ["pending", accepted.row_id, priority, 0, 0, None, text]
@@ -115,7 +118,7 @@ class JournalAgainstADict(RuleBasedStateMachine):
     @invariant()
     def the_file_holds_the_model(self) -> None:
         waiting = sorted((known[2], known[1]) for known in self.model.values() if known[0] == "pending")
-        assert waiting == [tuple(row.cursor) for row in self.journal.pending()]
+        assert waiting == [(row.priority, row.row_id) for row in self.journal.pending()]
         counts = self.journal.counts()
         for status in counts:
             assert counts[status] == sum(known[0] == status for known in self.model.values())

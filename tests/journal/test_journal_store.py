@@ -8,7 +8,8 @@ import pytest
 
 from groq_queue.core.pricing import Size
 from groq_queue.errors import ConfigurationError, JournalError
-from groq_queue.journal import Journal, Reader, Recovery, Row, SavedLevel, Stored
+from groq_queue.journal import Cursor, Journal, Reader, Recovery, Row, SavedLevel, Stored
+from groq_queue.journal.entries import hash_of
 
 from .making import answer, entry
 
@@ -27,6 +28,7 @@ def test_what_goes_in_comes_out(journal):
             accepted.row_id,
             "id-1",
             "c-1",
+            True,
             "m",
             "m",
             "chat/completions",
@@ -77,13 +79,40 @@ def test_an_id_that_was_never_accepted_is_unknown(journal):
     assert Stored("unknown", "nobody") == journal.get("nobody")
 
 
-def test_without_a_custom_id_the_request_id_takes_its_place(journal):
-    journal.add(entry(1, custom_id=None))
+def test_without_a_custom_id_the_payload_is_the_name_and_equal_ones_are_counted(journal):
+    accepted = [journal.add(entry(1, custom_id=None)) for _ in range(3)]
 
-    assert "pending" == journal.get("id-1").status
+    names = [journal.at(each.row_id).custom_id for each in accepted]
+    assert [f"{hash_of(entry(1).payload)[:40]}-{number}" for number in (1, 2, 3)] == names
+    assert all(each.is_new for each in accepted)
+    assert not any(row.is_named for row in journal.pending())
 
 
-@pytest.mark.parametrize("status", ["pending", "processing", "completed", "failed", "cancelled", "expired"])
+def test_equal_payloads_find_their_own_rows_after_a_restart(path):
+    """
+    A script without custom_ids that is run again asks for the same things, in whatever order.
+    """
+    with Journal.open(path) as journal:
+        first = [journal.add(entry(name, custom_id=None)).row_id for name in (1, 2, 1, 1)]
+
+    with Journal.open(path) as journal:
+        again = [journal.add(entry(name, custom_id=None)) for name in (1, 1, 2, 1, 1)]
+
+    assert [first[0], first[2], first[1], first[3]] == [each.row_id for each in again[:4]]
+    assert [False, False, False, False, True] == [each.is_new for each in again]
+
+
+def test_a_name_made_of_a_payload_steps_aside_for_a_callers_own(journal):
+    taken = f"{hash_of(entry(1).payload)[:40]}-1"
+    journal.add(entry(2, custom_id=taken))
+
+    accepted = journal.add(entry(1, custom_id=None))
+
+    assert accepted.is_new
+    assert taken[:-1] + "2" == journal.at(accepted.row_id).custom_id
+
+
+@pytest.mark.parametrize("status", ["pending", "processing", "completed", "failed"])
 def test_the_same_request_again_gives_back_the_first(journal, status):
     row_id = journal.add(entry(1)).row_id
     if status != "pending":
@@ -96,6 +125,60 @@ def test_the_same_request_again_gives_back_the_first(journal, status):
     assert (row_id, False, status) == (again.row_id, again.is_new, again.stored.status)
     assert again.stored == journal.get("c-1")
     assert 1 == sum(journal.counts().values())
+
+
+@pytest.mark.parametrize("status", ["cancelled", "expired"])
+def test_what_was_called_off_is_pending_again_when_it_is_asked_for_again(journal, status):
+    row_id = journal.add(entry(1)).row_id
+    journal.finish(row_id, status, error={"kind": "late"})
+
+    again = journal.add(entry(1, priority=0, client="b"))
+
+    assert (row_id, True) == (again.row_id, again.is_new)
+    row = journal.pending_row(row_id)
+    assert (0, "b") == (row.priority, row.client)
+    assert None is journal.get("c-1").error is journal.get("c-1").finished_ns
+
+
+def test_a_request_that_the_queue_refused_is_forgotten(journal):
+    row_id = journal.add(entry(1, text="x" * 5_000)).row_id
+    journal.withdraw(row_id)
+    claimed = journal.add(entry(2)).row_id
+    journal.claim(claimed)
+    journal.release(claimed)
+    journal.withdraw(claimed)
+
+    assert "unknown" == journal.get("c-1").status
+    assert "pending" == journal.get("c-2").status, "a request that was tried is not forgotten"
+    assert journal.add(entry(1)).row_id > claimed
+
+
+def test_stacks_tell_how_many_wait_in_each(journal):
+    for number in range(12):
+        journal.add(entry(number, lane="mn"[number % 2], priority=number % 3, client="ab"[number // 6]))
+
+    stacks = journal.stacks()
+
+    assert 12 == len(stacks)
+    assert 12 == sum(stack.waiting for stack in stacks)
+    assert stacks == sorted(stacks)
+    page = journal.stack(Cursor("m", 0, "b", 0), limit=5)
+    assert [("m", 0, "b")] == [(row.lane, row.priority, row.client) for row in page]
+
+
+def test_a_stack_is_cancelled_behind_a_row_and_up_to_one(journal):
+    rows = [journal.add(entry(number)).row_id for number in range(6)]
+
+    assert 3 == journal.cancel_stack(Cursor("m", 5, "default", rows[0]), rows[3])
+
+    assert [rows[0], rows[4], rows[5]] == [row.row_id for row in journal.pending()]
+
+
+def test_another_endpoint_under_the_same_id_is_refused(journal):
+    journal.add(entry(1))
+
+    with pytest.raises(JournalError, match="accepted with another payload"):
+        journal.add(entry(1, endpoint="embeddings"))
 
 
 def test_another_payload_under_the_same_id_is_refused(journal):
@@ -215,11 +298,14 @@ def test_paging_reads_the_index_and_sorts_nothing(journal):
             step[3].replace("rowid>", "id>")
             for step in journal._reader._connection.execute("EXPLAIN QUERY PLAN " + statement)
         ]
-        for statement in statements[1:3]
+        for statement in statements[:4]
     ]
+    using = "SEARCH requests USING INDEX unfinished (status=? AND "
     assert [
-        ["SEARCH requests USING INDEX unfinished (status=? AND priority>?)"],
-        ["SEARCH requests USING INDEX unfinished (status=? AND priority=? AND id>?)"],
+        [f"{using}lane=? AND priority=? AND client=? AND id>?)"],
+        [f"{using}lane=? AND priority=? AND client>?)"],
+        [f"{using}lane=? AND priority>?)"],
+        [f"{using}lane>?)"],
     ] == plans
 
 

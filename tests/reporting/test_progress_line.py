@@ -132,6 +132,16 @@ def test_a_spent_day_is_told_with_the_time_it_takes() -> None:
     assert line.endswith(f"waits for {reason}")
 
 
+def test_what_an_earlier_run_has_done_counts_as_done_and_not_as_pace() -> None:
+    """
+    100 of 300 stood in the output before; 100 took 30 s, so the last 100 take 30 s more.
+    """
+    line = _line(Tally(done=100, skipped=100), total=300)
+
+    assert line.startswith("200/300 done, 200 requests/min")
+    assert "0:30 left" in line
+
+
 def test_a_file_gets_one_line_every_ten_seconds() -> None:
     """
     Logs stay short, and hold no carriage return.

@@ -20,7 +20,7 @@ from groq_queue import (
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Cost, Size
 from groq_queue.core.request import Request
-from groq_queue.engine.record import Record
+from groq_queue.engine.history import History
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.reporting.report import report_of
 from groq_queue.simulator import Fault
@@ -161,7 +161,7 @@ def test_memory_is_bounded_however_long_it_runs_and_whoever_sends():
     """
     A hundred clients by name, all others together; 240 bins.
     """
-    record = Record()
+    record = History()
     for number in range(5_000):
         one = request(client=f"client {number}")
         record.started(one, number * 10**9)
@@ -181,7 +181,7 @@ def test_lanes_share_one_timeline():
     """
     Bins of all models are equally wide, also of one that began late or went quiet.
     """
-    record = Record()
+    record = History()
     record.started(request(model="early"), 0)
     record.started(request(model="late"), 500 * 10**9)
 

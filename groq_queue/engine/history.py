@@ -81,7 +81,7 @@ class RunFacts:
     lanes: tuple[LaneFacts, ...]
 
 
-class Record:
+class History:
     """Not thread-safe: the engine's lock guards it."""
 
     def __init__(self) -> None:

@@ -1,0 +1,124 @@
+"""Which request goes next: the most urgent head whose budget, in money and in every limit, is there now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from groq_queue.core.budget import DAILY, Lease, TooLarge
+from groq_queue.core.prices import Purse, Tariff
+from groq_queue.core.pricing import Cost
+from groq_queue.core.request import Request, State
+from groq_queue.engine import verdicts
+from groq_queue.engine.lane import Lane
+from groq_queue.engine.roster import Roster
+from groq_queue.errors import GroqQueueError
+
+_log = logging.getLogger("groq_queue")
+
+
+class Job:
+    """What a worker has in hand: a request with its lease, or one to be ended with *error* without an attempt."""
+
+    __slots__ = ("began_ns", "error", "lane", "lease", "request", "reserved")
+
+    def __init__(
+        self,
+        request: Request,
+        lane: Lane,
+        began_ns: int,
+        *,
+        lease: Lease | None = None,
+        reserved: int = 0,
+        error: GroqQueueError | None = None,
+    ) -> None:
+        self.request = request
+        self.lane = lane
+        self.began_ns = began_ns
+        self.lease = lease
+        self.reserved = reserved  # picodollars
+        self.error = error
+
+
+class Chooser:
+    """Takes heads out of a roster's lanes, each with its lease and its money.
+
+    Not thread-safe: the engine's lock guards it, and is held throughout.
+
+    Args:
+        roster: Where the requests stand.
+        tariff: Prices.
+        max_usd: Most to be spent, or None.
+        raises_daily: End requests that a spent limit per day holds up, instead of waiting.
+        tell_later: Has something called soon, outside the lock.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        tariff: Tariff,
+        max_usd: float | None,
+        *,
+        raises_daily: bool,
+        tell_later: Callable[[Callable[[], None]], object],
+    ) -> None:
+        self._roster = roster
+        self._tariff = tariff
+        self._raises_daily = raises_daily
+        self._tell_later = tell_later
+        self.purse = Purse(max_usd)
+
+    def choose(self, now_ns: int) -> tuple[Job | None, int | None]:
+        """Take the most urgent head that may pass.
+
+        Returns:
+            The job; or None and the instant at which a head may pass, None if only the end of an attempt can tell.
+        """
+        next_ns: int | None = None
+        for lane in self._roster.by_urgency():
+            head = lane.head()
+            assert head is not None
+            found = self._try(lane, head, now_ns)
+            if isinstance(found, Job):
+                return found, None
+            lane.is_blocked = True
+            if found is not None:
+                next_ns = found if next_ns is None else min(next_ns, found)
+        return None, next_ns
+
+    def pay(self, job: Job, charged: Cost) -> None:
+        """Turn the money set aside for an attempt into what it cost."""
+        self.purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
+
+    def _try(self, lane: Lane, head: Request, now_ns: int) -> Job | int | None:
+        """Take *head* if money and every limit allow.
+
+        Returns:
+            The job; or the instant at which it may pass; or None if only another request's end can tell.
+        """
+        amount = self._tariff.price(head.model, lane.meter.price(head.size)) or 0
+        if not self.purse.reserve(amount):
+            if self.purse.can_ever_hold(amount) and self.purse.reserved:
+                return None
+            return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
+        granted = lane.meter.lease(head.size, now_ns)
+        if isinstance(granted, Lease):
+            lane.is_blocked = lane.told_daily = False
+            self._roster.take(lane, now_ns)
+            return Job(head, lane, now_ns, lease=granted, reserved=amount)
+        self.purse.settle(amount, 0)
+        if isinstance(granted, TooLarge):
+            return self._doom(lane, head, now_ns, verdicts.too_large(head, granted))
+        if granted.dimension in DAILY:
+            error = verdicts.day_is_spent(head, granted)
+            if self._raises_daily:
+                return self._doom(lane, head, now_ns, error)
+            if not lane.told_daily:
+                lane.told_daily = True
+                self._tell_later(lambda: _log.warning("%s waits: %s", lane.name, error))
+        return None if granted.wait_ns is None else now_ns + granted.wait_ns
+
+    def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:
+        """Withdraw a head that will never be sent."""
+        self._roster.withdraw(head, State.FAILED)
+        return Job(head, lane, now_ns, error=error)

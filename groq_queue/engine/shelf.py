@@ -1,0 +1,289 @@
+"""Pending requests that stand in a file only, so that a million of them fit into little memory.
+
+Requests of one lane, level and client stand behind each other; they are a
+*stack*. Near its head they are in memory, in their lane; farther back only
+their number is known, and a page of them is fetched when the near ones run low.
+The order stays what it would be: a new request goes on the shelf if any of its
+stack are there, and every stack with something pending has requests in its lane.
+
+Somebody may hold the Future of a request on the shelf. It is known here by a
+weak reference, so one that nobody holds costs nothing; one with a callback is kept.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Container, Iterable
+from typing import Any, NamedTuple
+
+from groq_queue.core.request import Request
+
+_NEAR_IN_ALL = 20_000  # requests of all stacks that may stand in memory, about 2 kB each
+_NEAR_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no shelf
+_NEAR_AT_LEAST = 4
+_LOW = 500  # near requests below which a page is fetched
+_PAGE = 256
+
+
+class AlreadyFetched(Exception):
+    """The row of a new request came with a page before its submitter did; the file tells what became of it."""
+
+
+class Group(NamedTuple):
+    """What the requests of one stack have in common."""
+
+    lane: str
+    model: str
+    priority: int
+    client: str
+
+
+class Page(NamedTuple):
+    """Which rows are to be fetched: of *group*, with ids above *after*, in order, at most *limit*."""
+
+    group: Group
+    after: int
+    limit: int
+
+
+class _Stack:
+    __slots__ = ("after", "far", "has_grown", "has_more", "is_fetching", "near")
+
+    def __init__(self) -> None:
+        self.near = 0  # in memory, not ended
+        self.far = 0  # on the shelf, as far as known
+        self.has_more = False  # there may be rows with ids above ``after`` that are in the file only
+        self.after = 0
+        self.is_fetching = False
+        self.has_grown = False  # since the page that is being fetched was asked for
+
+
+class Shelf:
+    """Not thread-safe: the engine's lock guards it.
+
+    What is in the file is known by ``has_more`` alone; the counts are for people. A row that is
+    fetched before its submitter has put it here is one that was not counted: ``stack_up`` tells.
+    """
+
+    def __init__(self) -> None:
+        self._stacks: dict[Group, _Stack] = {}
+        self._low: dict[Group, None] = {}  # groups that may need a page, in order
+        self._futures: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._kept: dict[int, Any] = {}
+        self._fetching = 0  # pages on their way
+        self._gone: set[int] = set()  # rows whose request has ended, or moved, since the first of these was asked for
+        self._passed = 0  # the last row fetched of any stack that is gone
+        self.count = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Every pending request is in memory."""
+        return not any(stack.has_more for stack in self._stacks.values())
+
+    @property
+    def is_low(self) -> bool:
+        """Some stack may need a page. May be read without the lock."""
+        return bool(self._low)
+
+    def stock(self, group: Group, count: int) -> None:
+        """Note that *count* requests of *group* stand in the file."""
+        stack = self._stack(group)
+        stack.far += count
+        stack.has_more = True
+        self.count += count
+        self._low[group] = None
+
+    # -- one request
+
+    def joined(self, request: Request) -> None:
+        """Note that a request is in memory."""
+        self._stack(group_of(request)).near += 1
+
+    def left(self, request: Request) -> None:
+        """Note that a request which was in memory has ended, or has changed its group."""
+        group = group_of(request)
+        stack = self._stacks[group]
+        stack.near -= 1
+        if self._fetching and request.row_id is not None:
+            self._gone.add(request.row_id)
+        if stack.has_more:
+            self._low[group] = None
+        elif not stack.near and not stack.is_fetching:
+            self._remove(group, stack)
+
+    def has_passed(self, row_id: int, request: Request) -> bool:
+        """Return whether a row of the group of *request* may have been fetched before."""
+        stack = self._stacks.get(group_of(request))
+        return row_id <= max(self._passed, 0 if stack is None else stack.after)
+
+    def wants(self, request: Request) -> bool:
+        """Return whether a new request is to be put here."""
+        if _has_bounds(request):
+            return False  # its time may come on the shelf
+        stack = self._stacks.get(group_of(request))
+        return stack is not None and (stack.has_more or stack.near >= self._near_at_most())
+
+    def holds(self, request: Request) -> bool:
+        """Return whether the row of *request*, which nobody has a Future of, stands here."""
+        stack = self._stacks.get(group_of(request))
+        return stack is not None and stack.has_more and (request.row_id or 0) > stack.after
+
+    def put(self, request: Request, future: Any, *, is_kept: bool, is_new: bool) -> None:
+        """Put a request here; one that is not new was counted before."""
+        row_id = request.row_id
+        assert row_id is not None
+        group = group_of(request)
+        stack = self._stack(group)
+        stack.has_more = stack.has_grown = True
+        stack.far += is_new
+        self.count += is_new
+        self._futures[row_id] = future
+        if is_kept:
+            self._kept[row_id] = future
+        request.is_shelved = True
+        self._low[group] = None
+
+    def keep(self, future: Any, row_id: int) -> None:
+        """Keep a Future that has a callback alive."""
+        if self._futures.get(row_id) is future:
+            self._kept[row_id] = future
+
+    def future(self, row_id: int) -> Any:
+        """Return the Future that somebody holds of that row, or None."""
+        return self._futures.get(row_id)
+
+    def take_off(self, request: Request) -> None:
+        """Take off one request, with its Future, wherever it stands."""
+        assert request.row_id is not None
+        request.future = self._forget(request.row_id)
+        request.is_shelved = False
+        stack = self._stacks.get(group_of(request))
+        if stack is not None:
+            if self._fetching:
+                self._gone.add(request.row_id)
+            self._count_off(stack)
+            self._low[group_of(request)] = None
+
+    def held(self) -> list[Any]:
+        """Return the Futures that somebody holds."""
+        return list(self._futures.values())
+
+    def clear(self, is_meant: Callable[[Group], bool]) -> list[tuple[Group, int, int]]:
+        """Forget what nobody holds a Future of, in every group that *is_meant*; the rows stay in the file.
+
+        Returns:
+            Each group, how many were counted of it, and the row behind which they stand.
+        """
+        cleared: list[tuple[Group, int, int]] = []
+        for group, stack in self._stacks.items():
+            if stack.has_more and is_meant(group):
+                cleared.append((group, stack.far, stack.after))
+                self.count -= stack.far
+                stack.far, stack.has_more = 0, False
+                self._low.pop(group, None)
+        return cleared
+
+    # -- pages
+
+    def next_page(self) -> Page | None:
+        """Return a page to be fetched, or None; ``stack_up`` or ``give_up`` must follow."""
+        low = min(_LOW, self._near_at_most() // 2)
+        while self._low:
+            group = next(iter(self._low))
+            del self._low[group]
+            stack = self._stacks.get(group)
+            if stack is not None and stack.has_more and stack.near < max(1, low) and not stack.is_fetching:
+                stack.is_fetching, stack.has_grown = True, False
+                self._fetching += 1
+                return Page(group, stack.after, min(_PAGE, self._near_at_most()))
+        return None
+
+    def give_up(self, page: Page) -> None:
+        """A page could not be fetched; it will be asked for again."""
+        stack = self._stacks[page.group]
+        self._has_come(stack)
+        self._low[page.group] = None
+
+    def stack_up(
+        self, page: Page, fetched: Iterable[Request], near: Container[int], *, is_last: bool
+    ) -> tuple[list[Request], int]:
+        """Take the requests of a page off the shelf.
+
+        Args:
+            page: What was asked for.
+            fetched: One request for each row found, in order.
+            near: Ids of rows whose request is in memory already.
+            is_last: There was no row behind them.
+
+        Returns:
+            Those to be put into their lane, with the Future that somebody holds, if any;
+            and how many more there are now than were counted (less, if negative).
+        """
+        stack = self._stacks[page.group]
+        taken: list[Request] = []
+        uncounted = 0
+        for request in fetched:
+            assert request.row_id is not None
+            if not stack.has_more:
+                break  # the shelf was cleared meanwhile
+            stack.after = request.row_id
+            if request.row_id in self._gone or request.row_id in near:
+                continue
+            future = self._forget(request.row_id)
+            if future is not None:
+                request = future._request
+                request.future = future
+                request.is_shelved = False
+            uncounted += not self._count_off(stack)
+            taken.append(request)
+        self._has_come(stack)
+        if is_last and not stack.has_grown:
+            stack.has_more = False
+            uncounted -= stack.far
+            self.count -= stack.far
+            stack.far = 0
+        if stack.has_more:
+            self._low[page.group] = None
+        elif not stack.near and not taken:
+            self._remove(page.group, stack)
+        return taken, uncounted
+
+    def _stack(self, group: Group) -> _Stack:
+        stack = self._stacks.get(group)
+        if stack is None:
+            stack = self._stacks[group] = _Stack()
+        return stack
+
+    def _has_come(self, stack: _Stack) -> None:
+        stack.is_fetching = False
+        self._fetching -= 1
+        if not self._fetching:
+            self._gone.clear()
+
+    def _remove(self, group: Group, stack: _Stack) -> None:
+        self._passed = max(self._passed, stack.after)
+        del self._stacks[group]
+
+    def _near_at_most(self) -> int:
+        return max(_NEAR_AT_LEAST, min(_NEAR_AT_MOST, _NEAR_IN_ALL // max(1, len(self._stacks))))
+
+    def _count_off(self, stack: _Stack) -> bool:
+        """Count one less; return whether it had been counted."""
+        if not stack.far:
+            return False
+        stack.far -= 1
+        self.count -= 1
+        return True
+
+    def _forget(self, row_id: int) -> Any:
+        kept = self._kept.pop(row_id, None)  # may be the last reference
+        return self._futures.pop(row_id, kept)
+
+
+def group_of(request: Request) -> Group:
+    """Return the group in which *request* stands."""
+    return Group(request.lane, request.model, request.priority, request.client)
+
+
+def _has_bounds(request: Request) -> bool:
+    return request.max_wait_ns is not None or request.deadline_ns is not None or request.not_before_ns is not None

@@ -1,0 +1,85 @@
+"""The errors with which the engine ends a request, each with the reason and the cure worked out."""
+
+from __future__ import annotations
+
+from groq_queue.clock import NS_PER_S
+from groq_queue.core.budget import DIMENSIONS, Blocked, TooLarge
+from groq_queue.core.prices import Purse
+from groq_queue.core.request import Request
+from groq_queue.errors import (
+    APIError,
+    CostLimitReached,
+    DailyLimitReached,
+    GroqQueueError,
+    QueueTimeout,
+    RequestTooLarge,
+)
+
+
+def too_large(request: Request, excess: TooLarge) -> RequestTooLarge:
+    """Return the error of a request that can never fit."""
+    name = f"{DIMENSIONS[excess.dimension]} ({excess.dimension})"
+    return RequestTooLarge(excess.cost, excess.capacity, name, request_id=request.id, custom_id=request.custom_id)
+
+
+def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
+    """Return the error of a request that only tomorrow's budget could pay for."""
+    resets_in = None if blocked.wait_ns is None else blocked.wait_ns / NS_PER_S
+    when = "later" if resets_in is None else f"in {_spoken(resets_in)}"
+    return DailyLimitReached(
+        f"{blocked}; {request} would fit {when}: the limit drains all day, there is no reset at midnight",
+        resets_in=resets_in,
+        limit=f"{DIMENSIONS[blocked.dimension]} ({blocked.dimension})",
+        request_id=request.id,
+        custom_id=request.custom_id,
+    )
+
+
+def too_dear(request: Request, amount: int, purse: Purse) -> CostLimitReached:
+    """Return the error of a request whose price, *amount* picodollars, ``max_cost`` does not leave."""
+    return CostLimitReached(
+        f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {purse.spent_usd:.6f} USD: "
+        "raise max_cost or lower max_completion_tokens",
+        request_id=request.id,
+        custom_id=request.custom_id,
+    )
+
+
+def too_late(request: Request, start_ns: int, late_ns: int, count: int) -> QueueTimeout:
+    """Return the error of a request that would start *late_ns* after its deadline, behind *count* others."""
+    return QueueTimeout(
+        f"{request} would start in about {start_ns / NS_PER_S:.3g} s, too late for its deadline of "
+        f"{(request.deadline_ns or 0) / NS_PER_S:g} s ({count:,} requests ahead): raise its priority or its deadline",
+        retry_after=late_ns / NS_PER_S,
+        request_id=request.id,
+        custom_id=request.custom_id,
+    )
+
+
+def timed_out(request: Request, bound: str, after_ns: int, reason: str) -> QueueTimeout:
+    """Return the error of a request that *bound*, an argument of submit, has ended while it waited for *reason*."""
+    tried = f"{request.attempts} attempts failed" if request.attempts else "it was not sent"
+    error = QueueTimeout(
+        f"{request} ended by {bound}={after_ns / NS_PER_S:g}: {tried}; its lane waits for {reason}",
+        request_id=request.id,
+        custom_id=request.custom_id,
+    )
+    error.__cause__ = request.last_error
+    return error
+
+
+def broken(error: BaseException, request: Request) -> GroqQueueError:
+    """Return an error of ours for what an attempt raised."""
+    if isinstance(error, GroqQueueError):
+        return error
+    ours = APIError(f"{request}: the attempt broke: {error!r}", request_id=request.id, custom_id=request.custom_id)
+    ours.__cause__ = error.with_traceback(None)
+    return ours
+
+
+def _spoken(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.3g} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

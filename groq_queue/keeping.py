@@ -1,0 +1,431 @@
+"""Joins an engine and a journal: what was accepted is stored, what is stored is sent, what was answered stays.
+
+The engine decides what goes next and knows nothing of files; the journal
+remembers and decides nothing. In between stand
+
+* ``Keeping``, which stores each request before the engine gets it, fetches those
+  that stand in the file only, and stores how each ended before its Future ends;
+* ``KeptAttempts``, which counts each attempt in the file before its first byte leaves.
+
+No lock is held while the file is read or written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.core.budget import Lease, Level
+from groq_queue.core.completion import Completion, decode_object, usage_of
+from groq_queue.core.pricing import Size
+from groq_queue.core.record import Record
+from groq_queue.core.request import Request, State
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.lane import Meter
+from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.shelf import AlreadyFetched, Group, Page
+from groq_queue.engine.threads import Attempts, ThreadEngine
+from groq_queue.engine.timers import Timers
+from groq_queue.errors import (
+    CostLimitReached,
+    DailyLimitReached,
+    GroqQueueError,
+    JournalError,
+    error_of,
+    record_of,
+)
+from groq_queue.journal import Cursor, Entry, Journal, Row, SavedLevel, Stored
+from groq_queue.limiters.process import ProcessLimiter
+
+_log = logging.getLogger("groq_queue")
+
+_BOUNDS = ("max_wait_ns", "deadline_ns", "not_before_ns")
+_SAVE_LEVELS_NS = NS_PER_S  # at most so much of what was used is forgotten by a crash
+_FILE_AGAIN_S = 1
+_TRY_AGAIN_S = (1, 2, 4, 8, 16)  # waits while the file cannot be written: half a minute in all
+_REST_STAYS = (DailyLimitReached, CostLimitReached, JournalError)  # nothing is wrong with the request
+
+
+class KeptAttempts:
+    """Runs attempts, each counted in the journal before it is sent."""
+
+    def __init__(self, attempts: Attempts, journal: Journal) -> None:
+        self._attempts = attempts
+        self._journal = journal
+        self._troubles: dict[int, int] = {}  # row: how often in a row the file could not be written; one worker each
+
+    def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
+        """Claim the row, send, and let the row wait again if that is what the outcome says."""
+        row_id = request.row_id
+        if row_id is None:
+            return self._attempts.attempt(request, lease, meter)
+        try:
+            if request.body is None:
+                request.body = self._journal.payload(row_id)
+            request.attempts = self._journal.claim(row_id) - 1  # the runner counts this one
+        except JournalError as error:
+            meter.refund(lease)
+            return self._not_sent(request, row_id, error)
+        self._troubles.pop(row_id, None)
+        outcome = self._attempts.attempt(request, lease, meter)
+        if outcome.next not in (Next.DONE, Next.FAILED):
+            self._release(row_id)
+            if not request.shrinks:  # a body that was shrunk differs from the stored one
+                request.body = None
+        return outcome
+
+    def _release(self, row_id: int) -> None:
+        try:
+            self._journal.release(row_id)
+        except JournalError as error:
+            _log.warning("row %d stays in processing: %s", row_id, error)
+
+    def _not_sent(self, request: Request, row_id: int, error: JournalError) -> Outcome:
+        """Say what becomes of a request that could not be claimed."""
+        if not _is_trouble(error):
+            try:
+                ended = outcome_of(self._journal.at(row_id))
+            except JournalError:
+                ended = None
+            return ended or Outcome(Next.FAILED, error=error)
+        tries = self._troubles[row_id] = self._troubles.get(row_id, 0) + 1
+        if tries > len(_TRY_AGAIN_S):
+            del self._troubles[row_id]
+            return Outcome(Next.FAILED, error=error)
+        wait_s = _TRY_AGAIN_S[tries - 1]
+        _log.error("%s is not sent, tried again in %d s: %s", request, wait_s, error)
+        return Outcome(Next.AGAIN, error=error, wait_ns=wait_s * NS_PER_S)
+
+
+class Keeping:
+    """Stores what one queue accepts, and how it ended.
+
+    ``_lock`` guards ``_unfiled``, ``_saved_ns`` and is a leaf; the journal has locks of its own.
+
+    Args:
+        journal: The file; closed by ``close``.
+        limiter: Whose levels are stored with it.
+        account: Names whose budgets these are.
+        clock: Tells the time.
+        timers: Calls back later.
+        prepare: Prices a request that was stored; raises if it can never be sent.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        limiter: ProcessLimiter,
+        account: str,
+        clock: Clock,
+        timers: Timers,
+        prepare: Callable[[Request], None],
+    ) -> None:
+        self._journal = journal
+        self._limiter = limiter
+        self._account = account
+        self._clock = clock
+        self._timers = timers
+        self._prepare = prepare
+        self._lock = threading.Lock()
+        self._unfiled: list[tuple[int, str, bytes | None, dict[str, Any] | None, Any]] = []
+        self._saved_ns = clock.now_ns()
+        self._engine: ThreadEngine
+
+    # -- opening and closing
+
+    def resume(self, engine: ThreadEngine) -> None:
+        """Give *engine*, which is to send them, the requests that the file holds, and the budgets their levels."""
+        self._engine = engine
+        now_ns, wall_ns = self._clock.now_ns(), self._wall_ns()
+        for saved in self._journal.load_levels():
+            if saved.account == self._account:
+                level = Level(saved.dimension, saved.used, saved.limit, saved.period_ns / NS_PER_S)
+                meter = self._limiter.meter(saved.lane, _model_of(saved.lane))
+                meter.begin(level, wall_ns - saved.at_wall_ns, now_ns)
+        stacks = self._journal.stacks()
+        if stacks:
+            engine.stock(
+                {Group(stack.lane, stack.model, stack.priority, stack.client): stack.waiting for stack in stacks}
+            )
+
+    def close(self) -> None:
+        """Store what is left to store and let go of the file."""
+        for tries in self._take_unfiled():
+            self._file(*tries, is_last=True)
+        try:
+            self._save_levels()
+        except JournalError as error:
+            _log.error("how full the budgets are could not be stored: %s", error)
+        self._journal.close()
+
+    # -- what the facade asks for
+
+    def submit(
+        self,
+        request: Request,
+        payload: bytes,
+        size: Size,
+        callback: Callable[[Future[Completion]], object] | None,
+    ) -> RequestFuture[Completion]:
+        """Store a request, then let the engine have it; or return what is stored under its name.
+
+        Args:
+            request: Priced.
+            payload: As it was given; its body may have been shrunk.
+            size: Of that payload.
+            callback: Called when it has ended.
+
+        Raises:
+            JournalError: It could not be stored, or its ``custom_id`` belongs to another payload.
+            GroqQueueError: The engine did not take it; it is not stored either.
+        """
+        self._engine.check_open()
+        accepted = self._journal.add(self._entry(request, payload, size))
+        if not accepted.is_new:
+            return self._find(accepted.row_id, callback)
+        request.row_id = accepted.row_id
+        if not request.shrinks:
+            request.body = None
+        try:
+            return self._engine.submit(request, callback=callback)
+        except AlreadyFetched:
+            return self._find(accepted.row_id, callback)
+        except BaseException:
+            self._withdraw(accepted.row_id)
+            raise
+
+    def get(self, custom_id: str) -> Record:
+        """Return where the request of that name stands."""
+        stored = self._journal.get(custom_id)
+        outcome = outcome_of(stored)
+        return Record(
+            custom_id,
+            stored.status,
+            None if outcome is None else outcome.result,
+            None if outcome is None or not isinstance(outcome.error, GroqQueueError) else outcome.error,
+            stored.attempts,
+            None if stored.created_ns is None else stored.created_ns / NS_PER_S,
+            None if stored.finished_ns is None else stored.finished_ns / NS_PER_S,
+        )
+
+    def cancel(self, custom_id: str) -> bool:
+        """Cancel the request of that name if it is pending."""
+        stored = self._journal.get(custom_id)
+        if stored.status != "pending" or stored.row_id is None:
+            return False
+        return self._find(stored.row_id, None).cancel()
+
+    def cancel_group(self, group: Group, after: int) -> int:
+        """Cancel what stands on the shelf of *group*, behind a row, and return how many."""
+        place = Cursor(group.lane, group.priority, group.client, after)
+        return self._journal.cancel_stack(place, self._journal.last_row_id)
+
+    def set_priority(self, request: Request) -> None:
+        """Store the new priority of a request."""
+        if request.row_id is not None:
+            self._journal.set_priority(request.row_id, request.priority)
+
+    # -- what the engine asks for
+
+    def fetch(self, page: Page) -> tuple[list[Request], bool]:
+        """Return the requests of a page, and whether no row is behind them."""
+        group = page.group
+        rows = self._journal.stack(Cursor(group.lane, group.priority, group.client, page.after), limit=page.limit)
+        return [self._restored(row) for row in rows], len(rows) < page.limit
+
+    def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
+        """Store how a request ended, unless it is to be sent when the journal is opened again."""
+        if request.row_id is None or isinstance(error, _REST_STAYS):
+            return
+        self._file(
+            request.row_id,
+            request.state.value,
+            None if result is None else json.dumps(result, separators=(",", ":")).encode(),
+            None if error is None else record_of(error),
+            None if result is None else usage_of(result),
+        )
+        self._save_levels_in_time()
+
+    # -- inside
+
+    def _find(self, row_id: int, callback: Callable[[Future[Completion]], object] | None) -> RequestFuture[Completion]:
+        """Return the Future of a request that was stored before."""
+        for _ in range(3):  # it may begin, or end, between two of these questions
+            future = self._engine.future_of(row_id)
+            if future is not None:
+                if callback is not None:
+                    future.add_done_callback(callback)
+                return future
+            row = self._journal.pending_row(row_id)
+            if row is not None:
+                return self._engine.submit(self._restored(row), callback=callback, is_new=False)
+            stored = self._journal.at(row_id)
+            outcome = outcome_of(stored)
+            if outcome is not None:
+                return self._ended_future(stored, outcome, callback)
+        raise JournalError(
+            f"journal {self._journal.path}: {stored.custom_id!r} is {stored.status}, but nobody processes it; "
+            "close the queue and open the journal again"
+        )
+
+    def _ended_future(
+        self, stored: Stored, outcome: Outcome, callback: Callable[[Future[Completion]], object] | None
+    ) -> RequestFuture[Completion]:
+        request = Request(
+            model=stored.model or "",
+            endpoint=stored.endpoint or "",
+            body=None,
+            size=Size(0, 0),
+            priority=0,
+            custom_id=stored.custom_id if stored.is_named else None,
+            request_id=stored.request_id,
+        )
+        request.state = State.COMPLETED if outcome.next is Next.DONE else State.FAILED
+        request.attempts = stored.attempts
+        future: RequestFuture[Completion] = RequestFuture(request, self._engine)
+        future.end(outcome.result, outcome.error)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def _entry(self, request: Request, payload: bytes, size: Size) -> Entry:
+        options: dict[str, Any] = {name: bound for name in _BOUNDS if (bound := getattr(request, name)) is not None}
+        if request.shrinks:
+            options["shrinks"] = True
+        return Entry(
+            request_id=request.id,
+            custom_id=request.custom_id,
+            lane=request.lane,
+            model=request.model,
+            endpoint=request.endpoint,
+            priority=request.priority,
+            client=request.client,
+            payload=payload,
+            size=size,
+            created_ns=self._wall_ns(),
+            options=options,
+        )
+
+    def _restored(self, row: Row) -> Request:
+        """Make a request again from its row."""
+        request = Request(
+            model=row.model,
+            endpoint=row.endpoint,
+            body=None,
+            size=row.size,
+            priority=row.priority,
+            client=row.client,
+            custom_id=row.custom_id if row.is_named else None,
+            shrinks=bool(row.options.get("shrinks")),
+            request_id=row.request_id,
+        )
+        for name in _BOUNDS:
+            setattr(request, name, row.options.get(name))
+        request.lane = row.lane
+        request.row_id = row.row_id
+        request.attempts = row.attempts
+        request.submitted_ns = self._clock.now_ns() - max(0, self._wall_ns() - row.created_ns)
+        if request.shrinks:
+            request.body = self._journal.payload(row.row_id)
+        try:
+            self._prepare(request)
+        except GroqQueueError as error:
+            _log.debug("%s: %s; its lane will say so", request, error)
+        return request
+
+    def _withdraw(self, row_id: int) -> None:
+        try:
+            self._journal.withdraw(row_id)
+        except JournalError as error:
+            _log.error("a request that was refused stays stored as row %d: %s", row_id, error)
+
+    def _file(
+        self,
+        row_id: int,
+        status: str,
+        result: bytes | None,
+        error: dict[str, Any] | None,
+        usage: tuple[int, int, int] | None,
+        *,
+        is_last: bool = False,
+    ) -> None:
+        """Store an end; while the file cannot be written it is kept and tried again, because it is paid for."""
+        try:
+            self._journal.finish(row_id, status, result=result, error=error, usage=usage)
+        except JournalError as trouble:
+            if not _is_trouble(trouble):
+                _log.debug("row %d has its end already: %s", row_id, trouble)
+                return
+            _log.error("the end of row %d (%s) is not stored%s: %s", row_id, status, "" if is_last else " yet", trouble)
+            if is_last:
+                return
+            with self._lock:
+                self._unfiled.append((row_id, status, result, error, usage))
+                is_first = len(self._unfiled) == 1
+            if is_first:
+                self._timers.after(_FILE_AGAIN_S, self._file_again)
+
+    def _file_again(self) -> None:
+        for tries in self._take_unfiled():
+            self._file(*tries)
+
+    def _take_unfiled(self) -> list[tuple[int, str, bytes | None, dict[str, Any] | None, Any]]:
+        with self._lock:
+            taken, self._unfiled = self._unfiled, []
+        return taken
+
+    def _save_levels_in_time(self) -> None:
+        now_ns = self._clock.now_ns()
+        with self._lock:
+            if now_ns - self._saved_ns < _SAVE_LEVELS_NS:
+                return
+            self._saved_ns = now_ns
+        try:
+            self._save_levels()
+        except JournalError as error:
+            _log.warning("how full the budgets are is not stored: %s", error)
+
+    def _save_levels(self) -> None:
+        wall_ns = self._wall_ns()
+        self._journal.save_levels(
+            SavedLevel(
+                self._account, lane, level.dimension, level.limit, round(level.period_s * NS_PER_S), level.used, wall_ns
+            )
+            for lane, levels in self._limiter.levels(self._clock.now_ns()).items()
+            for level in levels
+        )
+
+    def _wall_ns(self) -> int:
+        return round(self._clock.wall_s() * NS_PER_S)
+
+
+def outcome_of(stored: Stored) -> Outcome | None:
+    """Return how a stored request ended, or None if it has not, or was called off."""
+    if stored.status == "completed":
+        waited_ns = max(0, (stored.claimed_ns or 0) - (stored.created_ns or 0))
+        completion = Completion(
+            decode_object(stored.result or b"{}"),
+            custom_id=stored.custom_id if stored.is_named else None,
+            attempts=stored.attempts,
+            waited=waited_ns / NS_PER_S,
+        )
+        return Outcome(Next.DONE, result=completion)
+    if stored.status in ("failed", "expired") and stored.error is not None:
+        return Outcome(Next.FAILED, error=error_of(stored.error))
+    return None
+
+
+def _is_trouble(error: JournalError) -> bool:
+    """Return whether the file, and not the request, is what was wrong."""
+    return error.__cause__ is not None
+
+
+def _model_of(lane: str) -> str:
+    """Return the model of a lane, whose tier stands in parentheses behind it."""
+    return lane.rsplit(" (", 1)[0] if lane.endswith(")") else lane

@@ -1,0 +1,439 @@
+"""What stands in a file only keeps its place, its Future and its count."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import threading
+import weakref
+from concurrent.futures import CancelledError, wait
+
+import pytest
+
+from groq_queue.core.budget import Limits
+from groq_queue.core.pricing import Size
+from groq_queue.core.rank import parse_priority
+from groq_queue.core.request import Request
+from groq_queue.engine import shelf as shelf_module
+from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.shelf import AlreadyFetched, Group
+from groq_queue.errors import AuthenticationError, JournalError
+
+SLOW = Limits(rpm=60)  # one a second, after the first sixty
+
+
+class File:
+    """A journal in memory: rows by id, until they end."""
+
+    def __init__(self) -> None:
+        self.ids = itertools.count(1)
+        self.rows: dict[int, tuple[str | None, int, str]] = {}
+        self.ends: list[tuple[int, str]] = []
+        self.pages = 0
+        self.is_broken = False
+        self._lock = threading.Lock()
+
+    def add(self, name=None, priority="normal", client="default"):
+        with self._lock:
+            row_id = next(self.ids)
+            self.rows[row_id] = (name, parse_priority(priority), client)
+            return row_id
+
+    def request(self, row_id):
+        name, priority, client = self.rows[row_id]
+        return self.make(row_id, name, priority, client)
+
+    def make(self, row_id, name=None, priority="normal", client="default"):
+        request = Request(
+            model="m",
+            endpoint="chat/completions",
+            body=b"{}",
+            size=Size(1, 0, is_exact=True),
+            priority=parse_priority(priority),
+            client=client,
+            custom_id=name,
+        )
+        request.row_id = row_id
+        return request
+
+    def fetch(self, page):
+        with self._lock:
+            if self.is_broken:
+                raise JournalError("the disk is gone")
+            self.pages += 1
+            key = (page.group.priority, page.group.client)
+            found = [row for row in sorted(self.rows) if row > page.after and self.rows[row][1:] == key]
+            return [self.request(row) for row in found[: page.limit]], len(found) < page.limit
+
+    def ended(self, request, result, error):
+        with self._lock:
+            self.rows.pop(request.row_id, None)
+            self.ends.append((request.row_id, request.state.value))
+
+    def cancel_group(self, group, after):
+        with self._lock:
+            meant = [row for row in self.rows if row > after and self.rows[row][1:] == (group.priority, group.client)]
+            for row in meant:
+                del self.rows[row]
+            return len(meant)
+
+
+@pytest.fixture
+def file(monkeypatch):
+    """A file, and so little memory that nearly everything stands in it only."""
+    monkeypatch.setattr(shelf_module, "_NEAR_AT_MOST", 6)
+    monkeypatch.setattr(shelf_module, "_PAGE", 4)
+    return File()
+
+
+@pytest.fixture
+def submit(file):
+    def submit(played, name=None, *, callback=None, is_new=True, row=None, **options):
+        row = file.add(name, **options) if row is None else row
+        request = file.make(row, name, **options)
+        while True:
+            try:
+                return played.engine.submit(request, callback=callback, is_new=is_new)
+            except AlreadyFetched:
+                is_new = False
+                future = played.engine.future_of(row)
+                if future is not None or row not in file.rows:
+                    return future
+
+    return submit
+
+
+def in_memory(played):
+    return len(played.engine._roster.open)
+
+
+def test_a_hundred_wait_and_six_are_in_memory(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+
+    futures = [submit(played, f"r{number}") for number in range(100)]
+
+    assert 6 == in_memory(played)
+    assert 100 == played.engine.stats().pending
+    played.engine.resume(None)
+    assert all(future.result(10) is not None for future in futures)
+    assert 0 == played.engine.stats().pending
+    assert 100 == played.engine.stats().completed == played.engine.stats().submitted
+    assert [f"r{number}" for number in range(100)] == played.taken
+
+
+def test_order_and_fairness_are_what_they_are_without_a_shelf(stage, file, submit):
+    """
+    The same load with and without: the same clients' turns, but for ties, and each client's own order.
+    """
+    rng = random.Random(7)
+    load = [(f"r{n}", rng.choice(["high", "low"]), rng.choice("abc")) for n in range(120)]
+    taken = []
+    for keeper in (None, file):
+        played = stage(SLOW, max_workers=1, keeper=keeper)
+        played.engine.pause(None)
+        for name, priority, client in load:
+            if keeper is None:
+                played.submit(name, priority=priority, client=client, size=Size(1, 0, is_exact=True))
+            else:
+                submit(played, name, priority=priority, client=client)
+        played.engine.resume(None)
+        played.settle_down()
+        while len(played.taken) < 120:
+            played.clock.advance(1)
+            played.settle_down()
+        taken.append(played.taken)
+
+    client_of = {name: client for name, _, client in load}
+    without, with_shelf = ([client_of[name] for name in names] for names in taken)
+    for client in "abc":
+        own = [[name for name in names if client_of[name] == client] for names in taken]
+        assert own[0] == own[1]
+        for length in range(120):
+            assert abs(without[:length].count(client) - with_shelf[:length].count(client)) <= 1
+
+
+def test_an_urgent_request_overtakes_the_whole_shelf(stage, file, submit):
+    played = stage(max_workers=1, keeper=file)
+    played.hold()
+    for number in range(50):
+        submit(played, f"r{number}")
+    played.wait_for_sends(1)
+
+    submit(played, "urgent", priority="high")
+    played.release(2)
+
+    assert ["r0", "urgent"] == played.wait_for_sends(2)
+    played.release()
+
+
+def test_what_a_file_held_at_the_start_is_sent(stage, file):
+    for number in range(40):
+        file.add(f"r{number}", client="ab"[number % 2])
+    played = stage(keeper=file)
+
+    played.engine.stock({Group("m", "m", 5, client): 20 for client in "ab"})
+
+    assert played.engine.join(10)
+    assert {f"r{number}" for number in range(40)} == set(played.taken)
+    assert 40 == played.engine.stats().completed
+
+
+def test_join_waits_for_what_is_in_the_file_only(stage, file):
+    for number in range(40):
+        file.add(f"r{number}")
+    played = stage(keeper=file)
+    played.hold()
+
+    played.engine.stock({Group("m", "m", 5, "default"): 40})
+
+    assert not played.engine.join(0)
+    played.release()
+    assert played.engine.join(10)
+    assert {} == file.rows
+
+
+def test_a_wrong_count_is_mended_by_the_last_page(stage, file):
+    """
+    Rows may come and go between the counting and the fetching; the file is right.
+    """
+    for number in range(10):
+        file.add(f"r{number}")
+    for counted in (3, 30):
+        for number in range(10 if counted == 30 else 0):
+            file.add(f"again{number}")
+        played = stage(keeper=file)
+        played.engine.stock({Group("m", "m", 5, "default"): counted})
+
+        assert played.engine.join(10)
+
+        stats = played.engine.stats()
+        assert (0, 10, 10) == (stats.pending, stats.completed, stats.submitted)
+
+
+def test_a_future_on_the_shelf_is_the_one_that_is_ended(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    futures = [submit(played, f"r{number}") for number in range(30)]
+    assert futures[29] is played.engine.future_of(30)
+    assert not futures[29].done()
+    assert not futures[29].running()
+
+    played.engine.resume(None)
+
+    assert not wait(futures, 10).not_done
+
+
+def test_a_future_that_nobody_holds_costs_nothing_but_its_callback_is_called(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    called = []
+    for number in range(20):
+        submit(played, f"r{number}")
+    kept = weakref.ref(submit(played, "kept", callback=lambda future: called.append(future.custom_id)))
+    later = submit(played, "later")
+    later.add_done_callback(lambda future: called.append(future.custom_id))
+    dropped = weakref.ref(submit(played, "dropped"))
+    later_ref = weakref.ref(later)
+    del later
+    gc.collect()
+    assert dropped() is None
+    assert kept() is not None
+    assert later_ref() is not None
+
+    played.engine.resume(None)
+
+    assert played.engine.join(10)
+    assert ["kept", "later"] == sorted(called)
+    assert "dropped" in played.taken
+
+
+def test_one_on_the_shelf_can_be_cancelled(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    futures = [submit(played, f"r{number}") for number in range(30)]
+
+    assert futures[20].cancel()
+
+    assert futures[20].cancelled()
+    with pytest.raises(CancelledError):
+        futures[20].result(0)
+    assert (21, "cancelled") in file.ends
+    assert 29 == played.engine.stats().pending
+    played.engine.resume(None)
+    assert played.engine.join(10)
+    assert "r20" not in played.taken
+    assert 29 == len(played.taken)
+
+
+def test_the_last_ones_on_the_shelf_may_all_be_cancelled(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    futures = [submit(played, f"r{number}") for number in range(10)]
+
+    assert all(future.cancel() for future in futures)
+
+    assert played.engine.join(10)
+    assert 0 == played.engine.stats().pending
+    assert [] == played.taken
+
+
+def test_one_on_the_shelf_can_be_made_urgent(stage, file, submit):
+    played = stage(max_workers=1, keeper=file)
+    played.hold()
+    futures = [submit(played, f"r{number}") for number in range(30)]
+    played.wait_for_sends(1)
+
+    assert played.engine.set_priority(futures[25]._request, 0)
+    played.release(2)
+
+    assert ["r0", "r25"] == played.wait_for_sends(2)
+    played.release()
+    assert played.engine.join(10)
+    assert 30 == len(played.taken) == len(set(played.taken))
+
+
+def test_cancel_all_reaches_the_shelf(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    held = [submit(played, f"a{number}", client="a") for number in range(12)]
+    for number in range(20):
+        submit(played, f"a-dropped{number}", client="a")
+        submit(played, f"b{number}", client="b")
+    gc.collect()
+
+    assert 32 == played.engine.cancel_all(lambda request: request.client == "a")
+
+    assert all(future.cancelled() for future in held)
+    stats = played.engine.stats()
+    assert ({"b": 20}, 32) == (stats.pending_by_client, stats.cancelled)
+    played.engine.resume(None)
+    assert played.engine.join(10)
+    assert {f"b{number}" for number in range(20)} == set(played.taken)
+
+
+def test_shutdown_ends_every_future_and_leaves_the_rows(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    futures = [submit(played, f"r{number}") for number in range(30)]
+
+    played.engine.shutdown(wait=True, cancel_futures=True)
+
+    assert all(future.cancelled() for future in futures)
+    assert 30 == len(file.rows)
+    assert [] == file.ends
+    assert 0 == played.engine.stats().pending
+
+
+def test_a_rejected_key_ends_every_future_and_leaves_the_rows(stage, file, submit):
+    played = stage(max_workers=1, keeper=file)
+    refusal = AuthenticationError("wrong key", status_code=401)
+    played.script = lambda request: Outcome(Next.STOP, error=refusal)
+    played.engine.pause(None)
+    futures = [submit(played, f"r{number}") for number in range(30)]
+    played.engine.resume(None)
+
+    errors = [future.exception(10) for future in futures]
+
+    assert all(isinstance(error, AuthenticationError) for error in errors)
+    assert 30 == len(file.rows)
+    late = submit(played, "late")
+    assert isinstance(late.exception(10), AuthenticationError)
+    assert 31 == len(file.rows)
+
+
+def test_a_row_that_is_here_already_gives_its_future(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    near, far = [submit(played, f"r{number}") for number in range(20)][::19]
+
+    assert near is submit(played, row=1, is_new=False)
+    assert far is submit(played, row=20, is_new=False)
+    assert 20 == played.engine.stats().pending
+
+
+def test_a_row_on_the_shelf_gets_a_future_when_somebody_asks(stage, file, submit):
+    for number in range(20):
+        file.add(f"r{number}")
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    played.engine.stock({Group("m", "m", 5, "default"): 20})
+
+    future = submit(played, row=18, is_new=False)
+
+    assert 20 == played.engine.stats().pending
+    played.engine.resume(None)
+    assert future.result(10) is not None
+    assert played.engine.join(10)
+    assert 20 == len(played.taken) == played.engine.stats().completed
+
+
+def test_a_page_that_cannot_be_read_is_read_later(stage, file):
+    for number in range(20):
+        file.add(f"r{number}")
+    played = stage(keeper=file)
+    file.is_broken = True
+    played.engine.stock({Group("m", "m", 5, "default"): 20})
+    assert 20 == played.engine.stats().pending
+
+    file.is_broken = False
+    played.clock.advance(1)
+
+    assert played.engine.join(10)
+    assert 20 == len(played.taken)
+
+
+def test_a_request_with_a_time_limit_never_stands_on_the_shelf(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    for number in range(20):
+        submit(played, f"r{number}")
+    request = file.request(file.add("hurried"))
+    request.max_wait_ns = 1_000_000_000
+    future = played.engine.submit(request)
+
+    played.clock.advance(2)
+
+    assert future.exception(10) is not None
+    assert 20 == played.engine.stats().pending
+    played.engine.resume(None)
+    assert played.engine.join(10)
+    assert 20 == len(played.taken)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_lost_or_sent_twice_whatever_happens_at_once(stage, file, submit, seed):
+    """
+    Four threads submit, cancel and reprioritise while eight workers drain through a shelf of a few rows.
+    """
+    played = stage(keeper=file)
+    futures: list = []
+
+    def act(number):
+        rng = random.Random(seed * 10 + number)
+        for index in range(150):
+            future = submit(played, f"t{number}-{index}", client=rng.choice("ab"), priority=rng.choice(["high", "low"]))
+            if future is not None and rng.random() < 0.7:
+                futures.append(future)
+            if futures and rng.random() < 0.2:
+                rng.choice(futures).cancel()
+            if futures and rng.random() < 0.1:
+                played.engine.set_priority(rng.choice(futures)._request, rng.choice([1, 5, 8]))
+
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert played.engine.join(10)
+    stats = played.engine.stats()
+    assert 600 == stats.submitted == stats.completed + stats.cancelled
+    assert 0 == stats.pending == stats.in_flight == in_memory(played)
+    assert len(played.taken) == len(set(played.taken)) == stats.completed
+    assert all(future.done() for future in futures)
+    assert {} == stats.pending_by_client == stats.pending_by_priority
+    assert {} == file.rows
+    roster = played.engine._roster
+    assert ({}, {}) == (roster.rows, roster.shelf._stacks)
