@@ -47,6 +47,9 @@ if TYPE_CHECKING:
         UnprocessableEntityError,
     )
     from groq_queue.facade import GroqQueue
+    from groq_queue.reporting.estimate import estimate
+    from groq_queue.reporting.plan import Estimate
+    from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
 __version__ = "0.1.0"
@@ -65,6 +68,7 @@ __all__ = [
     "ContentTooLargeError",
     "CostLimitReached",
     "DailyLimitReached",
+    "Estimate",
     "Event",
     "Explanation",
     "GroqQueue",
@@ -83,14 +87,17 @@ __all__ = [
     "QueueTimeout",
     "RateLimitError",
     "Record",
+    "Report",
     "RequestInfo",
     "RequestTooLarge",
     "Stats",
     "UnprocessableEntityError",
+    "estimate",
 ]
 
 _HOMES = {
     "Completion": "core.completion",
+    "Estimate": "reporting.plan",
     "Event": "engine.observed",
     "Explanation": "engine.stats",
     "GroqQueue": "facade",
@@ -98,8 +105,10 @@ _HOMES = {
     "Limits": "core.budget",
     "Priority": "core.rank",
     "Record": "core.record",
+    "Report": "reporting.report",
     "RequestInfo": "engine.stats",
     "Stats": "engine.stats",
+    "estimate": "reporting.estimate",
 }
 """Where a name of ``__all__`` lives; the others are errors."""
 

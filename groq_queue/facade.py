@@ -9,7 +9,7 @@ import inspect
 import logging
 import random
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ from groq_queue.core.checks import (
     check_choice,
     check_count,
     check_dollars,
+    check_limits,
     check_path,
     check_seconds,
     check_share,
@@ -32,7 +33,7 @@ from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.record import Record
-from groq_queue.core.request import Request, State, build_payload, encode_payload, lower_cap
+from groq_queue.core.request import Request, State, build_payload, encode_payload, lower_cap, tier_of
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine import verdicts
 from groq_queue.engine.calls import Call, hidden_retries, priceable
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 
     from groq_queue.accounts import Account, Accounts
     from groq_queue.keeping import Keeping
+    from groq_queue.reporting.plan import Estimate
+    from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
 _log = logging.getLogger("groq_queue")
@@ -158,9 +161,9 @@ class GroqQueue:
         payers = accounts_of(api_key, base_url, organization, accounts, allow_http=allow_http)
         self._base_url = payers.address
         self._model: str | None = check_text("model", model, optional=True)
-        self._limits = _check_limits(limits)
+        self._limits = check_limits(limits)
         self._fair_by = check_choice("fair_by", fair_by, ("requests", "tokens"))
-        check_count("max_workers", max_workers)
+        self._max_workers: int = check_count("max_workers", max_workers)
         check_count("max_pending", max_pending, optional=True)
         check_count("max_pending_per_client", max_pending_per_client, optional=True)
         check_count("max_concurrency", max_concurrency, optional=True)
@@ -317,7 +320,7 @@ class GroqQueue:
             if field in options:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
         model = options.setdefault("model", "llama-3.1-8b-instant")
-        known = _check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
+        known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
         models = tuple(known) if isinstance(known, dict) else (model,)
         simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
         simulator.start()
@@ -415,7 +418,7 @@ class GroqQueue:
             max_wait_ns=_ns(check_seconds("max_wait", max_wait)),
             deadline_ns=_ns(check_seconds("deadline", deadline)),
             not_before_ns=_ns(check_seconds("not_before", not_before)),
-            tier=_tier(payload),
+            tier=tier_of(payload),
             shrinks=shrink,
         )
         as_given = request.body or b"", request.size
@@ -569,6 +572,52 @@ class GroqQueue:
         """Return one consistent snapshot of all counts."""
         return self._engine.stats()
 
+    def report(self) -> Report:
+        """Return what became of everything so far: counts, waits, retries, tokens, cost, use of the limits."""
+        from groq_queue.reporting.report import report_of
+
+        return report_of(*self._engine.facts(), self._tariff)
+
+    def estimate(
+        self,
+        prompts: Iterable[Any],
+        *,
+        model: str | None = None,
+        latency: float | None = None,
+        output_share: float | None = None,
+        endpoint: str = "chat/completions",
+        **params: Any,
+    ) -> Estimate:
+        """Say what *prompts* would take through this queue, and send nothing.
+
+        With what the queue has learnt so far: limits, token ratios, the present levels.
+        What waits already is not counted.
+
+        Args:
+            prompts: What ``submit`` takes, one after the other; read once, not kept.
+            model: Overrides the queue's.
+            latency: Seconds an answer takes; None is what was seen of late, else 1.
+            output_share: Share of its ``max_completion_tokens`` that an answer uses on
+                average, above 0 and at most 1; None is what was seen of late, else 1.
+            endpoint: Path below the base URL.
+            params: Part of every payload.
+
+        Raises:
+            ConfigurationError: An argument or a prompt cannot be used.
+        """
+        from groq_queue.reporting.estimate import estimate_load, sized_prompts
+
+        facts = self._engine.facts()[1]
+        return estimate_load(
+            sized_prompts(prompts, model or self._model, endpoint, params),
+            meter_of=self._limiter.meter,
+            tariff=self._tariff,
+            latency_s=latency if latency is not None else facts.flight_ns / NS_PER_S or 1.0,
+            max_workers=self._max_workers,
+            output_share=output_share,
+            now_ns=facts.now_ns,
+        )
+
     def info(self, future: Future[Completion]) -> RequestInfo:
         """Return what is known of one request.
 
@@ -649,7 +698,7 @@ class GroqQueue:
             max_wait_ns=_ns(check_seconds("max_wait", options.get("max_wait"))),
             deadline_ns=_ns(check_seconds("deadline", options.get("deadline"))),
             not_before_ns=_ns(check_seconds("not_before", options.get("not_before"))),
-            tier=_tier(payload),
+            tier=tier_of(payload),
         )
         return request, options.get("callback")
 
@@ -696,12 +745,6 @@ def _request_of(future: Any) -> Request:
     return future._request
 
 
-def _tier(payload: Mapping[str, Any]) -> str | None:
-    """Return the service tier if it has budgets of its own."""
-    tier = payload.get("service_tier")
-    return tier if isinstance(tier, str) and tier not in ("auto", "on_demand") else None
-
-
 def _drain(engine: ThreadEngine) -> None:
     engine.shutdown(wait=False, cancel_futures=False)
 
@@ -733,17 +776,6 @@ def _check_clock(clock: Any) -> Clock:
         )
     known: Clock = clock
     return known
-
-
-def _check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
-    if limits is None or isinstance(limits, Limits):
-        return limits
-    if not isinstance(limits, Mapping):
-        raise ConfigurationError(f"limits={limits!r:.100}: use Limits(...), a dict of them by model, or None")
-    for model, each in limits.items():
-        if not isinstance(model, str) or not isinstance(each, Limits):
-            raise ConfigurationError(f"limits[{model!r:.50}]={each!r:.100}: use model names and Limits(...)")
-    return dict(limits)
 
 
 def _check_prices(prices: Any) -> Any:

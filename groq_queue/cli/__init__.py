@@ -165,6 +165,25 @@ Print a completion script. To use it in every new shell:
   fish   groq-queue completion fish > ~/.config/fish/completions/groq-queue.fish
 """
 
+_ESTIMATE_DESCRIPTION = """\
+Say what sending every line of a file would take, and send nothing: requests,
+tokens, money, time, the limit that says so, and what never fits. Reads the same
+lines as run; needs no key and no network.
+"""
+
+_ESTIMATE_EPILOG = """\
+example:
+  groq-queue estimate batch.jsonl --rpm 30 --tpm 6000 && groq-queue run batch.jsonl -o answers.jsonl
+
+exit codes:
+  0 every line can be sent   1 some never can   2 usage, or a file that cannot be read
+"""
+
+_REPORT_DESCRIPTION = """\
+Show a report that run --report has written: as tables, as JSON, or as a figure
+of answers, refusals and use of the limits over time.
+"""
+
 _DEMO_DESCRIPTION = """\
 Send the same load twice to a simulated Groq, first with a plain thread pool and
 retries, then through the queue, and compare. Takes about 10 seconds, needs no
@@ -221,6 +240,18 @@ def _run(args: argparse.Namespace) -> int:
     from groq_queue.cli.run import run
 
     return run(args)
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    from groq_queue.cli.estimate import estimate
+
+    return estimate(args)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from groq_queue.cli.report import report
+
+    return report(args)
 
 
 def _simulate(args: argparse.Namespace) -> int:
@@ -297,6 +328,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="another load (default: 0)")
     demo.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    demo.add_argument("--svg", metavar="FILE", help="draw answers and refusals of both over time into FILE")
+    demo.add_argument("--capture", metavar="FILE", help="draw what the terminal shows into FILE, as SVG")
     demo.set_defaults(command=_demo)
 
     run = commands.add_parser(
@@ -305,6 +338,22 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_run_arguments(run)
     run.set_defaults(command=_run)
+
+    estimate = commands.add_parser(
+        "estimate", help="say what a file would take, and send nothing", description=_ESTIMATE_DESCRIPTION,
+        epilog=_ESTIMATE_EPILOG, formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    _add_estimate_arguments(estimate)
+    estimate.set_defaults(command=_estimate)
+
+    report = commands.add_parser(
+        "report", help="show the report of a run", description=_REPORT_DESCRIPTION, formatter_class=raw,
+        allow_abbrev=False,
+    )  # fmt: skip
+    report.add_argument("input", metavar="FILE", help="written by run --report, - for stdin")
+    report.add_argument("--svg", metavar="OUT", help="draw the figure into OUT; never overwritten")
+    report.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    report.set_defaults(command=_report)
 
     simulate = commands.add_parser(
         "simulate", help="serve a local Groq look-alike", description=_SIMULATE_DESCRIPTION, formatter_class=raw,
@@ -364,12 +413,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
                         help="critical, high, normal, low, background or 0-10, where a line has none")  # fmt: skip
     parser.add_argument("--client", metavar="C", default="default", help="whose turn it uses, where a line has none")
     parser.add_argument("--base-url", metavar="U", help="where the API is (default: GROQ_BASE_URL, else Groq)")
-    limits = parser.add_argument_group("limits of your account (default: learnt from the server's answers)")
-    limits.add_argument("--rpm", type=_count, metavar="N", help="requests per minute")
-    limits.add_argument("--rpd", type=_count, metavar="N", help="requests per day")
-    limits.add_argument("--tpm", type=_count, metavar="N", help="tokens per minute")
-    limits.add_argument("--tpd", type=_count, metavar="N", help="tokens per day")
-    limits.add_argument("--minute", type=_seconds, metavar="S", help="seconds of a minute, for simulators")
+    _add_limits(parser.add_argument_group("limits of your account (default: learnt from the server's answers)"))
     sending = parser.add_argument_group("sending")
     sending.add_argument("--workers", type=_count, default=64, metavar="N",
                          help="most requests on their way at once (default: 64)")  # fmt: skip
@@ -390,7 +434,30 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     showing = parser.add_argument_group("showing")
     showing.add_argument("--json", action="store_true",
                          help="summary as JSON: on stdout with -o, else the last line of stderr")  # fmt: skip
+    showing.add_argument("--report", metavar="FILE", help="file for a report of the run, for groq-queue report")
     showing.add_argument("--quiet", action="store_true", help="no progress and no summary, errors only")
+
+
+def _add_estimate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="file to read, - for stdin")
+    parser.add_argument("--model", metavar="M", help="model of the lines that name none")
+    _add_limits(parser.add_argument_group("limits of your account (without them: the least time it can take)"))
+    guesses = parser.add_argument_group("what cannot be known before")
+    guesses.add_argument("--workers", type=_count, default=64, metavar="N",
+                         help="most requests on their way at once (default: 64)")  # fmt: skip
+    guesses.add_argument("--latency", type=_seconds, default=1.0, metavar="S",
+                         help="seconds an answer takes (default: 1)")  # fmt: skip
+    guesses.add_argument("--output-share", type=_share, metavar="F",
+                         help="share of max_completion_tokens that an answer uses (default: all of it)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the estimate as one JSON object")
+
+
+def _add_limits(limits: argparse._ArgumentGroup) -> None:
+    limits.add_argument("--rpm", type=_count, metavar="N", help="requests per minute")
+    limits.add_argument("--rpd", type=_count, metavar="N", help="requests per day")
+    limits.add_argument("--tpm", type=_count, metavar="N", help="tokens per minute")
+    limits.add_argument("--tpd", type=_count, metavar="N", help="tokens per day")
+    limits.add_argument("--minute", type=_seconds, metavar="S", help="seconds of a minute, for simulators")
 
 
 def _add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -466,6 +533,16 @@ def _seconds(text: str) -> float:
     if not 0.001 <= seconds <= 31_622_400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+    return share
 
 
 def _range(text: str) -> float | tuple[float, float]:

@@ -8,6 +8,7 @@ is the simulator's or the clock's.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -19,9 +20,12 @@ from dataclasses import asdict, dataclass
 import urllib3
 
 from groq_queue.cli import Exit
+from groq_queue.cli.files import open_output
+from groq_queue.cli.report import write_figure
 from groq_queue.core.budget import Limits
 from groq_queue.facade import GroqQueue
-from groq_queue.simulator import GroqSimulator
+from groq_queue.reporting.figures import Course, comparison_svg, terminal_svg
+from groq_queue.simulator import GroqSimulator, Record
 
 MODEL = "llama-3.1-8b-instant"
 _MINUTE_S = 6.0
@@ -31,6 +35,12 @@ _WORKERS = 8
 _LATENCY_S = (0.05, 0.25)
 _ALLOWANCE = 64
 _URGENT = "URGENT: answer the customer who is waiting."
+_INTRODUCTION = (
+    f"{_REQUESTS} requests of 3 clients, the last one urgent, to a simulated Groq on this\n"
+    f"machine: {_LIMITS.rpm} requests and {_LIMITS.tpm:,} tokens a minute. "
+    f"A minute lasts {_MINUTE_S:g} s here, so\n"
+    "Retry-After, told in whole seconds, weighs more on the pool than in life.\n"
+)
 _TOPICS = ("rain", "tea", "rust", "moss", "snow", "salt", "ink", "owls", "kites", "bread")
 
 
@@ -56,27 +66,27 @@ class Outcome:
 def demo(args: argparse.Namespace) -> int:
     """Run both and compare; the exit code tells whether the queue kept its promises."""
     load = _load(args.seed)
-    if not args.json:
-        print(
-            f"{_REQUESTS} requests of 3 clients, the last one urgent, to a simulated Groq on this\n"
-            f"machine: {_LIMITS.rpm} requests and {_LIMITS.tpm:,} tokens a minute. "
-            f"A minute lasts {_MINUTE_S:g} s here, so\n"
-            "Retry-After, told in whole seconds, weighs more on the pool than in life.\n",
-            flush=True,
-        )
-    _tell("1 of 2: a thread pool that sleeps Retry-After on a 429 …")
-    plain = _measure(load, args.seed, _send_plainly)
-    _tell("2 of 2: through the queue …")
-    queued = _measure(load, args.seed, _send_queued)
-    _tell("")
+    with contextlib.ExitStack() as files:
+        figure, capture = (None if path is None else open_output(path, files) for path in (args.svg, args.capture))
+        if not args.json:
+            print(_INTRODUCTION, flush=True)
+        _tell("1 of 2: a thread pool that sleeps Retry-After on a 429 …")
+        plain, plain_course = _measure(load, args.seed, _send_plainly)
+        _tell("2 of 2: through the queue …")
+        queued, queued_course = _measure(load, args.seed, _send_queued)
+        _tell("")
 
-    lost = _REQUESTS - queued.answered
-    is_proven = not lost and not queued.refused
-    if args.json:
-        print(json.dumps({"pool": asdict(plain), "queue": asdict(queued), "proven": is_proven}))
-    else:
-        print(_table(plain, queued))
-        print(_conclusion(queued, lost))
+        lost = _REQUESTS - queued.answered
+        is_proven = not lost and not queued.refused
+        shown = f"{_table(plain, queued)}\n{_conclusion(queued, lost)}"
+        if args.json:
+            print(json.dumps({"pool": asdict(plain), "queue": asdict(queued), "proven": is_proven}))
+        else:
+            print(shown)
+        if figure is not None:
+            write_figure(figure, _figure((plain, plain_course), (queued, queued_course)))
+        if capture is not None:
+            write_figure(capture, terminal_svg("groq-queue demo", f"{_INTRODUCTION}\n{shown}"))
     return Exit.DONE if is_proven else Exit.SOME_FAILED
 
 
@@ -93,19 +103,20 @@ def _load(seed: int) -> list[_Prompt]:
     return [*load, _Prompt(_URGENT, "critical", "website")]
 
 
-def _measure(load: list[_Prompt], seed: int, send: Callable[[str, list[_Prompt]], int]) -> Outcome:
+def _measure(load: list[_Prompt], seed: int, send: Callable[[str, list[_Prompt]], int]) -> tuple[Outcome, list[Record]]:
     with GroqSimulator(limits=_LIMITS, models=[MODEL], latency=_LATENCY_S, seed=seed) as simulator:
         start_s = time.monotonic()
         answered = send(simulator.base_url, load)
         seconds = time.monotonic() - start_s
-        admitted = [record for record in simulator.log if record.status == 200]
+        log = simulator.log
+        admitted = [record for record in log if record.status == 200]
         refused = simulator.stats().refused
     place = next((n for n, record in enumerate(admitted, 1) if record.prompt == _URGENT), 0)
     # The limit is spent best if the last request is admitted as soon as the others leave room for it.
     arrivals = [record.arrived_ns for record in admitted]
     sending_s = (arrivals[-1] - arrivals[0]) / 1e9 if arrivals else 0.0
     share = min(1.0, _least_seconds([record.requested for record in admitted]) / sending_s) if sending_s else 0.0
-    return Outcome(len(load), answered, round(seconds, 2), refused, round(share, 3), place)
+    return Outcome(len(load), answered, round(seconds, 2), refused, round(share, 3), place), log
 
 
 def _least_seconds(requested: list[int]) -> float:
@@ -145,6 +156,20 @@ def _send_queued(base_url: str, load: list[_Prompt]) -> int:
             for prompt in load
         ]
         return sum(future.exception() is None for future in as_completed(futures))
+
+
+def _figure(plain: tuple[Outcome, list[Record]], queued: tuple[Outcome, list[Record]]) -> str:
+    title = f"{_REQUESTS} requests at {_LIMITS.rpm} a minute (of {_MINUTE_S:g} s), {_WORKERS} threads"
+    courses = [_course("thread pool that sleeps Retry-After", *plain), _course("groq_queue", *queued)]
+    return comparison_svg(title, courses, bin_s=0.25)
+
+
+def _course(name: str, outcome: Outcome, log: list[Record]) -> Course:
+    start_ns = min((record.arrived_ns for record in log), default=0)
+    at = {is_refused: [(record.arrived_ns - start_ns) / 1e9 for record in log if (record.status == 429) == is_refused]
+          for is_refused in (False, True)}  # fmt: skip
+    told = f"{name}: {outcome.answered} answered in {outcome.seconds:.1f} s, {outcome.refused} refused (429)"
+    return Course(told, at[False], at[True])
 
 
 def _tell(step: str) -> None:

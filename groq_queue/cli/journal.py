@@ -14,10 +14,10 @@ import sys
 from typing import Any
 
 from groq_queue.cli import Exit, UsageError
-from groq_queue.cli.progress import duration, plural
 from groq_queue.clock import NS_PER_S, SystemClock
 from groq_queue.errors import excerpt
 from groq_queue.journal import Journal, JournalSummary, Reader
+from groq_queue.reporting.line import duration, plural
 
 _PATIENCE_S = 5.0  # for a lock of another program: somebody sits and waits
 

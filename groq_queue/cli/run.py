@@ -36,12 +36,12 @@ from groq_queue.cli.lines import (
     read_lines,
 )
 from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
-from groq_queue.cli.progress import Progress, Tally, plural
 from groq_queue.cli.resume import Written
 from groq_queue.cli.signals import catching
 from groq_queue.core.completion import Completion, usage_of
 from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
 from groq_queue.facade import GroqQueue
+from groq_queue.reporting.line import Progress, Tally, plural
 
 _WINDOW_PER_WORKER = 4
 _WINDOW_BASE = 64
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             **journal_of(args),
         )
         files.callback(client.shutdown, cancel_futures=True)
+        report_file = None if args.report is None else open_output(args.report, files)
         is_shown = not args.quiet and not (args.input == "-" and source.isatty())
         progress = Progress(sys.stderr, total, is_shown=is_shown)
         if not args.quiet and args.input == "-" and source.isatty():
@@ -82,7 +83,17 @@ def run(args: argparse.Namespace) -> int:
             going.go()
         except NotLines as error:
             raise UsageError(f"{name}: {error}") from None
-        return going.report(args)
+        code = going.report(args)
+        if report_file is not None:
+            _write_report(report_file, client)
+        return code
+
+
+def _write_report(sink: Sink, client: GroqQueue) -> None:
+    try:
+        sink.write(client.report().to_json().encode("utf-8", "replace") + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {sink.name}: {error.strerror or error}") from None
 
 
 class _Stopped(Exception):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from groq_queue.core.budget import Limits
 from groq_queue.errors import ConfigurationError
 
 _MAX_TEXT = 512
@@ -109,6 +110,22 @@ def check_timeout(value: Any) -> tuple[float, float]:
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return check_seconds("timeout", value[0], optional=False), check_seconds("timeout", value[1], optional=False)
     return (seconds := check_seconds("timeout", value, optional=False)), seconds
+
+
+def check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
+    """Return *limits* if they are ``Limits``, ``{model: Limits}`` or None.
+
+    Raises:
+        ConfigurationError: They are not.
+    """
+    if limits is None or isinstance(limits, Limits):
+        return limits
+    if not isinstance(limits, Mapping):
+        raise ConfigurationError(f"limits={limits!r:.100}: use Limits(...), a dict of them by model, or None")
+    for model, each in limits.items():
+        if not isinstance(model, str) or not isinstance(each, Limits):
+            raise ConfigurationError(f"limits[{model!r:.50}]={each!r:.100}: use model names and Limits(...)")
+    return dict(limits)
 
 
 def _or_none(optional: bool) -> str:

@@ -44,6 +44,10 @@ class Tariff:
     """
 
     def __init__(self, prices: Mapping[str, tuple[float, float]] | None = None) -> None:
+        if prices is not None and not isinstance(prices, Mapping):
+            raise ConfigurationError(
+                f"prices={prices!r:.100}: use {{model: (prompt, completion)}}, USD per million tokens"
+            )
         self._per_token: dict[str, tuple[int, int]] = {}
         for model, pair in {**PRICES, **(prices or {})}.items():
             try:

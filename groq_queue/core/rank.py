@@ -46,6 +46,16 @@ class Priority(IntEnum):
 
 
 _LADDER = tuple(Priority)
+_NAMED = frozenset(map(int, Priority))
+
+
+def level_name(level: int) -> str:
+    """Return the name of a level, or its number where it has none.
+
+    >>> level_name(1), level_name(7)
+    ('high', '7')
+    """
+    return Priority(level).name.lower() if level in _NAMED else str(level)
 
 
 def parse_priority(value: Any) -> int:

@@ -111,7 +111,7 @@ class Request:
         """
         self.id = request_id or uuid.uuid4().hex
         self.model = model
-        self.lane = model if tier is None else f"{model} ({tier})"
+        self.lane = lane_of(model, tier)
         self.endpoint = endpoint
         self.body: bytes | None = body  # dropped when the request ends, and while a journal has it
         self.call = call  # dropped likewise
@@ -193,6 +193,17 @@ def build_payload(
     if payload.get("stream"):
         raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
     return payload
+
+
+def tier_of(payload: Mapping[str, Any]) -> str | None:
+    """Return the service tier if it has budgets of its own."""
+    tier = payload.get("service_tier")
+    return tier if isinstance(tier, str) and tier not in ("auto", "on_demand") else None
+
+
+def lane_of(model: str, tier: str | None) -> str:
+    """Return the name of the lane, and of the budget, of *model* in *tier*."""
+    return model if tier is None else f"{model} ({tier})"
 
 
 def _check_messages(messages: Any) -> None:

@@ -19,6 +19,7 @@ class Meter(Protocol):
     def subscribe(self, listener: Callable[[], None]) -> None: ...
     def unsubscribe(self, listener: Callable[[], None]) -> None: ...
     def price(self, size: Size) -> Cost: ...
+    def expect(self, backlog: Backlog) -> tuple[Cost, Cost]: ...
     def too_large(self, size: Size) -> TooLarge | None: ...
     def lease(self, size: Size, now_ns: int) -> Lease | Blocked | TooLarge: ...
     def blocks(self, size: Size, now_ns: int) -> Blocked | None: ...
@@ -66,12 +67,19 @@ class Lane:
         self._order = FairOrder()
         self._stale = 0  # entries of the heap to be skipped
         self._places: dict[Request, tuple[int, Backlog]] | None = None  # see place_of; None when the line has changed
+        self._last_levels: list[Level] | None = None  # as of the end; the meter forgets the limits of a closed queue
         self._on_freed = on_freed
         meter.subscribe(self._freed)
 
-    def close(self) -> None:
+    def close(self, now_ns: int) -> None:
         """Stop listening to the meter, which other queues may go on using."""
+        if self._last_levels is None:
+            self._last_levels = self.meter.levels(now_ns)
         self.meter.unsubscribe(self._freed)
+
+    def levels(self, now_ns: int) -> list[Level]:
+        """Return every limit's present state, or that at the end once the lane is closed."""
+        return self.meter.levels(now_ns) if self._last_levels is None else self._last_levels
 
     def add(self, request: Request) -> None:
         """Line up a request that was never taken."""

@@ -190,7 +190,7 @@ class Roster:
 
     def wait_again(self, request: Request) -> None:
         """Make a request that was attempted a pending one; it stands nowhere yet."""
-        self.tally.retried += 1
+        self.tally.waits_again(request)
         self.tally.count_pending(request, 1)
         request.state = State.PENDING
 

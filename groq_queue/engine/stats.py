@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from groq_queue.core.budget import DIMENSIONS, Level
+from groq_queue.core.rank import level_name
+from groq_queue.core.tables import Table, as_html, as_text, duration_text
 
 
 @dataclass(frozen=True)
@@ -86,27 +86,38 @@ class Stats:
                 counts[lane.model] = counts.get(lane.model, 0) + lane.pending
         return counts
 
-    def _repr_html_(self) -> str:
-        """Render as tables in a notebook."""
-        names = (
-            "pending",
-            "in_flight",
-            "completed",
-            "failed",
-            "cancelled",
-            "expired",
-            "refused",
-            "retried",
-            "prompt_tokens",
-            "completion_tokens",
+    def tables(self) -> list[Table]:
+        """Return all of it as tables."""
+        counts = (
+            *("pending", "in_flight", "submitted", "completed", "failed", "cancelled", "expired"),
+            *("attempts", "refused", "retried", "prompt_tokens", "completion_tokens"),
         )
-        rows = [(name.replace("_", " "), f"{getattr(self, name):,}") for name in names]
+        rows = [(name.replace("_", " "), getattr(self, name)) for name in counts]
+        cost = [("cost, USD", f"{self.cost:.6f}")] if self.cost else []
         limits = [
-            (lane.name, DIMENSIONS[level.dimension], f"{level.used:,} of {level.limit:,}", lane.waits_for or "")
+            (lane.name, DIMENSIONS[level.dimension], level.used, level.limit, lane.waits_for or "")
             for lane in self.lanes
             for level in lane.limits
         ]
-        return _table(("requests", ""), rows) + _table(("lane", "limit", "used", "waits for"), limits)
+        waits = [(f"{percent} %", duration_text(wait)) for percent, wait in self.wait_percentiles.items()]
+        return [
+            Table("requests", ("", ""), [*rows, *cost]),
+            Table("limits", ("lane", "limit", "used", "of", "waits for"), limits),
+            Table("waits from submit to start, of the last 1,000 starts", ("share", "below"), waits),
+            Table(
+                "pending by priority",
+                ("priority", "requests"),
+                [(level_name(level), count) for level, count in self.pending_by_priority.items()],
+            ),
+            Table("pending by client", ("client", "requests"), _largest(self.pending_by_client)),
+        ]
+
+    def __str__(self) -> str:
+        return as_text(self.tables())
+
+    def _repr_html_(self) -> str:
+        """Render as tables in a notebook."""
+        return as_html(self.tables())
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,28 @@ class RequestInfo:
     waited: float
     tokens: int
     last_error: Any = None
+
+    def tables(self) -> list[Table]:
+        """Return it as a table."""
+        rows = [
+            ("request", self.custom_id or self.request_id),
+            ("state", self.state),
+            ("model", self.model),
+            ("client", self.client),
+            ("priority", level_name(self.priority)),
+            ("attempts", f"{self.attempts:,}"),
+            ("waited", duration_text(self.waited)),
+            ("tokens", f"{self.tokens:,}"),
+            ("last error", "" if self.last_error is None else str(self.last_error)),
+        ]
+        return [Table("", ("", ""), rows)]
+
+    def __str__(self) -> str:
+        return as_text(self.tables())
+
+    def _repr_html_(self) -> str:
+        """Render as a table in a notebook."""
+        return as_html(self.tables())
 
 
 @dataclass(frozen=True)
@@ -169,12 +202,13 @@ class Explanation:
             ("state", self.state),
             ("position", "" if self.position is None else f"{self.position:,}"),
             ("waits for", self.waits_for or ""),
-            ("starts in", "" if self.expected_start is None else f"{self.expected_start:.3g} s"),
+            ("starts in", duration_text(self.expected_start)),
         ]
-        return _table(("", ""), rows)
+        return as_html([Table("", ("", ""), rows)])
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
+def _largest(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Return the twenty largest *counts* and the sum of the others."""
+    ordered = sorted(counts.items(), key=lambda entry: -entry[1])
+    rest = sum(count for _, count in ordered[20:])
+    return [*ordered[:20], *([(f"{len(ordered) - 20:,} others", rest)] if rest else [])]

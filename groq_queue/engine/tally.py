@@ -7,7 +7,10 @@ from typing import TypeVar
 
 from groq_queue.core.pricing import quantile
 from groq_queue.core.request import Request, State
+from groq_queue.engine.history import History
+from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import Group
+from groq_queue.errors import RateLimitError
 
 _K = TypeVar("_K")
 _WAITS = 1_000  # starts over which waiting times are remembered
@@ -29,6 +32,7 @@ class Tally:
         self.pending_by_priority: Counter[int] = Counter()
         self.pending_by_lane: Counter[str] = Counter()
         self.ended: Counter[State] = Counter()
+        self.history = History()
         self._waits_ns: deque[int] = deque(maxlen=_WAITS)
         self._starts_ns: deque[int] = deque(maxlen=64)
         self._mean_flight_ns = 0.0
@@ -48,6 +52,21 @@ class Tally:
         self._starts_ns.append(now_ns)
         if request.attempts == 0:
             self._waits_ns.append(now_ns - request.submitted_ns)
+        self.history.started(request, now_ns)
+
+    def came_out(self, request: Request, outcome: Outcome, now_ns: int) -> None:
+        """Note what an attempt led to and what it cost."""
+        is_refused = isinstance(outcome.error, RateLimitError)
+        self.refused += is_refused
+        self.prompt_tokens += outcome.charged.prompt
+        self.completion_tokens += outcome.charged.completion
+        is_answer = outcome.next is Next.DONE
+        self.history.ended(request, outcome.charged, now_ns, is_answer=is_answer, is_refused=is_refused)
+
+    def waits_again(self, request: Request) -> None:
+        """Note that a request waits for a further attempt."""
+        self.retried += 1
+        self.history.retried(request)
 
     def landed(self, flight_ns: int) -> None:
         """Note the end of an attempt that took *flight_ns*."""

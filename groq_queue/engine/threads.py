@@ -22,6 +22,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.engine.pool import WorkerPool
@@ -37,7 +38,6 @@ from groq_queue.errors import (
     JournalError,
     QueueClosed,
     QueueTimeout,
-    RateLimitError,
 )
 
 _log = logging.getLogger("groq_queue")
@@ -362,6 +362,12 @@ class ThreadEngine:
                 self._roster, self._clock.now_ns(), is_running=is_running, cost=self._chooser.purse.spent_usd
             )
 
+    def facts(self) -> tuple[Stats, RunFacts]:
+        """Return what a report is made of, as of one instant."""
+        with self._lock:
+            tally = self._roster.tally
+            return self.stats(), tally.history.facts(self._clock.now_ns(), tally.mean_flight_ns())
+
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
         with self._lock:
@@ -428,7 +434,7 @@ class ThreadEngine:
     def all_left(self) -> None:
         """Close what the engine was given."""
         for lane in list(self._roster.lanes.values()):
-            lane.close()
+            lane.close(self._clock.now_ns())
         self._timers.close(wait=False)
         for close in self._closes:
             close()
@@ -568,11 +574,8 @@ class ThreadEngine:
 
     def _land(self, job: Job, outcome: Outcome) -> None:
         """Note the end of an attempt, and what it cost."""
-        charged = outcome.charged
-        self._chooser.pay(job, charged)
-        self._roster.tally.refused += isinstance(outcome.error, RateLimitError)
-        self._roster.tally.prompt_tokens += charged.prompt
-        self._roster.tally.completion_tokens += charged.completion
+        self._chooser.pay(job, outcome.charged)
+        self._roster.tally.came_out(job.request, outcome, self._clock.now_ns())
         self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
         if job.lane.max_in_flight is not None or self._chooser.purse.is_capped:
             self._pool.wake()

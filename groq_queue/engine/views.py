@@ -24,7 +24,7 @@ def stats_of(roster: Roster, now_ns: int, *, is_running: bool, cost: float) -> S
             in_flight=lane.in_flight,
             paused=lane.is_paused,
             waits_for=reason_of(lane, now_ns) if lane.head() is not None else None,
-            limits=tuple(lane.meter.levels(now_ns)),
+            limits=tuple(lane.levels(now_ns)),
         )
         for lane in roster.lanes.values()
     )

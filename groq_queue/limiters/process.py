@@ -285,6 +285,12 @@ class ProcessMeter:
             surplus = max(0.0, own.tokens / max(1, real) - 1)
             return self._budget.forecast(ahead.requests, ahead_cost, own, surplus, flight_ns, now_ns)
 
+    def expect(self, backlog: Backlog) -> tuple[Cost, Cost]:
+        """Return what *backlog* will probably be charged by the limits, and what will have to be paid for."""
+        with self._lock:
+            charged = self._estimator.expect(backlog, credits=self._budget.expects_credits)
+            return charged, self._estimator.expect(backlog, credits=True)
+
     def ledger(self) -> dict[str, tuple[int, int, int, int]]:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
         with self._lock:

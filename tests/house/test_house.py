@@ -30,24 +30,18 @@ MAY_IMPORT = {
     "journal": {"core", "errors", "clock"},
     "accounts": {"transport", "errors"},
     "config": {"core", "errors"},
-    "keeping": {"core", "engine", "journal", "limiters", "errors", "clock"},
+    "keeping": {"core", "engine", "journal", "errors", "clock"},
+    "reporting": {"core", "engine", "limiters", "errors", "clock"},
     "facade": {
-        "accounts",
-        "config",
-        "core",
-        "engine",
-        "transport",
-        "limiters",
-        "journal",
-        "keeping",
-        "simulator",
-        "errors",
-        "clock",
+        *("accounts", "config", "core", "engine", "transport", "limiters", "journal", "keeping", "simulator"),
+        *("reporting", "errors", "clock"),
     },
-    "__init__": {"core", "engine", "simulator", "facade", "errors"},
-    "cli": {"journal", "core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
+    "__init__": {"core", "engine", "simulator", "reporting", "facade", "errors"},
     "integrations": {"core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
+    "cli": {
+        *("core", "engine", "transport", "journal", "simulator", "reporting", "facade", "errors", "clock", "__init__"),
+    },
     "__main__": {"cli"},
 }
 
@@ -111,12 +105,13 @@ def test_nobody_sleeps():
 
 def test_a_clean_import_loads_no_extra():
     """
-    Neither an optional package, nor the simulator's asyncio, nor requests, which only a user's session needs.
+    Neither an optional package, nor the simulator's asyncio, nor requests, which only a user's session needs,
+    nor the tables of a report.
     """
     script = (
         "import sys, groq_queue\ngroq_queue.GroqQueue, groq_queue.ConfigurationError\n"
         "extras = 'redis celery pandas polars httpx httpx2 groq openai prometheus_client opentelemetry matplotlib "
-        "tqdm IPython asyncio requests groq_queue.simulator sqlite3'.split()\n"
+        "tqdm IPython asyncio requests groq_queue.simulator groq_queue.reporting sqlite3'.split()\n"
         "print([name for name in extras if name in sys.modules])"
     )
 

@@ -1,0 +1,259 @@
+"""What a load will take, before anything is sent: tokens, money, time, and which limit says so.
+
+The same meters price it that would let it pass. The time follows from the law they
+meter by: a bucket that begins empty passes its limit at once and then drains at
+limit / period, so what exceeds the limit has to drain. All requests are taken to be
+there from the start; then their order does not matter, only their sum.
+
+Units: tokens, requests, seconds, USD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from groq_queue.core.budget import DAILY, Level, Limits
+from groq_queue.core.checks import check_count, check_limits, check_path, check_seconds, check_text
+from groq_queue.core.prices import Tariff
+from groq_queue.core.pricing import Backlog, Cost, Size, size_of
+from groq_queue.core.request import build_payload, lane_of, tier_of
+from groq_queue.engine.lane import Meter
+from groq_queue.errors import ConfigurationError
+from groq_queue.limiters.process import ProcessMeter
+from groq_queue.reporting.plan import DailyStop, Estimate, ModelEstimate, Unsendable
+
+_KEPT = 1_000  # requests that are too large, of which the numbers are kept
+
+
+class Sized(NamedTuple):
+    """One request of a load: where it stands, what it is called, what is known of its cost."""
+
+    place: int
+    custom_id: str | None
+    model: str
+    tier: str | None
+    size: Size
+
+
+def estimate(
+    prompts: Iterable[Any],
+    *,
+    model: str | None = None,
+    limits: Limits | Mapping[str, Limits] | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
+    latency: float = 1.0,
+    max_workers: int = 8,
+    output_share: float | None = None,
+    endpoint: str = "chat/completions",
+    **params: Any,
+) -> Estimate:
+    """Say what *prompts* would take: tokens, money and time. Needs no key, no network and no queue.
+
+    Args:
+        prompts: What ``GroqQueue.submit`` takes, one after the other; read once, not kept.
+        model: Used where a prompt names none.
+        limits: ``Limits`` of every model, or ``{model: Limits}``.
+        prices: ``{model: (prompt, completion)}`` in USD per million tokens, over the built-in table.
+        latency: Seconds an answer takes.
+        max_workers: Most requests on their way at once.
+        output_share: Share of its ``max_completion_tokens`` that an answer uses on average,
+            above 0 and at most 1; None takes all of it.
+        endpoint: Path below the base URL.
+        params: Part of every payload, such as ``max_completion_tokens``.
+
+    Raises:
+        ConfigurationError: An argument or a prompt cannot be used.
+
+    >>> told = estimate(["Why?"] * 90, model="m", limits=Limits(rpm=30), latency=1, max_completion_tokens=10)
+    >>> told.requests, told.seconds, told.bottleneck, told.cost
+    (90, 122.0, 'RPM', None)
+    """
+    return estimate_load(
+        sized_prompts(prompts, model, endpoint, params),
+        meter_of=fresh_meters(limits),
+        tariff=Tariff(prices),
+        latency_s=latency,
+        max_workers=max_workers,
+        output_share=output_share,
+    )
+
+
+def fresh_meters(limits: Limits | Mapping[str, Limits] | None) -> Callable[[str, str], Meter]:
+    """Return a maker of meters that have seen nothing yet, by lane and model."""
+    known = check_limits(limits)
+    return lambda lane, model: ProcessMeter(known.get(model) if isinstance(known, dict) else known)
+
+
+def sized_prompts(
+    prompts: Iterable[Any], model: str | None, endpoint: str, params: Mapping[str, Any]
+) -> Iterator[Sized]:
+    """Return the requests that *prompts* would make, one at a time.
+
+    Raises:
+        ConfigurationError: At once, if an argument cannot be used; later, if a prompt cannot.
+    """
+    path = check_path("endpoint", endpoint)
+    check_text("model", model, optional=True)
+    if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
+        raise ConfigurationError(f"prompts={prompts!r:.100}: pass many, such as a list; for a single one, a list of it")
+
+    def each() -> Iterator[Sized]:
+        for index, prompt in enumerate(prompts):
+            try:
+                payload = build_payload(prompt, None, model, params, path)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"prompts[{index}]: {error}") from None
+            yield Sized(index, None, payload["model"], tier_of(payload), size_of(payload))
+
+    return each()
+
+
+def estimate_load(
+    load: Iterable[Sized],
+    *,
+    meter_of: Callable[[str, str], Meter],
+    tariff: Tariff,
+    latency_s: float,
+    max_workers: int,
+    output_share: float | None = None,
+    now_ns: int = 0,
+) -> Estimate:
+    """Add *load* up; it is read once, and memory does not grow with it.
+
+    Args:
+        load: The requests, in their order.
+        meter_of: Returns the budget of a lane, given its name and its model.
+        tariff: Prices.
+        latency_s: Seconds an answer takes.
+        max_workers: Most requests on their way at once.
+        output_share: Share of the completion allowance that is used; None asks the meters.
+        now_ns: The present instant of the meters.
+
+    Raises:
+        ConfigurationError: An argument cannot be used.
+    """
+    check_seconds("latency", latency_s, optional=False)
+    check_count("max_workers", max_workers)
+    if output_share is not None and (
+        isinstance(output_share, bool) or not isinstance(output_share, (int, float)) or not 0 < output_share <= 1
+    ):
+        raise ConfigurationError(f"output_share={output_share!r:.50}: use a number above 0 and at most 1, or None")
+    lanes: dict[str, _Lane] = {}
+    too_large: list[Unsendable] = []
+    too_large_count = requests = 0
+    for each in load:
+        name = lane_of(each.model, each.tier)
+        lane = lanes.get(name)
+        if lane is None:
+            meter = meter_of(name, each.model)
+            lane = lanes[name] = _Lane(name, each.model, meter, meter.levels(now_ns), latency_s, output_share)
+        excess = lane.meter.too_large(each.size)
+        if excess is None:
+            requests += 1
+            lane.add(each.size, requests * latency_s / max_workers)
+            continue
+        too_large_count += 1
+        if len(too_large) < _KEPT:
+            too_large.append(Unsendable(each.place, each.custom_id, excess.cost, excess.capacity, excess.dimension))
+    models = [lane.estimate(tariff, max_workers) for lane in lanes.values() if lane.backlog.requests]
+    slowest = max(models, key=lambda model: model.seconds, default=None)
+    by_workers_s = requests * latency_s / max_workers
+    is_bound = slowest is not None and slowest.seconds > by_workers_s
+    costs = [model.cost for model in models]
+    return Estimate(
+        requests=requests,
+        prompt_tokens=sum(model.prompt_tokens for model in models),
+        completion_tokens=sum(model.completion_tokens for model in models),
+        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        seconds=slowest.seconds if slowest is not None and is_bound else by_workers_s,
+        bottleneck=slowest.bottleneck if slowest is not None and is_bound else "workers",
+        models=tuple(sorted(models, key=lambda model: -model.seconds)),
+        daily=tuple(lane.daily for lane in lanes.values() if lane.daily is not None),
+        too_large=tuple(too_large),
+        too_large_count=too_large_count,
+        unknown_limits=tuple(lane.name for lane in lanes.values() if not lane.levels),
+        latency_s=latency_s,
+        max_workers=max_workers,
+    )
+
+
+class _Lane:
+    """One model's load so far."""
+
+    def __init__(
+        self, name: str, model: str, meter: Meter, levels: list[Level], latency_s: float, output_share: float | None
+    ) -> None:
+        self.name, self.model, self.meter, self.levels = name, model, meter, levels
+        self.backlog = Backlog()
+        self.daily: DailyStop | None = None
+        self._latency_s = latency_s
+        self._output_share = output_share
+        self._priced = Cost(0)  # the sum of what each holds while it is under way
+        self._has_daily = any(level.dimension in DAILY for level in levels)
+
+    def add(self, size: Size, by_workers_s: float) -> None:
+        """Count one more request, which workers alone would let start after *by_workers_s*."""
+        self.backlog = self.backlog.plus(size)
+        own = self.meter.price(size)
+        self._priced = Cost(*(a + b for a, b in zip(self._priced, own, strict=True)))
+        if self._has_daily and self.daily is None:
+            self.daily = self._stop(by_workers_s)
+
+    def estimate(self, tariff: Tariff, max_workers: int) -> ModelEstimate:
+        """Return this lane's part."""
+        charged, paid = self._expected()
+        price = tariff.price(self.model, paid)
+        wait_s, level = self._drain(charged, self.levels, max_workers)
+        workers_s = self.backlog.requests * self._latency_s / max_workers
+        # What is on its way does not drain, so the first answers come before the first drop.
+        limited_s = wait_s + 2 * self._latency_s if wait_s else self._latency_s
+        is_bound = level is not None and limited_s >= workers_s
+        return ModelEstimate(
+            name=self.name,
+            requests=self.backlog.requests,
+            prompt_tokens=paid.prompt,
+            completion_tokens=paid.completion,
+            cost=None if price is None else price / 1e12,
+            seconds=max(limited_s, workers_s),
+            bottleneck=level.dimension if level is not None and is_bound else "workers",
+            bottleneck_limit=level.limit if level is not None and is_bound else None,
+        )
+
+    def _expected(self) -> tuple[Cost, Cost]:
+        """Return what will be charged by the limits, and what will have to be paid for."""
+        charged, paid = self.meter.expect(self.backlog)
+        if self._output_share is not None:
+            completion = round(self._priced.completion * self._output_share)
+            charged, paid = charged._replace(completion=completion), paid._replace(completion=completion)
+        return charged, paid
+
+    def _drain(self, charged: Cost, levels: Iterable[Level], max_workers: int = 0) -> tuple[float, Level | None]:
+        """Return how long it takes until all that is *charged* has fitted, and the limit that takes longest."""
+        longest_s, slowest = 0.0, None
+        for level in levels:
+            units = charged.units(level.dimension)
+            surplus = 0.0
+            if level.dimension in ("RPM", "RPD"):
+                units = self.backlog.requests
+            elif units:
+                # Those under way hold their whole allowance, though they will not use it all.
+                each = self._priced.units(level.dimension) / self.backlog.requests
+                real = units / self.backlog.requests
+                under_way = min(max_workers, level.limit / level.period_s * self._latency_s / real)
+                surplus = max(0.0, each - real) * under_way
+            wait_s = (level.used + units + surplus - level.limit) * level.period_s / level.limit
+            if wait_s > longest_s:
+                longest_s, slowest = wait_s, level
+        return longest_s, slowest
+
+    def _stop(self, by_workers_s: float) -> DailyStop | None:
+        """Return which limit per day holds up the last request, if one does when its turn comes."""
+        charged, _ = self._expected()
+        minutes = [level for level in self.levels if level.dimension not in DAILY]
+        after_s = max(by_workers_s, self._drain(charged, minutes)[0])
+        days = [level for level in self.levels if level.dimension in DAILY]
+        wait_s, level = self._drain(charged, days)
+        if level is None or wait_s <= after_s:
+            return None
+        return DailyStop(self.name, level.dimension, self.backlog.requests - 1, after_s, wait_s - after_s)

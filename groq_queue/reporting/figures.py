@@ -1,0 +1,179 @@
+"""Figures of runs as SVG: one run over time, two runs side by side, and what a terminal showed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from groq_queue.reporting.report import ModelReport, Report, Use
+from groq_queue.reporting.svg import FAINT, INK, Canvas
+
+ANSWERS = "#1f78b4"
+REFUSALS = "#d7301f"
+_LINES = ("#1f78b4", "#e6820e", "#33a02c", "#6a3d9a")
+_WIDTH = 760
+_LEFT, _RIGHT = 56, 20
+_MOST_BARS = 120
+_COUNTED = {"RPM": (0, 2), "RPD": (0, 2), "TPM": (3, None), "TPD": (3, None)}  # columns of a bin: added, taken off
+
+
+class Frame(NamedTuple):
+    """Where a panel stands, and what it spans."""
+
+    top: float
+    height: float
+    seconds: float
+
+    def x(self, second: float) -> float:
+        """Return where *second* is."""
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * second / self.seconds
+
+
+class Course(NamedTuple):
+    """One way of sending, for ``comparison_svg``.
+
+    Attributes:
+        title: Stands above its panel.
+        answers: Seconds at which a request was admitted.
+        refusals: Seconds at which one was refused.
+    """
+
+    title: str
+    answers: Sequence[float]
+    refusals: Sequence[float]
+
+
+def report_svg(report: Report) -> str:
+    """Draw answers and 429s over time, and the used share of the limits."""
+    canvas = Canvas(_WIDTH, 430, "answers, refusals and use of the limits over time")
+    bin_s, answers, refusals = course_of(report)
+    seconds = max(1e-9, len(answers) * bin_s)
+    canvas.text(_LEFT, 26, "Answers and refusals (429)", size=14, bold=True)
+    _legend(canvas, 26)
+    _bars(canvas, Frame(40, 150, seconds), bin_s, answers, refusals)
+    frame = Frame(260, 120, seconds)
+    canvas.text(_LEFT, 246, "Used share of what the binding limit has allowed so far", size=14, bold=True)
+    _shares(canvas, frame, report)
+    _seconds(canvas, frame)
+    return canvas.finish()
+
+
+def comparison_svg(title: str, courses: Sequence[Course], bin_s: float) -> str:
+    """Draw several runs of one load below each other, on the same axes."""
+    canvas = Canvas(_WIDTH, 44 + 190 * len(courses), title)
+    canvas.text(_LEFT, 28, title, size=15, bold=True)
+    _legend(canvas, 28)
+    last = max((max([*course.answers, *course.refusals], default=0.0) for course in courses), default=0.0)
+    count = int(last / bin_s) + 1
+    binned = [(_binned(course.answers, bin_s, count), _binned(course.refusals, bin_s, count)) for course in courses]
+    most = max((max(each, default=0) for pair in binned for each in pair), default=0)
+    for place, (course, (answers, refusals)) in enumerate(zip(courses, binned, strict=True)):
+        frame = Frame(72 + 190 * place, 130, count * bin_s)
+        canvas.text(_LEFT, frame.top - 10, course.title)
+        _bars(canvas, frame, bin_s, answers, refusals, most=most)
+        _seconds(canvas, frame)
+    return canvas.finish()
+
+
+def terminal_svg(command: str, printed: str) -> str:
+    """Draw what a terminal showed."""
+    lines = [f"$ {command}", *printed.rstrip("\n").split("\n")]
+    columns = max(map(len, lines))
+    canvas = Canvas(round(48 + columns * 7.85), 66 + 18 * len(lines), command, paper="#0d1117")
+    for place, colour in enumerate(("#ff5f56", "#ffbd2e", "#27c93f")):
+        canvas.dot(24 + 20 * place, 22, 6, colour)
+    canvas.code(24, 58, lines, leading=18, size=13, fill="#e6edf3")
+    return canvas.finish()
+
+
+def course_of(report: Report) -> tuple[float, list[int], list[int]]:
+    """Return ``(seconds of a bin, answers, refusals)`` of all models together, in bins that are wide enough to see."""
+    count = max((len(model.bins) for model in report.models), default=0)
+    joined = max(1, -(-count // _MOST_BARS))
+    answers, refusals = ([0] * max(1, -(-count // joined)) for _ in range(2))
+    for model in report.models:
+        for place, (_, answered, refused, _) in enumerate(model.bins):
+            answers[place // joined] += answered
+            refusals[place // joined] += refused
+    return report.bin_s * joined, answers, refusals
+
+
+def share_of(model: ModelReport, use: Use, bin_s: float) -> list[tuple[float, float]]:
+    """Return ``(second, share of what the limit has allowed until then)`` at the end of each bin."""
+    added, taken_off = _COUNTED.get(use.dimension, (None, None))
+    if added is None:
+        return []
+    used, points = 0, []
+    for place, each in enumerate(model.bins, start=1):
+        used += each[added] - (0 if taken_off is None else each[taken_off])
+        elapsed_s = place * bin_s - model.begin_s
+        if elapsed_s > 0:
+            points.append((place * bin_s, used / (use.limit * (1 + elapsed_s / use.period_s))))
+    return points
+
+
+def _binned(seconds: Sequence[float], bin_s: float, count: int) -> list[int]:
+    bins = [0] * count
+    for second in seconds:
+        bins[min(count - 1, max(0, int(second / bin_s)))] += 1
+    return bins
+
+
+def _bars(
+    canvas: Canvas, frame: Frame, bin_s: float, answers: Sequence[int], refusals: Sequence[int], *, most: int = 0
+) -> None:
+    """Draw answers upwards and refusals downwards from one base line; *most* makes panels comparable."""
+    up, down = most or max(answers, default=0), most or max(refusals, default=0)
+    scale = frame.height / max(1, up + down)
+    base = frame.top + up * scale
+    ticks = [(value, base - value * scale) for value in _ticks(up)]
+    ticks += [(value, base + value * scale) for value in _ticks(down)[1:] if value * scale > 12]
+    for value, y in ticks:
+        canvas.line([(_LEFT, y), (_WIDTH - _RIGHT, y)], FAINT)
+        canvas.text(_LEFT - 6, y + 4, f"{value:,}", anchor="end", size=11)
+    width = frame.x(bin_s) - _LEFT
+    thick = max(1.0, width - 1)
+    canvas.bars(((_LEFT + n * width, base - v * scale, thick, v * scale) for n, v in enumerate(answers)), ANSWERS)
+    canvas.bars(((_LEFT + n * width, base, thick, v * scale) for n, v in enumerate(refusals)), REFUSALS)
+    canvas.line([(_LEFT, base), (_WIDTH - _RIGHT, base)], INK)
+
+
+def _shares(canvas: Canvas, frame: Frame, report: Report) -> None:
+    for percent in (0, 50, 100):
+        y = frame.top + frame.height * (1 - percent / 100)
+        canvas.line([(_LEFT, y), (_WIDTH - _RIGHT, y)], FAINT if percent else INK)
+        canvas.text(_LEFT - 6, y + 4, f"{percent} %", anchor="end", size=11)
+    lines = [(model, model.binding) for model in report.models[: len(_LINES)]]
+    for place, (model, use) in enumerate(lines):
+        points = [] if use is None else share_of(model, use, report.bin_s)
+        if use is None or not points:
+            continue
+        colour = _LINES[place]
+        path = [(frame.x(second), frame.top + frame.height * (1 - min(1.0, share))) for second, share in points]
+        canvas.line(path, colour, width=2)
+        told = f"{model.name}: {use.limit:,} {use.dimension}, {use.share:.1%} in the end"
+        right, y = _WIDTH - _RIGHT - 8, frame.top + frame.height - 8 - 15 * place
+        canvas.text(right, y, told, anchor="end", size=11, fill=colour)
+
+
+def _seconds(canvas: Canvas, frame: Frame) -> None:
+    for second in _ticks(frame.seconds):
+        canvas.text(frame.x(second), frame.top + frame.height + 16, f"{second:,} s", anchor="middle", size=11)
+
+
+def _ticks(most: float) -> list[int]:
+    """Return a few round numbers from 0 to *most*."""
+    if most < 1:
+        return [0]
+    rough = most / 5
+    power = 10 ** math.floor(math.log10(rough)) if rough >= 1 else 1
+    step = next(round(power * factor) for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return list(range(0, int(most) + 1, step))
+
+
+def _legend(canvas: Canvas, y: float) -> None:
+    for place, (name, colour) in enumerate((("answers", ANSWERS), ("refused (429)", REFUSALS))):
+        x = _WIDTH - _RIGHT - 190 + 84 * place
+        canvas.bars([(x, y - 10, 10, 10)], colour)
+        canvas.text(x + 15, y, name)
