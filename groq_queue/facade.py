@@ -39,6 +39,7 @@ from groq_queue.engine import verdicts
 from groq_queue.engine.calls import Call, hidden_retries, priceable
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import forget, leave_at_exit
+from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed, Observer
 from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
@@ -712,6 +713,7 @@ class GroqQueue:
                 type(getattr(fn, "__self__", None)).__name__,
                 getattr(fn, "__name__", "callable"),
                 retries,
+                extra=told("session_retries"),
             )
 
     def __repr__(self) -> str:

@@ -106,10 +106,13 @@ def own(path: str) -> None:
 def own_with_child(path: str) -> None:
     """Own the journal, with a forked child that lives on when this process is killed."""
     journal = Journal.open(path)
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(writing, b".")  # it has let go: what is to be done in a child is done inside fork()
         time.sleep(60)
         os._exit(0)
+    os.read(reading, 1)
     say(f"child {child} {journal.path}")
     time.sleep(60)
 

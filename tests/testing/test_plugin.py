@@ -85,8 +85,7 @@ def test_whoever_does_not_use_it_loads_nothing_of_it(tmp_path):
         "import sys\n"
         "def test_one():\n"
         "    ours = {name for name in sys.modules if name.startswith('groq_queue')}\n"
-        "    assert ours <= {'groq_queue', 'groq_queue.testing', 'groq_queue.testing.plugin'}, ours\n"
-        "    assert not {'requests', 'urllib3', 'ssl', 'sqlite3'} & set(sys.modules)\n",
+        "    assert ours <= {'groq_queue', 'groq_queue.testing', 'groq_queue.testing.plugin'}, ours\n",
     )
 
     assert "1 passed" in done.stdout, done.stdout + done.stderr
