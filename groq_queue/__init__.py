@@ -42,6 +42,7 @@ from groq_queue.errors import (
     RequestTooLarge,
     UnprocessableEntityError,
 )
+from groq_queue.everyday.context import client, priority
 from groq_queue.facade import GroqQueue
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ __all__ = [
     "RequestTooLarge",
     "Stats",
     "UnprocessableEntityError",
+    "client",
+    "priority",
 ]
 
 logging.getLogger("groq_queue").addHandler(logging.NullHandler())

@@ -28,8 +28,9 @@ MAY_IMPORT = {
     "limiters": {"core", "errors", "clock"},
     "simulator": set(),
     "journal": {"core", "errors", "clock"},
-    "facade": {"core", "engine", "transport", "limiters", "simulator", "errors", "clock"},
-    "__init__": {"core", "engine", "simulator", "facade", "errors"},
+    "everyday": {"core", "engine", "errors", "clock", "reporting"},
+    "facade": {"core", "engine", "everyday", "transport", "limiters", "simulator", "errors", "clock"},
+    "__init__": {"core", "engine", "everyday", "simulator", "facade", "errors"},
     "cli": {"core", "engine", "transport", "simulator", "facade", "errors", "clock", "__init__"},
     "__main__": {"cli"},
 }
