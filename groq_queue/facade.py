@@ -30,7 +30,7 @@ from groq_queue.core.rank import parse_priority
 from groq_queue.core.request import Request, build_payload, encode_payload, lower_cap
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.leaving import forget, leave_at_exit
+from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.threads import ThreadEngine, too_large_error
@@ -182,7 +182,7 @@ class GroqQueue(Asking):
         leave_at_exit(self._engine)
         # A queue that is dropped drains by itself. The finalizer may run inside the garbage collector, on a thread
         # that holds any lock, so it must take none: it only starts a bare thread.
-        self._finalizer = weakref.finalize(self, _thread.start_new_thread, _drain, (self._engine,))
+        self._finalizer = weakref.finalize(self, _thread.start_new_thread, drain_dropped, (self._engine,))
         self._finalizer.atexit = False
 
     @classmethod
@@ -477,10 +477,6 @@ def _tier(payload: Mapping[str, Any]) -> str | None:
     """Return the service tier if it has budgets of its own."""
     tier = payload.get("service_tier")
     return tier if isinstance(tier, str) and tier not in ("auto", "on_demand") else None
-
-
-def _drain(engine: ThreadEngine) -> None:
-    engine.shutdown(wait=False, cancel_futures=False)
 
 
 def _api_key(api_key: Any) -> Any:

@@ -43,8 +43,9 @@ class Ahead:
         self._until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
         self._window: deque[Future[Completion] | Exception] = deque()
         self._held: Any = _NOTHING  # a prompt that was read while the queue had no room
-        self._closed: QueueClosed | None = None  # raised when what was sent before is handed out
-        self._broken: Exception | None = None  # raised by the prompts while an answer was about to be handed out
+        # An error to be raised later stands in a list, not in a frame that the error itself would hold.
+        self._closed: list[QueueClosed] = []  # raised when what was sent before is handed out
+        self._broken: list[Exception] = []  # raised by the prompts while an answer was about to be handed out
         self._is_exhausted = False
         self.given = 0  # answers handed out
 
@@ -69,7 +70,8 @@ class Ahead:
                     return
                 self._window.append(error)
             except QueueClosed as error:
-                self._closed, self._is_exhausted = error, True
+                self._closed.append(error)
+                self._is_exhausted = True
             except (GroqQueueError, TypeError) as error:
                 self._window.append(error)
 
@@ -80,12 +82,12 @@ class Ahead:
             QueueClosed: There were more prompts, but the queue was shut down.
             Exception: Reading the prompts raised it.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self._broken:
+            raise self._broken.pop()
         if self._window:
             return False
-        if self._closed is not None:
-            raise self._closed
+        if self._closed:
+            raise self._closed.pop()
         return True
 
     def take(self) -> Completion | Exception:
@@ -101,7 +103,7 @@ class Ahead:
         try:
             self.fill()
         except Exception as error:
-            self._broken = error  # after this answer, which is paid for
+            self._broken.append(error)  # after this answer, which is paid for
         except BaseException:  # a Ctrl-C: the answer is not handed out after all
             self._window.appendleft(head)
             self.given -= 1

@@ -56,6 +56,10 @@ class Asking:
         except BaseException:  # a Ctrl-C: nobody else has the Future
             future.cancel()
             raise
+        finally:
+            # Its error holds this frame: together they would keep the queue alive until a garbage collection, and
+            # a cell that is run again would leave threads behind.
+            del future
 
     @overload
     def map(
@@ -168,7 +172,10 @@ class Asking:
                     outcome = ahead.take()
                     if isinstance(outcome, Exception):
                         if errors == "raise":
-                            raise outcome
+                            try:
+                                raise outcome
+                            finally:
+                                del outcome  # as in ``complete``
                         failed[row] = outcome
                     else:
                         texts[row] = outcome.text
@@ -225,7 +232,10 @@ class Asking:
                 while not ahead.is_over():
                     outcome = ahead.take()
                     if isinstance(outcome, Exception) and not is_tolerant:
-                        raise outcome
+                        try:
+                            raise outcome
+                        finally:
+                            del outcome  # as in ``complete``
                     if line is not None:
                         line.advance(failed=isinstance(outcome, Exception))
                     yield outcome

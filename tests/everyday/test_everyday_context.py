@@ -42,9 +42,10 @@ def test_what_a_call_says_goes_before_the_context(queue):
 
 def test_blocks_nest_and_an_error_ends_them_too(queue):
     with groq_queue.priority("high"):
-        with pytest.raises(ZeroDivisionError), groq_queue.priority("background"):
+        with groq_queue.priority("background"):
             assert (10, "default") == ask(queue)
-            1 / 0  # noqa: B018
+        with pytest.raises(OSError, match="gone"), groq_queue.priority("background"):
+            raise OSError("gone")
         assert (1, "default") == ask(queue)
 
 

@@ -186,7 +186,7 @@ def test_timeout_counts_from_the_call_and_cancels_the_rest():
     desk.answer(0)
 
     assert "answer a" == next(answers).text
-    with pytest.raises(FutureTimeout, match="1 answers came within timeout=0.05 s"):
+    with pytest.raises(FutureTimeout, match=r"1 answers came within timeout=0\.05 s"):
         next(answers)
 
     assert [True, True] == [future.cancelled() for future in desk.futures[1:]]
