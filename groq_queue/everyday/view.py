@@ -38,7 +38,8 @@ class View(Asking):
         self, fn: Callable[..., Any], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> Future[Any]:
         """Queue your own callable with the view's options, but for parameters of the API."""
-        defaults = {name: value for name, value in ours(self._options).items() if name in _OF_CALLS}
+        options = ours(self._options).items()
+        defaults = {name: value for name, value in options if name in _OF_CALLS and value is not None}
         future: Future[Any] = self._queue.submit_call(
             fn, *args, queue_options={**defaults, **(queue_options or {})}, **kwargs
         )
