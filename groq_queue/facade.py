@@ -449,6 +449,9 @@ class GroqQueue(Asking):
         self._engine.shutdown(wait=wait, cancel_futures=cancel_futures)
         forget(self._engine)
 
+    def _is_inside(self) -> bool:
+        return self._engine.is_inside()
+
     def __enter__(self) -> GroqQueue:
         return self
 

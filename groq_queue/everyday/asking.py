@@ -221,6 +221,10 @@ class Asking:
 
         return QueueExecutor(self)
 
+    def _is_inside(self) -> bool:
+        """Return whether the caller runs on a worker or inside a callback, and so must not wait for all to end."""
+        return False
+
     def _answers(
         self, ahead: Ahead, is_tolerant: bool, watching: AbstractContextManager[Any]
     ) -> Generator[Any, None, None]:

@@ -19,7 +19,7 @@ class QueueExecutor(Executor):
     signal handler may shut down.
 
     Args:
-        queue: Whatever has ``submit_call``.
+        queue: Whatever has ``submit_call``, a queue or a view.
     """
 
     def __init__(self, queue: Any) -> None:
@@ -51,7 +51,8 @@ class QueueExecutor(Executor):
         """Take no more calls. The queue and everybody else's requests go on.
 
         Args:
-            wait: Return only when this executor's calls have ended.
+            wait: Return only when this executor's calls have ended. Inside one of them, or
+                a callback, it does not wait, since it might wait for itself.
             cancel_futures: Cancel those that have not started.
         """
         with self._lock:
@@ -60,10 +61,10 @@ class QueueExecutor(Executor):
         if cancel_futures:
             for future in mine:
                 future.cancel()
-        if wait:
+        if wait and not self._queue._is_inside():
             for future in mine:
                 with suppress(CancelledError):
-                    future.exception()  # not wait(): inside a callback another worker takes over meanwhile
+                    future.exception()
 
     def _forget(self, future: Future[Any]) -> None:
         with self._lock:

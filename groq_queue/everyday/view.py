@@ -50,6 +50,9 @@ class View(Asking):
         stats: Stats = self._queue.stats()
         return stats
 
+    def _is_inside(self) -> bool:
+        return bool(self._queue._is_inside())
+
     @property
     def last_partial(self) -> Any:
         """The queue's."""

@@ -198,6 +198,27 @@ def test_shutdown_waits_for_its_own_calls(recorder):
     assert "0 open, closed" in repr(executor)
 
 
+def test_a_call_may_shut_down_its_own_executor(recorder):
+    executor = recorder.executor()
+    recorder._is_inside = lambda: True
+
+    future = executor.submit(executor.shutdown)
+
+    assert future.result(10) is None
+    with pytest.raises(QueueClosed):
+        executor.submit(len, "a")
+
+
+def test_a_queue_and_its_view_know_when_they_are_asked_from_a_callback(queue):
+    seen: Future[list[bool]] = Future()
+    view = queue.with_options(priority="high")
+
+    queue.submit("a", callback=lambda _: seen.set_result([queue._is_inside(), view._is_inside()]))
+
+    assert [True, True] == seen.result(10)
+    assert [False, False] == [queue._is_inside(), view._is_inside()]
+
+
 def test_an_event_loop_accepts_it(recorder):
     async def main():
         return await asyncio.get_running_loop().run_in_executor(recorder.executor(), len, "abc")
