@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         RequestTooLarge,
         UnprocessableEntityError,
     )
+    from groq_queue.everyday.context import client, priority
     from groq_queue.facade import GroqQueue
     from groq_queue.reporting.estimate import estimate
     from groq_queue.reporting.plan import Estimate
@@ -92,7 +93,9 @@ __all__ = [
     "RequestTooLarge",
     "Stats",
     "UnprocessableEntityError",
+    "client",
     "estimate",
+    "priority",
 ]
 
 _HOMES = {
@@ -108,7 +111,9 @@ _HOMES = {
     "Report": "reporting.report",
     "RequestInfo": "engine.stats",
     "Stats": "engine.stats",
+    "client": "everyday.context",
     "estimate": "reporting.estimate",
+    "priority": "everyday.context",
 }
 """Where a name of ``__all__`` lives; the others are errors."""
 

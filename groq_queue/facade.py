@@ -38,7 +38,7 @@ from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine import verdicts
 from groq_queue.engine.calls import Call, hidden_retries, priceable
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.leaving import forget, leave_at_exit
+from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed, Observer
 from groq_queue.engine.routed import Limiter, Line, Switch
@@ -47,6 +47,12 @@ from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.threads import Attempts, ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
+from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
+from groq_queue.everyday.context import client_or_context, priority_or_context
+from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explain_shared
+from groq_queue.everyday.interrupts import tell_what_is_left
+from groq_queue.everyday.names import reuse
+from groq_queue.everyday.options import check_flag
 from groq_queue.limiters.process import ProcessLimiter
 from groq_queue.transport import make_transport
 
@@ -64,7 +70,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("groq_queue")
 
 
-class GroqQueue:
+class GroqQueue(Asking):
     """A queue of requests to Groq, or to any API that speaks the same dialect.
 
     Thread-safe. Worker threads start with the first ``submit``. Leaving the
@@ -237,11 +243,13 @@ class GroqQueue:
             self._engine.at_close(close)
         if self._keeping is not None:
             self._engine.at_close(self._keeping.close)
+        self._sharing = Sharing(self._engine)
+        self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._engine.at_close(lambda: limiter.close(clock.now_ns()))
         leave_at_exit(self._engine)
         # A queue that is dropped drains by itself. The finalizer may run inside the garbage collector, on a thread
         # that holds any lock, so it must take none: it only starts a bare thread.
-        self._finalizer = weakref.finalize(self, _thread.start_new_thread, _drain, (self._engine,))
+        self._finalizer = weakref.finalize(self, _thread.start_new_thread, drain_dropped, (self._engine,))
         self._finalizer.atexit = False
         if self._keeping is not None:
             try:
@@ -334,6 +342,24 @@ class GroqQueue:
         queue._engine.at_close(simulator.stop)
         return queue
 
+    @classmethod
+    def named(cls, name: str, make: Callable[..., GroqQueue] | None = None, /, **settings: Any) -> GroqQueue:
+        """Return the live queue of that name in this process, or make it: for cells that are run again.
+
+        It is live until it is shut down or nobody holds it any more. If it was made with
+        other settings, that one sends what it has and ends, and a new one takes its name.
+
+        Args:
+            name: 1 to 512 characters.
+            make: Called as ``make(**settings)``; None is ``GroqQueue``. Give
+                ``GroqQueue.simulated`` for a simulated one.
+            settings: As for ``GroqQueue``.
+
+        Raises:
+            ConfigurationError: An argument cannot be used.
+        """
+        return reuse(check_text("name", name), make or cls, settings)
+
     @property
     def simulator(self) -> GroqSimulator | None:
         """The simulator behind a simulated queue, or None."""
@@ -347,8 +373,8 @@ class GroqQueue:
         messages: Any = None,
         model: str | None = None,
         endpoint: str = "chat/completions",
-        priority: Any = "normal",
-        client: str = "default",
+        priority: Any = None,
+        client: str | None = None,
         custom_id: str | None = None,
         tokens: int | None = None,
         audio_seconds: float | None = None,
@@ -356,6 +382,7 @@ class GroqQueue:
         max_wait: float | None = None,
         deadline: float | None = None,
         not_before: float | None = None,
+        dedupe: bool = False,
         callback: Callable[[Future[Completion]], object] | None = None,
         **params: Any,
     ) -> RequestFuture[Completion]:
@@ -370,8 +397,10 @@ class GroqQueue:
             messages: The messages, by keyword.
             model: Overrides the queue's.
             endpoint: Path below the base URL.
-            priority: A name, a ``Priority`` or 0 (first) to 10 (last).
-            client: Clients of one priority take turns.
+            priority: A name, a ``Priority`` or 0 (first) to 10 (last); None is that of
+                ``with groq_queue.priority(...)``, else normal.
+            client: Clients of one priority take turns; None is that of
+                ``with groq_queue.client(...)``, else ``"default"``.
             custom_id: Your own id; at most one request with it may be open.
             tokens: The price in tokens, prompt and completion, if you know better
                 than the estimate.
@@ -382,6 +411,9 @@ class GroqQueue:
                 ends with ``QueueTimeout`` and nothing was spent.
             deadline: Seconds from now after which no attempt starts.
             not_before: Seconds from now before which no attempt starts.
+            dedupe: Share one call with equal requests that have not ended yet and were
+                submitted with it too. Each has its own Future; the call is as urgent as the
+                most urgent of them and is cancelled with the last. Not a cache.
             callback: Called as ``callback(future)`` when it has ended, on a worker thread.
             params: Passed to the API untouched.
 
@@ -399,8 +431,8 @@ class GroqQueue:
         """
         path = check_path("endpoint", endpoint)
         check_text("model", model, optional=True)
-        if not isinstance(shrink, bool):
-            raise ConfigurationError(f"shrink={shrink!r:.100}: use True or False")
+        check_flag("shrink", shrink)
+        check_flag("dedupe", dedupe)
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
         payload = build_payload(prompt, messages, model or self._model, params, path)
@@ -413,8 +445,8 @@ class GroqQueue:
                 check_count("tokens", tokens, optional=True),
                 check_seconds("audio_seconds", audio_seconds) or 0,
             ),
-            priority=parse_priority(priority),
-            client=check_text("client", client),
+            priority=priority_or_context(priority),
+            client=client_or_context(client),
             custom_id=check_text("custom_id", custom_id, optional=True),
             max_wait_ns=_ns(check_seconds("max_wait", max_wait)),
             deadline_ns=_ns(check_seconds("deadline", deadline)),
@@ -426,6 +458,8 @@ class GroqQueue:
         self._price(request)
         if self._keeping is not None:
             return self._keeping.submit(request, *as_given, callback)
+        if dedupe:
+            return self._sharing.submit(request, callback)
         return self._engine.submit(request, callback=callback)
 
     def submit_call(
@@ -495,15 +529,15 @@ class GroqQueue:
         if self._fair_by == "tokens":
             request.turn_cost = max(1, cost.tokens)
 
-    def complete(self, prompt: Any = None, /, **options: Any) -> Completion:
-        """Queue one request and wait for its answer: ``submit(...).result()``."""
-        return self.submit(prompt, **options).result()
-
     def cancel(self, custom_id: str) -> bool:
         """Cancel the open request of that custom_id; False if there is none or an attempt is on its way."""
         request = self._engine.request_of(check_text("custom_id", custom_id))
         if request is None and self._keeping is not None:
             return self._keeping.cancel(custom_id)
+        shared = self._sharing.member(check_text("custom_id", custom_id))
+        if shared is not None:
+            return shared.cancel()
+        request = self._engine.request_of(custom_id)
         return request is not None and self._engine.cancel(request)
 
     def get(self, custom_id: str) -> Record:
@@ -549,6 +583,9 @@ class GroqQueue:
         if has_moved and self._keeping is not None:
             self._keeping.set_priority(request)
         return has_moved
+        if isinstance(future, SharedFuture):
+            return future.set_priority(parse_priority(priority))
+        return self._engine.set_priority(_request_of(future), parse_priority(priority))
 
     def pause(self, model: str | None = None) -> None:
         """Start no attempt of *model*, or of any model, until ``resume``; ``shutdown`` resumes."""
@@ -625,14 +662,15 @@ class GroqQueue:
         Raises:
             ConfigurationError: The Future is not one of this library.
         """
-        return self._engine.info(_request_of(future))
+        return as_seen_by(future, self._engine.info(_request_of(future)))
 
     def explain(self, future: Future[Completion]) -> Explanation:
         """Return a request's place in line, what it waits for and when it is expected to start.
 
         Takes time in proportion to what waits before it.
         """
-        return self._engine.explain(_request_of(future))
+        shared = explain_shared(future)
+        return shared or as_seen_by(future, self._engine.explain(_request_of(future)))
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until nothing is open; False if *timeout* seconds passed first. New requests are still taken."""
@@ -651,13 +689,19 @@ class GroqQueue:
         self._engine.shutdown(wait=wait, cancel_futures=cancel_futures)
         forget(self._engine)
 
+    def _is_inside(self) -> bool:
+        return self._engine.is_inside()
+
     def __enter__(self) -> GroqQueue:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        before = self.stats() if isinstance(error, KeyboardInterrupt) else None
         self.shutdown(wait=True, cancel_futures=kind is not None)
+        if error is not None and before is not None:
+            tell_what_is_left(error, before, self.stats())
 
     def _submit_call(
         self, call: Call, arguments: Mapping[str, Any], options: Mapping[str, Any], endpoint: str = "call"

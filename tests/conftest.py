@@ -31,6 +31,7 @@ def _no_thread_is_left_behind() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
+        thread._started.wait(PATIENCE_S)  # a dropped queue's drain may be just about to start
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), f"{thread.name} is still running"
 

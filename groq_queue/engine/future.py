@@ -58,8 +58,11 @@ class RequestFuture(Future[_T]):
 
     def result(self, timeout: float | None = None) -> _T:
         """Return the result; inside a callback another worker takes over meanwhile."""
-        with self._waiting():
-            return super().result(timeout)
+        try:
+            with self._waiting():
+                return super().result(timeout)
+        finally:
+            del self  # its error holds this frame, and both would live until a garbage collection
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error, or None; inside a callback another worker takes over meanwhile."""

@@ -1,4 +1,4 @@
-"""What happens to open queues when the interpreter ends without ``shutdown``.
+"""What happens to open queues that are dropped, or when the interpreter ends, without ``shutdown``.
 
 Workers are daemon threads: non-daemon ones would be joined before any exit
 hook runs, and hang the interpreter for as long as a queue is full. So the hook
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import atexit
 import sys
+import threading
 import weakref
+from contextlib import suppress
 from typing import Protocol
 
 _GRACE_S = 5.0
@@ -19,6 +21,7 @@ class Leaver(Protocol):
     """An engine, as the exit hook sees it."""
 
     def leave(self, timeout_s: float) -> int: ...
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None: ...
 
 
 _open: weakref.WeakSet[Leaver] = weakref.WeakSet()
@@ -35,6 +38,17 @@ def leave_at_exit(engine: Leaver) -> None:
 def forget(engine: Leaver) -> None:
     """Take back ``leave_at_exit``: the engine was shut down."""
     _open.discard(engine)
+
+
+def drain_dropped(engine: Leaver) -> None:
+    """Have *engine* drained by a thread that ``threading`` knows; to be called on one that it does not.
+
+    On a bare thread whoever asks for the current one, as ``join`` does, leaves a dummy
+    in ``threading.enumerate()`` for ever: one more with each queue that is dropped.
+    """
+    options = {"wait": False, "cancel_futures": False}
+    with suppress(RuntimeError):  # the interpreter ends: _leave_all sees to it
+        threading.Thread(target=engine.shutdown, kwargs=options, name="groq_queue-drain", daemon=True).start()
 
 
 def _leave_all() -> None:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import SimpleNamespace
 
 from groq_queue.simulator.faults import Fault, FaultPlan
@@ -161,7 +162,8 @@ class GroqSimulator:
         thread, loop = self._thread, self._loop
         if thread is None or loop is None:
             return
-        loop.call_soon_threadsafe(self._stopping.set)
+        with suppress(RuntimeError):  # its loop is closed: another thread, a worker that left last, was faster
+            loop.call_soon_threadsafe(self._stopping.set)
         thread.join(_JOIN_S)
         if thread.is_alive():
             raise RuntimeError(f"the simulator did not stop in {_JOIN_S} s: a fault's match or a draw blocks it")

@@ -32,11 +32,12 @@ MAY_IMPORT = {
     "config": {"core", "errors"},
     "keeping": {"core", "engine", "journal", "errors", "clock"},
     "reporting": {"core", "engine", "limiters", "errors", "clock"},
+    "everyday": {"core", "engine", "errors", "clock", "reporting"},
     "facade": {
         *("accounts", "config", "core", "engine", "transport", "limiters", "journal", "keeping", "simulator"),
-        *("reporting", "errors", "clock"),
+        *("everyday", "reporting", "errors", "clock"),
     },
-    "__init__": {"core", "engine", "simulator", "reporting", "facade", "errors"},
+    "__init__": {"core", "engine", "everyday", "simulator", "reporting", "facade", "errors"},
     "integrations": {"core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
     "cli": {

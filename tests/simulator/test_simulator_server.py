@@ -704,3 +704,22 @@ def test_limits_and_keywords_do_not_mix() -> None:
     """
     with pytest.raises(ValueError, match="rpm"):
         GroqSimulator(limits=SimpleNamespace(rpm=3), rpm=4)
+
+
+def test_two_threads_may_stop_it_at_once():
+    """
+    1. A looks and finds it running; 2. B stops it; 3. A tells a loop that is closed.
+    """
+    simulator = GroqSimulator().start()
+    tell = simulator._loop.call_soon_threadsafe
+
+    def tell_late(*args):
+        del simulator._loop.call_soon_threadsafe
+        simulator.stop()
+        return tell(*args)
+
+    simulator._loop.call_soon_threadsafe = tell_late
+
+    simulator.stop()
+
+    assert "not running" in repr(simulator)

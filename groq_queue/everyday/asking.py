@@ -1,0 +1,319 @@
+"""What everything with a ``submit`` can do: the queue itself, and views of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Sized
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from groq_queue.core.checks import check_choice, check_count, check_seconds
+from groq_queue.core.completion import Completion
+from groq_queue.engine.stats import Stats
+from groq_queue.errors import ConfigurationError
+from groq_queue.everyday.ahead import Ahead
+from groq_queue.everyday.columns import Texts, check_template, column_of, fill
+from groq_queue.everyday.interrupts import tell
+from groq_queue.everyday.options import check_options
+
+if TYPE_CHECKING:
+    from groq_queue.everyday.view import View
+
+_log = logging.getLogger("groq_queue")
+
+WINDOW_PER_WORKER = 32  # so far ahead that one answer that has to wait for a retry does not stop the others
+
+
+class Asking:
+    """Everyday calls, on top of ``submit``.
+
+    Attributes:
+        last_partial: What an interrupted or failed ``map`` or ``map_column`` had: of a
+            column, the column with its missing answers; of ``map``, the answers that were
+            done but not handed out, by position. None before.
+    """
+
+    last_partial: Any = None
+    _window = 8 * WINDOW_PER_WORKER  # of ``map``, if none is given
+
+    def submit(self, prompt: Any = None, /, **options: Any) -> Future[Completion]:
+        """Queue one request and return its Future."""
+        raise NotImplementedError
+
+    def stats(self) -> Stats:
+        """Return one consistent snapshot of all counts."""
+        raise NotImplementedError
+
+    def complete(self, prompt: Any = None, /, **options: Any) -> Completion:
+        """Queue one request and wait for its answer: ``submit(...).result()``.
+
+        Interrupted, it cancels the request unless it is on its way.
+        """
+        future = self.submit(prompt, **options)
+        try:
+            return future.result()
+        except BaseException:  # a Ctrl-C: nobody else has the Future
+            future.cancel()
+            raise
+        finally:
+            # Its error holds this frame: together they would keep the queue alive until a garbage collection, and
+            # a cell that is run again would leave threads behind.
+            del future
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Any],
+        *,
+        errors: Literal["raise"] = "raise",
+        progress: bool | Callable[[Any], object] = False,
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Generator[Completion, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Any],
+        *,
+        errors: str,
+        progress: bool | Callable[[Any], object] = False,
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Generator[Completion | Exception, None, None]: ...
+
+    def map(
+        self,
+        prompts: Iterable[Any],
+        *,
+        errors: str = "raise",
+        progress: bool | Callable[[Any], object] = False,
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Generator[Any, None, None]:
+        """Ask every prompt and yield the answers in the order of the prompts.
+
+        The first *buffersize* prompts are read and sent by this call, the others as
+        answers are taken; no more than *buffersize* are ever read ahead. Closing the
+        iterator, an error of the prompts' own iterable, the first error with
+        ``errors="raise"``, *timeout* and Ctrl-C cancel what has not started.
+
+        Args:
+            prompts: Any iterable of what ``submit`` takes: str, messages, payloads.
+            errors: ``"raise"`` raises the first error in order, ``"return"`` yields it
+                in the place of its answer. A queue that was shut down always raises.
+            progress: True shows progress on stderr; a callable gets it instead.
+            buffersize: Most requests ahead of the reader, >= 1; None is 32 for each
+                worker, or ``max_pending`` if that is less.
+            timeout: Seconds from this call for the whole; then ``TimeoutError``.
+            options: As for ``submit``; a ``custom_id`` must hold ``{}``, which becomes
+                the position, from 0.
+
+        Raises:
+            ConfigurationError: An argument cannot be used.
+            QueueClosed: After ``shutdown``.
+        """
+        check_choice("errors", errors, ("raise", "return"))
+        ahead = self._ahead(prompts, check_count("buffersize", buffersize, optional=True), timeout, options)
+        answers = self._answers(ahead, errors == "return", _watching(self.stats, _count(prompts), progress))
+        next(answers)  # sends the first window, and so closing it cancels even if nobody ever takes an answer
+        return answers
+
+    def map_column(
+        self,
+        column: Any,
+        template: str = "{}",
+        *,
+        errors: str = "raise",
+        progress: bool | Callable[[Any], object] = False,
+        done: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Ask about every value of a column and return the column of the answers' texts.
+
+        Missing values (None, NaN, NA, NaT, null) are not asked about and stay missing.
+        Interrupted or failed, it leaves what it had in ``last_partial``, and as
+        ``partial`` on the error; pass that as *done* to go on.
+
+        Args:
+            column: A pandas or polars Series, a list or a tuple.
+            template: The prompt; every ``{}`` becomes the value, other braces stay.
+            errors: ``"raise"`` raises the first error in order, ``"coerce"`` makes it
+                a missing answer and logs how many there are.
+            progress: As for ``map``.
+            done: Answers known already, a column of the same length; only what is
+                missing there is asked.
+            options: As for ``map``; ``custom_id="row-{}"`` counts all rows.
+
+        Returns:
+            A pandas Series (objects) with the same index and name, a polars Series
+            with the same name, or a list.
+
+        Raises:
+            ConfigurationError: An argument cannot be used.
+        """
+        check_choice("errors", errors, ("raise", "coerce"))
+        check_template(template)
+        rows = column_of(column)
+        texts = _known(done, len(rows.values))
+        asked = [row for row, value in enumerate(rows.values) if value is not None and texts[row] is None]
+        prompts = (fill(template, rows.values[row]) for row in asked)
+        failed: dict[int, Exception] = {}
+        ahead = self._ahead(prompts, None, None, options, asked)
+        try:
+            with _watching(self.stats, len(asked), progress) as line:
+                ahead.fill()
+                while not ahead.is_over():
+                    row = asked[ahead.given]
+                    outcome = ahead.take()
+                    if isinstance(outcome, Exception):
+                        if errors == "raise":
+                            try:
+                                raise outcome
+                            finally:
+                                del outcome  # as in ``complete``
+                        failed[row] = outcome
+                    else:
+                        texts[row] = outcome.text
+                    if line is not None:
+                        line.advance(failed=row in failed)
+        except BaseException as error:
+            for place, answer in ahead.cancel()[2].items():
+                texts[asked[place]] = answer.text
+            self._keep(error, rows.like(texts))
+            if isinstance(error, KeyboardInterrupt):
+                left = sum(texts[row] is None for row in asked)
+                tell(
+                    error,
+                    f"{len(asked) - left:,} of {len(asked):,} answers are done, {left:,} are left; to continue: "
+                    "map_column(..., done=queue.last_partial)",
+                )
+            raise
+        if failed:
+            row, first = next(iter(failed.items()))
+            _log.warning("map_column: %d of %d failed; the first, at row %d: %s", len(failed), len(asked), row, first)
+        return rows.like(texts)
+
+    def with_options(self, **options: Any) -> View:
+        """Return a view that submits with these options where a call gives none.
+
+        Same threads, same budget. What is not an option of ``submit`` is a parameter of
+        the API, such as ``temperature``; a payload's own value goes before it. A view
+        of a view adds to its options. A view never shuts the queue down.
+
+        Raises:
+            ConfigurationError: An option cannot be used, or not for many requests.
+        """
+        from groq_queue.everyday.view import View
+
+        return View(self, options)
+
+    def executor(self) -> Executor:
+        """Return a ``concurrent.futures.Executor`` that runs its calls under the queue's budget.
+
+        ``submit(fn, *args)`` is ``submit_call``; its ``shutdown`` ends its own calls, not the queue.
+        """
+        from groq_queue.everyday.executor import QueueExecutor
+
+        return QueueExecutor(self)
+
+    def _is_inside(self) -> bool:
+        """Return whether the caller runs on a worker or inside a callback, and so must not wait for all to end."""
+        return False
+
+    def _answers(
+        self, ahead: Ahead, is_tolerant: bool, watching: AbstractContextManager[Any]
+    ) -> Generator[Any, None, None]:
+        with watching as line:
+            try:
+                ahead.fill()
+                ahead.is_over()  # raises if the queue takes nothing
+                yield None  # taken by ``map``
+                while not ahead.is_over():
+                    outcome = ahead.take()
+                    if isinstance(outcome, Exception) and not is_tolerant:
+                        try:
+                            raise outcome
+                        finally:
+                            del outcome  # as in ``complete``
+                    if line is not None:
+                        line.advance(failed=isinstance(outcome, Exception))
+                    yield outcome
+                    del outcome  # the next answer may take long
+            except KeyboardInterrupt as interrupt:
+                self._tell_of_map(interrupt, ahead)
+                raise
+            finally:
+                ahead.cancel()
+
+    def _tell_of_map(self, interrupt: KeyboardInterrupt, ahead: Ahead) -> None:
+        given = ahead.given
+        cancelled, running, answers = ahead.cancel()
+        self._keep(interrupt, answers)
+        tell(
+            interrupt,
+            f"map handed out {given:,} answers; {len(answers):,} more are done (queue.last_partial), {running:,} on "
+            f"their way, {cancelled:,} cancelled unsent; to continue, map the prompts from number {given} on",
+        )
+
+    def _ahead(
+        self,
+        prompts: Iterable[Any],
+        size: int | None,
+        timeout: Any,
+        options: dict[str, Any],
+        numbers: list[int] | None = None,
+    ) -> Ahead:
+        """Return the window of one map; *numbers* are the positions to be told in custom_ids, if not 0, 1, 2 …"""
+        if isinstance(prompts, (str, bytes, dict)) or not isinstance(prompts, Iterable):
+            raise ConfigurationError(f"prompts={prompts!r:.100}: pass a list or another iterable of prompts")
+        if timeout is not None and timeout != 0:
+            check_seconds("timeout", timeout)
+        custom_id = options.pop("custom_id", None)
+        if custom_id is not None and (not isinstance(custom_id, str) or "{}" not in custom_id):
+            raise ConfigurationError(
+                f"custom_id={custom_id!r:.100}: each request needs its own; put {{}} where its number goes: 'row-{{}}'"
+            )
+        check_options(options)
+
+        def submit(prompt: Any, place: int) -> Future[Completion]:
+            if custom_id is None:
+                return self.submit(prompt, **options)
+            number = place if numbers is None else numbers[place]
+            return self.submit(prompt, custom_id=fill(custom_id, number), **options)
+
+        return Ahead(submit, prompts, size or self._window, timeout)
+
+    def _keep(self, error: BaseException, partial: Any) -> None:
+        """Keep what was paid for when a map ends early."""
+        self.last_partial = error.partial = partial  # type: ignore[attr-defined]
+
+
+def _watching(stats: Callable[[], Stats], total: int | None, progress: Any) -> AbstractContextManager[Any]:
+    """Return the context in which progress is shown, of an object with ``advance``, or of None."""
+    if progress is False or progress is None:
+        return nullcontext()
+    if progress is not True and not callable(progress):
+        raise ConfigurationError(f"progress={progress!r:.100}: use True, False or a callable")
+    from groq_queue.reporting.progress import watching  # type: ignore[import-not-found, unused-ignore]
+
+    shown: AbstractContextManager[Any] = watching(stats, total, progress)
+    return shown
+
+
+def _count(prompts: Any) -> int | None:
+    return len(prompts) if isinstance(prompts, Sized) else None
+
+
+def _known(done: Any, length: int) -> Texts:
+    """Return the texts that are known already."""
+    if done is None:
+        return [None] * length
+    known = column_of(done, "done").values
+    if len(known) != length:
+        raise ConfigurationError(f"done: {len(known):,} answers for a column of {length:,} values")
+    return list(known)

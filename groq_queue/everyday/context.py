@@ -1,0 +1,72 @@
+"""Priority and client for code that has no parameter for them.
+
+Context variables: what is set holds inside the ``with`` block, for the thread (or
+asyncio task) that entered it. Threads started inside do not inherit it, nor do
+callbacks, which run on worker threads; to take it along, run them through
+``contextvars.copy_context().run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from groq_queue.core.checks import check_text
+from groq_queue.core.rank import Priority, parse_priority
+
+_priority: ContextVar[int] = ContextVar("groq_queue.priority", default=int(Priority.NORMAL))
+_client: ContextVar[str] = ContextVar("groq_queue.client", default="default")
+
+
+@contextmanager
+def priority(level: Any) -> Iterator[None]:
+    """Give *level* to every request of the block that names no priority of its own.
+
+    >>> with priority("high"):
+    ...     priority_or_context(None), priority_or_context("low")
+    (1, 8)
+
+    Args:
+        level: A name, a ``Priority`` or 0 (first) to 10 (last).
+
+    Raises:
+        ConfigurationError: *level* is none of these.
+    """
+    token = _priority.set(parse_priority(level))
+    try:
+        yield
+    finally:
+        _priority.reset(token)
+
+
+@contextmanager
+def client(name: str) -> Iterator[None]:
+    """Count every request of the block that names no client of its own as *name*'s.
+
+    >>> with client("acme"):
+    ...     client_or_context(None), client_or_context("initech")
+    ('acme', 'initech')
+
+    Args:
+        name: 1 to 512 characters.
+
+    Raises:
+        ConfigurationError: *name* is not.
+    """
+    token = _client.set(check_text("client", name))
+    try:
+        yield
+    finally:
+        _client.reset(token)
+
+
+def priority_or_context(given: Any) -> int:
+    """Return the level of *given*, or the context's if it is None."""
+    return _priority.get() if given is None else parse_priority(given)
+
+
+def client_or_context(given: Any) -> str:
+    """Return *given*, checked, or the context's client if it is None."""
+    return _client.get() if given is None else str(check_text("client", given))

@@ -1,0 +1,71 @@
+"""Queues by name, so that running a notebook's cell again finds the one that is already there."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from groq_queue.engine.stats import Stats
+
+_log = logging.getLogger("groq_queue")
+
+
+class Closable(Protocol):
+    """A queue, as this file knows it."""
+
+    def stats(self) -> Stats: ...
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
+
+
+_Queue = TypeVar("_Queue", bound=Closable)
+
+_lock = threading.RLock()  # guards _named, nothing is made or shut down under it
+_named: dict[str, tuple[weakref.ref[Any], object]] = {}
+
+
+def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -> _Queue:
+    """Return the live queue of that name, if it was made by *make* with equal settings; else make it.
+
+    One made with other settings is shut down without waiting: it sends what it has.
+    """
+    made_by = (make, _without_key(settings))
+    found: _Queue | None = _find(name, made_by)
+    if found is not None:
+        return found
+    queue = make(**settings)
+    with _lock:
+        found = _find(name, made_by)  # another thread was faster
+        old = None
+        if found is None:
+            old = _named[name][0]() if name in _named else None
+            _named[name] = (weakref.ref(queue), made_by)
+    if found is not None:
+        queue.shutdown(wait=False)
+        return found
+    if old is not None:
+        if old.stats().running:
+            _log.warning("queue %r: its settings changed; the old one sends what it has and ends", name)
+        old.shutdown(wait=False)
+    return queue
+
+
+def _find(name: str, made_by: object) -> Any:
+    with _lock:
+        reference, known = _named.get(name, (None, None))
+    queue = None if reference is None else reference()
+    return queue if queue is not None and known == made_by and queue.stats().running else None
+
+
+def _without_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two queues must have in common to be one; no key stays in memory for it."""
+    key = settings.get("api_key") or os.environ.get("GROQ_API_KEY") or ""
+    return {
+        **settings,
+        "api_key": hashlib.sha256(str(key).encode()).hexdigest(),
+        "base_url": settings.get("base_url") or os.environ.get("GROQ_BASE_URL"),
+    }
