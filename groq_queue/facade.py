@@ -1,51 +1,37 @@
-"""``GroqQueue``: checks what users pass, and wires the rooms together."""
+"""``GroqQueue``: what users see of the rooms behind it; it owns no algorithm."""
 
 from __future__ import annotations
 
 import _thread
-import difflib
-import functools
-import inspect
-import logging
-import random
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from groq_queue.accounts import accounts_of
-from groq_queue.clock import NS_PER_S, Clock, SystemClock
+from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden_retries
+from groq_queue.assembly.settings import checked
+from groq_queue.assembly.wiring import assemble
+from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Limits
 from groq_queue.core.checks import (
-    check_choice,
     check_count,
-    check_dollars,
     check_limits,
+    check_nanoseconds,
     check_path,
     check_seconds,
-    check_share,
     check_text,
-    check_timeout,
 )
 from groq_queue.core.completion import Completion
-from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.record import Record
-from groq_queue.core.request import Request, State, build_payload, encode_payload, lower_cap, tier_of
-from groq_queue.core.retry import RetryPolicy
-from groq_queue.engine import verdicts
-from groq_queue.engine.calls import Call, hidden_retries, priceable
+from groq_queue.core.request import Request, State, build_payload, encode_payload, tier_of
+from groq_queue.engine.calls import Call
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
-from groq_queue.engine.log import told
-from groq_queue.engine.observed import Observed, Observer
-from groq_queue.engine.routed import Limiter, Line, Switch
-from groq_queue.engine.runner import Runner
+from groq_queue.engine.observed import Observer
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.engine.threads import Attempts, ThreadEngine
-from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
 from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
 from groq_queue.everyday.context import client_or_context, priority_or_context
@@ -53,21 +39,15 @@ from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explai
 from groq_queue.everyday.interrupts import tell_what_is_left
 from groq_queue.everyday.names import reuse
 from groq_queue.everyday.options import check_flag
-from groq_queue.limiters.process import ProcessLimiter
-from groq_queue.transport import make_transport
 
 if TYPE_CHECKING:
     import os
 
     import requests
 
-    from groq_queue.accounts import Account, Accounts
-    from groq_queue.keeping import Keeping
     from groq_queue.reporting.plan import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
-
-_log = logging.getLogger("groq_queue")
 
 
 class GroqQueue(Asking):
@@ -164,88 +144,18 @@ class GroqQueue(Asking):
         session: requests.Session | None = None,
         allow_http: bool = False,
     ) -> None:
-        check_text("organization", organization, optional=True)
-        payers = accounts_of(api_key, base_url, organization, accounts, allow_http=allow_http)
-        self._base_url = payers.address
-        self._model: str | None = check_text("model", model, optional=True)
-        self._limits = check_limits(limits)
-        self._fair_by = check_choice("fair_by", fair_by, ("requests", "tokens"))
-        self._max_workers: int = check_count("max_workers", max_workers)
-        check_count("max_pending", max_pending, optional=True)
-        check_count("max_pending_per_client", max_pending_per_client, optional=True)
-        check_count("max_concurrency", max_concurrency, optional=True)
-        check_choice("when_full", when_full, ("block", "raise", "shed"))
-        check_share("margin", margin)
-        check_choice("on_daily_limit", on_daily_limit, ("raise", "wait"))
-        self._max_cost = check_dollars("max_cost", max_cost)
-        self._tariff = Tariff(_check_prices(prices))
-        ageing_ns = _ns(check_seconds("ageing", ageing))
-        seconds = check_timeout(timeout)
-        policy = RetryPolicy(check_count("max_retries", max_retries, least=0))
-        check_choice("durability", durability, ("full", "normal"))
-        check_choice("on_unknown", on_unknown, ("resend", "hold"))
-
-        observers = _check_observers(observer)
-        clock = _check_clock(clock)
-
+        settings = checked({name: value for name, value in locals().items() if name != "self"})
+        parts = assemble(settings)
+        self._base_url = settings.payers.address
+        self._settings = settings
+        self._engine = parts.engine
+        self._limiter = parts.limiter
+        self._admission = parts.admission
+        self._keeping = parts.keeping
+        self._sharing = Sharing(self._engine, self._accept)
+        self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._simulator: GroqSimulator | None = None
         self._told_hidden_retries = False
-        timers = Timers(clock, "groq_queue")
-        closes: list[Callable[[], None]] = []
-
-        def line_of(payer: Account) -> Line:
-            transport = make_transport(
-                base_url=payer.base_url,
-                key=payer.key,
-                session=session,
-                max_connections=max_workers,
-                alarm=timers.after,
-                allow_http=allow_http,
-            )
-            closes.append(transport.close)
-            attempts: Attempts = Runner(transport, policy, seconds, clock, random.Random())
-            if observers:
-                attempts = Observed(attempts, observers, clock)
-            return Line(attempts, ProcessLimiter(self._limits, payer.base_url, payer.payer, clock.now_ns(), margin))
-
-        lines: dict[Account, Line] = {}
-        try:
-            for payer in payers.all():
-                lines[payer] = line_of(payer)
-        except BaseException:  # a queue that was not made must leave no limits behind
-            for line in lines.values():
-                line.limiter.close(clock.now_ns())
-            raise
-        attempts, limiter = _joined(lines, payers)
-        self._limiter = limiter
-        self._keeping: Keeping | None = None
-        if journal is not None:
-            attempts, self._keeping = self._open_journal(
-                journal, durability, on_unknown, attempts, payers.name, clock, timers
-            )
-        self._engine = ThreadEngine(
-            attempts=attempts,
-            meter_of=limiter.meter,
-            clock=clock,
-            timers=timers,
-            max_workers=max_workers,
-            max_pending=max_pending,
-            max_pending_per_client=max_pending_per_client,
-            when_full=when_full,
-            max_in_flight=max_concurrency,
-            ageing_ns=ageing_ns,
-            raises_daily=on_daily_limit == "raise",
-            tariff=self._tariff,
-            max_usd=self._max_cost,
-            keeper=self._keeping,
-        )
-        for close in closes:
-            self._engine.at_close(close)
-        if self._keeping is not None:
-            self._engine.at_close(self._keeping.close)
-        self._sharing = Sharing(self._engine)
-        self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
-        self._engine.at_close(lambda: limiter.close(clock.now_ns()))
         leave_at_exit(self._engine)
         # A queue that is dropped drains by itself. The finalizer may run inside the garbage collector, on a thread
         # that holds any lock, so it must take none: it only starts a bare thread.
@@ -258,40 +168,9 @@ class GroqQueue(Asking):
                 self.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _open_journal(
-        self,
-        path: str | os.PathLike[str],
-        durability: Literal["full", "normal"],
-        on_unknown: Literal["resend", "hold"],
-        attempts: Attempts,
-        account: str,
-        clock: Clock,
-        timers: Timers,
-    ) -> tuple[Attempts, Keeping]:
-        """Open a journal, decide about what was on its way, and join it to what runs the attempts."""
-        from groq_queue.journal import Journal
-        from groq_queue.keeping import Keeping, KeptAttempts
-
-        opened = Journal.open(path, durability=durability, clock=clock)
-        try:
-            found = opened.recover(on_unknown=on_unknown)
-        except BaseException:
-            opened.close()
-            raise
-        if any(found):
-            _log.warning(
-                "journal %s: of the requests on their way when the last process ended, %d are sent again, "
-                "%d failed because that happened too often, %d are held",
-                opened.path, *found, extra={"groq_queue_event": "journal_recovered"},
-            )  # fmt: skip
-        keeping = Keeping(
-            opened, limiter=self._limiter, account=account, clock=clock, timers=timers, prepare=self._price
-        )
-        return KeptAttempts(attempts, opened, may_repeat=on_unknown == "resend"), keeping
-
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> GroqQueue:
-        """Return a queue with the arguments that a file holds; see ``groq_queue.config`` for its form.
+        """Return a queue with the arguments that a file holds; see ``groq_queue.assembly.config`` for its form.
 
         Args:
             path: A ``.toml`` or ``.json`` file, or the ``config.json`` of CustomGroqChat.
@@ -301,7 +180,7 @@ class GroqQueue(Asking):
             ConfigurationError: The file cannot be read or used; the message names the place in it.
             MissingExtraError: TOML, Python 3.10 and no ``tomli``.
         """
-        from groq_queue.config import read_config
+        from groq_queue.assembly.config import read_config
 
         return cls(**{**read_config(path, overrides), **overrides})
 
@@ -435,7 +314,7 @@ class GroqQueue(Asking):
         check_flag("dedupe", dedupe)
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
-        payload = build_payload(prompt, messages, model or self._model, params, path)
+        payload = build_payload(prompt, messages, model or self._settings.model, params, path)
         request = Request(
             model=payload["model"],
             endpoint=path,
@@ -448,18 +327,24 @@ class GroqQueue(Asking):
             priority=priority_or_context(priority),
             client=client_or_context(client),
             custom_id=check_text("custom_id", custom_id, optional=True),
-            max_wait_ns=_ns(check_seconds("max_wait", max_wait)),
-            deadline_ns=_ns(check_seconds("deadline", deadline)),
-            not_before_ns=_ns(check_seconds("not_before", not_before)),
+            max_wait_ns=check_nanoseconds("max_wait", max_wait),
+            deadline_ns=check_nanoseconds("deadline", deadline),
+            not_before_ns=check_nanoseconds("not_before", not_before),
             tier=tier_of(payload),
             shrinks=shrink,
         )
-        as_given = request.body or b"", request.size
-        self._price(request)
-        if self._keeping is not None:
-            return self._keeping.submit(request, *as_given, callback)
-        if dedupe:
+        # With a journal an answer is stored under its request's own name, if it has one.
+        if dedupe and (self._keeping is None or custom_id is None):
             return self._sharing.submit(request, callback)
+        return self._accept(request, callback)
+
+    def _accept(
+        self, request: Request, callback: Callable[[Future[Completion]], object] | None
+    ) -> RequestFuture[Completion]:
+        """Price a request, store it if there is a journal, and let the engine have it."""
+        if self._keeping is not None:
+            return self._keeping.submit(request, callback)
+        self._admission.prepare(request)
         return self._engine.submit(request, callback=callback)
 
     def submit_call(
@@ -498,47 +383,33 @@ class GroqQueue(Asking):
             ConfigurationError: An option cannot be used, or no model is named.
             RequestTooLarge, QueueFull, QueueTimeout, QueueClosed: As for ``submit``.
         """
-        if not callable(fn):
-            raise TypeError(f"submit_call() takes a callable and its arguments, not {fn!r:.100}")
-        if inspect.iscoroutinefunction(fn):
-            raise TypeError(f"{fn!r:.100} is asynchronous: pass the method of the synchronous client")
-        if queue_options is not None and not isinstance(queue_options, Mapping):
-            raise ConfigurationError(f"queue_options={queue_options!r:.100}: use a dict such as {{'priority': 'high'}}")
-        self._warn_of_hidden_retries(fn)
-        call = Call(functools.partial(fn, *args, **kwargs), self._engine)
+        call = call_of(fn, args, kwargs, queue_options, self._engine)
+        if not self._told_hidden_retries:
+            self._told_hidden_retries = warn_of_hidden_retries(fn)
         return self._submit_call(call, kwargs, queue_options or {})
 
-    def _price(self, request: Request) -> None:
-        """Refuse what can never be sent, and set what the request's turn costs."""
-        meter = self._limiter.meter(request.lane, request.model)
-        excess = meter.too_large(request.size)
-        while excess is not None and request.shrinks and request.body is not None:
-            fitting = lower_cap(request.body, excess.cost - excess.capacity)
-            if fitting is None:
-                break
-            request.body, completion = fitting
-            request.size = request.size._replace(completion=completion)
-            excess = meter.too_large(request.size)
-        if excess is not None:
-            raise verdicts.too_large(request, excess)
-        cost = meter.price(request.size)
-        if self._max_cost is not None and self._tariff.price(request.model, cost) is None:
+    def _submit_call(
+        self, call: Call, arguments: Mapping[str, Any], options: Mapping[str, Any], endpoint: str = "call"
+    ) -> RequestFuture[Any]:
+        """Queue *call*, priced by *arguments*; see ``submit_call`` for the *options*."""
+        if self._keeping is not None:
             raise ConfigurationError(
-                f"max_cost: no price of model {request.model!r} is known; pass prices={{{request.model!r}: (…, …)}}"
+                "journal: a callable cannot be stored in a file, so a queue with a journal takes none; "
+                "use submit(), or another queue for calls and adapters"
             )
-        if self._fair_by == "tokens":
-            request.turn_cost = max(1, cost.tokens)
+        request, callback = request_of_call(call, arguments, options, endpoint, self._settings.model)
+        self._admission.prepare(request)
+        return self._engine.submit(request, callback=callback)
 
     def cancel(self, custom_id: str) -> bool:
         """Cancel the open request of that custom_id; False if there is none or an attempt is on its way."""
-        request = self._engine.request_of(check_text("custom_id", custom_id))
-        if request is None and self._keeping is not None:
-            return self._keeping.cancel(custom_id)
         shared = self._sharing.member(check_text("custom_id", custom_id))
         if shared is not None:
             return shared.cancel()
         request = self._engine.request_of(custom_id)
-        return request is not None and self._engine.cancel(request)
+        if request is not None:
+            return self._engine.cancel(request)
+        return self._keeping is not None and self._keeping.cancel(custom_id)
 
     def get(self, custom_id: str) -> Record:
         """Return where the request of that custom_id stands, and how it ended.
@@ -578,11 +449,6 @@ class GroqQueue(Asking):
 
     def set_priority(self, future: Future[Completion], priority: Any) -> bool:
         """Move a waiting request to the end of another level; False if it does not wait any more."""
-        request = _request_of(future)
-        has_moved = self._engine.set_priority(request, parse_priority(priority))
-        if has_moved and self._keeping is not None:
-            self._keeping.set_priority(request)
-        return has_moved
         if isinstance(future, SharedFuture):
             return future.set_priority(parse_priority(priority))
         return self._engine.set_priority(_request_of(future), parse_priority(priority))
@@ -614,7 +480,7 @@ class GroqQueue(Asking):
         """Return what became of everything so far: counts, waits, retries, tokens, cost, use of the limits."""
         from groq_queue.reporting.report import report_of
 
-        return report_of(*self._engine.facts(), self._tariff)
+        return report_of(*self._engine.facts(), self._settings.tariff)
 
     def estimate(
         self,
@@ -647,11 +513,11 @@ class GroqQueue(Asking):
 
         facts = self._engine.facts()[1]
         return estimate_load(
-            sized_prompts(prompts, model or self._model, endpoint, params),
+            sized_prompts(prompts, model or self._settings.model, endpoint, params),
             meter_of=self._limiter.meter,
-            tariff=self._tariff,
+            tariff=self._settings.tariff,
             latency_s=latency if latency is not None else facts.flight_ns / NS_PER_S or 1.0,
-            max_workers=self._max_workers,
+            max_workers=self._settings.max_workers,
             output_share=output_share,
             now_ns=facts.now_ns,
         )
@@ -703,63 +569,6 @@ class GroqQueue(Asking):
         if error is not None and before is not None:
             tell_what_is_left(error, before, self.stats())
 
-    def _submit_call(
-        self, call: Call, arguments: Mapping[str, Any], options: Mapping[str, Any], endpoint: str = "call"
-    ) -> RequestFuture[Any]:
-        """Queue *call*, priced by *arguments*; see ``submit_call`` for the *options*."""
-        if self._keeping is not None:
-            raise ConfigurationError(
-                "journal: a callable cannot be stored in a file, so a queue with a journal takes none; "
-                "use submit(), or another queue for calls and adapters"
-            )
-        request, callback = self._call_request(call, arguments, options, endpoint)
-        self._price(request)
-        return self._engine.submit(request, callback=callback)
-
-    def _call_request(
-        self, call: Call, arguments: Mapping[str, Any], options: Mapping[str, Any], endpoint: str
-    ) -> tuple[Request, Callable[[Future[Any]], object] | None]:
-        """Check the *options* of a call and return its request and its callback."""
-        _check_call_options(options)
-        payload = {name: priceable(value) for name, value in arguments.items()}
-        model = options.get("model") or payload.get("model") or self._model
-        if not isinstance(model, str) or not model.strip():
-            raise ConfigurationError(
-                f"model={model!r:.100}: the call names none; pass queue_options={{'model': ...}} or set the queue's"
-            )
-        request = Request(
-            model=model,
-            endpoint=endpoint,
-            body=b"",
-            call=call,
-            size=size_of(
-                payload,
-                check_count("tokens", options.get("tokens"), optional=True),
-                check_seconds("audio_seconds", options.get("audio_seconds")) or 0,
-            ),
-            priority=parse_priority(options.get("priority", "normal")),
-            client=check_text("client", options.get("client", "default")),
-            custom_id=check_text("custom_id", options.get("custom_id"), optional=True),
-            max_wait_ns=_ns(check_seconds("max_wait", options.get("max_wait"))),
-            deadline_ns=_ns(check_seconds("deadline", options.get("deadline"))),
-            not_before_ns=_ns(check_seconds("not_before", options.get("not_before"))),
-            tier=tier_of(payload),
-        )
-        return request, options.get("callback")
-
-    def _warn_of_hidden_retries(self, fn: Callable[..., Any]) -> None:
-        retries = hidden_retries(fn)
-        if retries and not self._told_hidden_retries:
-            self._told_hidden_retries = True
-            _log.warning(
-                "the client of %s.%s retries up to %d times by itself, unmetered and on top of the queue's retries: "
-                "make it with max_retries=0",
-                type(getattr(fn, "__self__", None)).__name__,
-                getattr(fn, "__name__", "callable"),
-                retries,
-                extra=told("session_retries"),
-            )
-
     def __repr__(self) -> str:
         stats = self._engine.stats()
         kind = "SIMULATED " if self._simulator is not None else ""
@@ -767,68 +576,7 @@ class GroqQueue(Asking):
         return f"<{kind}GroqQueue {self._base_url}: {stats.pending} pending, {stats.in_flight} in flight{state}>"
 
 
-_CALL_OPTIONS = (
-    "model", "tokens", "audio_seconds", "priority", "client", "custom_id", "max_wait", "deadline", "not_before",
-    "callback",
-)  # fmt: skip
-
-
-def _check_call_options(options: Mapping[str, Any]) -> None:
-    for name in options:
-        if name not in _CALL_OPTIONS:
-            near = difflib.get_close_matches(str(name), _CALL_OPTIONS, n=1)
-            meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_CALL_OPTIONS)}"
-            raise ConfigurationError(f"queue_options[{name!r:.50}]: unknown; {meant}")
-    check_text("model", options.get("model"), optional=True)
-    callback = options.get("callback")
-    if callback is not None and not callable(callback):
-        raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
-
-
 def _request_of(future: Any) -> Request:
     if not isinstance(future, RequestFuture):
         raise ConfigurationError(f"future={future!r:.100}: pass a Future that submit() returned")
     return future._request
-
-
-def _drain(engine: ThreadEngine) -> None:
-    engine.shutdown(wait=False, cancel_futures=False)
-
-
-def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:
-    """Return who sends and who counts: the one account, or a switch between several."""
-    default = None if payers.default is None else lines[payers.default]
-    if default is not None and not payers.by_model:
-        return default.attempts, default.limiter
-    switch = Switch({model: lines[payer] for model, payer in payers.by_model.items()}, default)
-    return switch, switch
-
-
-def _check_observers(observer: Any) -> tuple[Observer, ...]:
-    observers = () if observer is None else tuple(observer) if isinstance(observer, (list, tuple)) else (observer,)
-    for each in observers:
-        if not callable(each):
-            raise ConfigurationError(f"observer={each!r:.100}: use a callable of one argument, the Event, or a list")
-    return observers
-
-
-def _check_clock(clock: Any) -> Clock:
-    if clock is None:
-        return SystemClock()
-    missing = [name for name in ("now_ns", "wall_s", "wait") if not callable(getattr(clock, name, None))]
-    if missing:
-        raise ConfigurationError(
-            f"clock={clock!r:.100}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
-        )
-    known: Clock = clock
-    return known
-
-
-def _check_prices(prices: Any) -> Any:
-    if prices is not None and not isinstance(prices, Mapping):
-        raise ConfigurationError(f"prices={prices!r:.100}: use {{model: (prompt, completion)}}, USD per million tokens")
-    return prices
-
-
-def _ns(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * NS_PER_S)

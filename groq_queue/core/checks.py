@@ -39,6 +39,16 @@ def check_seconds(field: str, value: Any, *, optional: bool = True) -> Any:
     return value
 
 
+def check_nanoseconds(field: str, value: Any) -> int | None:
+    """Return a number of seconds > 0 in nanoseconds, or None for None.
+
+    Raises:
+        ConfigurationError: It is not, or is beyond a year.
+    """
+    seconds = check_seconds(field, value)
+    return None if seconds is None else round(seconds * 1e9)
+
+
 def check_dollars(field: str, value: Any) -> Any:
     """Return *value* if it is None or an amount > 0.
 

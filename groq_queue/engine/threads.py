@@ -66,6 +66,10 @@ class Keeper(Protocol):
         """Store how a request ended, if it is final, before its Future is ended; raises nothing."""
         ...
 
+    def moved(self, request: Request) -> None:
+        """Store the new priority of a request; raises nothing."""
+        ...
+
     def cancel_group(self, group: Group, after: int) -> int:
         """Cancel the rows of a group with ids above *after*, none of which is in memory; return how many.
 
@@ -281,6 +285,8 @@ class ThreadEngine:
                 self._pool.wake()
         self._pool.grow()
         self._restock()
+        if self._keeper is not None and request.row_id is not None:
+            self._keeper.moved(request)
         return True
 
     def request_of(self, custom_id: str) -> Request | None:

@@ -31,14 +31,16 @@ _Seen = TypeVar("_Seen", RequestInfo, Explanation)
 class Engine(Protocol):
     """What sends, as this file knows it."""
 
-    def submit(
-        self, request: Request, *, callback: Callable[[Future[Completion]], object] | None = None
-    ) -> Future[Completion]: ...
     def cancel(self, request: Request) -> bool: ...
     def set_priority(self, request: Request, priority: int) -> bool: ...
     def request_of(self, custom_id: str) -> Request | None: ...
     def is_inside(self) -> bool: ...
     def aside(self) -> AbstractContextManager[None]: ...
+    def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
+
+
+Submit = Callable[[Request, Callable[[Future[Completion]], object]], RequestFuture[Completion]]
+"""Has a request sent, and something called when it has ended."""
 
 
 class _Call:
@@ -93,8 +95,9 @@ class Sharing:
     ``members`` of at most one call, and whoever takes it out ends it, once.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, submit: Submit) -> None:
         self._engine = engine
+        self._submit = submit
         self._lock = threading.RLock()
         self._calls: dict[tuple[Any, ...], _Call] = {}  # those that newcomers may join
         self._by_custom_id: dict[str, SharedFuture] = {}
@@ -193,17 +196,23 @@ class Sharing:
         """Let another worker take the place of a calling one while it waits for a Future."""
         return self._engine.aside()
 
+    def keep(self, future: RequestFuture[Any], row_id: int) -> None:
+        """Nothing to do: whoever shares a call holds its Future."""
+
     # -- a call's way
 
     def _send(self, call: _Call) -> None:
         """Have the engine take in the shared request."""
         try:
-            self._engine.submit(call.request, callback=lambda leader: self._ended(call, leader))
+            accepted = self._submit(call.request, lambda leader: self._ended(call, leader))
         except BaseException as error:
             self._not_sent(call, error)
             raise
         with self._lock:
             call.is_accepted = True
+            call.request = accepted._request  # of an earlier life, if a journal knew it
+            for member in call.members:
+                member._request = call.request
         self._move(call)  # to what those who joined meanwhile want
 
     def _move(self, call: _Call) -> None:

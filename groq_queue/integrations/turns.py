@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
+from groq_queue.assembly.calling import request_of_call
 from groq_queue.core.usage import UsageReader
 from groq_queue.engine.calls import Call, current_call
 from groq_queue.errors import APIConnectionError, ConfigurationError
@@ -82,7 +83,7 @@ class Turns:
         self._queue = queue
         self._engine = queue._engine
         self._options = dict(options)
-        queue._call_request(Call(_nothing, self._engine), {"model": "any"}, self._options, "call")  # checks them
+        request_of_call(Call(_nothing, self._engine), {"model": "any"}, self._options, "call", None)  # checks them
 
     def payload_of(self, method: str | None, body: Any) -> dict[str, Any] | None:
         """Return the JSON of a request that has to wait for its turn, or None if it goes straight through.

@@ -12,7 +12,7 @@ import warnings
 import pytest
 
 from groq_queue import ConfigurationError, GroqQueue, Limits, MissingExtraError
-from groq_queue.config import _OPTIONS, read_config
+from groq_queue.assembly.config import _OPTIONS, read_config
 
 KEY = "gsk_a_key_that_nobody_may_see_1234"
 
@@ -89,7 +89,7 @@ def test_what_is_passed_wins_over_the_file(file):
     path = file({"model": "m", "api_key_env": "NOT_SET_ANYWHERE", "max_workers": 3})
 
     with GroqQueue.from_config(path, api_key="other", max_workers=1, model="n") as queue:
-        assert "n" == queue._model
+        assert "n" == queue._settings.model
 
 
 WRONG = [

@@ -29,7 +29,7 @@ def held(stage):
     made.hold()
     made.submit("other")
     made.wait_for_sends(1)
-    made.sharing = Sharing(made.engine)
+    made.sharing = Sharing(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
     made.ask = lambda name=None, callback=None, **options: made.sharing.submit(request(name, **options), callback)
     return made
 
@@ -315,7 +315,7 @@ def test_who_joins_a_call_before_a_full_queue_waits_with_it(stage):
     made.submit("running")
     made.wait_for_sends(1)
     made.submit("waiting")
-    sharing = Sharing(made.engine)
+    sharing = Sharing(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
     first: Future[Future[Completion]] = Future()
     entered = threading.Event()
     submit = made.engine.submit
@@ -349,7 +349,7 @@ def test_who_joins_a_call_before_a_full_queue_waits_with_it(stage):
 )
 def test_who_joined_a_call_that_was_never_taken_in_is_told_so(stage, error, expected):
     made = stage()
-    sharing = Sharing(made.engine)
+    sharing = Sharing(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
     joined = []
 
     def refuse(shared, *, callback):

@@ -177,26 +177,22 @@ class Keeping:
     # -- what the facade asks for
 
     def submit(
-        self,
-        request: Request,
-        payload: bytes,
-        size: Size,
-        callback: Callable[[Future[Completion]], object] | None,
+        self, request: Request, callback: Callable[[Future[Completion]], object] | None
     ) -> RequestFuture[Completion]:
         """Store a request, then let the engine have it; or return what is stored under its name.
 
         Args:
-            request: Priced.
-            payload: As it was given; its body may have been shrunk.
-            size: Of that payload.
+            request: As it was given: what is stored does not depend on the limits of the day.
             callback: Called when it has ended.
 
         Raises:
             JournalError: It could not be stored, or its ``custom_id`` belongs to another payload.
-            GroqQueueError: The engine did not take it; it is not stored either.
+            GroqQueueError: It can never be sent, or the engine did not take it; it is not stored either.
         """
         self._engine.check_open()
-        accepted = self._journal.add(self._entry(request, payload, size))
+        entry = self._entry(request)
+        self._prepare(request)
+        accepted = self._journal.add(entry)
         if not accepted.is_new:
             return self._find(accepted.row_id, callback)
         request.row_id = accepted.row_id
@@ -235,11 +231,6 @@ class Keeping:
         place = Cursor(group.lane, group.priority, group.client, after)
         return self._journal.cancel_stack(place, self._journal.last_row_id)
 
-    def set_priority(self, request: Request) -> None:
-        """Store the new priority of a request."""
-        if request.row_id is not None:
-            self._journal.set_priority(request.row_id, request.priority)
-
     # -- what the engine asks for
 
     def fetch(self, page: Page) -> tuple[list[Request], bool]:
@@ -247,6 +238,14 @@ class Keeping:
         group = page.group
         rows = self._journal.stack(Cursor(group.lane, group.priority, group.client, page.after), limit=page.limit)
         return [self._restored(row) for row in rows], len(rows) < page.limit
+
+    def moved(self, request: Request) -> None:
+        """Store the new priority of a request; it holds in this life even where that fails."""
+        try:
+            if request.row_id is not None:
+                self._journal.set_priority(request.row_id, request.priority)
+        except JournalError as error:
+            _log.warning("the priority of %s is not stored: %s", request, error, extra=told("journal_trouble", request))
 
     def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
         """Store how a request ended, unless it is to be sent when the journal is opened again."""
@@ -303,7 +302,7 @@ class Keeping:
             future.add_done_callback(callback)
         return future
 
-    def _entry(self, request: Request, payload: bytes, size: Size) -> Entry:
+    def _entry(self, request: Request) -> Entry:
         options: dict[str, Any] = {name: bound for name in _BOUNDS if (bound := getattr(request, name)) is not None}
         if request.shrinks:
             options["shrinks"] = True
@@ -315,8 +314,8 @@ class Keeping:
             endpoint=request.endpoint,
             priority=request.priority,
             client=request.client,
-            payload=payload,
-            size=size,
+            payload=request.body or b"",
+            size=request.size,
             created_ns=self._wall_ns(),
             options=options,
         )

@@ -1,0 +1,52 @@
+"""Whether a request can ever be sent, and what its turn costs."""
+
+from __future__ import annotations
+
+from groq_queue.core.prices import Tariff
+from groq_queue.core.request import Request, lower_cap
+from groq_queue.engine import verdicts
+from groq_queue.engine.routed import Limiter
+from groq_queue.errors import ConfigurationError
+
+
+class Admission:
+    """Prices requests before they line up.
+
+    Args:
+        limiter: Knows the limits.
+        tariff: Prices.
+        is_capped: There is a ``max_cost``, so a model without a price is refused.
+        by_tokens: Clients share tokens equally, not requests.
+    """
+
+    def __init__(self, limiter: Limiter, tariff: Tariff, *, is_capped: bool, by_tokens: bool) -> None:
+        self._limiter = limiter
+        self._tariff = tariff
+        self._is_capped = is_capped
+        self._by_tokens = by_tokens
+
+    def prepare(self, request: Request) -> None:
+        """Set what the turn of *request* costs; one that may be shrunk is made to fit.
+
+        Raises:
+            RequestTooLarge: It costs more than a limit ever holds.
+            ConfigurationError: Its model has no price, which ``max_cost`` needs.
+        """
+        meter = self._limiter.meter(request.lane, request.model)
+        excess = meter.too_large(request.size)
+        while excess is not None and request.shrinks and request.body is not None:
+            fitting = lower_cap(request.body, excess.cost - excess.capacity)
+            if fitting is None:
+                break
+            request.body, completion = fitting
+            request.size = request.size._replace(completion=completion)
+            excess = meter.too_large(request.size)
+        if excess is not None:
+            raise verdicts.too_large(request, excess)
+        cost = meter.price(request.size)
+        if self._is_capped and self._tariff.price(request.model, cost) is None:
+            raise ConfigurationError(
+                f"max_cost: no price of model {request.model!r} is known; pass prices={{{request.model!r}: (…, …)}}"
+            )
+        if self._by_tokens:
+            request.turn_cost = max(1, cost.tokens)

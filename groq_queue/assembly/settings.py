@@ -1,0 +1,118 @@
+"""What a user passed to ``GroqQueue``, checked once and in the units of the house."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from groq_queue.assembly.accounts import Accounts, accounts_of
+from groq_queue.clock import Clock, SystemClock
+from groq_queue.core.budget import Limits
+from groq_queue.core.checks import (
+    check_choice,
+    check_count,
+    check_dollars,
+    check_limits,
+    check_nanoseconds,
+    check_share,
+    check_text,
+    check_timeout,
+)
+from groq_queue.core.prices import Tariff
+from groq_queue.core.retry import RetryPolicy
+from groq_queue.engine.observed import Observer
+from groq_queue.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import requests
+
+
+class Settings(NamedTuple):
+    """The arguments of ``GroqQueue``, where they are documented."""
+
+    payers: Accounts
+    model: str | None
+    limits: Limits | dict[str, Limits] | None
+    max_workers: int
+    max_pending: int | None
+    max_pending_per_client: int | None
+    when_full: str
+    max_concurrency: int | None
+    fair_by: str
+    ageing_ns: int | None
+    margin: float
+    on_daily_limit: str
+    max_cost: float | None
+    tariff: Tariff
+    journal: str | os.PathLike[str] | None
+    durability: Literal["full", "normal"]
+    on_unknown: Literal["resend", "hold"]
+    timeout_s: tuple[float, float]
+    policy: RetryPolicy
+    observers: tuple[Observer, ...]
+    clock: Clock
+    session: requests.Session | None
+    allow_http: bool
+
+
+def checked(given: Mapping[str, Any]) -> Settings:
+    """Check the arguments of ``GroqQueue``, by name, and return them.
+
+    Raises:
+        ConfigurationError: One cannot be used; the message names it.
+    """
+    organization = check_text("organization", given["organization"], optional=True)
+    return Settings(
+        payers=accounts_of(
+            given["api_key"], given["base_url"], organization, given["accounts"], allow_http=given["allow_http"]
+        ),
+        model=check_text("model", given["model"], optional=True),
+        limits=check_limits(given["limits"]),
+        max_workers=check_count("max_workers", given["max_workers"]),
+        max_pending=check_count("max_pending", given["max_pending"], optional=True),
+        max_pending_per_client=check_count("max_pending_per_client", given["max_pending_per_client"], optional=True),
+        when_full=check_choice("when_full", given["when_full"], ("block", "raise", "shed")),
+        max_concurrency=check_count("max_concurrency", given["max_concurrency"], optional=True),
+        fair_by=check_choice("fair_by", given["fair_by"], ("requests", "tokens")),
+        ageing_ns=check_nanoseconds("ageing", given["ageing"]),
+        margin=check_share("margin", given["margin"]),
+        on_daily_limit=check_choice("on_daily_limit", given["on_daily_limit"], ("raise", "wait")),
+        max_cost=check_dollars("max_cost", given["max_cost"]),
+        tariff=Tariff(_prices(given["prices"])),
+        journal=given["journal"],
+        durability=check_choice("durability", given["durability"], ("full", "normal")),
+        on_unknown=check_choice("on_unknown", given["on_unknown"], ("resend", "hold")),
+        timeout_s=check_timeout(given["timeout"]),
+        policy=RetryPolicy(check_count("max_retries", given["max_retries"], least=0)),
+        observers=_observers(given["observer"]),
+        clock=_clock(given["clock"]),
+        session=given["session"],
+        allow_http=given["allow_http"],
+    )
+
+
+def _prices(prices: Any) -> Any:
+    if prices is not None and not isinstance(prices, Mapping):
+        raise ConfigurationError(f"prices={prices!r:.100}: use {{model: (prompt, completion)}}, USD per million tokens")
+    return prices
+
+
+def _observers(observer: Any) -> tuple[Observer, ...]:
+    observers = () if observer is None else tuple(observer) if isinstance(observer, (list, tuple)) else (observer,)
+    for each in observers:
+        if not callable(each):
+            raise ConfigurationError(f"observer={each!r:.100}: use a callable of one argument, the Event, or a list")
+    return observers
+
+
+def _clock(clock: Any) -> Clock:
+    if clock is None:
+        return SystemClock()
+    missing = [name for name in ("now_ns", "wall_s", "wait") if not callable(getattr(clock, name, None))]
+    if missing:
+        raise ConfigurationError(
+            f"clock={clock!r:.100}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
+        )
+    known: Clock = clock
+    return known

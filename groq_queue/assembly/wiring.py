@@ -1,0 +1,150 @@
+"""Joins the rooms into one queue."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from groq_queue.assembly.accounts import Account, Accounts
+from groq_queue.assembly.admission import Admission
+from groq_queue.assembly.settings import Settings
+from groq_queue.engine.log import told
+from groq_queue.engine.observed import Observed
+from groq_queue.engine.routed import Limiter, Line, Switch
+from groq_queue.engine.runner import Runner
+from groq_queue.engine.threads import Attempts, ThreadEngine
+from groq_queue.engine.timers import Timers
+from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.transport import make_transport
+
+if TYPE_CHECKING:
+    from groq_queue.assembly.keeping import Keeping
+
+_log = logging.getLogger("groq_queue")
+
+
+class Parts(NamedTuple):
+    """What a queue consists of."""
+
+    engine: ThreadEngine
+    limiter: Limiter
+    admission: Admission
+    keeping: Keeping | None
+
+
+def assemble(settings: Settings) -> Parts:
+    """Build the parts of a queue; nothing is sent before ``Keeping.resume`` or the first ``submit``.
+
+    Raises:
+        ConfigurationError: Another open queue of the account counts in other periods.
+        JournalError: The journal cannot be used.
+    """
+    clock = settings.clock
+    timers = Timers(clock, "groq_queue")
+    closes: list[Callable[[], None]] = []
+    attempts, limiter = _joined(_lines(settings, timers, closes), settings.payers)
+    try:
+        admission = Admission(
+            limiter,
+            settings.tariff,
+            is_capped=settings.max_cost is not None,
+            by_tokens=settings.fair_by == "tokens",
+        )
+        keeping = None
+        if settings.journal is not None:
+            attempts, keeping = _kept(settings, attempts, limiter, admission, timers)
+    except BaseException:  # a queue that was not made must leave no limits behind
+        limiter.close(clock.now_ns())
+        raise
+    engine = ThreadEngine(
+        attempts=attempts,
+        meter_of=limiter.meter,
+        clock=clock,
+        timers=timers,
+        max_workers=settings.max_workers,
+        max_pending=settings.max_pending,
+        max_pending_per_client=settings.max_pending_per_client,
+        when_full=settings.when_full,
+        max_in_flight=settings.max_concurrency,
+        ageing_ns=settings.ageing_ns,
+        raises_daily=settings.on_daily_limit == "raise",
+        tariff=settings.tariff,
+        max_usd=settings.max_cost,
+        keeper=keeping,
+    )
+    for close in closes:
+        engine.at_close(close)
+    if keeping is not None:
+        engine.at_close(keeping.close)  # before the limiter forgets the limits whose levels it stores
+    engine.at_close(lambda: limiter.close(clock.now_ns()))
+    return Parts(engine, limiter, admission, keeping)
+
+
+def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, Line]:
+    """Return for each account who sends and who counts; what is to be closed is added to *closes*."""
+    clock = settings.clock
+    lines: dict[Account, Line] = {}
+    try:
+        for payer in settings.payers.all():
+            transport = make_transport(
+                base_url=payer.base_url,
+                key=payer.key,
+                session=settings.session,
+                max_connections=settings.max_workers,
+                alarm=timers.after,
+                allow_http=settings.allow_http,
+            )
+            closes.append(transport.close)
+            attempts: Attempts = Runner(transport, settings.policy, settings.timeout_s, clock, random.Random())
+            if settings.observers:
+                attempts = Observed(attempts, settings.observers, clock)
+            now_ns = clock.now_ns()
+            limiter = ProcessLimiter(settings.limits, payer.base_url, payer.payer, now_ns, settings.margin)
+            lines[payer] = Line(attempts, limiter)
+    except BaseException:
+        for line in lines.values():
+            line.limiter.close(clock.now_ns())
+        raise
+    return lines
+
+
+def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:
+    """Return who sends and who counts: the one account, or a switch between several."""
+    default = None if payers.default is None else lines[payers.default]
+    if default is not None and not payers.by_model:
+        return default.attempts, default.limiter
+    switch = Switch({model: lines[payer] for model, payer in payers.by_model.items()}, default)
+    return switch, switch
+
+
+def _kept(
+    settings: Settings, attempts: Attempts, limiter: Limiter, admission: Admission, timers: Timers
+) -> tuple[Attempts, Keeping]:
+    """Open the journal, decide about what was on its way, and join it to what runs the attempts."""
+    from groq_queue.assembly.keeping import Keeping, KeptAttempts
+    from groq_queue.journal import Journal
+
+    assert settings.journal is not None
+    journal = Journal.open(settings.journal, durability=settings.durability, clock=settings.clock)
+    try:
+        found = journal.recover(on_unknown=settings.on_unknown)
+    except BaseException:
+        journal.close()
+        raise
+    if any(found):
+        _log.warning(
+            "journal %s: of the requests on their way when the last process ended, %d are sent again, "
+            "%d failed because that happened too often, %d are held",
+            journal.path, *found, extra=told("journal_recovered"),
+        )  # fmt: skip
+    keeping = Keeping(
+        journal,
+        limiter=limiter,
+        account=settings.payers.name,
+        clock=settings.clock,
+        timers=timers,
+        prepare=admission.prepare,
+    )
+    return KeptAttempts(attempts, journal, may_repeat=settings.on_unknown == "resend"), keeping
