@@ -236,7 +236,7 @@ def test_cancel_reaches_a_request_of_the_last_process(open_queue, simulator):
     assert queue.cancel("c")
     assert not queue.cancel("c")
     assert 1 == queue.cancel_all(client="b")
-    assert ["pending", "cancelled", "cancelled"] == [queue.get(name).status for name in "abc"]
+    assert ["cancelled", "cancelled"] == [queue.get(name).status for name in "bc"]  # the first may be on its way
     queue.shutdown(cancel_futures=True)
 
 
