@@ -71,6 +71,12 @@ class File:
             self.rows.pop(request.row_id, None)
             self.ends.append((request.row_id, request.state.value))
 
+    def moved(self, request):
+        with self._lock:
+            if request.row_id in self.rows:
+                name, _, client = self.rows[request.row_id]
+                self.rows[request.row_id] = (name, request.priority, client)
+
     def cancel_group(self, group, after):
         with self._lock:
             meant = [row for row in self.rows if row > after and self.rows[row][1:] == (group.priority, group.client)]
