@@ -152,7 +152,8 @@ class GroqQueue(Asking):
         self._limiter = parts.limiter
         self._admission = parts.admission
         self._keeping = parts.keeping
-        self._sharing = Sharing(self._engine, self._accept)
+        self._accept = parts.accept
+        self._sharing = Sharing(self._engine, parts.accept)
         self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._simulator: GroqSimulator | None = None
         self._told_hidden_retries = False
@@ -337,15 +338,6 @@ class GroqQueue(Asking):
         if dedupe and (self._keeping is None or custom_id is None):
             return self._sharing.submit(request, callback)
         return self._accept(request, callback)
-
-    def _accept(
-        self, request: Request, callback: Callable[[Future[Completion]], object] | None
-    ) -> RequestFuture[Completion]:
-        """Price a request, store it if there is a journal, and let the engine have it."""
-        if self._keeping is not None:
-            return self._keeping.submit(request, callback)
-        self._admission.prepare(request)
-        return self._engine.submit(request, callback=callback)
 
     def submit_call(
         self, fn: Callable[..., Any], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
