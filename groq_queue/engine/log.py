@@ -32,14 +32,18 @@ EVENTS = {
     "attempt_failed": "an attempt failed and is repeated; DEBUG",
     "callback_raised": "a done-callback raised; ERROR",
     "daily_limit": "a lane waits for a limit per day; WARNING",
+    "ended_before": "a request that workers share had ended already; WARNING",
     "future_taken": "somebody else ended a Future of ours; ERROR",
     "journal_recovered": "what was on its way when the last process ended was decided about; WARNING",
     "journal_trouble": "the journal could not be read or written, or had the answer already; DEBUG to ERROR",
+    "left_to_workers": "the program ends while workers still have its requests; WARNING",
     "limits_noticed": "the server's limits differ from what was set; WARNING",
     "no_thread": "the system refused another worker thread; WARNING",
     "observer_raised": "an observer raised; ERROR",
     "queue_stopped": "an error that holds for all, such as a rejected key; ERROR",
     "session_retries": "the given session repeats requests by itself; WARNING",
+    "store_away": "broker or Redis of engine=\"celery\" cannot be reached; DEBUG to ERROR",
+    "store_back": "it can be reached again; WARNING",
     "timer_failed": "a timer's callback raised; ERROR",
 }
 

@@ -1,0 +1,160 @@
+"""A worker process: one Celery worker for each lane, all in front of one embedded engine.
+
+Each lane has a consumer, a connection and a pool of threads of its own, so urgent requests find a thread whatever
+the other lanes are busy with; the budget they share, and so their order, is the engine's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from groq_queue.distributed.broker import TASK, make_app
+from groq_queue.distributed.lanes import LANES, Lane
+from groq_queue.engine.log import told
+from groq_queue.errors import EngineUnavailable
+
+_log = logging.getLogger("groq_queue")
+
+_IDLE_S = 1.0  # a consumer looks up at least so often, to see whether it is to stop
+_LOOK_S = 0.2  # and so often while a call may have ended that is still to be acknowledged
+_NOW_S = 0.01
+
+
+class LaneWorkers:
+    """The Celery workers of one process.
+
+    Args:
+        broker: Its address.
+        threads: ``{lane: threads}``.
+        name: Of this process; each Celery worker is called ``<lane>@<name>``.
+        work: Called on a thread of a lane for each wake-up call; works until nothing waits there.
+    """
+
+    def __init__(self, broker: str, threads: dict[str, int], name: str, work: Callable[[Lane], int]) -> None:
+        self._controllers: list[Any] = []
+        self._threads: list[threading.Thread] = []
+        for lane in LANES:
+            if lane.name in threads:
+                controller = _controller(broker, lane, threads[lane.name], name, work)
+                self._controllers.append(controller)
+                self._threads.append(
+                    threading.Thread(target=controller.start, name=f"groq_queue-{lane.name}", daemon=True)
+                )
+
+    def start(self) -> None:
+        """Take wake-up calls from now on."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Take no more calls; returns at once. No worker of this process starts again."""
+        from celery.worker import state
+
+        state.should_stop = 0
+
+    def join(self) -> None:
+        """Wait until every call that was taken has ended."""
+        for thread in self._threads:
+            thread.join()
+
+    def are_alive(self) -> bool:
+        """Return whether every lane is served."""
+        return all(thread.is_alive() for thread in self._threads)
+
+
+def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable[[Lane], int]) -> Any:
+    from celery.worker import WorkController
+
+    app = make_app(broker)
+
+    @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
+    def take_next() -> int:
+        try:
+            return work(lane)
+        except EngineUnavailable as error:  # whoever sweeps calls again
+            _log.warning("a call to %s is dropped: %s", lane.name, error, extra=told("store_away"))
+            return 0
+
+    app.finalize()
+    app.conf.worker_consumer = _consumer_class()
+    return WorkController(
+        app=app,
+        hostname=f"{lane.name}@{name}",
+        queues=[lane.queue],
+        concurrency=threads,
+        pool_cls=_pool_class(app),
+        use_eventloop=False,  # kombu has one event loop for a process, and there are several consumers in this one
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+
+
+def _pool_class(app: Any) -> type[Any]:
+    """Return Celery's pool of threads, each of which knows whose tasks it runs: there are several apps here."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from celery.concurrency.thread import TaskPool
+
+    class LanePool(TaskPool):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.executor = ThreadPoolExecutor(self.limit, "groq_queue-lane", initializer=app.set_current)
+
+    return LanePool
+
+
+def _consumer_class() -> type[Any]:
+    """Return Celery's consumer with a loop that can wait in a thread of its own."""
+    from celery import bootsteps
+    from celery.worker import state
+    from celery.worker.consumer import Consumer
+
+    class LaneConsumer(Consumer):  # type: ignore[misc]
+        """Acknowledges on the thread that reads, and takes no calls beyond its threads.
+
+        Celery's own blocking loop sleeps for two seconds on end while every thread is busy, and does not notice
+        when one becomes free.
+        """
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._freed = threading.Event()
+            super().__init__(*args, **kwargs)
+
+        def call_soon(self, todo: Any, *args: Any, **kwargs: Any) -> Any:
+            done = super().call_soon(todo, *args, **kwargs)
+            self._freed.set()
+            return done
+
+        call_soon_ack = call_soon  # another thread must not write into the connection that this one reads
+
+        def loop(  # replaces an attribute of Celery's consumer, called with exactly these
+            self, obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, *_: Any, **__: Any
+        ) -> None:
+            consumer.on_message = self.create_task_handler()
+            consumer.consume()
+            self.on_ready()
+            while blueprint.state == bootsteps.RUN and self.connection:
+                state.maybe_shutdown()
+                if qos.prev != qos.value:
+                    qos.update()
+                self._freed.clear()
+                self.perform_pending_operations()
+                timeout_s = _LOOK_S
+                can_consume = getattr(consumer.channel.qos, "can_consume", None)
+                if can_consume is not None:
+                    timeout_s = _IDLE_S if can_consume() else _NOW_S
+                    if timeout_s == _NOW_S:  # every thread is busy: nothing will come but commands
+                        self._freed.wait(_LOOK_S)
+                try:
+                    connection.drain_events(timeout=timeout_s)
+                except TimeoutError:
+                    pass
+                except OSError:
+                    if blueprint.state == bootsteps.RUN:
+                        raise
+
+    return LaneConsumer
