@@ -36,7 +36,7 @@ _REDIS_OPTIONS = {
     "socket_connect_timeout": 2,
     "socket_timeout": 10,
     "socket_keepalive": True,
-    "global_keyprefix": "gq:celery:",
+    "global_keyprefix": "gqc:celery:",
 }
 
 

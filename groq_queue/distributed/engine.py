@@ -277,7 +277,6 @@ class CeleryEngine:
             self.join()
             self._pool.join()
             self._timers.close(wait=True)
-            self._listener.join()
         if interrupt is not None:
             raise interrupt
 

@@ -31,7 +31,7 @@ class Listener:
         reply: The name under which this process is told.
         on_news: Called with the events that came, oldest first.
         on_doubt: Called when the open requests are to be asked for.
-        on_end: Called once when it ends, or is closed without having begun.
+        on_end: Called once, when it was closed and listens no more.
     """
 
     def __init__(
@@ -64,46 +64,36 @@ class Listener:
         thread.start()
 
     def close(self) -> None:
-        """Listen no more; returns at once."""
+        """Listen no more; returns when the thread has ended. Not to be called on it."""
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
             thread = self._thread
         if was_closed:
             return
-        if thread is None:
-            self._on_end()
-        else:
+        if thread is not None:
             self._store.wake(self._reply)
-
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        with self._lock:
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
             thread.join()
+        self._on_end()
 
     def _listen(self) -> None:
         asked_ns = self._clock.now_ns()
         is_away = False
-        try:
-            while not self._is_closed:
-                try:
-                    self._on_news(self._store.listen(self._reply))
-                    if is_away or self._clock.now_ns() - asked_ns >= _ASK_NS:
-                        self._on_doubt()
-                        asked_ns = self._clock.now_ns()
-                    if is_away:
-                        _log.warning("%s is back", self._store.address, extra=told("store_back"))
-                    is_away = False
-                except EngineUnavailable as error:
-                    if not is_away and not self._is_closed:
-                        _log.warning("answers wait until it is back: %s", error, extra=told("store_away"))
-                    is_away = True
-                    if not self._is_closed:
-                        self._store.pause(_AGAIN_S)
-                except Exception:  # a bug must not leave every Future open
-                    _log.exception("news could not be read", extra=told("store_away"))
-                    is_away = True
+        while not self._is_closed:
+            try:
+                self._on_news(self._store.listen(self._reply))
+                if is_away or self._clock.now_ns() - asked_ns >= _ASK_NS:
+                    self._on_doubt()
+                    asked_ns = self._clock.now_ns()
+                if is_away:
+                    _log.warning("%s is back", self._store.address, extra=told("store_back"))
+                is_away = False
+            except EngineUnavailable as error:
+                if not is_away and not self._is_closed:
+                    _log.warning("answers wait until it is back: %s", error, extra=told("store_away"))
+                is_away = True
+                if not self._is_closed:
                     self._store.pause(_AGAIN_S)
-        finally:
-            self._on_end()
+            except Exception:  # a bug must not leave every Future open
+                _log.exception("news could not be read", extra=told("store_away"))
+                is_away = True
+                self._store.pause(_AGAIN_S)

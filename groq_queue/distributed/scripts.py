@@ -12,13 +12,13 @@ over meanwhile, is not sent. ``finish`` is taken from whoever comes first, since
 Time is the server's. Each script may be repeated after a lost reply. Keys are made inside: they stand in one
 database of one server (or one that takes its place), not on a Redis Cluster, which kombu does not know either.
 
-    gq:job:<id>                  hash: all of one request
-    gq:ready:<priority>:<model>  sorted set: ids of those that wait, by the turn of their client
-    gq:models:<priority>         set: models with such
-    gq:turns:<priority>          hash: <client> -> where its next turn begins; "" -> the present turn
-    gq:leases                    sorted set: ids of those that are held, by the end of their lease
-    gq:workers                   sorted set: workers, by the end of theirs
-    gq:reply:<submitter>         list: what a submitting process is to be told
+    gqc:job:<id>                  hash: all of one request
+    gqc:ready:<priority>:<model>  sorted set: ids of those that wait, by the turn of their client
+    gqc:models:<priority>         set: models with such
+    gqc:turns:<priority>          hash: <client> -> where its next turn begins; "" -> the present turn
+    gqc:leases                    sorted set: ids of those that are held, by the end of their lease
+    gqc:workers                   sorted set: workers, by the end of theirs
+    gqc:reply:<submitter>         list: what a submitting process is to be told
 
 Source of the turns: start-time fair queuing, P. Goyal, H. Vin, H. Cheng, SIGCOMM 1996.
 """
@@ -30,28 +30,28 @@ local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local function job_of(id) return 'gq:job:' .. id end
+local function job_of(id) return 'gqc:job:' .. id end
 local function is_open(status) return status == 'queued' or status == 'held' or status == 'sending' end
 local function tell(job, event, ttl_ms)
   local to = redis.call('HMGET', job, 'reply', 'also')
   for _, name in ipairs(to) do
     if name and name ~= '' then
-      redis.call('RPUSH', 'gq:reply:' .. name, event)
-      redis.call('PEXPIRE', 'gq:reply:' .. name, ttl_ms)
+      redis.call('RPUSH', 'gqc:reply:' .. name, event)
+      redis.call('PEXPIRE', 'gqc:reply:' .. name, ttl_ms)
     end
   end
 end
 local function line_up(id)
   local f = redis.call('HMGET', job_of(id), 'priority', 'model', 'turn')
-  redis.call('ZADD', 'gq:ready:' .. f[1] .. ':' .. f[2], f[3], id)
-  redis.call('SADD', 'gq:models:' .. f[1], f[2])
+  redis.call('ZADD', 'gqc:ready:' .. f[1] .. ':' .. f[2], f[3], id)
+  redis.call('SADD', 'gqc:models:' .. f[1], f[2])
 end
 local function leave_line(id)
   local f = redis.call('HMGET', job_of(id), 'priority', 'model')
-  redis.call('ZREM', 'gq:ready:' .. f[1] .. ':' .. f[2], id)
+  redis.call('ZREM', 'gqc:ready:' .. f[1] .. ':' .. f[2], id)
 end
 local function take_turn(id, priority, client, cost, weight)
-  local turns = 'gq:turns:' .. priority
+  local turns = 'gqc:turns:' .. priority
   local present = tonumber(redis.call('HGET', turns, '') or '0')
   local turn = math.max(present, tonumber(redis.call('HGET', turns, 'c' .. client) or '0'))
   redis.call('HSET', turns, 'c' .. client, string.format('%.6f', turn + cost / weight))
@@ -61,7 +61,7 @@ local function finish(id, status, ending, ttl_ms)
   local job = job_of(id)
   redis.call('HSET', job, 'status', status, 'ending', ending)
   redis.call('HDEL', job, 'record', 'owner')
-  redis.call('ZREM', 'gq:leases', id)
+  redis.call('ZREM', 'gqc:leases', id)
   leave_line(id)
   redis.call('PEXPIRE', job, ttl_ms)
   tell(job, cjson.encode({'ended', id}), ttl_ms)
@@ -80,7 +80,7 @@ redis.call('HSET', job, 'status', 'queued', 'record', record, 'priority', priori
 redis.call('PEXPIRE', job, ttl_ms)
 take_turn(id, priority, client, tonumber(cost), tonumber(weight))
 line_up(id)
-return redis.call('ZCARD', 'gq:ready:' .. priority .. ':' .. model)
+return redis.call('ZCARD', 'gqc:ready:' .. priority .. ':' .. model)
 """
 
 # owner, lease_ms, first, last, model not to be taken...
@@ -98,15 +98,15 @@ local function head_of(ready)
 end
 local function next_of(priority)
   local best, turn
-  for _, model in ipairs(redis.call('SMEMBERS', 'gq:models:' .. priority)) do
-    local head = head_of('gq:ready:' .. priority .. ':' .. model)
+  for _, model in ipairs(redis.call('SMEMBERS', 'gqc:models:' .. priority)) do
+    local head = head_of('gqc:ready:' .. priority .. ':' .. model)
     if not head[1] then
-      redis.call('SREM', 'gq:models:' .. priority, model)
+      redis.call('SREM', 'gqc:models:' .. priority, model)
     elseif not is_out[model] and (not turn or tonumber(head[2]) < turn) then
       best, turn = head[1], tonumber(head[2])
     end
   end
-  if redis.call('EXISTS', 'gq:models:' .. priority) == 0 then redis.call('DEL', 'gq:turns:' .. priority) end
+  if redis.call('EXISTS', 'gqc:models:' .. priority) == 0 then redis.call('DEL', 'gqc:turns:' .. priority) end
   return best, turn
 end
 for priority = first, last do
@@ -114,9 +114,9 @@ for priority = first, last do
   if id then
     local job, now = job_of(id), now_ms()
     leave_line(id)
-    redis.call('HSET', 'gq:turns:' .. priority, '', string.format('%.6f', turn))
+    redis.call('HSET', 'gqc:turns:' .. priority, '', string.format('%.6f', turn))
     redis.call('HSET', job, 'status', 'held', 'owner', owner)
-    redis.call('ZADD', 'gq:leases', now + lease_ms, id)
+    redis.call('ZADD', 'gqc:leases', now + lease_ms, id)
     local f = redis.call('HMGET', job, 'record', 'attempts', 'unknown', 'created_ms', 'priority', 'weight')
     return {id, f[1], tonumber(f[2]), tonumber(f[3]), now - tonumber(f[4]), tonumber(f[5]), f[6]}
   end
@@ -133,7 +133,7 @@ if f[2] ~= owner then return 0 end
 if f[1] == 'sending' then return tonumber(f[3]) end
 if f[1] ~= 'held' then return 0 end
 redis.call('HSET', job, 'status', 'sending')
-redis.call('ZADD', 'gq:leases', now_ms() + lease_ms, id)
+redis.call('ZADD', 'gqc:leases', now_ms() + lease_ms, id)
 local attempts = redis.call('HINCRBY', job, 'attempts', 1)
 tell(job, cjson.encode({'began', id, attempts}), ttl_ms)
 return attempts
@@ -169,7 +169,7 @@ local f = redis.call('HMGET', job, 'status', 'owner')
 if f[2] ~= owner or f[1] ~= 'held' then return 0 end
 redis.call('HSET', job, 'status', 'queued')
 redis.call('HDEL', job, 'owner')
-redis.call('ZREM', 'gq:leases', id)
+redis.call('ZREM', 'gqc:leases', id)
 line_up(id)
 return 1
 """
@@ -201,13 +201,13 @@ return 1
 # owner, lease_ms, id... -> ids that are not the owner's any more
 BEAT = """
 local owner, lease_ms, now = ARGV[1], tonumber(ARGV[2]), now_ms()
-redis.call('ZADD', 'gq:workers', now + lease_ms, owner)
-redis.call('ZREMRANGEBYSCORE', 'gq:workers', '-inf', '(' .. now)
+redis.call('ZADD', 'gqc:workers', now + lease_ms, owner)
+redis.call('ZREMRANGEBYSCORE', 'gqc:workers', '-inf', '(' .. now)
 local lost = {}
 for i = 3, #ARGV do
   local f = redis.call('HMGET', job_of(ARGV[i]), 'status', 'owner')
   if f[2] == owner and (f[1] == 'held' or f[1] == 'sending') then
-    redis.call('ZADD', 'gq:leases', now + lease_ms, ARGV[i])
+    redis.call('ZADD', 'gqc:leases', now + lease_ms, ARGV[i])
   else
     lost[#lost + 1] = ARGV[i]
   end
@@ -219,14 +219,14 @@ return lost
 # -> {requests that were taken back, those that wait at priority 0, ... 10}, or nil: somebody has swept in this period
 SWEEP = """
 local period_ms, most, ending, ttl_ms, may_expire = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-if not redis.call('SET', 'gq:swept', '1', 'NX', 'PX', period_ms) then return nil end
+if not redis.call('SET', 'gqc:swept', '1', 'NX', 'PX', period_ms) then return nil end
 local taken_back = 0
 local over = {}
-if may_expire == '1' then over = redis.call('ZRANGEBYSCORE', 'gq:leases', '-inf', now_ms(), 'LIMIT', 0, 200) end
+if may_expire == '1' then over = redis.call('ZRANGEBYSCORE', 'gqc:leases', '-inf', now_ms(), 'LIMIT', 0, 200) end
 for _, id in ipairs(over) do
   local job = job_of(id)
   local status = redis.call('HGET', job, 'status')
-  redis.call('ZREM', 'gq:leases', id)
+  redis.call('ZREM', 'gqc:leases', id)
   local unknown = 0
   if status == 'sending' then unknown = redis.call('HINCRBY', job, 'unknown', 1) end
   if unknown >= most then
@@ -242,8 +242,8 @@ end
 local counts = {taken_back}
 for priority = 0, 10 do
   local waiting = 0
-  for _, model in ipairs(redis.call('SMEMBERS', 'gq:models:' .. priority)) do
-    waiting = waiting + redis.call('ZCARD', 'gq:ready:' .. priority .. ':' .. model)
+  for _, model in ipairs(redis.call('SMEMBERS', 'gqc:models:' .. priority)) do
+    waiting = waiting + redis.call('ZCARD', 'gqc:ready:' .. priority .. ':' .. model)
   end
   counts[#counts + 1] = waiting
 end

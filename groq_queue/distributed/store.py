@@ -140,7 +140,7 @@ class JobStore:
         Raises:
             EngineUnavailable: At once, if Redis cannot be reached.
         """
-        key = f"gq:reply:{reply}"
+        key = f"gqc:reply:{reply}"
         try:
             first = self._listening.blpop([key], timeout=LISTEN_S)
             if first is None:
@@ -153,21 +153,21 @@ class JobStore:
     def wake(self, reply: str) -> None:
         """Have ``listen`` return; raises nothing."""
         try:
-            self._redis.rpush(f"gq:reply:{reply}", '["wake"]')
-            self._redis.pexpire(f"gq:reply:{reply}", 60_000)
+            self._redis.rpush(f"gqc:reply:{reply}", '["wake"]')
+            self._redis.pexpire(f"gqc:reply:{reply}", 60_000)
         except self._refused:
             return
 
     def forget_replies(self, reply: str) -> None:
         """Remove what is left of a list that nobody reads any more; raises nothing."""
         try:
-            self._redis.delete(f"gq:reply:{reply}")
+            self._redis.delete(f"gqc:reply:{reply}")
         except self._refused:
             return
 
     def workers(self) -> int:
         """Return how many workers have been heard of lately."""
-        return int(self._ask(lambda: self._redis.zcard("gq:workers")))
+        return int(self._ask(lambda: self._redis.zcard("gqc:workers")))
 
     # -- a worker
 
@@ -211,7 +211,7 @@ class JobStore:
     def leave(self, owner: str) -> None:
         """Forget a worker that ends; raises nothing."""
         try:
-            self._redis.zrem("gq:workers", owner)
+            self._redis.zrem("gqc:workers", owner)
         except self._refused:
             return
 
@@ -248,7 +248,7 @@ class JobStore:
     def _standings(self, ids: Sequence[str]) -> list[Standing]:
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
-                pipe.hmget(f"gq:job:{id}", ["status", "ending", "custom_id"])
+                pipe.hmget(f"gqc:job:{id}", ["status", "ending", "custom_id"])
             return [Standing(*fields) for fields in pipe.execute()]
 
     def _ask(self, ask: Callable[[], _T]) -> _T:
