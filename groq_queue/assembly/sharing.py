@@ -122,6 +122,7 @@ class Worker:
         threads: ``{lane: threads}``.
         lease_s: Seconds after the last sign of life in which what this worker holds is its own.
         on_stopped: Called when a rejected key, or the like, makes further work pointless.
+        on_dead: Called when a lane is served no more though nobody has stopped it.
 
     Raises:
         EngineUnavailable: Redis cannot be reached.
@@ -135,6 +136,7 @@ class Worker:
         threads: Mapping[str, int],
         lease_s: float,
         on_stopped: Callable[[], None],
+        on_dead: Callable[[], None],
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._bell = Bell(addresses.broker)
@@ -151,7 +153,7 @@ class Worker:
             on_stopped=on_stopped,
         )
         self._parts = assemble(settings, around=self._holding.fence)
-        self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._holding.work)
+        self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._holding.work, on_dead)
 
     def start(self) -> None:
         """Begin to work."""
@@ -172,7 +174,3 @@ class Worker:
     def stopped_by(self) -> Exception | None:
         """The error that made further work pointless, or None."""
         return self._holding.stopped_by
-
-    def are_lanes_alive(self) -> bool:
-        """Return whether every lane is served."""
-        return self._lanes.are_alive()

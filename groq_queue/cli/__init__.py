@@ -180,8 +180,8 @@ examples:
 
 environment: GROQ_API_KEY unless the server is this machine, GROQ_BASE_URL, GROQ_QUEUE_BROKER
 
-exit codes: 0 it was stopped   2 usage, or the broker cannot be reached
-  3 configuration, or the key was rejected
+exit codes: 0 it was stopped   1 it broke: start it again
+  2 usage, or the broker cannot be reached   3 configuration, or the key was rejected
 """
 
 _ESTIMATE_DESCRIPTION = """\

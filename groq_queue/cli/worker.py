@@ -17,7 +17,7 @@ from groq_queue.distributed.lanes import DEFAULT_THREADS, parse_lanes
 from groq_queue.errors import EngineUnavailable
 from groq_queue.facade import GroqQueue
 
-_REJECTED = 0  # what is put where signals are put, when the key was rejected
+_REJECTED, _DEAD = 0, -1  # what is put where signals are put: the key was rejected, a lane is served no more
 
 
 def worker(args: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def worker(args: argparse.Namespace) -> int:
     )
     threads = dict(DEFAULT_THREADS) if args.lanes is None else parse_lanes(args.lanes)
     addresses = addresses_of(args.broker, args.state)
-    settings = checked({**_defaults(), **_given(args), "max_workers": sum(threads.values()), "max_pending": None})
+    settings = checked(_arguments(args) | {"max_workers": sum(threads.values()), "max_pending": None})
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     with catching(stop.put):
         try:
@@ -39,10 +39,11 @@ def worker(args: argparse.Namespace) -> int:
                 threads=threads,
                 lease_s=args.lease,
                 on_stopped=lambda: stop.put(_REJECTED),
+                on_dead=lambda: stop.put(_DEAD),
             )
+            ours.start()
         except EngineUnavailable as error:
             raise UsageError(str(error)) from None
-        ours.start()
         served = ", ".join(f"{lane}:{count}" for lane, count in threads.items())
         print(f"worker {ours.name} sends to {settings.payers.address} ({served}); Ctrl-C stops it", file=sys.stderr)
         sys.stderr.flush()
@@ -51,13 +52,20 @@ def worker(args: argparse.Namespace) -> int:
     if caught == _REJECTED:
         print(f"groq-queue: stopped, since every request would fail alike: {ours.stopped_by}", file=sys.stderr)
         return Exit.CONFIGURATION
+    if caught == _DEAD:
+        print("groq-queue: stopped, since a lane broke (see above): start it again", file=sys.stderr)
+        return Exit.SOME_FAILED
     return Exit.DONE
 
 
-def _defaults() -> dict[str, object]:
-    """Return what ``GroqQueue`` takes where nothing is given."""
+def _arguments(args: argparse.Namespace) -> dict[str, object]:
+    """Return the arguments of ``GroqQueue``: as given, else its defaults."""
     parameters = inspect.signature(GroqQueue.__init__).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    arguments = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    given = _given(args)
+    for field in given.keys() - arguments.keys():
+        raise UsageError(f"--{field.replace('_', '-')} is not built into this version: leave it out")
+    return arguments | given
 
 
 def _given(args: argparse.Namespace) -> dict[str, object]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Protocol
@@ -119,9 +118,14 @@ class Holding:
     # -- beginning and end
 
     def begin(self, accept: Accept, engine: Embedded) -> None:
-        """Be ready: *accept* gives requests to the embedded *engine*, whose attempts went through ``fence``."""
+        """Be ready: *accept* gives requests to the embedded *engine*, whose attempts went through ``fence``.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached.
+        """
         self._accept = accept
         self._engine = engine
+        self._beat()
         self._thread = threading.Thread(target=self._keep_up, name="groq_queue-heartbeat", daemon=True)
         self._thread.start()
 
@@ -151,7 +155,7 @@ class Holding:
     def work(self, lane: Lane) -> int:
         """Take and end requests of *lane* until none waits; return how many."""
         count = 0
-        while not self._is_stopping:
+        while not self._is_stopping and self.stopped_by is None:
             claimed = self._store.claim(self._owner, self._lease_ms, lane.first, lane.last, self._stuck(lane))
             if claimed is None:
                 break
@@ -237,16 +241,31 @@ class Holding:
 
     def _stuck(self, lane: Lane) -> list[str]:
         """Return the models that may get no more threads of *lane*, because theirs wait for their budget."""
+        return [model for model, jobs in self._waiting(lane).items() if len(jobs) >= self._most_waiting(lane)]
+
+    def _waiting(self, lane: Lane) -> dict[str, list[_Job]]:
+        """Return what has been held in *lane* for a while and is not on its way, by model, oldest first."""
         now_ns = self._clock.now_ns()
+        waiting: dict[str, list[_Job]] = {}
         with self._changed:
-            waiting = Counter(
-                job.model
-                for job in self._jobs.values()
-                if job.lane is lane and not job.is_sending and now_ns - job.held_ns > _STUCK_NS
-            )
+            for job in self._jobs.values():
+                if job.lane is lane and not job.is_sending and now_ns - job.held_ns > _STUCK_NS:
+                    waiting.setdefault(job.model, []).append(job)
+        return waiting
+
+    def _most_waiting(self, lane: Lane) -> int:
+        """Return how many threads of *lane* the requests of one model may hold that wait for their budget."""
         threads = self._threads[lane.name]
-        most = threads - threads // 4
-        return [model for model, count in waiting.items() if count >= most and threads > 1]
+        return threads - max(1, threads // 4) if threads > 1 else 2
+
+    def _spread(self) -> None:
+        """Give back what keeps other models from their share of the threads."""
+        for lane in LANES:
+            if lane.name in self._threads:
+                for jobs in self._waiting(lane).values():
+                    for job in jobs[self._most_waiting(lane) :]:
+                        if job.future is not None:
+                            job.future.cancel()
 
     # -- the fence
 
@@ -294,6 +313,7 @@ class Holding:
         safe_ns = self._clock.now_ns() + self._lease_ms * 1_000_000
         while self._wait_a_period():
             try:
+                self._spread()
                 self._beat()
                 self._sweep(may_expire=self._clock.now_ns() >= safe_ns)
             except EngineUnavailable as error:

@@ -31,18 +31,29 @@ class LaneWorkers:
         threads: ``{lane: threads}``.
         name: Of this process; each Celery worker is called ``<lane>@<name>``.
         work: Called on a thread of a lane for each wake-up call; works until nothing waits there.
+        on_dead: Called when a lane is served no more though nobody has stopped it.
     """
 
-    def __init__(self, broker: str, threads: dict[str, int], name: str, work: Callable[[Lane], int]) -> None:
-        self._controllers: list[Any] = []
-        self._threads: list[threading.Thread] = []
-        for lane in LANES:
-            if lane.name in threads:
-                controller = _controller(broker, lane, threads[lane.name], name, work)
-                self._controllers.append(controller)
-                self._threads.append(
-                    threading.Thread(target=controller.start, name=f"groq_queue-{lane.name}", daemon=True)
-                )
+    def __init__(
+        self,
+        broker: str,
+        threads: dict[str, int],
+        name: str,
+        work: Callable[[Lane], int],
+        on_dead: Callable[[], None],
+    ) -> None:
+        self._on_dead = on_dead
+        self._is_stopping = False
+        self._threads = [
+            threading.Thread(
+                target=self._serve,
+                args=(_controller(broker, lane, threads[lane.name], name, work),),
+                name=f"groq_queue-{lane.name}",
+                daemon=True,
+            )
+            for lane in LANES
+            if lane.name in threads
+        ]
 
     def start(self) -> None:
         """Take wake-up calls from now on."""
@@ -53,6 +64,7 @@ class LaneWorkers:
         """Take no more calls; returns at once. No worker of this process starts again."""
         from celery.worker import state
 
+        self._is_stopping = True
         state.should_stop = 0
 
     def join(self) -> None:
@@ -60,9 +72,13 @@ class LaneWorkers:
         for thread in self._threads:
             thread.join()
 
-    def are_alive(self) -> bool:
-        """Return whether every lane is served."""
-        return all(thread.is_alive() for thread in self._threads)
+    def _serve(self, controller: Any) -> None:
+        """Run a Celery worker; one that ends by itself leaves its lane to nobody, which must not go unnoticed."""
+        try:
+            controller.start()
+        finally:
+            if not self._is_stopping:
+                self._on_dead()
 
 
 def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable[[Lane], int]) -> Any:
@@ -144,7 +160,7 @@ def _consumer_class() -> type[Any]:
                 self._freed.clear()
                 self.perform_pending_operations()
                 timeout_s = _LOOK_S
-                can_consume = getattr(consumer.channel.qos, "can_consume", None)
+                can_consume = getattr(getattr(consumer.channel, "qos", None), "can_consume", None)
                 if can_consume is not None:
                     timeout_s = _IDLE_S if can_consume() else _NOW_S
                     if timeout_s == _NOW_S:  # every thread is busy: nothing will come but commands

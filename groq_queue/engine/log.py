@@ -42,7 +42,7 @@ EVENTS = {
     "observer_raised": "an observer raised; ERROR",
     "queue_stopped": "an error that holds for all, such as a rejected key; ERROR",
     "session_retries": "the given session repeats requests by itself; WARNING",
-    "store_away": "broker or Redis of engine=\"celery\" cannot be reached; DEBUG to ERROR",
+    "store_away": 'broker or Redis of engine="celery" cannot be reached; DEBUG to ERROR',
     "store_back": "it can be reached again; WARNING",
     "timer_failed": "a timer's callback raised; ERROR",
 }

@@ -197,31 +197,30 @@ def test_leaving_the_block_waits_and_leaving_it_by_an_error_cancels(stage):
         done = [queue.submit(f"one {n}") for n in range(2)]
     assert all(future.done() for future in done)
 
-    with pytest.raises(ZeroDivisionError), ours.queue() as queue:
-        futures = [queue.submit(f"two {n}") for n in range(5)]
+    leavers = []
+
+    def fail():
+        for n in range(5):
+            leavers.append(queue.submit(f"two {n}"))
         raise ZeroDivisionError
 
-    assert all(future.cancelled() for future in futures)
+    with pytest.raises(ZeroDivisionError), ours.queue() as queue:
+        fail()
+
+    assert 5 == sum(future.cancelled() for future in leavers)
     assert 2 == len(ours.prompts())
     with pytest.raises(QueueClosed):
         queue.submit("late")
 
 
-@pytest.mark.parametrize("bound", ["max_wait", "deadline"])
-def test_a_request_that_waits_too_long_ends_unsent(stage, bound):
+def test_a_request_that_waits_too_long_ends_unsent(stage):
     """
     With the same error, and the others go on.
     """
     ours = stage(rpm=1, minute_s=300)
     with ours.queue() as queue:
         queue.submit("opens").result(S)
-        options = {bound: 0.5} if bound == "max_wait" else {bound: 400}
-        future = queue.submit("waits", custom_id="w", **options)
-        if bound == "deadline":
-            assert not future.done()
-            future.cancel()
-            return
-        error = future.exception(S)
+        error = queue.submit("waits", custom_id="w", max_wait=0.5).exception(S)
 
     assert type(error) is QueueTimeout
     assert "w" == error.custom_id
@@ -306,7 +305,7 @@ def test_statistics_have_the_same_names_and_add_up(stage):
     assert stats.completion_tokens > 0
     assert stats.cost > 0
     assert {50, 90, 99} == set(stats.wait_percentiles)
-    assert [ours.queue] and ["llama-3.1-8b-instant"] == [lane.name for lane in stats.lanes]
+    assert ["llama-3.1-8b-instant"] == [lane.name for lane in stats.lanes]
     assert ("completed", 1, 8) == (info.state, info.attempts, info.priority)
     assert "6" in str(report)
 
