@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,47 @@ class Server:
         self._folder.cleanup()
 
 
+class Worker:
+    """A worker process, whose stderr is read as it comes: a full pipe would stop it."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self._told: list[str] = []
+        self._is_up = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._is_up.wait(PATIENCE_S), self.told
+        assert any(line.startswith("worker ") for line in self._told), self.told
+
+    @property
+    def told(self) -> str:
+        """What it wrote to stderr so far."""
+        return "".join(self._told)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Wait until it ends, and return its exit code."""
+        code = self._process.wait(PATIENCE_S)
+        self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        return code
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._told.append(line)
+            if line.startswith("worker "):
+                self._is_up.set()
+        self._is_up.set()
+
+
 class Fleet:
     """A simulator, a Redis and the workers between them.
 
@@ -97,10 +139,10 @@ class Fleet:
         self._minute_s = options.get("minute_s")
         self.groq = GroqSimulator(**options)
         self.groq.start()
-        self.workers: list[subprocess.Popen[str]] = []
+        self.workers: list[Worker] = []
 
-    def start_worker(self, *arguments: str, lanes: str = "urgent:2,normal:4,bulk:4", key: str = "gsk_test") -> Any:
-        """Start a worker and return its process once it is at work."""
+    def start_worker(self, *arguments: str, lanes: str = "urgent:2,normal:4,bulk:4", key: str = "gsk_test") -> Worker:
+        """Start a worker and return it once it is at work."""
         command = [sys.executable, "-m", "groq_queue", "worker", "--broker", self.broker, "--lanes", lanes]
         command += ["--lease", str(LEASE_S)]
         for name, limit in (self._limits or {"rpm": 1_000_000}).items():
@@ -108,41 +150,30 @@ class Fleet:
         if self._minute_s is not None and self._limits:
             command += ["--minute", str(self._minute_s)]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GROQ_")}
-        process = subprocess.Popen(
-            [*command, *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=kept | {"GROQ_API_KEY": key, "GROQ_BASE_URL": self.groq.base_url},
-        )
-        self.workers.append(process)
-        assert process.stderr is not None
-        told = ""
-        for line in process.stderr:
-            told += line
-            if line.startswith("worker "):
-                return process
-        raise AssertionError(told)
+        environment = kept | {"GROQ_API_KEY": key, "GROQ_BASE_URL": self.groq.base_url}
+        worker = Worker([*command, *arguments], environment)
+        self.workers.append(worker)
+        return worker
 
     def queue(self, **options: Any) -> GroqQueue:
         """Return a queue of this process that the workers serve."""
         options.setdefault("model", MODEL)
         return GroqQueue(engine="celery", broker=self.broker, **options)
 
-    def stop_worker(self, process: Any, number: int = signal.SIGTERM) -> int:
+    def stop_worker(self, worker: Worker, number: int = signal.SIGTERM) -> int:
         """End a worker and return its exit code."""
-        process.send_signal(number)
-        _, _ = process.communicate(timeout=PATIENCE_S)
-        self.workers.remove(process)
-        return int(process.returncode)
+        worker.signal(number)
+        self.workers.remove(worker)
+        return worker.wait()
 
     def prompts(self) -> list[str]:
         """Return the prompts that the simulator was sent, in their order."""
         return [record.prompt for record in self.groq.log]
 
     def close(self) -> None:
-        for process in list(self.workers):
-            process.kill()
-            process.communicate()
+        for worker in self.workers:
+            worker.signal(signal.SIGKILL)
+            worker.wait()
         self.groq.stop()
 
 

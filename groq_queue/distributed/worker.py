@@ -147,9 +147,20 @@ def _consumer_class() -> type[Any]:
 
         call_soon_ack = call_soon  # another thread must not write into the connection that this one reads
 
+        def perform_pending_operations(self) -> None:
+            while self._pending_operations:
+                try:
+                    self._pending_operations.popleft()()
+                except Exception as error:
+                    # It came over a connection that is lost by now, and comes again over another one: no harm.
+                    _log.debug("a call is not acknowledged: %r", error, extra=told("store_away"))
+
         def loop(  # replaces an attribute of Celery's consumer, called with exactly these
             self, obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, *_: Any, **__: Any
         ) -> None:
+            # Else kombu tries to put calls back over the connection that it closes because it is broken, and the
+            # error that this raises ends the consumer for good. A call that is lost is made again by who sweeps.
+            consumer.channel.do_restore = connection.default_channel.do_restore = False
             consumer.on_message = self.create_task_handler()
             consumer.consume()
             self.on_ready()
