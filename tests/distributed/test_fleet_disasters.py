@@ -13,9 +13,11 @@ from concurrent.futures import wait
 
 import pytest
 import redis
-from fleet import MODEL, PATIENCE_S
+from fleet import LEASE_S, MODEL, PATIENCE_S
 
 from groq_queue import GroqQueue
+from groq_queue.distributed.broker import Bell
+from groq_queue.distributed.lanes import LANES
 from groq_queue.simulator import Fault
 
 S = 120
@@ -157,6 +159,7 @@ def test_redis_may_be_killed_and_started_again(fleet):
         assert not wait(futures, S).not_done
         later = queue.submit("later")
         later.result(S)
+        assert 0 == ours.stop_worker(ours.workers[0])
 
     assert [None] * 200 == [future.exception() for future in futures]
     assert 201 == len(ours.prompts())
@@ -217,3 +220,60 @@ def test_the_end_of_a_program_leaves_its_requests_to_the_workers(fleet):
     ours.start_worker()
 
     assert '"n 1"' in GroqQueue.attach(ids[1], broker=ours.broker).result(S).text
+
+
+@pytest.mark.slow
+def test_a_call_that_takes_longer_than_the_lease_is_made_once(fleet):
+    """
+    Its worker shows that it lives, and calls that come again find nothing: plain Celery made 88 calls of 32.
+    """
+    ours = fleet(latency=3 * LEASE_S)
+    ours.start_worker(lanes="normal:4")
+    ours.start_worker(lanes="normal:4")
+    bell = Bell(ours.broker)
+    with ours.queue() as queue:
+        futures = [queue.submit(f"n {n}") for n in range(16)]
+        assert ours.groq.wait_for_requests(8, PATIENCE_S)
+        bell.ring(LANES[1], 40)
+        answers = [future.result(S) for future in futures]
+    bell.close()
+
+    assert [1] * 16 == [answer.attempts for answer in answers]
+    assert {1} == set(Counter(ours.prompts()).values())
+
+
+@pytest.mark.slow
+def test_a_worker_that_slept_through_its_lease_sends_nothing_of_it(fleet):
+    """
+    As a machine that was suspended: another worker has what it held, and it learns so before bytes leave.
+    """
+    ours = fleet()
+    sleeper = ours.start_worker("--rpm", "1", "--minute", "8", lanes="normal:4")
+    with ours.queue() as queue:
+        queue.submit("opens").result(S)
+        futures = [queue.submit(f"n {n}") for n in range(3)]
+        assert not wait(futures, 1).done  # it holds them, and has no budget for eight seconds
+        sleeper.signal(signal.SIGSTOP)
+        ours.start_worker(lanes="normal:4")
+        for future in futures:
+            future.result(S)
+        sleeper.signal(signal.SIGCONT)
+        last = [queue.submit(f"last {n}") for n in range(3)]
+        assert not wait(last, S).not_done
+        queue.submit("not before its budget is back", not_before=9).result(S)
+
+    assert {1} == set(Counter(ours.prompts()).values())
+
+
+def test_a_worker_can_be_stopped_while_redis_is_away(fleet):
+    """
+    It does not wait for it to come back.
+    """
+    ours = fleet()
+    worker = ours.start_worker()
+    ours.server.kill()
+    try:
+        assert worker in ours.workers
+        assert ours.stop_worker(worker) in (0, 1)
+    finally:
+        ours.server.start()
