@@ -44,6 +44,9 @@ _LONGEST_PERIOD_S = 2.0
 _AGAIN_S = 1
 _MOST_CALLS = 16  # at a time, for requests that nobody was woken for
 _STUCK_NS = NS_PER_S // 2
+# RabbitMQ takes a call away, and the channel with it, that is not acknowledged for half an hour.
+_LONGEST_TURN_NS = 300 * NS_PER_S
+_LONGEST_HOLD_NS = 600 * NS_PER_S
 
 Accept = Callable[[Request, Callable[[Future[Completion]], object] | None], RequestFuture[Completion]]
 
@@ -153,9 +156,13 @@ class Holding:
     # -- work
 
     def work(self, lane: Lane) -> int:
-        """Take and end requests of *lane* until none waits; return how many."""
+        """Take and end requests of *lane* until none waits, or for some minutes; return how many."""
         count = 0
+        until_ns = self._clock.now_ns() + _LONGEST_TURN_NS
         while not self._is_stopping and self.stopped_by is None:
+            if self._clock.now_ns() > until_ns:
+                self._bell.ring(lane)
+                break
             claimed = self._store.claim(self._owner, self._lease_ms, lane.first, lane.last, self._stuck(lane))
             if claimed is None:
                 break
@@ -259,11 +266,13 @@ class Holding:
         return threads - max(1, threads // 4) if threads > 1 else 2
 
     def _spread(self) -> None:
-        """Give back what keeps other models from their share of the threads."""
+        """Give back what keeps other models from their share of the threads, and what has waited very long."""
+        old_ns = self._clock.now_ns() - _LONGEST_HOLD_NS
         for lane in LANES:
             if lane.name in self._threads:
                 for jobs in self._waiting(lane).values():
-                    for job in jobs[self._most_waiting(lane) :]:
+                    excess = jobs[self._most_waiting(lane) :]
+                    for job in (*excess, *(job for job in jobs if job.held_ns < old_ns)):
                         if job.future is not None:
                             job.future.cancel()
 

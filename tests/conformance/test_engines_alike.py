@@ -364,6 +364,26 @@ def test_eight_threads_may_submit_at_once(stage):
     assert {1} == set(Counter(ours.prompts()).values())
 
 
+def test_the_everyday_calls_work_too(stage):
+    """
+    complete, map in order, a view with options of its own, estimate.
+    """
+    ours = stage(faults=[Fault(match="bad", status=400)])
+    with ours.queue() as queue:
+        assert '"one"' in queue.complete("one").text
+        answers = list(queue.map([f"m {n}" for n in range(20)], timeout=S))
+        mixed = list(queue.map(["good", "bad"], errors="return", timeout=S))
+        view = queue.with_options(client="viewer", priority="high")
+        future = view.submit("viewed")
+        future.result(S)
+        assert ("viewer", 1) == (queue.info(future).client, queue.info(future).priority)
+        assert 3 == queue.estimate(["a", "b", "c"]).requests
+        assert "unknown" == queue.get("nobody").status
+
+    assert [f'"m {n}"' in answer.text for n, answer in enumerate(answers)] == [True] * 20
+    assert ["Completion", "BadRequestError"] == [type(each).__name__ for each in mixed]
+
+
 def test_a_bound_on_what_waits_is_kept(stage):
     """
     The next one is refused until some have started.

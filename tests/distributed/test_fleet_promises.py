@@ -13,7 +13,15 @@ import pytest
 import redis
 from fleet import MODEL, PATIENCE_S
 
-from groq_queue import AuthenticationError, ConfigurationError, EngineUnavailable, GroqQueue, Limits, Priority
+from groq_queue import (
+    AuthenticationError,
+    ConfigurationError,
+    EngineUnavailable,
+    GroqQueue,
+    Limits,
+    MissingExtraError,
+    Priority,
+)
 from groq_queue.distributed.broker import Bell
 from groq_queue.distributed.lanes import LANES
 from groq_queue.simulator import Fault
@@ -136,6 +144,16 @@ def test_the_engine_and_its_addresses_are_checked(monkeypatch):
             GroqQueue(api_key="gsk_test", **options)
     with pytest.raises(ConfigurationError, match="groq-queue simulate"):
         GroqQueue.simulated(engine="celery", broker="redis://127.0.0.1")
+
+
+@pytest.mark.parametrize("package", ["celery", "redis"])
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
+    """
+    Only who uses the engine needs it.
+    """
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'groq_queue\[celery\]'"):
+        GroqQueue(engine="celery", broker="redis://127.0.0.1:1/0")
 
 
 def test_callables_and_pauses_are_refused(fleet):
