@@ -36,7 +36,6 @@ _REDIS_OPTIONS = {
     "socket_connect_timeout": 2,
     "socket_timeout": 10,
     "socket_keepalive": True,
-    "global_keyprefix": "gqc:celery:",
 }
 
 

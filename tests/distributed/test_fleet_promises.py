@@ -275,7 +275,7 @@ def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
 
         lost = [queue.submit(f"lost {n}") for n in range(50)]
         client = redis.Redis.from_url(ours.broker)
-        for key in client.scan_iter("gqc:celery:gq.normal*"):
+        for key in client.scan_iter("gq.normal*"):
             client.delete(key)
         client.close()
         assert 0 == bell.waiting(NORMAL)
@@ -284,6 +284,20 @@ def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
             assert 1 == future.result(S).attempts
     bell.close()
     assert {1} == set(Counter(ours.prompts()).values())
+
+
+def test_the_tools_of_celery_see_the_workers(fleet):
+    """
+    ``celery inspect`` and what is built on it, such as Flower; each lane is a Celery worker of its own.
+    """
+    ours = fleet()
+    worker = ours.start_worker(lanes="urgent:1,bulk:1")
+    asked = [sys.executable, "-m", "celery", "-b", ours.broker, "inspect", "-t", "3", "--json", "ping"]
+
+    pong = json.loads(subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE_S).stdout)
+
+    assert {"urgent", "bulk"} == {node.partition("@")[0] for node in pong}
+    assert 0 == ours.stop_worker(worker)
 
 
 def test_scripts_that_redis_has_forgotten_are_given_to_it_again(fleet):
