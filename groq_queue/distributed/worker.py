@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from groq_queue.distributed.broker import TASK, make_app
@@ -138,19 +140,19 @@ def _consumer_class() -> type[Any]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._freed = threading.Event()
+            self._todo: deque[Callable[[], Any]] = deque()
             super().__init__(*args, **kwargs)
 
-        def call_soon(self, todo: Any, *args: Any, **kwargs: Any) -> Any:
-            done = super().call_soon(todo, *args, **kwargs)
+        def call_soon(self, todo: Any, *args: Any, **kwargs: Any) -> None:
+            self._todo.append(partial(todo, *args, **kwargs))
             self._freed.set()
-            return done
 
         call_soon_ack = call_soon  # another thread must not write into the connection that this one reads
 
         def perform_pending_operations(self) -> None:
-            while self._pending_operations:
+            while self._todo:
                 try:
-                    self._pending_operations.popleft()()
+                    self._todo.popleft()()
                 except Exception as error:
                     # It came over a connection that is lost by now, and comes again over another one: no harm.
                     _log.debug("a call is not acknowledged: %r", error, extra=told("store_away"))
