@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -42,9 +43,7 @@ class Server:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gq-redis-")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _free_port()
         self._process: subprocess.Popen[bytes]
         self.start()
 
@@ -81,6 +80,15 @@ class Server:
         """End it, and forget what it kept."""
         self.kill()
         self._folder.cleanup()
+
+
+def _free_port() -> int:
+    """Return a free port that no outgoing connection is given while the server is down for a moment."""
+    for port in random.sample(range(20_000, 30_000), 200):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 class Worker:
