@@ -31,6 +31,7 @@ EVENTS = {
     "attempt_broke": "an attempt raised what it must not: a bug, or no memory; ERROR",
     "attempt_failed": "an attempt failed and is repeated; DEBUG",
     "callback_raised": "a done-callback raised; ERROR",
+    "column_failed": "some rows of map_column have no answer; WARNING",
     "daily_limit": "a lane waits for a limit per day; WARNING",
     "future_taken": "somebody else ended a Future of ours; ERROR",
     "journal_recovered": "what was on its way when the last process ended was decided about; WARNING",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from groq_queue.core.checks import check_choice, check_count, check_seconds
 from groq_queue.core.completion import Completion
+from groq_queue.engine.log import told, told_error
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError
 from groq_queue.everyday.ahead import Ahead
@@ -195,7 +196,14 @@ class Asking:
             raise
         if failed:
             row, first = next(iter(failed.items()))
-            _log.warning("map_column: %d of %d failed; the first, at row %d: %s", len(failed), len(asked), row, first)
+            _log.warning(
+                "map_column: %d of %d failed; the first, at row %d: %s",
+                len(failed),
+                len(asked),
+                row,
+                first,
+                extra=told("column_failed", **told_error(first)),
+            )
         return rows.like(texts)
 
     def with_options(self, **options: Any) -> View:
