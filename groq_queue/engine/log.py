@@ -39,8 +39,10 @@ EVENTS = {
     "limits_noticed": "the server's limits differ from what was set; WARNING",
     "no_thread": "the system refused another worker thread; WARNING",
     "observer_raised": "an observer raised; ERROR",
+    "progress_failed": "a progress callable raised, or a display could not be updated; DEBUG or ERROR",
+    "queue_replaced": "a named queue was asked for with other settings; WARNING",
     "queue_stopped": "an error that holds for all, such as a rejected key; ERROR",
-    "session_retries": "the given session repeats requests by itself; WARNING",
+    "session_retries": "a session, an SDK or a callable repeats by itself what the queue repeats; WARNING",
     "timer_failed": "a timer's callback raised; ERROR",
 }
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TextIO
 
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.pricing import Cost
+from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
@@ -201,7 +202,9 @@ class _ToCallable:
         except Exception:  # the user's code; a run must not end because nobody could be told how far it is
             if not self._has_failed:
                 self._has_failed = True
-                _log.exception("progress=%r raised; told once, the run goes on", self._call)
+                _log.exception(
+                    "progress=%r raised; told once, the run goes on", self._call, extra=told("progress_failed")
+                )
 
     def close(self) -> None:
         pass
@@ -223,7 +226,7 @@ class _InNotebook:
         try:
             self._handle.update(self._html(f"<div>{bar}{text}</div>"))
         except Exception:  # the kernel's connection is not ours; a run must not end with it
-            _log.debug("the notebook's display could not be updated", exc_info=True)
+            _log.debug("the notebook's display could not be updated", exc_info=True, extra=told("progress_failed"))
 
     def close(self) -> None:
         pass
