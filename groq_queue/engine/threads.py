@@ -350,15 +350,21 @@ class ThreadEngine:
         """Prepare for the end of the interpreter: give attempts under way at most *timeout_s*.
 
         Returns:
-            How many requests were cancelled unsent.
+            How many requests were cancelled unsent; a journal keeps them.
         """
         with self._lock:
             self._is_closed = self._is_cancelling = True
+            count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
         self._let_go()
         self._deliver_all(unsent, is_final=False)
         self.join(timeout_s)
-        return len(unsent)
+        return count
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether requests that are left unsent stay in a journal."""
+        return self._keeper is not None
 
     def stats(self) -> Stats:
         """Return one consistent snapshot."""
