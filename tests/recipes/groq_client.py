@@ -25,8 +25,10 @@ def ask(client: groq.Groq, question: str) -> str:
 
 def main() -> None:
     questions = [f"What is {number} squared?" for number in range(1, 9)]
-    with GroqQueue(limits=Limits(rpm=30, tpm=6_000)) as queue:
-        client = groq.Groq(http_client=sdk_http_client(queue, groq), max_retries=0)  # the one changed line
+    with (
+        GroqQueue(limits=Limits(rpm=30, tpm=6_000)) as queue,
+        groq.Groq(http_client=sdk_http_client(queue, groq), max_retries=0) as client,  # the one changed line
+    ):
         with ThreadPoolExecutor(8) as threads:
             texts = threads.map(lambda question: ask(client, question), questions)
             for question, text in zip(questions, texts, strict=True):
@@ -35,7 +37,6 @@ def main() -> None:
             model=MODEL, messages=[{"role": "user", "content": "Count to three."}], stream=True
         )
         print("streamed:", "".join(piece.choices[0].delta.content or "" for piece in stream if piece.choices))
-        client.close()
 
 
 if __name__ == "__main__":

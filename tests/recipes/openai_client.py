@@ -35,14 +35,16 @@ def ask(client: openai.OpenAI, question: str) -> str:
 
 
 def main() -> None:
-    with GroqQueue(limits=Limits(rpm=30, tpm=6_000)) as queue, ThreadPoolExecutor(8) as threads:
-        people, batch = client_of(queue, "high"), client_of(queue, "low")
+    with (
+        GroqQueue(limits=Limits(rpm=30, tpm=6_000)) as queue,
+        client_of(queue, "high") as people,
+        client_of(queue, "low") as batch,
+        ThreadPoolExecutor(8) as threads,
+    ):
         tags = [threads.submit(ask, batch, f"Tag text {number}.") for number in range(6)]
         print("people:", ask(people, "Where is my order?"))
         for tag in tags:
             print("batch:", tag.result())
-        people.close()
-        batch.close()
 
 
 if __name__ == "__main__":

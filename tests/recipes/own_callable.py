@@ -17,9 +17,8 @@ MODEL = "llama-3.1-8b-instant"
 
 
 def main() -> None:
-    sdk = Groq(max_retries=0)  # the queue retries
-    # A callable's headers are not seen, so the limits are given here.
-    with GroqQueue(model=MODEL, limits=Limits(rpm=30, tpm=6_000)) as queue:
+    # A callable's headers are not seen, so the limits are given here; and the SDK's own retries are off.
+    with Groq(max_retries=0) as sdk, GroqQueue(model=MODEL, limits=Limits(rpm=30, tpm=6_000)) as queue:
         futures = [
             queue.submit_call(
                 sdk.chat.completions.create,

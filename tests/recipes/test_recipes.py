@@ -324,7 +324,7 @@ def test_existing_code_waits_its_turn_in_the_queue(
     recipe: str, package: str, sent: int, retried: str, make_kitchen: Make
 ) -> None:
     """
-    At limits that leave room for no more than it sends; a 503 is retried by the queue, and by nobody else.
+    Real answers, in the order asked; a 503 is retried by the queue, once, and by nobody else.
     """
     pytest.importorskip(package)
     faults = [Fault(status=503, match=lambda call: call.prompt == retried, times=1)]

@@ -80,7 +80,8 @@ from groq import Groq
 
 def test_one(groq_simulator):
     with Groq(max_retries=0) as sdk:
-        answer = sdk.chat.completions.create(model="llama-3.1-8b-instant", messages=[{"role": "user", "content": "Why?"}])
+        asked = {"role": "user", "content": "Why?"}
+        answer = sdk.chat.completions.create(model="llama-3.1-8b-instant", messages=[asked])
     assert answer.choices[0].message.content
     assert groq_simulator.stats().admitted == 1
 """,
