@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,19 @@ class Ran:
     @property
     def lines(self) -> list[str]:
         return self.out.splitlines()
+
+
+class Pace:
+    """Latencies of a simulator: the first *quick* answers at once, the next after *then_s*, until all may be quick."""
+
+    def __init__(self, quick: int, then_s: float) -> None:
+        self.is_quick = threading.Event()
+        self._left = quick
+        self._then_s = then_s
+
+    def __call__(self, random: object) -> float:
+        self._left -= 1
+        return 0.02 if self._left >= 0 or self.is_quick.is_set() else self._then_s
 
 
 class Kitchen:

@@ -17,7 +17,7 @@ import pytest
 from groq_queue import GroqQueue, Limits
 from groq_queue.testing import Fault
 
-from .conftest import HERE, PATIENCE_S, Kitchen
+from .conftest import HERE, PATIENCE_S, Kitchen, Pace
 
 Make = Callable[..., Kitchen]
 
@@ -71,7 +71,8 @@ def test_an_interrupted_notebook_cell_goes_on_from_what_it_had(make_kitchen: Mak
     Between the two runs nothing is asked twice.
     """
     # The first answer comes at once and teaches the limits; the interrupt comes while the others are on their way.
-    kitchen = make_kitchen(latency=lambda random: 0.6)
+    pace = Pace(quick=1, then_s=3)
+    kitchen = make_kitchen(latency=pace)
     process = kitchen.start(
         sys.executable,
         "-c",
@@ -88,6 +89,7 @@ def test_an_interrupted_notebook_cell_goes_on_from_what_it_had(make_kitchen: Mak
     )
     assert kitchen.groq.wait_for_requests(2, timeout=PATIENCE_S)
 
+    pace.is_quick.set()
     process.send_signal(signal.SIGINT)
     ran = kitchen.wait(process)
 
@@ -237,17 +239,19 @@ def test_the_cron_job_killed_in_the_middle_sends_only_what_is_left(make_kitchen:
     """
     What was answered when it was killed is not sent again; a third run sends nothing at all.
     """
-    kitchen = make_kitchen(latency=0.1)
+    pace = Pace(quick=14, then_s=600)
+    kitchen = make_kitchen(latency=pace)
     articles = kitchen.directory / "articles"
     articles.mkdir()
     for number in range(40):
         (articles / f"{number:02}.txt").write_text(f"Article {number:02}")
     job = (sys.executable, HERE / "cron_resume.py", "articles", "run.db")
     process = kitchen.start(*job)
-    assert kitchen.groq.wait_for_requests(14, timeout=PATIENCE_S)
+    assert kitchen.groq.wait_for_requests(14 + 8, timeout=PATIENCE_S)  # every worker waits for what will not come
 
     process.kill()
     kitchen.wait(process)
+    pace.is_quick.set()
     with sqlite3.connect(kitchen.directory / "run.db") as journal:
         kept = journal.execute("SELECT count(*) FROM requests WHERE status = 'completed'").fetchone()[0]
     journal.close()
@@ -255,7 +259,7 @@ def test_the_cron_job_killed_in_the_middle_sends_only_what_is_left(make_kitchen:
     second = kitchen.wait(kitchen.start(*job))
     third = kitchen.wait(kitchen.start(*job))
 
-    assert 0 < kept < 40
+    assert 0 < kept <= 14
     assert f"40 articles, {40 - kept} requests sent by this run\n" == second.out, second.err
     assert "40 articles, 0 requests sent by this run\n" == third.out, third.err
     assert before + 40 - kept == kitchen.groq.stats().received
@@ -356,7 +360,8 @@ def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
     """
     Killed in the middle, run again, run once more: every line is answered, and none that was answered is sent again.
     """
-    kitchen = make_kitchen(latency=0.2)
+    pace = Pace(quick=100, then_s=600)
+    kitchen = make_kitchen(latency=pace)
     programs = kitchen.directory / "bin"
     programs.mkdir()
     for name, words in {"groq-queue": " -m groq_queue", "python3": ""}.items():
@@ -370,10 +375,11 @@ def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
     (kitchen.directory / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     command = ("sh", HERE / "shell_jsonl.sh", "questions.jsonl", "answers.jsonl")
     process = kitchen.start(*command)
-    assert kitchen.groq.wait_for_requests(100, timeout=PATIENCE_S)
+    assert kitchen.groq.wait_for_requests(100 + 64, timeout=PATIENCE_S)  # every worker waits for what will not come
 
     os.killpg(process.pid, signal.SIGKILL)
     kitchen.wait(process)
+    pace.is_quick.set()
     with sqlite3.connect(kitchen.directory / "run.db") as journal:
         kept = journal.execute("SELECT count(*) FROM requests WHERE status = 'completed'").fetchone()[0]
     journal.close()
@@ -381,7 +387,7 @@ def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
     second = kitchen.wait(kitchen.start(*command))
     third = kitchen.wait(kitchen.start(*command))
 
-    assert 0 < kept < 200
+    assert 0 < kept <= 100
     assert 0 == second.code, second.err
     assert 0 == third.code, third.err
     assert before + 200 - kept == kitchen.groq.stats().received
