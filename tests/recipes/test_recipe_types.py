@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,15 @@ def _everything_that_recipes_use_is_here() -> None:
         pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[dev]'")
 
 
-def checked(*command: object, **environment: str) -> str:
-    """Run a checker on the checkout and return what it found, nothing if all is well."""
+def checked(*command: object, directory: Path = CHECKOUT, **environment: str) -> str:
+    """Run a checker and return what it found, nothing if all is well."""
     done = subprocess.run(
         [sys.executable, "-m", *map(str, command)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
-        cwd=CHECKOUT,
+        cwd=directory,
         env={**os.environ, **environment},
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
@@ -76,26 +77,67 @@ def test_pyright_finds_nothing() -> None:
     assert "" == found
 
 
+WRONG = """\
+from concurrent.futures import as_completed
+from groq_queue import GroqQueue
+with GroqQueue() as queue:
+    asked = {queue.submit(city): city for city in ('Oslo', 'Lima')}
+    names: list[str] = [asked[future] for future in as_completed(asked)]
+    text: int = queue.submit('Why?').result().text
+    count: str = queue.submit_call(len, 'four', queue_options={'model': 'm'}).result()
+"""
+COMPLAINTS = [
+    ("6", 'Incompatible types in assignment (expression has type "str", variable has type "int")'),
+    ("7", 'Incompatible types in assignment (expression has type "int", variable has type "str")'),
+]
+
+
+def errors_in(found: str) -> list[tuple[str, str]]:
+    return re.findall(r"wrong\.py:(\d+): error: (.*?) +\[", found)
+
+
 def test_a_checker_would_notice(tmp_path: Path) -> None:
     """
     What submit returns is known to be a Future of a Completion, and what a callable returns stays what it is.
     """
     pytest.importorskip("mypy")
     program = tmp_path / "wrong.py"
-    program.write_text(
-        "from concurrent.futures import as_completed\n"
-        "from groq_queue import GroqQueue\n"
-        "with GroqQueue() as queue:\n"
-        "    asked = {queue.submit(city): city for city in ('Oslo', 'Lima')}\n"
-        "    names: list[str] = [asked[future] for future in as_completed(asked)]\n"
-        "    text: int = queue.submit('Why?').result().text\n"
-        "    count: str = queue.submit_call(len, 'four', queue_options={'model': 'm'}).result()\n"
-    )
+    program.write_text(WRONG)
 
     found = checked("mypy", "--strict", "--cache-dir", tmp_path / "cache", program)
 
-    errors = re.findall(r"wrong.py:(\d+): error: (.*?) +\[", found)
-    assert [
-        ("6", 'Incompatible types in assignment (expression has type "str", variable has type "int")'),
-        ("7", 'Incompatible types in assignment (expression has type "int", variable has type "str")'),
-    ] == errors, found
+    assert COMPLAINTS == errors_in(found), found
+
+
+def test_types_come_with_an_installed_wheel(tmp_path: Path) -> None:
+    """
+    For a program elsewhere; without py.typed the checker would not look into the package at all. Needs a package index.
+    """
+    pytest.importorskip("mypy")
+    source, wheels, environment = tmp_path / "source", tmp_path / "wheels", tmp_path / "environment"
+    ignored = shutil.ignore_patterns(".*", "tests", "benchmarks", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(CHECKOUT, source, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, source]
+    subprocess.run(pip, check=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=PATIENCE_S)
+    python = environment / "bin" / "python"
+    installed = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    (wheel,) = wheels.glob("groq_queue-*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(installed)  # all that installing a wheel of pure Python does for its modules
+    program = tmp_path / "elsewhere" / "wrong.py"
+    program.parent.mkdir()
+    program.write_text(WRONG)
+    command = ("mypy", "--strict", "--python-executable", python, "--cache-dir", tmp_path / "cache", program)
+
+    found = checked(*command, directory=program.parent)
+    (Path(installed) / "groq_queue" / "py.typed").unlink()
+    without = checked(*command, directory=program.parent)
+
+    assert COMPLAINTS == errors_in(found), found
+    assert "missing library stubs or py.typed marker" in without
