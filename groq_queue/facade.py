@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.assembly.settings import checked
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from groq_queue.reporting.plan import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
+
+_T = TypeVar("_T")
 
 
 class GroqQueue(Asking):
@@ -265,7 +267,7 @@ class GroqQueue(Asking):
         dedupe: bool = False,
         callback: Callable[[Future[Completion]], object] | None = None,
         **params: Any,
-    ) -> RequestFuture[Completion]:
+    ) -> Future[Completion]:
         """Queue one request and return its Future.
 
         The payload is read and serialised here; changing it later changes nothing.
@@ -340,8 +342,8 @@ class GroqQueue(Asking):
         return self._accept(request, callback)
 
     def submit_call(
-        self, fn: Callable[..., Any], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> RequestFuture[Any]:
+        self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Future[_T]:
         """Queue a call of your own, ``fn(*args, **kwargs)``, under the same budget, order and retries.
 
         Every argument but *queue_options* is the callable's and reaches it untouched. Its ``model``,

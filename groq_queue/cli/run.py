@@ -238,7 +238,8 @@ class _Run:
             return
         self._open += 1
         self._open_bytes += size
-        future.add_done_callback(partial(self._ended, ask.custom_id, future.request_id, size))
+        request_id = self._client.info(future).request_id
+        future.add_done_callback(partial(self._ended, ask.custom_id, request_id, size))
 
     def _is_taken(self, ask: Ask, error: GroqQueueError) -> bool:
         """Whether the journal refused it because it knows the custom_id with another payload."""

@@ -230,6 +230,7 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
             more than 10 MiB in all.
     """
     problem = _problem_in(payload, "payload", 0)
+    body = b""
     if problem is None:
         try:
             body = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")

@@ -32,7 +32,7 @@ class Asking:
     Attributes:
         last_partial: What an interrupted or failed ``map`` or ``map_column`` had: of a
             column, the column with its missing answers; of ``map``, the answers that were
-            done but not handed out, by position. None before.
+            done but not handed out, by position. None before, and after one that ended well.
     """
 
     last_partial: Any = None
@@ -194,6 +194,7 @@ class Asking:
                     "map_column(..., done=queue.last_partial)",
                 )
             raise
+        self.last_partial = None
         if failed:
             row, first = next(iter(failed.items()))
             _log.warning(
@@ -252,6 +253,7 @@ class Asking:
                         line.advance(failed=isinstance(outcome, Exception))
                     yield outcome
                     del outcome  # the next answer may take long
+                self.last_partial = None
             except KeyboardInterrupt as interrupt:
                 self._tell_of_map(interrupt, ahead)
                 raise
