@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import reprlib
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -109,7 +109,7 @@ class Request:
             request_id: Our id of it, if it has one already.
             call: The user's callable to run instead of sending *body*, see ``engine.calls``.
         """
-        self.id = request_id or uuid.uuid4().hex
+        self.id = request_id or os.urandom(16).hex()
         self.model = model
         self.lane = lane_of(model, tier)
         self.endpoint = endpoint

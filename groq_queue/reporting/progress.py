@@ -211,25 +211,28 @@ class _ToCallable:
 
 
 class _InNotebook:
-    """One output of a cell, updated in place: HTML, no widgets."""
+    """One output of a cell, updated in place: HTML, no widgets, and the same as plain text where no HTML is shown."""
 
     interval_s = quiet_s = _NOTEBOOK_S
 
     def __init__(self) -> None:
         display = importlib.import_module("IPython.display")  # loaded already, or this would not be a notebook
-        self._html = display.HTML
-        self._handle = display.display(self._html(""), display_id=True)
+        self._handle = display.display(_in_both_forms("", ""), raw=True, display_id=True)
 
     def show(self, state: ProgressState) -> None:
-        text = html.escape(described(state, 1_000))
+        text = described(state, 1_000)
         bar = "" if not state.total else f'<progress value="{state.done}" max="{state.total}"></progress> '
         try:
-            self._handle.update(self._html(f"<div>{bar}{text}</div>"))
+            self._handle.update(_in_both_forms(text, f"<div>{bar}{html.escape(text)}</div>"), raw=True)
         except Exception:  # the kernel's connection is not ours; a run must not end with it
             _log.debug("the notebook's display could not be updated", exc_info=True, extra=told("progress_failed"))
 
     def close(self) -> None:
         pass
+
+
+def _in_both_forms(text: str, page: str) -> dict[str, str]:
+    return {"text/plain": text, "text/html": page}
 
 
 def _display(progress: Any, stream: TextIO, clock: Clock | None) -> Display:
