@@ -243,6 +243,11 @@ class GroqQueue(Asking):
         return reuse(check_text("name", name), make or cls, settings)
 
     @property
+    def base_url(self) -> str:
+        """Address of the API, without a slash at its end; where ``accounts`` have several, how many."""
+        return self._base_url
+
+    @property
     def simulator(self) -> GroqSimulator | None:
         """The simulator behind a simulated queue, or None."""
         return self._simulator
@@ -539,7 +544,9 @@ class GroqQueue(Asking):
         return self._engine.join(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more requests. Safe to call more than once, from any thread, also from a callback.
+        """Take no more requests, but for those that callbacks submit while it drains.
+
+        Safe to call more than once, from any thread, also from a callback.
 
         Args:
             wait: Return only when every request has ended.

@@ -58,6 +58,7 @@ class Request:
         "not_before_ns",
         "priority",
         "rank",
+        "refusals",
         "retries",
         "row_id",
         "seq",
@@ -131,6 +132,7 @@ class Request:
         self.state = State.PENDING
         self.attempts = 0
         self.retries = 0
+        self.refusals = 0
         self.unknown = 0  # attempts that the server may have processed without our getting the answer
         self.last_error: GroqQueueError | None = None
         self.submitted_ns = 0

@@ -153,18 +153,19 @@ class ThreadEngine:
         )
         self._closes: list[Callable[[], None]] = []
         self._is_closed = False
+        self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
         self._is_cancelling = False  # shut down with cancel_futures: nothing waits any more
         self._stopped_by: GroqQueueError | None = None
 
     # -- what callers ask for
 
     def check_open(self) -> None:
-        """Refuse if the queue was shut down.
+        """Refuse if the queue was shut down; a callback may still submit while it drains, since it is waited for.
 
         Raises:
             QueueClosed: It was.
         """
-        if self._is_closed:
+        if self._is_closed and (self._is_sealed or not self._pool.is_inside()):
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
     def at_close(self, close: Callable[[], None]) -> None:
@@ -329,6 +330,7 @@ class ThreadEngine:
         with self._lock:
             self._is_closed = True
             self._is_cancelling = self._is_cancelling or cancel_futures
+            self._is_sealed = self._is_cancelling or self._is_sealed or self._pool.is_inside()
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
         self._let_go()
@@ -353,7 +355,7 @@ class ThreadEngine:
             How many requests were cancelled unsent; a journal keeps them.
         """
         with self._lock:
-            self._is_closed = self._is_cancelling = True
+            self._is_closed = self._is_cancelling = self._is_sealed = True
             count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
         self._let_go()
