@@ -204,12 +204,13 @@ class ThreadEngine:
             future.add_done_callback(callback)
         with self._lock:
             known = self._known(request, future, callback, is_new=is_new)
-            shed = self._make_room(request) if known is None else None
+            shed = None
+            if known is None and not self._roster.has_room(request.client):
+                shed = self._make_room(request)
+                known = self._known(request, future, callback, is_new=is_new)  # it may have been fetched meanwhile
             self.check_open()
             if self._stopped_by is not None:
                 return self._ended_at_once(request, future, self._stopped_by)
-            if known is None:
-                known = self._known(request, future, callback, is_new=is_new)
             if known is None:
                 self._take_in(request, future, shed, is_kept=callback is not None)
         if shed is not None and known is None:
