@@ -614,6 +614,8 @@ class ThreadEngine:
             call.let_go()
 
     def _budget_freed(self, lane: Lane) -> None:
+        if not lane.is_blocked:  # see ``Chooser._try``
+            return
         with self._lock:
             if lane.is_blocked and lane.head() is not None:
                 self._pool.wake()
