@@ -219,7 +219,7 @@ class GroqQueue(Asking):
             simulator.stop()
             raise
         queue._simulator = simulator
-        queue._engine.at_close(simulator.stop)
+        queue._engine.at_close(simulator.stop, in_children=False)
         return queue
 
     @classmethod

@@ -96,6 +96,10 @@ class Purse:
         self.reserved -= amount
         self.spent += actual
 
+    def inherit(self, other: Purse) -> None:
+        """Count as spent what *other* has spent or set aside: its requests may still be charged."""
+        self.spent = other.spent + other.reserved
+
     def can_ever_hold(self, amount: int) -> bool:
         """Return whether *amount* would fit if everything reserved came back unused."""
         return self._cap is None or self.spent + amount <= self._cap

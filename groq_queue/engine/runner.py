@@ -31,6 +31,7 @@ from groq_queue.engine.calls import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
+from groq_queue.forking import renew_in_children
 
 _log = logging.getLogger("groq_queue")
 
@@ -89,6 +90,12 @@ class Runner:
         self._clock = clock
         self._dice = dice
         self._blind = 0  # refusals in a row that named no wait; approximate under threads, which only blurs a backoff
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Throw other dice in a forked child, or all children would come back at the same instants."""
+        self._dice.seed()
+        self._blind = 0
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Send *request* once and end *lease*.
