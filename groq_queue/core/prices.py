@@ -59,6 +59,8 @@ class Tariff:
                     f"prices[{model!r}]={pair!r:.100}: use a pair of numbers >= 0, "
                     "USD per million prompt and completion tokens"
                 )
+            if not isinstance(model, str):
+                raise ConfigurationError(f"prices[{model!r:.50}]: use the name of a model, a str")
             self._per_token[model] = (prompt, completion)
 
     def price(self, model: str, cost: Cost) -> int | None:

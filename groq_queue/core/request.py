@@ -222,12 +222,12 @@ def _check_messages(messages: Any) -> None:
             raise ConfigurationError(f"messages[{index}]['role']={reprlib.repr(message.get('role'))}: a str is needed")
 
 
-def encode_payload(payload: Mapping[str, Any]) -> bytes:
+def encode_payload(payload: Mapping[str, Any], most: int = MAX_PAYLOAD_BYTES) -> bytes:
     """Return *payload* as compact UTF-8 JSON.
 
     Raises:
         ConfigurationError: A value that JSON cannot hold, named by its path, or
-            more than 10 MiB in all.
+            more than *most* bytes in all.
     """
     problem = _problem_in(payload, "payload", 0)
     if problem is None:
@@ -240,8 +240,10 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
             problem = f"payload: {error}"
     if problem is not None:
         raise ConfigurationError(f"{problem}; JSON cannot carry it")
-    if len(body) > MAX_PAYLOAD_BYTES:
-        raise ConfigurationError(f"payload: {len(body):,} bytes, more than the {MAX_PAYLOAD_BYTES:,} that are sent")
+    if len(body) > most:
+        raise ConfigurationError(
+            f"payload: {len(body):,} bytes, more than max_payload_bytes={most:,}: shorten it, or raise that bound"
+        )
     return body
 
 
@@ -258,7 +260,7 @@ def lower_cap(body: bytes, by: int) -> tuple[bytes, int] | None:
             if cap - by < 1:
                 return None
             payload[field] = cap - by
-            return encode_payload(payload), cap - by
+            return encode_payload(payload, len(body)), cap - by
     return None
 
 

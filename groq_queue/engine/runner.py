@@ -270,7 +270,7 @@ class Runner:
     @staticmethod
     def _tell(request: Request, notices: list[str]) -> None:
         for notice in notices:
-            _log.warning("%s: %s", request.model, notice, extra=told("limits_noticed", request))
+            _log.warning("%s: %s", excerpt(request.model), notice, extra=told("limits_noticed", request))
 
 
 def _paid(usage: tuple[int, int, int]) -> Cost:

@@ -1,0 +1,4 @@
+from collections import namedtuple
+from . import futures, endings, limits
+Row=namedtuple("Row","number scenario")
+ROWS=[Row(n.upper(),f) for m in (futures,endings,limits) for n,f in vars(m).items() if n[0]=="d" and n[1:].isdigit()]
