@@ -122,7 +122,7 @@ class Runner:
                 raise ValueError("no choices in it")
         except ValueError as problem:
             meter.settle(lease, request.size, None, None, now_ns)
-            said = excerpt(reply.body.decode("utf-8", "replace"))
+            said = excerpt(reply.body.decode("utf-8", "replace"), 120)
             error = APIResponseError(
                 f"HTTP {reply.status} with an unreadable body ({problem}), may have been billed: {said}",
                 **_facts(request),
