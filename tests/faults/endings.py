@@ -71,7 +71,8 @@ def d15(full: bool) -> Figure:
     ok = (bad_exits, fatal, silent) == (0, 0, 0) and slowest <= 5.6 * SLACK
     return Figure(
         ok,
-        f"{runs} runs: rc not 0: {bad_exits}, fatal {fatal}, unsent not told {silent}, slowest {slowest:.1f} s (bar 5.1 + start)",
+        f"{runs} runs: rc not 0: {bad_exits}, fatal {fatal}, unsent not told {silent}, "
+        f"slowest {slowest:.1f} s (bar 5.1 + start)",
     )
 
 
@@ -105,7 +106,9 @@ def d16(full: bool) -> Figure:
                 return Figure(False, f"shutdown from {where} did not return")
             q.shutdown()
             slowest = max(slowest, time.monotonic() - begin)
-    return Figure(slowest <= 5 * SLACK, f"twice, from a callback, a worker and 8 threads: slowest {slowest:.2f} s (bar 5 s)")
+    return Figure(
+        slowest <= 5 * SLACK, f"twice, from a callback, a worker and 8 threads: slowest {slowest:.2f} s (bar 5 s)"
+    )
 
 
 def d17(full: bool) -> Figure:
@@ -120,7 +123,9 @@ def d17(full: bool) -> Figure:
             said = type(error).__name__
         took = (time.perf_counter() - begin) * 1_000
         sent = bad.seen("ok")["sent"]
-    return Figure(said == "QueueClosed" and not sent and took <= 10 * SLACK, f"{said} after {took:.2f} ms (bar 10), sent {sent}")
+    return Figure(
+        said == "QueueClosed" and not sent and took <= 10 * SLACK, f"{said} after {took:.2f} ms (bar 10), sent {sent}"
+    )
 
 
 _STOPPABLE = """
@@ -155,7 +160,10 @@ def d18(full: bool) -> Figure:
 
             with Reader.open(Path(directory) / f"{round_}.db") as reader:
                 lost += count - reader.counts()["completed"]
-    return Figure(not lost and not bad_exits, f"{rounds} times stopped and restarted: lost {lost} of {rounds * count}, bad exits {bad_exits}")
+    return Figure(
+        not lost and not bad_exits,
+        f"{rounds} times stopped and restarted: lost {lost} of {rounds * count}, bad exits {bad_exits}",
+    )
 
 
 _FORKING = """
@@ -256,7 +264,10 @@ def d20(full: bool) -> Figure:
     if not up:
         return Figure(False, f"gunicorn did not start: {err[-300:]}")
     ok = answered == hits and code == 0
-    return Figure(ok, f"{answered} of {hits} answered by {len(pids)} workers of a preloaded app, hung {hits - answered}; exit {code}")
+    return Figure(
+        ok,
+        f"{answered} of {hits} answered by {len(pids)} workers of a preloaded app, hung {hits - answered}; exit {code}",
+    )
 
 
 def _answers(port: int) -> bool:
@@ -282,7 +293,10 @@ def d21(full: bool) -> Figure:
     codes = sum(code != 0 for code, _, _ in outcomes)
     started = sum("can't" in err or "Traceback" in err for _, _, err in outcomes)
     told = sum("1 requests unsent" in err for _, _, err in outcomes)
-    return Figure(not codes and not started and told == runs, f"{runs} runs: rc not 0: {codes}, thread started at exit {started}, unsent told {told}")
+    return Figure(
+        not codes and not started and told == runs,
+        f"{runs} runs: rc not 0: {codes}, thread started at exit {started}, unsent told {told}",
+    )
 
 
 def d22(full: bool) -> Figure:
@@ -328,6 +342,7 @@ def d22(full: bool) -> Figure:
     ok = drained and not unresolved and slowest <= SLACK and last <= SLACK and made <= seen["distinct"] <= made + caught
     return Figure(
         ok and seen["sent"] == seen["distinct"],
-        f"{caught} interrupts in {begun:,} submits: unresolved {unresolved}, drained {drained}, slowest submit {slowest:.2f} s "
+        f"{caught} interrupts in {begun:,} submits: unresolved {unresolved}, drained {drained}, "
+        f"slowest submit {slowest:.2f} s "
         f"(bar 1), futures {made:,}, seen {seen['distinct']:,}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import sys
@@ -44,7 +45,9 @@ def storm(count: int, submitters: int = 32) -> tuple[int, int, int, int]:
 
         together(submitters, submit)
         done, open_ = wait(futures.values(), PATIENCE_S)
-        wrong = sum(future.result().text != hashlib.sha256(name.encode()).hexdigest() for name, future in futures.items())
+        wrong = sum(
+            future.result().text != hashlib.sha256(name.encode()).hexdigest() for name, future in futures.items()
+        )
         seen = bad.seen("ok")
     assert len(done) + len(open_) == len(futures) == count // submitters * submitters
     return len(open_), seen["sent"], seen["distinct"], wrong
@@ -64,7 +67,7 @@ def d02(full: bool) -> Figure:
     with server() as bad, queue(bad.url("ok"), max_workers=1) as q:
         wait([q.submit(f"{number:03}") for number in range(500)], PATIENCE_S)
         order = bad.seen("ok")["prompts"]
-    inversions = sum(before > after for before, after in zip(order, order[1:], strict=False))
+    inversions = sum(before > after for before, after in itertools.pairwise(order))
     return Figure(len(order) == 500 and not inversions, f"{len(order)} sent, inversions {inversions}")
 
 
@@ -97,7 +100,9 @@ def d03(full: bool) -> Figure:
         wait_until(lambda: len(after) == 100, 10)
         alive = sum(thread.name == "groq_queue-worker" for thread in threading.enumerate())
     lines = sum("callback" in line for line in log.lines)
-    return Figure((lines, len(after), alive) == (100, 100, 4), f"{lines} lines, {len(after)} later callbacks, {alive} of 4 alive")
+    return Figure(
+        (lines, len(after), alive) == (100, 100, 4), f"{lines} lines, {len(after)} later callbacks, {alive} of 4 alive"
+    )
 
 
 def d04(full: bool) -> Figure:
@@ -122,7 +127,9 @@ def cancels() -> tuple[bool, ...]:
 def d05(full: bool) -> Figure:
     queued, running, delivered, unsent = cancels()
     ok = (queued, running, delivered, unsent) == (True, False, True, True)
-    return Figure(ok, f"queued {queued}, running {running}, delivered {delivered}, cancelled one sent {int(not unsent)} times")
+    return Figure(
+        ok, f"queued {queued}, running {running}, delivered {delivered}, cancelled one sent {int(not unsent)} times"
+    )
 
 
 def d06(full: bool) -> Figure:
@@ -174,7 +181,9 @@ def d08(full: bool) -> Figure:
         wait_until(lambda: open_files() <= files + 2, 10)
         more_files = open_files() - files
     ok = ended and more_threads == 0 and more_files <= 2
-    return Figure(ok, f"{count} queues: threads +{more_threads}, files +{more_files}; the dropped one's future ended: {ended}")
+    return Figure(
+        ok, f"{count} queues: threads +{more_threads}, files +{more_files}; the dropped one's future ended: {ended}"
+    )
 
 
 def d09(full: bool) -> Figure:
@@ -209,7 +218,10 @@ def d10(full: bool) -> Figure:
 
         together(16, submit)
         failed = sum(error_of(future) is not None for future in futures)
-    return Figure(not errors and not failed and len(futures) == 992, f"{len(futures)} submits: TypeErrors {len(errors)}, failed {failed}")
+    return Figure(
+        not errors and not failed and len(futures) == 992,
+        f"{len(futures)} submits: TypeErrors {len(errors)}, failed {failed}",
+    )
 
 
 def d11(full: bool) -> Figure:

@@ -69,7 +69,8 @@ def d35(full: bool) -> Figure:
     ok = done == count and not wrong and recovered >= 0.999 and peak <= 300
     return Figure(
         ok,
-        f"{count:,} requests, {faults:,} faults: unresolved {count - done}, mismatched {wrong}, recovered {recovered:.2%} "
+        f"{count:,} requests, {faults:,} faults: unresolved {count - done}, mismatched {wrong}, "
+        f"recovered {recovered:.2%} "
         f"(failed {dict(kinds)}), peak {peak:.0f} MiB (bar 300), {count / took:,.0f} req/s",
     )
 
@@ -86,7 +87,9 @@ def d36(full: bool) -> Figure:
             took = max(took, time.monotonic() - begin)
             said.append((kind(error), getattr(error, "sent", None), getattr(error, "attempts", None)))
     ok = said == [("APIConnectionError", "no", 3)] * 2 and took <= (1.5 + 2) * SLACK
-    return Figure(ok, f"refused and nope.invalid: {said[0][0]}, {said[1][0]}, sent {said[0][1]}; slowest {took:.1f} s (bar 3.5)")
+    return Figure(
+        ok, f"refused and nope.invalid: {said[0][0]}, {said[1][0]}, sent {said[0][1]}; slowest {took:.1f} s (bar 3.5)"
+    )
 
 
 @contextlib.contextmanager
@@ -146,7 +149,11 @@ def d37(full: bool) -> Figure:
                 said.append((kind(error), getattr(error, "attempts", 0), "certificate" in str(error)))
                 plaintext += sum(map(len, got))
     ok = said == [("APIConnectionError", 1, True)] * 3 and not plaintext
-    return Figure(ok, f"self-signed, expired, wrong host: attempts {[tries for _, tries, _ in said]}, bytes of the request seen {plaintext}")
+    return Figure(
+        ok,
+        f"self-signed, expired, wrong host: attempts {[tries for _, tries, _ in said]}, "
+        f"bytes of the request seen {plaintext}",
+    )
 
 
 def d38(full: bool) -> Figure:
@@ -158,8 +165,17 @@ def d38(full: bool) -> Figure:
         with queue(bad.url("html-200"), max_retries=1) as odd:
             strange = error_of(odd.submit("x"))
     length = max(len(str(error)), len(str(strange)))
-    ok = (well, sent) == (3, 3) and kind(error) == "InternalServerError" and kind(strange) == "APIResponseError" and length <= 300
-    return Figure(ok, f"twice 502: sends {sent}; for ever: {kind(error)}; as a 200: {kind(strange)}; longest message {length} (bar 300)")
+    ok = (
+        (well, sent) == (3, 3)
+        and kind(error) == "InternalServerError"
+        and kind(strange) == "APIResponseError"
+        and length <= 300
+    )
+    return Figure(
+        ok,
+        f"twice 502: sends {sent}; for ever: {kind(error)}; as a 200: {kind(strange)}; "
+        f"longest message {length} (bar 300)",
+    )
 
 
 def _sends(codes: tuple[int, ...], max_retries: int) -> dict[int, int]:
@@ -192,7 +208,11 @@ def d41(full: bool) -> Figure:
                 said.append(kind(error_of(q.submit("x"))))
                 slowest = max(slowest, time.monotonic() - begin)
     ok = said == ["APITimeoutError"] * 4 and slowest <= 2 * SLACK
-    return Figure(ok, f"silence, dripping headers, dripping body, endless 100: {', '.join(set(said))}, slowest {slowest:.2f} s (bar 2 s)")
+    return Figure(
+        ok,
+        f"silence, dripping headers, dripping body, endless 100: {', '.join(set(said))}, "
+        f"slowest {slowest:.2f} s (bar 2 s)",
+    )
 
 
 def d42(full: bool) -> Figure:
@@ -201,7 +221,9 @@ def d42(full: bool) -> Figure:
         for name in ("short", "chunkcut", "halfjson"):
             with queue(bad.url(name), max_retries=0) as q:
                 said.append(kind(error_of(q.submit("x"))))
-    return Figure("answer" not in said, f"cut length, cut chunk, half JSON: {', '.join(said)}; ok results {said.count('answer')}")
+    return Figure(
+        "answer" not in said, f"cut length, cut chunk, half JSON: {', '.join(said)}; ok results {said.count('answer')}"
+    )
 
 
 def d43(full: bool) -> Figure:
@@ -214,7 +236,11 @@ def d43(full: bool) -> Figure:
                 said.append(kind(error_of(q.submit("x"))))
                 growth.append(memory_mib("VmHWM") - before)
     ok = "answer" not in said and max(growth) <= 64
-    return Figure(ok, f"{megabytes} MB plain, {megabytes} MB gzip bomb: {said[0]}, {said[1]}; memory +{growth[0]:.0f}, +{growth[1]:.0f} MiB (bar 64)")
+    return Figure(
+        ok,
+        f"{megabytes} MB plain, {megabytes} MB gzip bomb: {said[0]}, {said[1]}; "
+        f"memory +{growth[0]:.0f}, +{growth[1]:.0f} MiB (bar 64)",
+    )
 
 
 def d44(full: bool) -> Figure:
@@ -275,7 +301,10 @@ def d46(full: bool) -> Figure:
             errors = Counter(kind(error_of(future)) for future in futures)
     finally:
         bad.kill()
-    return Figure(errors["answer"] == count, f"port closed for {away_s:g} s under {count} requests: {dict(errors)}, lost {count - sum(errors.values())}")
+    return Figure(
+        errors["answer"] == count,
+        f"port closed for {away_s:g} s under {count} requests: {dict(errors)}, lost {count - sum(errors.values())}",
+    )
 
 
 def d47(full: bool) -> Figure:
@@ -285,7 +314,9 @@ def d47(full: bool) -> Figure:
         kinds = Counter(kind(error_of(future)) for future in futures)
         sent = bad.seen("status-500")["sent"]
     ok = sent <= count * (1 + retries) and kinds["answer"] == 0 and sum(kinds.values()) == count
-    return Figure(ok, f"{count} requests at a dead server: {sent} sends (bar {count * (1 + retries)}), ended as {dict(kinds)}")
+    return Figure(
+        ok, f"{count} requests at a dead server: {sent} sends (bar {count * (1 + retries)}), ended as {dict(kinds)}"
+    )
 
 
 def d48(full: bool) -> Figure:
@@ -295,7 +326,9 @@ def d48(full: bool) -> Figure:
         kinds = Counter(kind(error_of(future)) for future in futures)
         after = bad.seen("revoked-20")["sent"] - 20
     ok = kinds["AuthenticationError"] == 1_000 - kinds["answer"] and after <= 16
-    return Figure(ok, f"revoked with 1,000 queued: {after} sends after that (bar 16), {dict(kinds)}, all ended after {took:.1f} s")
+    return Figure(
+        ok, f"revoked with 1,000 queued: {after} sends after that (bar 16), {dict(kinds)}, all ended after {took:.1f} s"
+    )
 
 
 def d49(full: bool) -> Figure:
@@ -330,4 +363,7 @@ def redirects(full: bool) -> Figure:
                 said.append(bad.seen("ok")["headers"]["authorization"])
     told = sum("redirect" in one and str(elsewhere.port) in one for one in said[:5])
     right = sum(one == f"Bearer {KEY}" for one in said[5:])
-    return Figure((followed, told, right) == (0, 5, 2), f"5 redirects: followed {followed}, host named {told}; netrc replaced the key {2 - right} times of 2")
+    return Figure(
+        (followed, told, right) == (0, 5, 2),
+        f"5 redirects: followed {followed}, host named {told}; netrc replaced the key {2 - right} times of 2",
+    )

@@ -66,7 +66,10 @@ def d50(full: bool) -> Figure:
                 named += field in str(error)
             slowest = max(slowest, time.perf_counter() - begin)
         sent = bad.seen("ok")["sent"]
-    return Figure((clear, named, sent) == (24, 24, 0), f"{clear} of 24 clear, {named} name the field, sent {sent}, slowest {slowest * 1_000:.0f} ms")
+    return Figure(
+        (clear, named, sent) == (24, 24, 0),
+        f"{clear} of 24 clear, {named} name the field, sent {sent}, slowest {slowest * 1_000:.0f} ms",
+    )
 
 
 def d51(full: bool) -> Figure:
@@ -106,7 +109,11 @@ def d53(full: bool) -> Figure:
         growth = (memory_mib("VmHWM") - before) / 19.1
         sent = bad.seen("ok")["sent"]
     ok = refused == 5 and answered == sent == 5 and growth <= 25
-    return Figure(ok, f"20 MB x 5: refused {refused} by default; with max_payload_bytes raised {answered} answered, memory +{growth:.1f} payloads for all five (bar 25)")
+    return Figure(
+        ok,
+        f"20 MB x 5: refused {refused} by default; "
+        f"with max_payload_bytes raised {answered} answered, memory +{growth:.1f} payloads for all five (bar 25)",
+    )
 
 
 def d54(full: bool) -> Figure:
@@ -114,13 +121,17 @@ def d54(full: bool) -> Figure:
     draws = random.Random(54)
 
     def text() -> str:
-        codes = (draws.choice((draws.randrange(0x80), draws.randrange(0xD800), draws.randrange(0xE000, 0x110000))) for _ in range(draws.randrange(1, 60)))
+        codes = (
+            draws.choice((draws.randrange(0x80), draws.randrange(0xD800), draws.randrange(0xE000, 0x110000)))
+            for _ in range(draws.randrange(1, 60))
+        )
         return "".join(map(chr, codes))
 
     texts = [text() for _ in range(count)]
     with server() as bad, queue(bad.url("ok")) as q:
         futures = [q.submit(each) for each in texts]
-        wrong = sum(future.result(PATIENCE_S).text != hashlib.sha256(each.encode()).hexdigest() for each, future in zip(texts, futures, strict=True))
+        wrong = sum(
+            future.result(PATIENCE_S).text != hashlib.sha256(each.encode()).hexdigest()
+            for each, future in zip(texts, futures, strict=True)
+        )
     return Figure(not wrong, f"{count} random texts: mismatches {wrong}")
-
-

@@ -1,4 +1,4 @@
-"""D23 to D34: limits, order, fairness. The law is enforced by the bundled simulator, which shares no code with the queue."""
+"""D23 to D34: limits, order, fairness; the law is the bundled simulator's, which shares no code with the queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def _at_the_limit(limits: Limits, seconds_: float, requests: int, **options: obj
     with GroqSimulator(limits=limits, latency=0.02, **options) as groq:  # type: ignore[arg-type]
         with queue(groq.base_url, model=MODEL, limits=limits, max_workers=16, max_pending=None) as q:
             begin = time.monotonic()
-            futures = [q.submit(f"{number} " + "word " * (number % 40), max_completion_tokens=16 + number % 50) for number in range(requests)]
+            futures = [
+                q.submit(f"{number} " + "word " * (number % 40), max_completion_tokens=16 + number % 50)
+                for number in range(requests)
+            ]
             time.sleep(seconds_)
             sent, refused = groq.stats().received, groq.stats().refused
             took = time.monotonic() - begin
@@ -37,7 +40,8 @@ def d23(full: bool) -> Figure:
     use = sent / allowance
     return Figure(
         refused == 0 and use >= (0.99 if full else 0.9),
-        f"{length_s} s at {rpm} per {period_s} s: sent {sent}, refused {refused}, use {use:.1%} of the allowance (bar 99 %)",
+        f"{length_s} s at {rpm} per {period_s} s: sent {sent}, refused {refused}, "
+        f"use {use:.1%} of the allowance (bar 99 %)",
     )
 
 
@@ -53,11 +57,19 @@ def d24(full: bool) -> Figure:
             time.sleep(length_s)
             stats = groq.stats()
             q.shutdown(cancel_futures=True)
-        charged = sum(future.result().usage.total_tokens for future in futures if future.done() and not future.cancelled() and future.exception() is None)
+        charged = sum(
+            future.result().usage.total_tokens
+            for future in futures
+            if future.done() and not future.cancelled() and future.exception() is None
+        )
     allowance = tpm + tpm * length_s / period_s
     use = charged / allowance
     ok = stats.refused == 0 and use >= (0.95 if full else 0.7)
-    return Figure(ok, f"{length_s} s at {tpm:,} tokens per {period_s} s: refused {stats.refused} of {stats.received}, use {use:.1%} (bar 95 %)")
+    return Figure(
+        ok,
+        f"{length_s} s at {tpm:,} tokens per {period_s} s: refused {stats.refused} of {stats.received}, "
+        f"use {use:.1%} (bar 95 %)",
+    )
 
 
 def d25(full: bool) -> Figure:
@@ -69,7 +81,9 @@ def d25(full: bool) -> Figure:
         except RequestTooLarge as error:
             said = str(error)
         took = time.perf_counter() - begin
-    return Figure("tokens per minute" in said and "TPM" in said and took <= SLACK, f"after {took * 1_000:.1f} ms: {said[:60]}…")
+    return Figure(
+        "tokens per minute" in said and "TPM" in said and took <= SLACK, f"after {took * 1_000:.1f} ms: {said[:60]}…"
+    )
 
 
 def d26(full: bool) -> Figure:
@@ -81,7 +95,10 @@ def d26(full: bool) -> Figure:
         place = bad.seen("slow-0.02")["prompts"].index("high")
         q.cancel_all()
         wait(low, PATIENCE_S)
-    return Figure(place - before <= 8, f"sent {place - before} places after the {before} already out, with 4 workers (200 low queued)")
+    return Figure(
+        place - before <= 8,
+        f"sent {place - before} places after the {before} already out, with 4 workers (200 low queued)",
+    )
 
 
 def d28(full: bool) -> Figure:
@@ -100,7 +117,10 @@ def d28(full: bool) -> Figure:
             wait(futures, PATIENCE_S)
             shares = Counter(name[0] for name in bad.seen("slow-0.003")["prompts"][:250])
     jain = sum(shares.values()) ** 2 / (5 * sum(share**2 for share in shares.values()))
-    return Figure(last_b < 24 and jain >= 0.95, f"B done within {last_b + 1} dispatches (bar 24); Jain index of five {jain:.3f} (bar 0.95)")
+    return Figure(
+        last_b < 24 and jain >= 0.95,
+        f"B done within {last_b + 1} dispatches (bar 24); Jain index of five {jain:.3f} (bar 0.95)",
+    )
 
 
 def d29(full: bool) -> Figure:
@@ -110,10 +130,13 @@ def d29(full: bool) -> Figure:
         wait(futures, PATIENCE_S)
         times = bad.seen(f"hold-{told_s}-8")["times"]
     heard = times[7]  # of the eight on their way at once, the last; what follows was sent after an answer
-    gap = max(after - before for before, after in zip(times, times[1:], strict=False))
+    gap = max(after - before for before, after in itertools.pairwise(times))
     inside = sum(times[0] + 0.3 < time_ < times[0] + told_s for time_ in times)
     ok = inside == 0 and told_s <= gap + 0.05 and gap <= (told_s + 1.5) * SLACK and heard - times[0] < 0.3 * SLACK
-    return Figure(ok, f"Retry-After {told_s}: sends meanwhile {inside}, the first after {gap:.2f} s (bar {told_s} to {told_s + 1.5})")
+    return Figure(
+        ok,
+        f"Retry-After {told_s}: sends meanwhile {inside}, the first after {gap:.2f} s (bar {told_s} to {told_s + 1.5})",
+    )
 
 
 def d30(full: bool) -> Figure:
@@ -131,14 +154,21 @@ def d30(full: bool) -> Figure:
     ratio, spread = statistics.median(ratios), statistics.pstdev(gap[0] for gap in gaps)
     firsts = ", ".join(f"{statistics.mean(gap[place] for gap in gaps):.2f}" for place in range(refusals))
     ok = 1.5 <= ratio <= 2.5 and spread > 0
-    return Figure(ok, f"{clients} clients: mean gaps {firsts} s, ratio {ratio:.2f} (bar 1.5 to 2.5), spread {spread:.3f} s")
+    return Figure(
+        ok, f"{clients} clients: mean gaps {firsts} s, ratio {ratio:.2f} (bar 1.5 to 2.5), spread {spread:.3f} s"
+    )
 
 
 def d31(full: bool) -> Figure:
     with server() as bad, queue(bad.url("told"), limits=None) as q:
-        took = seconds(lambda: wait([q.submit(f"{number}", max_completion_tokens=10) for number in range(100)], PATIENCE_S))
+        took = seconds(
+            lambda: wait([q.submit(f"{number}", max_completion_tokens=10) for number in range(100)], PATIENCE_S)
+        )
         sent = bad.seen("told")["sent"]
-    return Figure(sent == 100 and took < 10 * SLACK, f"100 of 100 in {took:.2f} s under 14,400 a day and 600,000 tokens a minute: no pause")
+    return Figure(
+        sent == 100 and took < 10 * SLACK,
+        f"100 of 100 in {took:.2f} s under 14,400 a day and 600,000 tokens a minute: no pause",
+    )
 
 
 def d32(full: bool) -> Figure:
@@ -176,7 +206,10 @@ def d33(full: bool) -> Figure:
         q.resume()
         went_on = blocked.wait(PATIENCE_S)
         thread.join()
-    return Figure(ok and waits and went_on, f"{pending} pending, {len(said)} refused with the bound; 'block' waits: {waits}, goes on: {went_on}")
+    return Figure(
+        ok and waits and went_on,
+        f"{pending} pending, {len(said)} refused with the bound; 'block' waits: {waits}, goes on: {went_on}",
+    )
 
 
 def d34(full: bool) -> Figure:

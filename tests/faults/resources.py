@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,19 @@ from urllib.parse import quote
 from groq_queue import GroqQueue
 
 from .futures import Lines, together
-from .harness import KEY, PATIENCE_S, ROOT, SLACK, Figure, error_of, memory_mib, open_files, queue, quiet_threads, server
+from .harness import (
+    KEY,
+    PATIENCE_S,
+    ROOT,
+    SLACK,
+    Figure,
+    error_of,
+    memory_mib,
+    open_files,
+    queue,
+    quiet_threads,
+    server,
+)
 
 _FORMS = (
     KEY,
@@ -43,7 +56,10 @@ def everything_of(error: BaseException | None, depth: int = 3) -> str:
         told += [str(error), repr(error), repr(vars(error)), repr(error.args)]
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if "faults" not in frame.f_code.co_filename:
-                told += [repr(frame.f_locals), *(repr(vars(value)) for value in frame.f_locals.values() if hasattr(value, "__dict__"))]
+                told += [
+                    repr(frame.f_locals),
+                    *(repr(vars(value)) for value in frame.f_locals.values() if hasattr(value, "__dict__")),
+                ]
         error, depth = error.__cause__ or error.__context__, depth - 1
     return "\n".join(told)
 
@@ -64,7 +80,9 @@ def secret_run(url: Any, journal: str | None = None) -> str:
     told: list[str] = []
     paths = ("ok", "status-400", "html-502", "reset", "short", "forged", "redirect-307-1", "revoked-0", "silent")
     for name in paths:
-        with queue(url(name), max_retries=1, timeout=(0.5, 0.5), journal=journal if name in ("ok", "status-400") else None) as q:
+        with queue(
+            url(name), max_retries=1, timeout=(0.5, 0.5), journal=journal if name in ("ok", "status-400") else None
+        ) as q:
             errors = [raised_by(q.submit(f"{name}-{number}", callback=lambda _: 1 / 0)) for number in range(2)]
             told += [everything_of(error) for error in errors]
             told += [repr(pickle.dumps(error)) for error in errors]
@@ -79,7 +97,10 @@ def d67(full: bool) -> Figure:
         files = b"".join(path.read_bytes() for path in Path(directory).iterdir()).decode("latin-1")
         seen = bad.seen("ok")["headers"]["authorization"] == f"Bearer {KEY}"
     found = hits(told) + hits(files)
-    return Figure(seen and not found, f"{len(told):,} characters of logs, errors with locals, pickles and {len(files):,} bytes of files: hits {found}")
+    return Figure(
+        seen and not found,
+        f"{len(told):,} characters of logs, errors with locals, pickles, {len(files):,} bytes of files: hits {found}",
+    )
 
 
 def d68(full: bool) -> Figure:
@@ -94,7 +115,10 @@ def d68(full: bool) -> Figure:
             except Exception:
                 refused += 1
     found = hits("\n".join(told))
-    return Figure(not found and refused == len(things), f"repr, str, vars: hits {found}; pickling refused {refused} of {len(things)}")
+    return Figure(
+        not found and refused == len(things),
+        f"repr, str, vars: hits {found}; pickling refused {refused} of {len(things)}",
+    )
 
 
 def d69(full: bool) -> Figure:
@@ -102,22 +126,45 @@ def d69(full: bool) -> Figure:
     with server() as bad, tempfile.TemporaryDirectory() as directory:
         prompts = Path(directory) / "p.txt"
         prompts.write_text("Why?\n")
-        command = [sys.executable, "-m", "groq_queue", "run", str(prompts), "-o", f"{directory}/o.jsonl", "--base-url", bad.url("slow-0.5"), "--model", "m"]
-        run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "groq_queue",
+            "run",
+            str(prompts),
+            "-o",
+            f"{directory}/o.jsonl",
+            "--base-url",
+            bad.url("slow-0.5"),
+            "--model",
+            "m",
+        ]
+        run = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         time.sleep(0.3)
         argv = Path(f"/proc/{run.pid}/cmdline").read_bytes().decode("latin-1")
         told = run.communicate(timeout=PATIENCE_S)[0] + Path(f"{directory}/o.jsonl").read_text()
-        helped = subprocess.run([sys.executable, "-m", "groq_queue", "run", "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        helped = subprocess.run(
+            [sys.executable, "-m", "groq_queue", "run", "--help"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         config = Path(directory) / "c.json"
         config.write_text(json.dumps({"api_key": KEY, "base_url": bad.url("ok"), "model": "m"}))
         config.chmod(0o644)
-        log = Lines()
-        logging.getLogger("groq_queue").addHandler(log)
-        GroqQueue.from_config(config).shutdown()
-    found = hits(argv) + hits(told) + hits(helped.stdout + helped.stderr) + hits("\n".join(log.lines))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            GroqQueue.from_config(config).shutdown()
+    found = hits(argv) + hits(told) + hits(helped.stdout + helped.stderr) + hits(str(caught))
     offered = "--api-key" in helped.stdout
-    warned = any("readable" in line or "chmod" in line for line in log.lines)
-    return Figure(run.returncode == 0 and not found and not offered and warned, f"argv, output, help: hits {found}; key argument offered: {offered}; a readable config file is told: {warned}")
+    warned = any("chmod 600" in str(warning.message) for warning in caught)
+    return Figure(
+        run.returncode == 0 and not found and not offered and warned,
+        f"argv, output, help: hits {found}; key argument offered: {offered}; a readable config file is told: {warned}",
+    )
 
 
 def d70(full: bool) -> Figure:
@@ -131,14 +178,19 @@ def d70(full: bool) -> Figure:
             with queue(bad.url(name), max_retries=1, max_workers=1, max_pending=1, when_full="raise", limits=None) as q:
                 for number in range(3):
                     try:
-                        future = q.submit("x", client=evil, custom_id=f"{evil}{number}", model=f"m{evil}", callback=lambda _: 1 / 0)
+                        future = q.submit(
+                            "x", client=evil, custom_id=f"{evil}{number}", model=f"m{evil}", callback=lambda _: 1 / 0
+                        )
                         told.append(str(error_of(future)))
                     except Exception as error:
                         told.append(str(error))
     forged = sum(line.startswith(("forged", "CRITICAL")) for text in (*log.lines, *told) for line in text.splitlines())
     raw = sum("\x1b" in text for text in (*log.lines, *told))
     longest = max(map(len, told))
-    return Figure(not forged and not raw and longest < 1_000, f"forged lines {forged}, raw escapes {raw}, longest message {longest} (server said 10 kB)")
+    return Figure(
+        not forged and not raw and longest < 1_000,
+        f"forged lines {forged}, raw escapes {raw}, longest message {longest} (server said 10 kB)",
+    )
 
 
 def d71(full: bool) -> Figure:
@@ -174,7 +226,11 @@ def d71(full: bool) -> Figure:
     mean_m = sum(m for _, m in samples) / len(samples)
     slope = sum((t - mean_t) * (m - mean_m) for t, m in samples) / sum((t - mean_t) ** 2 for t, _ in samples) * 600
     ok = slope <= 1 and more[0] <= 0 and more[1] <= 0 and ended == number
-    return Figure(ok, f"{length_s:.0f} s at 50/s with 5 % faults: {number:,} requests, failed {failed}, memory {slope:+.2f} MiB per 10 min (bar 1), threads {more[0]:+d}, files {more[1]:+d}")
+    return Figure(
+        ok,
+        f"{length_s:.0f} s at 50/s with 5 % faults: {number:,} requests, failed {failed}, "
+        f"memory {slope:+.2f} MiB per 10 min (bar 1), threads {more[0]:+d}, files {more[1]:+d}",
+    )
 
 
 def d72(full: bool) -> Figure:
@@ -191,7 +247,10 @@ def d72(full: bool) -> Figure:
         each = (memory_mib() - before) * 1_024 / count
         p99 = sorted(took)[int(count * 0.99)] * 1_000
         q.shutdown(cancel_futures=True)
-    return Figure(each <= 3.1 and p99 <= SLACK, f"{count:,} pending: {each:.2f} kB each (bar 3 + 0.1 of payload), submit p99 {p99:.3f} ms (bar 1)")
+    return Figure(
+        each <= 3.1 and p99 <= SLACK,
+        f"{count:,} pending: {each:.2f} kB each (bar 3 + 0.1 of payload), submit p99 {p99:.3f} ms (bar 1)",
+    )
 
 
 def d73(full: bool) -> Figure:
@@ -202,7 +261,9 @@ def d73(full: bool) -> Figure:
             q = queue(bad.url("ok"), journal=str(Path(directory) / "j.db"), max_pending=None)
             q.pause()
             begin = time.monotonic()
-            together(threads, lambda number, q=q: [q.submit(f"{number}-{place}") for place in range(per_thread)] and None)  # type: ignore[misc]
+            together(
+                threads, lambda number, q=q: [q.submit(f"{number}-{place}") for place in range(per_thread)] and None
+            )  # type: ignore[misc]
             rates.append(threads * per_thread / (time.monotonic() - begin))
             q.shutdown(cancel_futures=True)
             quiet_threads(1)
