@@ -19,6 +19,7 @@ from groq_queue.errors import ConfigurationError, GroqQueueError
 
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 _MAX_DEPTH = 100
+_LONG = 300  # characters of a path inside the payload, with what is wrong there
 
 
 class State(Enum):
@@ -239,6 +240,8 @@ def encode_payload(payload: Mapping[str, Any], most: int = MAX_PAYLOAD_BYTES) ->
         except (TypeError, ValueError) as error:
             problem = f"payload: {error}"
     if problem is not None:
+        if len(problem) > _LONG:  # names of keys and depth are the caller's; both ends tell enough
+            problem = f"{problem[: _LONG // 2]}…{problem[-_LONG // 2 :]}"
         raise ConfigurationError(f"{problem}; JSON cannot carry it")
     if len(body) > most:
         raise ConfigurationError(

@@ -82,6 +82,15 @@ def error_of(future: Any) -> BaseException | None:
     return failed
 
 
+def raised(future: Any) -> BaseException | None:
+    """Return what ``result`` raises, with its traceback, or None."""
+    try:
+        future.result(PATIENCE_S)
+    except Exception as error:
+        return error
+    return None
+
+
 def seconds(act: Callable[[], Any]) -> float:
     """Return how long *act* takes."""
     begin = time.monotonic()

@@ -32,6 +32,7 @@ from .harness import (
     open_files,
     queue,
     quiet_threads,
+    raised,
     server,
 )
 
@@ -64,14 +65,6 @@ def everything_of(error: BaseException | None, depth: int = 3) -> str:
     return "\n".join(told)
 
 
-def raised_by(future: Any) -> BaseException | None:
-    try:
-        future.result(PATIENCE_S)
-    except Exception as error:
-        return error
-    return None
-
-
 def secret_run(url: Any, journal: str | None = None) -> str:
     """Go through the normal paths, good and bad, and return all that was told of it anywhere in the process."""
     log = Lines()
@@ -83,7 +76,7 @@ def secret_run(url: Any, journal: str | None = None) -> str:
         with queue(
             url(name), max_retries=1, timeout=(0.5, 0.5), journal=journal if name in ("ok", "status-400") else None
         ) as q:
-            errors = [raised_by(q.submit(f"{name}-{number}", callback=lambda _: 1 / 0)) for number in range(2)]
+            errors = [raised(q.submit(f"{name}-{number}", callback=lambda _: 1 / 0)) for number in range(2)]
             told += [everything_of(error) for error in errors]
             told += [repr(pickle.dumps(error)) for error in errors]
             told += [repr(q), str(q.stats()), str(q.report()), repr(vars(q)), repr(vars(q._engine)), repr(q._settings)]
