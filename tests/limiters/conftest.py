@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from organisation import OneProcess, Organisation
 from stores import STORES, Store
 
 
@@ -14,4 +15,19 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A fresh store of each kind."""
     made = STORES[request.param](tmp_path)
     yield made
+    made.close()
+
+
+@pytest.fixture(params=["process", *STORES])
+def organisation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Organisation | OneProcess]:
+    """An organisation on each kind of limiter."""
+    if request.param == "process":
+        alone = OneProcess()
+        yield alone
+        alone.close()
+        return
+    made = STORES[request.param](tmp_path)
+    organisation = Organisation(made)
+    yield organisation
+    organisation.close()
     made.close()

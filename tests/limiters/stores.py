@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from groq_queue.clock import NS_PER_S, FakeClock
+from groq_queue.clock import NS_PER_S, Clock, FakeClock
 from groq_queue.limiters.ledger import Ledger
 from groq_queue.limiters.sqlite import SqliteLedger
 
@@ -17,6 +17,7 @@ class Store(Protocol):
     ``slack_ns`` is by how much a told wait may be shorter than worked out, because the store's clock runs by itself.
     """
 
+    clock: Clock  # of the processes
     slack_ns: int
     longest_step_s: float  # of a random history: short where time really passes
 
@@ -47,7 +48,7 @@ class SqliteStore:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "budgets.db"
-        self.clock = FakeClock()
+        self.clock: Any = FakeClock()
         self._alive: list[SqliteLedger] = []
         self._dead: list[SqliteLedger] = []
 
