@@ -162,7 +162,6 @@ class SharedMeter(ProcessMeter):
     ) -> Lease | Blocked | TooLarge | LimiterUnavailable:
         excess = self._too_large(cost)
         if excess is not None:
-            self._drop(ends)
             return excess
         blocked = self._budget.blocks(cost, now_ns)
         if blocked is not None and blocked.reason != "limit":  # asking the ledger would keep others from it

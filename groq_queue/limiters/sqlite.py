@@ -202,8 +202,9 @@ class SqliteLedger:
                 yield db, self._clock.now_ns()
                 budgetfile.patiently(db, "COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
+                if os.getpid() == self._pid:  # else the parent is about to commit what a child would take out
+                    with suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
                 raise
 
     @contextmanager
