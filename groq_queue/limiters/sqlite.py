@@ -190,7 +190,7 @@ class SqliteLedger:
                 self._connect()
             assert self._db is not None
             yield self._db
-        except sqlite3.Error as error:
+        except (sqlite3.Error, json.JSONDecodeError) as error:
             raise budgetfile.told(self.address, error) from error
 
     @contextmanager

@@ -384,6 +384,23 @@ def test_no_end_of_a_lease_is_lost(org: Organisation, watched: Any) -> None:
     assert 450 < held(org) < 600  # it drains since
 
 
+def test_an_end_that_breaks_holds_up_no_other(
+    org: Organisation, watched: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    meter, _ = watched()
+    lease = leased(org, meter, 600)
+
+    def broken(ledger: Any) -> None:
+        raise ZeroDivisionError
+
+    org.desks[0].agent.send([broken])
+    meter.refund(lease)
+    org.pump()
+
+    assert 0 == held(org)
+    assert "an end could not be told" in caplog.text
+
+
 def test_a_lost_reply_reserves_nothing_twice(org: Organisation, watched: Any) -> None:
     meter, ledger = watched()
     ledger.loses = 1

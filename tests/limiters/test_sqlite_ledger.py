@@ -163,6 +163,15 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
         SqliteLedger(str(path))
 
 
+def test_a_file_that_hosts_would_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgetfile, "mounts", lambda: f"server:/home {tmp_path} nfs4 rw 0 0\n")
+
+    with pytest.raises(LimiterUnavailable, match=r"network file system \(nfs4\).*share by redis://"):
+        SqliteLedger(str(tmp_path / "budgets.db"))
+
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_queue_over_such_a_place_is_not_made(tmp_path: Path) -> None:
     before = threading.active_count()
 
@@ -340,6 +349,14 @@ def test_a_locked_file_is_an_outage_that_ends(store: SqliteStore, monkeypatch: p
     other.close()
 
     assert [] == ledger.standing("lane").levels
+
+
+def test_a_row_that_is_no_state_is_damage(store: SqliteStore) -> None:
+    ledger = store.open()
+    ledger._db.execute("INSERT INTO lanes VALUES ('lane', 'rubbish')")
+
+    with pytest.raises(LimiterUnavailable, match="damaged"):
+        ledger.standing("lane")
 
 
 def test_a_process_killed_in_mid_transaction_harms_nothing(tmp_path: Path) -> None:
