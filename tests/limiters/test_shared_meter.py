@@ -482,6 +482,14 @@ def test_in_an_outage_each_process_goes_by_its_share(org: Organisation, watched:
     assert 1_000 == meter._budget.capacities()["TPM"][0]
 
 
+def test_in_an_outage_who_never_heard_of_the_others_waits(org: Organisation, watched: Any) -> None:
+    meter, ledger = watched(on_outage="local_share")
+
+    go_down(org, ledger, meter)
+
+    assert Blocked("outage", None) == meter.lease(exact(100), org.now_ns(), Turn("r"))
+
+
 def test_what_was_spent_in_an_outage_is_charged_afterwards(org: Organisation, watched: Any) -> None:
     meter, ledger = watched(on_outage="local_share")
     org.settle(meter, leased(org, meter, 10), (10, 0, 0), size=exact(10))
