@@ -87,6 +87,8 @@ class GroqQueue(Asking):
         limiter: Where budgets are counted: None in this process; ``"sqlite:///path"`` in a file,
             for all processes of this host; ``"redis://host/0?scope=name"`` in a Redis, for all
             hosts. Queues with the same limiter, base URL and key (or organization) share.
+            Among them priority goes first, then clients take turns, then arrival decides;
+            *ageing* counts inside a process only.
         on_outage: While a shared limiter cannot be reached, requests ``"wait"``, fail with
             ``LimiterUnavailable`` (``"raise"``), or go on with the limits divided by the processes
             last known (``"local_share"``). Never unlimited.
