@@ -24,6 +24,7 @@ from groq_queue.core.prices import Tariff
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.observed import Observer
 from groq_queue.errors import ConfigurationError
+from groq_queue.limiters.opening import check_address
 
 if TYPE_CHECKING:
     import requests
@@ -43,6 +44,8 @@ class Settings(NamedTuple):
     fair_by: str
     ageing_ns: int | None
     margin: float
+    limiter: str | None
+    on_outage: Literal["wait", "raise", "local_share"]
     on_daily_limit: str
     max_cost: float | None
     tariff: Tariff
@@ -79,6 +82,8 @@ def checked(given: Mapping[str, Any]) -> Settings:
         fair_by=check_choice("fair_by", given["fair_by"], ("requests", "tokens")),
         ageing_ns=check_nanoseconds("ageing", given["ageing"]),
         margin=check_share("margin", given["margin"]),
+        limiter=None if given["limiter"] is None else check_address(given["limiter"]),
+        on_outage=check_choice("on_outage", given["on_outage"], ("wait", "raise", "local_share")),
         on_daily_limit=check_choice("on_daily_limit", given["on_daily_limit"], ("raise", "wait")),
         max_cost=check_dollars("max_cost", given["max_cost"]),
         tariff=Tariff(_prices(given["prices"])),
