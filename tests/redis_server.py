@@ -1,0 +1,88 @@
+"""A real redis-server of a test's own, on a free loopback port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+START_S = 30.0
+
+
+def missing() -> str | None:
+    """Return why there can be no server here, or None."""
+    return None if shutil.which("redis-server") else "redis-server is not on PATH (apt-get install redis-server)"
+
+
+class RedisServer:
+    """One server process; it dies with ``stop`` and keeps nothing but its append-only file, if it has one."""
+
+    def __init__(self, *, is_durable: bool = False) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="gq-redis-")
+        self._is_durable = is_durable
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = _free_port()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
+        command += ["--save", "", "--appendonly", "yes" if self._is_durable else "no", "--daemonize", "no"]
+        with (Path(self._folder.name) / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until = time.monotonic() + START_S
+        while self.ask("PING") != b"+PONG":
+            assert self._process.poll() is None, (Path(self._folder.name) / "log").read_text()
+            assert time.monotonic() < until, "redis-server does not answer"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)
+
+    def ask(self, command: str) -> bytes:
+        """Return the first line of what the server says to *command*, b"" if it says nothing."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.makefile("rb").readline().rstrip()
+        return b""
+
+    def freeze(self) -> None:
+        """Stop it from answering while its connections stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo ``freeze``."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End it, and forget what it kept."""
+        self.kill()
+        self._folder.cleanup()
+
+
+def must_be_there() -> bool:
+    """Return whether a test may not be skipped for want of a server."""
+    return bool(os.environ.get("CI"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
