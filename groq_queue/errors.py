@@ -133,6 +133,18 @@ class DailyLimitReached(GroqQueueError):
         self.resets_in, self.limit = resets_in, limit
 
 
+class LimiterUnavailable(GroqQueueError):
+    """The store in which processes share their budgets cannot be used; the message names the cure.
+
+    Attributes:
+        address: Where it is, without any password.
+    """
+
+    def __init__(self, message: str = "", *, address: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.address = address
+
+
 class CostLimitReached(GroqQueueError):
     """``max_cost`` leaves no room for this request."""
 

@@ -136,7 +136,8 @@ class Blocked(NamedTuple):
     Attributes:
         reason: ``"limit"``, ``"hold"`` (the server told us to wait), ``"pace"`` (slowed
             down after failures) or ``"learning"`` (limits are unknown and a first
-            request is on its way).
+            request is on its way); of a shared budget also ``"behind"`` (requests of
+            other processes go first), ``"asking"`` and ``"outage"``.
         wait_ns: Nanoseconds until it may fit, or None: when an open lease ends.
         dimension: The limit that binds, or that the server named, or ``""``.
         used: Units in use of that limit.
@@ -154,6 +155,12 @@ class Blocked(NamedTuple):
             return f"{DIMENSIONS[self.dimension]}, {self.used:,} of {self.limit:,} used"
         if self.reason == "pace":
             return "the server to recover from failures"
+        if self.reason == "behind":
+            return "requests that go first"
+        if self.reason == "asking":
+            return "word from the shared budget"
+        if self.reason == "outage":
+            return "the shared budget, which cannot be reached"
         if self.reason == "hold":
             what = f" for {DIMENSIONS[self.dimension]}" if self.dimension else ""
             return f"the end of a wait the server set{what}"

@@ -102,7 +102,7 @@ class Chooser:
             if self.purse.can_ever_hold(amount) and self.purse.reserved:
                 return None
             return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
-        granted = lane.meter.lease(head.size, now_ns)
+        granted = lane.meter.lease(head.size, now_ns, lane.turn_of(head))
         if isinstance(granted, Lease):
             lane.is_blocked = lane.told_daily = False
             self._roster.take(lane, now_ns)
@@ -110,6 +110,8 @@ class Chooser:
         self.purse.settle(amount, 0)
         if isinstance(granted, TooLarge):
             return self._doom(lane, head, now_ns, verdicts.too_large(head, granted))
+        if isinstance(granted, GroqQueueError):
+            return self._doom(lane, head, now_ns, verdicts.of(head, granted))
         if granted.dimension in DAILY:
             error = verdicts.day_is_spent(head, granted)
             if self._raises_daily:

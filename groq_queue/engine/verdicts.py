@@ -22,6 +22,13 @@ def too_large(request: Request, excess: TooLarge) -> RequestTooLarge:
     return RequestTooLarge(excess.cost, excess.capacity, name, request_id=request.id, custom_id=request.custom_id)
 
 
+def of(request: Request, error: GroqQueueError) -> GroqQueueError:
+    """Return *error*, which is everybody's, as that of one request."""
+    own = error.copy()
+    own.request_id, own.custom_id = request.id, request.custom_id
+    return own
+
+
 def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
     """Return the error of a request that only tomorrow's budget could pay for."""
     resets_in = None if blocked.wait_ns is None else blocked.wait_ns / NS_PER_S

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLarge, tightest
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Cost, Estimator, Size
+from groq_queue.core.rank import Turn
 from groq_queue.errors import ConfigurationError
 
 UserLimits = Limits | Mapping[str, Limits] | None
@@ -180,14 +181,17 @@ class ProcessMeter:
         with self._lock:
             return self._budget.too_large(self._price(size))
 
-    def lease(self, size: Size, now_ns: int) -> Lease | Blocked | TooLarge:
-        """Take the cost of a request of *size* from every limit, or say what is in the way."""
+    def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge:
+        """Take the cost of a request of *size* from every limit, or say what is in the way; *turn* does not matter."""
         with self._lock:
             cost = self._price(size)
             granted = self._budget.lease(cost, now_ns)
             if isinstance(granted, Blocked) and granted.wait_ns is None:
                 return self._budget.too_large(cost) or granted
             return granted
+
+    def withdraw(self) -> None:
+        """Note that nobody waits for a lease any more, which does not matter here."""
 
     def blocks(self, size: Size, now_ns: int) -> Blocked | None:
         """Return what is in the way of a request of *size*, without taking anything."""
@@ -215,11 +219,7 @@ class ProcessMeter:
             Notices for the user.
         """
         with self._lock:
-            requested = used = lease.cost
-            if usage is not None:
-                prompt, completion, cached = usage
-                requested = lease.cost._replace(prompt=prompt)
-                used = lease.cost._replace(prompt=prompt - cached, completion=completion)
+            requested, used = charged(lease.cost, usage)
             self._budget.settle(lease, requested, used, now_ns)
             if usage is not None:
                 self._estimator.learn(size, usage[0], usage[1])
@@ -307,6 +307,19 @@ class ProcessMeter:
                 break
             cost = cost._replace(completion=completion)
         return cost
+
+
+def charged(cost: Cost, usage: tuple[int, int, int] | None) -> tuple[Cost, Cost]:
+    """Return what the server charged at admission, as far as known, and what was really used.
+
+    Args:
+        cost: Leased.
+        usage: ``(prompt, completion, cached)`` tokens, or None if the answer told none.
+    """
+    if usage is None:
+        return cost, cost
+    prompt, completion, cached = usage
+    return cost._replace(prompt=prompt), cost._replace(prompt=prompt - cached, completion=completion)
 
 
 def _call(listeners: Iterable[Callable[[], None]]) -> None:

@@ -25,6 +25,7 @@ from groq_queue.errors import (
     GroqQueueError,
     InternalServerError,
     JournalError,
+    LimiterUnavailable,
     MissingExtraError,
     NotFoundError,
     PermissionDeniedError,
@@ -54,6 +55,7 @@ SAMPLES: list[GroqQueueError] = [
     DailyLimitReached("m", resets_in=31.5, limit="tokens per day (TPD)", **WHO),
     CostLimitReached("m", **WHO),
     JournalError("m", **WHO),
+    LimiterUnavailable("m", address="/tmp/budgets", **WHO),
     APIError("m", **WHO),
     APIConnectionError("m", sent="no", is_final=True, **WHO),
     APITimeoutError("m", sent="yes", **WHO),
@@ -125,6 +127,7 @@ def test_a_copy_is_equal_and_free_of_the_traceback(error: GroqQueueError) -> Non
         (DailyLimitReached, (GroqQueueError,)),
         (CostLimitReached, (GroqQueueError,)),
         (JournalError, (GroqQueueError,)),
+        (LimiterUnavailable, (GroqQueueError,)),
     ],
 )
 def test_the_tree_is_the_documented_one(kind: type, bases: tuple[type, ...]) -> None:
