@@ -4,62 +4,57 @@
 -- kept as units * period (a day of tokens would pass that), but as the instant at which it will have drained.
 -- Whatever must be rounded is rounded up: against us.
 --
--- The law is core.bucket's: an open lease is held in full and does not drain; an ended one becomes level, which does.
+-- The law is in limiters/ledger.py: an open reservation is held in full and does not drain; an ended one becomes
+-- level, which does, in two forms, strict and credited.
 --
 -- KEYS, all of one hash tag:
---   1 state   hash    e epoch, n steps taken, t last instant, pause, heal, arrivals, v:<priority> fair time,
---                     d:<dimension> "limit period zero held base"
---   2 leases  hash    id -> "epoch process DIM=units;..."
---   3 expiry  zset    id -> instant at which the lease ends by itself
---   4 line    zset    rank -> 0; ranks sort as text: priority, fair tag, arrival, id
---   5 waiters hash    id -> "rank process tag finish client|DIM=units;..."
---   6 beats   zset    id -> instant at which the waiter is given up
---   7 turns   hash    <priority>:<client> -> fair time at which its last turn ends
---   8 ended   zset    id -> instant; so that an end told twice counts once
--- ARGV: operation, process, the epoch and step that the caller saw last, then the operation's own; channel is last.
+--   1 state     hash  e epoch, n steps taken, t last instant, pause, heal, credits, slowest, arrivals,
+--                     v:<priority> largest fair tag granted, d:<dimension> the bucket's numbers as PRINTED
+--   2 leases    hash  id -> "epoch process granted|DIM=units;...|DIM=ended;..."
+--   3 processes zset  process -> instant at which it is taken for dead
+--   4 line      zset  rank -> 0; ranks sort as text: priority, fair tag, arrival, id
+--   5 waiters   hash  id -> "rank process tag end client|DIM=units;..."
+--   6 turns     hash  <priority>:<client> -> fair time at which its last turn ends
+--   7 ended     zset  id -> instant; so that an end told twice counts once
+-- ARGV: operation, process, channel, the epoch and the step that the caller saw last, then the operation's own.
 --
--- Replies: {code, wait, reason, used, limit, memory}. memory is "epoch step now DIM=limit,period,zero;...": what the
--- caller gives back by "restore" when the store has forgotten.
+-- Replies: {code, a, b, c, d, memory}. memory is "epoch step now credits DIM=limit,period,strict,credited;...": what
+-- the caller tells by "restore" when the store has forgotten.
 
-local GRANTED, BLOCKED, TOO_LARGE, FORGOT = 1, 0, -1, -2
+local DONE, BLOCKED, TOO_LARGE, FORGOT = 1, 0, -1, -2
 local NEVER = -1                -- a wait that only another's end can shorten
+local ALIVE_US = 3000000        -- ledger.LEASE_S
 local HEAL_US = 2000000         -- two heart-beats: in this time every live process has told what it remembers
 local KEPT_US = 300000000       -- how long an ended id is known
 local KEPT_MOST = 20000
 local EXACT = 4503599627370496  -- 2^52
+local PATTERN = '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)'
+local PRINTED = '%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f'
 
-local STATE, LEASES, EXPIRY, LINE = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local WAITERS, BEATS, TURNS, ENDED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local process, seen_epoch, seen_step = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local channel = ARGV[#ARGV]
-local call = redis.call
+local STATE, LEASES, PROCESSES, LINE, WAITERS, TURNS, ENDED = unpack(KEYS)
+local operation, process, channel, seen_epoch, seen_step = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local call, floor, ceil, max, min, format = redis.call, math.floor, math.ceil, math.max, math.min, string.format
 
 local state, buckets, names, changed = {}, {}, {}, {}
 local now, is_freed = 0, false
 
 local function text(number)
-    return string.format('%.0f', number)
+    return format('%.0f', number)
 end
 
--- Microseconds in which `units` drain, rounded up. Past 2^52 one rounding may be off by less than 2.
-local function time_of(bucket, units)
-    local product = units * bucket.period
-    if product < EXACT then
-        return math.floor((product + bucket.limit - 1) / bucket.limit)
-    end
-    local time = math.floor(product / bucket.limit) + 2
-    if units <= bucket.limit and time > bucket.period then
-        return bucket.period
-    end
-    return time
+local function numbers_of(printed)
+    local limit, period, strict, credited, held, ended, lowered, restarts, base, base_credited =
+        string.match(printed, PATTERN)
+    return {
+        limit = tonumber(limit), period = tonumber(period), strict = tonumber(strict), credited = tonumber(credited),
+        held = tonumber(held), ended = tonumber(ended), lowered = tonumber(lowered), restarts = tonumber(restarts),
+        base = tonumber(base), base_credited = tonumber(base_credited),
+    }
 end
 
-local function units_of(bucket, time)
-    return math.ceil(time * bucket.limit / bucket.period)
-end
-
-local function each_cost(costs)
-    return string.gmatch(costs, '([^=;]+)=(%d+)')
+local function print_bucket(b)
+    return format(PRINTED, b.limit, b.period, b.strict, b.credited, b.held, b.ended, b.lowered, b.restarts, b.base,
+        b.base_credited)
 end
 
 local function read_state()
@@ -70,11 +65,7 @@ local function read_state()
         local field, value = flat[i], flat[i + 1]
         if string.sub(field, 1, 2) == 'd:' then
             local name = string.sub(field, 3)
-            local limit, period, zero, held, base = string.match(value, '(%d+) (%d+) (%d+) (%d+) (%d+)')
-            buckets[name] = {
-                limit = tonumber(limit), period = tonumber(period), zero = tonumber(zero),
-                held = tonumber(held), base = tonumber(base),
-            }
+            buckets[name] = numbers_of(value)
             names[#names + 1] = name
         else
             state[field] = value
@@ -89,60 +80,120 @@ local function put(field, value)
     changed[#changed + 1] = value
 end
 
-local function touch(name)
-    buckets[name].is_changed = true
+local function number(field)
+    return tonumber(state[field] or 0)
 end
 
-local function charge(name, units)
-    local bucket = buckets[name]
-    if bucket then
-        bucket.zero = math.max(bucket.zero, now) + time_of(bucket, units)
-        touch(name)
+-- Microseconds in which `units` drain, rounded up. Past 2^52 roundings may take less than 2 away: they are given back.
+local function time_of(bucket, units)
+    local product = units * bucket.period
+    if product < EXACT then
+        return floor((product + bucket.limit - 1) / bucket.limit)
     end
+    local time = floor(product / bucket.limit) + 2
+    if units <= bucket.limit then
+        return min(time, bucket.period)
+    end
+    return time
 end
 
-local function release(costs)
-    for name, units in each_cost(costs) do
+local function units_of(bucket, time)
+    return ceil(max(0, time) * bucket.limit / bucket.period)
+end
+
+local function drained(bucket)
+    return state.credits and bucket.credited or bucket.strict
+end
+
+local function each_unit(printed)
+    return string.gmatch(printed, '([^=;]+)=(%d+)')
+end
+
+local function add_held(costs, sign)
+    for name, units in each_unit(costs) do
         local bucket = buckets[name]
         if bucket then
-            bucket.held = math.max(0, bucket.held - tonumber(units))
-            touch(name)
+            bucket.held = max(0, bucket.held + sign * tonumber(units))
+            bucket.is_changed = true
         end
     end
 end
 
-local function hold(costs)
-    for name, units in each_cost(costs) do
-        local bucket = buckets[name]
-        if bucket then
-            bucket.held = bucket.held + tonumber(units)
-            touch(name)
+local function charge(bucket, requested, used)
+    local counted = max(requested, used)
+    if bucket.strict < now then
+        bucket.restarts = bucket.restarts + 1
+    end
+    bucket.strict = max(bucket.strict, now) + time_of(bucket, counted)
+    bucket.credited = max(bucket.credited, now) + time_of(bucket, used)
+    bucket.ended = bucket.ended + counted
+    bucket.is_changed = true
+end
+
+local function raise(bucket, units, age)
+    if units > bucket.held then
+        local least = now + time_of(bucket, units - bucket.held) - age
+        if least > bucket.strict or least > bucket.credited then
+            bucket.strict, bucket.credited = max(bucket.strict, least), max(bucket.credited, least)
+            bucket.is_changed = true
         end
     end
 end
 
--- Give a bucket the size that the caller knows; what is in use stays in use.
+local function held_by_leases(name)
+    local held = 0
+    for _, record in ipairs(call('HVALS', LEASES)) do
+        for each, units in each_unit(string.match(record, '|([^|]*)|')) do
+            if each == name then
+                held = held + tonumber(units)
+            end
+        end
+    end
+    return held
+end
+
+-- Give a bucket the size that the caller knows; units in use stay in use. Returns the bucket and whether it is new.
 local function fit(name, limit, period)
     local bucket = buckets[name]
     if not bucket then
-        buckets[name] = {limit = limit, period = period, zero = now, held = 0, base = now}
+        bucket = {
+            limit = limit, period = period, strict = now, credited = now, held = held_by_leases(name), ended = 0,
+            lowered = 0, restarts = 1, base = now, base_credited = now, is_changed = true,
+        }
+        buckets[name] = bucket
         names[#names + 1] = name
-        touch(name)
-    elseif bucket.limit ~= limit or bucket.period ~= period then
-        local used = units_of(bucket, math.max(0, bucket.zero - now))
-        local base = units_of(bucket, math.max(0, bucket.base - now))
-        bucket.limit, bucket.period = limit, period
-        bucket.zero, bucket.base = now + time_of(bucket, used), now + time_of(bucket, base)
-        touch(name)
+        table.sort(names)
+        return bucket, true
     end
+    if bucket.limit ~= limit or bucket.period ~= period then
+        local units = {}
+        for _, field in ipairs({'strict', 'credited', 'base', 'base_credited'}) do
+            units[field] = units_of(bucket, bucket[field] - now)
+        end
+        bucket.limit, bucket.period, bucket.is_changed = limit, period, true
+        for field, used in pairs(units) do
+            bucket[field] = now + time_of(bucket, used)
+        end
+    end
+    return bucket, false
+end
+
+-- {dimension, limit, period}* from ARGV[at], their number before them. Returns the next position and the new names.
+local function fit_all(at)
+    local count, fresh = tonumber(ARGV[at]), {}
+    for i = at + 1, at + 3 * count, 3 do
+        local _, is_new = fit(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+        fresh[ARGV[i]] = is_new
+    end
+    return at + 1 + 3 * count, fresh
 end
 
 local function lifetime_ms()
     local longest = 1800000000
     for _, bucket in pairs(buckets) do
-        longest = math.max(longest, bucket.period)
+        longest = max(longest, bucket.period)
     end
-    return text(math.ceil(longest / 500))
+    return text(ceil(longest / 500))
 end
 
 local function keep(...)
@@ -153,11 +204,10 @@ local function keep(...)
 end
 
 local function begin_epoch(must_heal)
-    put('e', text(now))
-    for name, bucket in pairs(buckets) do
-        bucket.zero = math.max(bucket.zero, now)
-        bucket.base = bucket.zero
-        touch(name)
+    put('e', text(max(now, number('e') + 1)))
+    for _, bucket in pairs(buckets) do
+        bucket.strict, bucket.credited = max(bucket.strict, now), max(bucket.credited, now)
+        bucket.base, bucket.base_credited, bucket.is_changed = bucket.strict, bucket.credited, true
     end
     local listeners = call('PUBLISH', channel, 'epoch')
     if must_heal or listeners > 0 then
@@ -166,18 +216,19 @@ local function begin_epoch(must_heal)
 end
 
 -- The server's clock went back, perhaps on another machine: take it that no time has passed.
-local function turn_back(last)
-    local shift = last - now
-    for name, bucket in pairs(buckets) do
-        bucket.zero, bucket.base = math.max(0, bucket.zero - shift), math.max(0, bucket.base - shift)
-        touch(name)
+local function turn_back(shift)
+    for _, bucket in pairs(buckets) do
+        for _, field in ipairs({'strict', 'credited', 'base', 'base_credited'}) do
+            bucket[field] = max(0, bucket[field] - shift)
+        end
+        bucket.is_changed = true
     end
     for _, field in ipairs({'pause', 'heal'}) do
         if state[field] then
-            put(field, text(math.max(0, tonumber(state[field]) - shift)))
+            put(field, text(max(0, number(field) - shift)))
         end
     end
-    for _, key in ipairs({EXPIRY, BEATS, ENDED}) do
+    for _, key in ipairs({PROCESSES, ENDED}) do
         local members = call('ZRANGE', key, 0, -1, 'WITHSCORES')
         for i = 1, #members, 2 do
             call('ZADD', key, text(tonumber(members[i + 1]) - shift), members[i])
@@ -185,84 +236,91 @@ local function turn_back(last)
     end
 end
 
-local function leave_line(id)
-    local record = call('HGET', WAITERS, id)
-    if not record then
-        return nil
-    end
-    local rank, owner, tag, finish, client, costs = string.match(record, '^(%S+) (%S+) (%d+) (%d+) ([^|]*)|(.*)$')
+local function leave_line(id, record)
+    local rank, tag, finish, client = string.match(record, '^(%S+) %S+ (%d+) (%d+) (%S+)|')
     call('ZREM', LINE, rank)
     call('HDEL', WAITERS, id)
-    call('ZREM', BEATS, id)
     is_freed = true
-    return {rank = rank, owner = owner, tag = tag, finish = finish, client = client, costs = costs}
+    return string.sub(rank, 1, 2) .. ':' .. client, tag, finish
 end
 
 -- Whoever leaves the line unserved gives its turn back, if nobody of its client has queued behind it.
 local function give_up(id)
-    local waiter = leave_line(id)
-    if waiter then
-        local turn = string.sub(waiter.rank, 1, 2) .. ':' .. waiter.client
-        if call('HGET', TURNS, turn) == waiter.finish then
-            call('HSET', TURNS, turn, waiter.tag)
+    local record = call('HGET', WAITERS, id)
+    if record then
+        local turn, tag, finish = leave_line(id, record)
+        if call('HGET', TURNS, turn) == finish then
+            call('HSET', TURNS, turn, tag)
+            keep(TURNS)
         end
     end
 end
 
-local function end_lease(id, record)
+local function end_lease(id, costs)
     call('HDEL', LEASES, id)
-    call('ZREM', EXPIRY, id)
-    release(string.match(record, '^%S+ %S+ (.*)$'))
+    add_held(costs, -1)
+    call('ZADD', ENDED, text(now), id)
+    keep(ENDED)
     is_freed = true
 end
 
-local function note_end(id)
-    call('ZADD', ENDED, text(now), id)
-end
-
--- Nobody answers for these any more: a lease may have been charged in full, a waiter holds everybody up.
-local function sweep()
-    local instant = text(now)
-    for _, id in ipairs(call('ZRANGEBYSCORE', EXPIRY, '-inf', instant, 'LIMIT', 0, 100)) do
-        local record = call('HGET', LEASES, id)
-        if record then
-            end_lease(id, record)
-            for name, units in each_cost(string.match(record, '^%S+ %S+ (.*)$')) do
-                charge(name, tonumber(units))
-            end
-            note_end(id)
-        else
-            call('ZREM', EXPIRY, id)
-        end
-    end
-    for _, id in ipairs(call('ZRANGEBYSCORE', BEATS, '-inf', instant, 'LIMIT', 0, 100)) do
-        give_up(id)
-        call('ZREM', BEATS, id)
-    end
-end
-
--- The wait of a cost at the head of the line: 0, microseconds, or NEVER; and what is in the way.
-local function wait_of(costs)
-    local wait, reason, used, limit = 0, '', 0, 0
-    local held_up = math.max(tonumber(state.pause or 0), tonumber(state.heal or 0)) - now
-    if held_up > 0 then
-        return held_up, 'hold:' .. (state.pause_dimension or ''), 0, 0
-    end
-    for name, cost in each_cost(costs) do
-        local bucket = buckets[name]
-        if bucket then
-            local taken, left = bucket.held + tonumber(cost), math.max(0, bucket.zero - now)
-            local excess = taken > bucket.limit and NEVER or left + time_of(bucket, taken) - bucket.period
-            if excess == NEVER or (excess > 0 and excess > wait) then
-                wait, reason = excess, 'limit:' .. name
-                used, limit = bucket.held + units_of(bucket, left), bucket.limit
-                if excess == NEVER then
-                    break
+-- What it reserved may have been charged in full; its claims hold everybody up.
+local function bury(dead)
+    call('ZREM', PROCESSES, dead)
+    local leases = call('HGETALL', LEASES)
+    for i = 1, #leases, 2 do
+        local owner, costs = string.match(leases[i + 1], '^%S+ (%S+) [^|]*|([^|]*)|')
+        if owner == dead then
+            end_lease(leases[i], costs)
+            for name, units in each_unit(costs) do
+                if buckets[name] then
+                    charge(buckets[name], tonumber(units), tonumber(units))
                 end
             end
         end
     end
-    return wait, reason, used, limit
+    local waiters = call('HGETALL', WAITERS)
+    for i = 1, #waiters, 2 do
+        if string.match(waiters[i + 1], '^%S+ (%S+) ') == dead then
+            give_up(waiters[i])
+        end
+    end
+end
+
+local function sweep()
+    for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', text(now), 'LIMIT', 0, 16)) do
+        bury(dead)
+    end
+end
+
+local function beat()
+    call('ZADD', PROCESSES, text(now + ALIVE_US), process)
+end
+
+-- What is in the way of a cost at the head of the line: its wait (0, microseconds or NEVER), dimension, used, limit.
+local function wait_of(costs)
+    local wait, dimension, used, limit = 0, '', 0, 0
+    for name, cost in each_unit(costs) do
+        local bucket = buckets[name]
+        if bucket then
+            local left, taken = max(0, drained(bucket) - now), bucket.held + tonumber(cost)
+            local excess = NEVER
+            if taken <= bucket.limit then
+                excess = left + time_of(bucket, taken) - bucket.period
+            end
+            if excess == NEVER or excess > wait then
+                wait, dimension, used, limit = excess, name, bucket.held + units_of(bucket, left), bucket.limit
+            end
+            if excess == NEVER then
+                break
+            end
+        end
+    end
+    return wait, dimension, used, limit
+end
+
+local function pause_left()
+    return max(number('pause'), number('heal')) - now
 end
 
 local function head_of_line()
@@ -270,31 +328,33 @@ local function head_of_line()
     if not rank then
         return nil
     end
-    local id = string.sub(rank, 35)
-    local record = call('HGET', WAITERS, id)
-    if not record then
+    local record = call('HGET', WAITERS, string.sub(rank, 35))
+    if not record then  -- one of the two keys was evicted
         call('ZREM', LINE, rank)
         return head_of_line()
     end
     local owner, costs = string.match(record, '^%S+ (%S+) [^|]*|(.*)$')
-    return {rank = rank, id = id, owner = owner, costs = costs}
+    return rank, owner, costs
 end
 
 local function tell_head()
-    local head = head_of_line()
-    if head then
-        local wait = wait_of(head.costs)
-        call('PUBLISH', channel, head.owner .. ' ' .. text(wait))
+    local rank, owner, costs = head_of_line()
+    if rank then
+        local wait = wait_of(costs)
+        if wait ~= NEVER then
+            wait = max(wait, pause_left())
+        end
+        call('PUBLISH', channel, owner .. ' ' .. text(wait))
     end
 end
 
 local function memory()
     local parts = {}
-    for _, name in ipairs(names) do
-        local bucket = buckets[name]
-        parts[#parts + 1] = name .. '=' .. text(bucket.limit) .. ',' .. text(bucket.period) .. ',' .. text(bucket.zero)
+    for i, name in ipairs(names) do
+        local b = buckets[name]
+        parts[i] = format('%s=%.0f,%.0f,%.0f,%.0f', name, b.limit, b.period, b.strict, b.credited)
     end
-    return state.e .. ' ' .. state.n .. ' ' .. text(now) .. ' ' .. table.concat(parts, ';')
+    return format('%s %s %.0f %s %s', state.e, state.n, now, state.credits or '0', table.concat(parts, ';'))
 end
 
 local function finish(...)
@@ -303,258 +363,296 @@ local function finish(...)
     end
     for name, bucket in pairs(buckets) do
         if bucket.is_changed then
-            changed[#changed + 1] = 'd:' .. name
-            changed[#changed + 1] = text(bucket.limit) .. ' ' .. text(bucket.period) .. ' ' .. text(bucket.zero)
-                .. ' ' .. text(bucket.held) .. ' ' .. text(bucket.base)
+            put('d:' .. name, print_bucket(bucket))
         end
     end
-    put('n', text(tonumber(state.n or 0) + 1))
+    put('n', text(number('n') + 1))
     put('t', text(now))
     call('HSET', STATE, unpack(changed))
     call('PEXPIRE', STATE, lifetime_ms())
     local reply = {...}
-    reply[#reply + 1] = memory()
+    reply[6] = memory()
     return reply
 end
 
-local function turn_of(priority, client, weight)
-    local turn = priority .. ':' .. client
-    local tag = math.max(tonumber(state['v:' .. priority] or 0), tonumber(call('HGET', TURNS, turn) or 0))
-    return turn, tag, tag + weight
+local function done()
+    return finish(DONE, 0, '', 0, 0)
 end
 
-local function grant(id, costs, lease_us, priority, tag)
-    hold(costs)
-    call('HSET', LEASES, id, state.e .. ' ' .. process .. ' ' .. costs)
-    call('ZADD', EXPIRY, text(now + lease_us), id)
-    if tag > tonumber(state['v:' .. priority] or 0) then
+local function grant(id, costs, priority, tag)
+    local before = {}
+    for name in each_unit(costs) do
+        if buckets[name] then
+            before[#before + 1] = name .. '=' .. text(buckets[name].ended)
+        end
+    end
+    add_held(costs, 1)
+    local record = format('%s %s %.0f|%s|%s', state.e, process, now, costs, table.concat(before, ';'))
+    call('HSET', LEASES, id, record)
+    keep(LEASES)
+    if tag > number('v:' .. priority) then
         put('v:' .. priority, text(tag))
     end
-    keep(LEASES, EXPIRY)
 end
 
 -- Forget turns that have passed: their clients stand where a newcomer does.
-local function tidy_turns(priority)
-    if call('HLEN', TURNS) < 1024 or tonumber(state.n or 0) % 64 ~= 0 then
+local function tidy_turns()
+    if number('n') % 64 ~= 0 or call('HLEN', TURNS) < 512 then
         return
     end
     local turns = call('HGETALL', TURNS)
     for i = 1, #turns, 2 do
-        local past = tonumber(state['v:' .. string.sub(turns[i], 1, 2)] or 0)
-        if tonumber(turns[i + 1]) <= past then
+        if tonumber(turns[i + 1]) <= number('v:' .. string.sub(turns[i], 1, 2)) then
             call('HDEL', TURNS, turns[i])
         end
     end
 end
 
+local function stand_in_line(id, rank, tag, finish_tag, client, costs)
+    put('arrivals', text(number('arrivals') + 1))
+    call('ZADD', LINE, 0, rank)
+    call('HSET', WAITERS, id, format('%s %s %.0f %.0f %s|%s', rank, process, tag, finish_tag, client, costs))
+    keep(LINE, WAITERS)
+end
+
 local operations = {}
 
--- id, priority, client, step of its fair time, lease, patience of the line, {dimension, limit, period, cost}*
+-- id, priority, client, length of its turn, costs, limits. Replies wait, reason or dimension, used, limit.
 function operations.reserve()
-    local id, priority, client = ARGV[5], string.format('%02d', tonumber(ARGV[6])), ARGV[7]
-    local step, lease_us, patience_us = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+    local id, priority, client = ARGV[6], format('%02d', tonumber(ARGV[7])), ARGV[8]
+    local length, costs = tonumber(ARGV[9]), ARGV[10]
+    beat()
+    keep(PROCESSES)
     if call('HEXISTS', LEASES, id) == 1 then
-        return finish(GRANTED, 0, '', 0, 0)
+        return done()
     end
-    local parts = {}
-    for i = 11, #ARGV - 1, 4 do
-        local name, limit, period, cost = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
-        if limit > 0 then
-            fit(name, limit, period)
-        end
-        if buckets[name] then
-            if tonumber(cost) > buckets[name].limit then
-                give_up(id)
-                return finish(TOO_LARGE, 0, name, tonumber(cost), buckets[name].limit)
-            end
-            parts[#parts + 1] = name .. '=' .. cost
+    fit_all(11)
+    for name, units in each_unit(costs) do
+        if buckets[name] and tonumber(units) > buckets[name].limit then
+            give_up(id)
+            return finish(TOO_LARGE, 0, name, tonumber(units), buckets[name].limit)
         end
     end
-    local costs = table.concat(parts, ';')
     local known = call('HGET', WAITERS, id)
-    local rank, turn, tag, finish_tag
+    local rank, tag, turn, finish_tag
     if known then
         local known_rank, known_tag = string.match(known, '^(%S+) %S+ (%d+) ')
         rank, tag = known_rank, tonumber(known_tag)
-        call('HSET', WAITERS, id, (string.gsub(known, '|.*$', '|' .. costs)))
+        local record = string.match(known, '^[^|]*|') .. costs
+        if record ~= known then
+            call('HSET', WAITERS, id, record)
+        end
     else
-        turn, tag, finish_tag = turn_of(priority, client, step)
-        rank = priority .. string.format('%016.0f%016.0f', tag, tonumber(state.arrivals or 0)) .. id
+        turn = priority .. ':' .. client
+        tag = max(number('v:' .. priority), tonumber(call('HGET', TURNS, turn) or 0))
+        finish_tag = tag + length
+        rank = priority .. format('%016.0f%016.0f', tag, number('arrivals')) .. id
+        call('HSET', TURNS, turn, text(finish_tag))
+        keep(TURNS)
     end
     local head = head_of_line()
-    local is_head = not head or head.rank == rank or (not known and rank < head.rank)
-    local wait, reason, used, limit = wait_of(costs)
-    if is_head and wait == 0 then
+    local is_first = not head or head == rank or (not known and rank < head)
+    local wait, dimension, used, limit = wait_of(costs)
+    if pause_left() <= 0 and is_first and wait == 0 then
         if known then
-            leave_line(id)
-        else
-            call('HSET', TURNS, turn, text(finish_tag))
-            keep(TURNS)
-            is_freed = head ~= nil
+            leave_line(id, known)
         end
-        grant(id, costs, lease_us, priority, tag)
-        tidy_turns(priority)
-        return finish(GRANTED, 0, '', 0, 0)
+        is_freed = is_freed or head ~= nil
+        grant(id, costs, priority, tag)
+        tidy_turns()
+        return done()
     end
     if not known then
-        put('arrivals', text(tonumber(state.arrivals or 0) + 1))
-        call('HSET', TURNS, turn, text(finish_tag))
-        call('ZADD', LINE, 0, rank)
-        local record = rank .. ' ' .. process .. ' ' .. text(tag) .. ' ' .. text(finish_tag) .. ' ' .. client
-        call('HSET', WAITERS, id, record .. '|' .. costs)
+        stand_in_line(id, rank, tag, finish_tag, client, costs)
     end
-    call('ZADD', BEATS, text(now + patience_us), id)
-    keep(LINE, WAITERS, BEATS, TURNS)
-    if not is_head and string.sub(reason, 1, 5) ~= 'hold:' then
-        return finish(BLOCKED, NEVER, 'behind', used, limit)
+    if pause_left() > 0 then
+        return finish(BLOCKED, pause_left(), 'hold', state.pause_dimension or '', 0)
+    elseif not is_first then
+        return finish(BLOCKED, NEVER, 'behind', 0, 0)
     end
-    return finish(BLOCKED, is_head and wait or NEVER, reason, used, limit)
+    return finish(BLOCKED, wait, dimension, used, limit)
 end
 
--- id: it waits no longer; and if it was granted and the reply was lost, nothing was sent for it.
-function operations.withdraw()
-    local id = ARGV[5]
-    give_up(id)
-    local record = call('HGET', LEASES, id)
-    if record then
-        end_lease(id, record)
-        note_end(id)
-        keep(ENDED)
-    end
-    return finish(GRANTED, 0, '', 0, 0)
-end
-
--- id, {dimension, units}*: a lease the store has forgotten is charged all the same.
+-- limits, id, number of {dimension, requested, used}, these, {dimension, limit, remaining, lowers}*
 function operations.settle()
-    local id = ARGV[5]
-    local record = call('HGET', LEASES, id)
+    local at, fresh = fit_all(6)
+    local id, count = ARGV[at], tonumber(ARGV[at + 1])
+    local last = at + 1 + 3 * count
+    local record, granted, before = call('HGET', LEASES, id), nil, {}
     if record then
-        end_lease(id, record)
+        local instant, costs, ended = string.match(record, '^%S+ %S+ (%d+)|([^|]*)|(.*)$')
+        granted = tonumber(instant)
+        end_lease(id, costs)
+        for name, units in each_unit(ended) do
+            before[name] = tonumber(units)
+        end
+        put('slowest', text(max(number('slowest'), now - granted)))
     elseif call('ZSCORE', ENDED, id) then
-        return finish(BLOCKED, 0, '', 0, 0)
+        return done()
+    else
+        -- The store lost it unnoticed, as a failover does with the last steps: it counts all the same.
+        granted = now
+        call('ZADD', ENDED, text(now), id)
+        keep(ENDED)
+        is_freed = true
     end
-    for i = 6, #ARGV - 2, 2 do
-        charge(ARGV[i], tonumber(ARGV[i + 1]))
+    local seen = {}
+    for i = last + 1, #ARGV, 4 do
+        seen[ARGV[i]] = {tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3] == '1'}
     end
-    note_end(id)
-    keep(ENDED)
-    return finish(GRANTED, 0, '', 0, 0)
+    for i = at + 2, last, 3 do
+        local bucket = buckets[ARGV[i]]
+        if bucket and not (fresh[ARGV[i]] and seen[ARGV[i]]) then
+            charge(bucket, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+        end
+    end
+    for name, told in pairs(seen) do
+        local bucket, limit, remaining, lowers = buckets[name], told[1], told[2], told[3]
+        if bucket and fresh[name] then
+            bucket.strict = now + time_of(bucket, max(0, bucket.limit - remaining))
+            bucket.credited = bucket.strict
+        elseif bucket then
+            if lowers and before[name] then
+                local since = bucket.ended - before[name]
+                local most = now + time_of(bucket, max(0, limit - remaining + since))
+                local excess = max(0, bucket.strict - most)
+                bucket.lowered = bucket.lowered + floor(excess * bucket.limit / bucket.period)
+                bucket.strict, bucket.credited = min(bucket.strict, most), min(bucket.credited, most)
+                local slack = bucket.restarts * units_of(bucket, number('slowest')) + floor(bucket.limit / 100)
+                if bucket.lowered > slack and not state.credits then
+                    put('credits', '1')
+                end
+                bucket.is_changed = true
+            end
+            raise(bucket, bucket.limit - remaining, now - granted)
+        end
+    end
+    return done()
+end
+
+-- id: it waits no longer; or it was granted, perhaps in a reply that was lost, and nothing was sent for it.
+function operations.refund()
+    give_up(ARGV[6])
+    local record = call('HGET', LEASES, ARGV[6])
+    if record then
+        end_lease(ARGV[6], string.match(record, '|([^|]*)|'))
+    end
+    return done()
+end
+
+-- limits, {dimension, units}*
+function operations.charge()
+    for i = fit_all(6), #ARGV, 2 do
+        if buckets[ARGV[i]] then
+            charge(buckets[ARGV[i]], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 1]))
+        end
+    end
+    return done()
 end
 
 -- wait, dimension
 function operations.hold()
-    local wait, dimension = tonumber(ARGV[5]), ARGV[6]
-    if now + wait > tonumber(state.pause or 0) then
-        put('pause', text(now + wait))
-        put('pause_dimension', dimension)
+    if now + tonumber(ARGV[6]) > number('pause') then
+        put('pause', text(now + tonumber(ARGV[6])))
+        put('pause_dimension', ARGV[7])
     end
-    return finish(GRANTED, 0, '', 0, 0)
+    return done()
 end
 
--- dimension, used, limit: as the server tells them. Open leases may be part of it already.
+-- limits, dimension, used, age
 function operations.at_least()
-    local bucket, used, limit = buckets[ARGV[5]], tonumber(ARGV[6]), tonumber(ARGV[7])
-    if bucket then
-        local level = bucket.limit - (limit - used) - bucket.held
-        if level > 0 then
-            bucket.zero = math.max(bucket.zero, now + time_of(bucket, level))
-            touch(ARGV[5])
-        end
+    local at = fit_all(6)
+    if buckets[ARGV[at]] then
+        raise(buckets[ARGV[at]], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]))
     end
-    return finish(GRANTED, 0, '', 0, 0)
+    return done()
 end
 
-function operations.levels()
+-- Replies credits, what is left of a pause, the processes, {dimension, used, limit, period}*.
+function operations.standing()
     local levels = {}
-    for _, name in ipairs(names) do
+    for i, name in ipairs(names) do
         local bucket = buckets[name]
-        local used = bucket.held + units_of(bucket, math.max(0, bucket.zero - now))
-        levels[#levels + 1] = {name, used, bucket.limit, bucket.period}
+        local used = bucket.held + units_of(bucket, drained(bucket) - now)
+        levels[i] = {name, used, bucket.limit, bucket.period}
     end
-    return finish(GRANTED, 0, '', levels, 0)
+    return finish(DONE, max(0, number('pause') - now), state.credits or '0', call('ZCARD', PROCESSES), levels)
 end
 
--- lease, patience, number of leases, their ids, ids of waiters. Replies the wait of the head if it is the caller's,
--- and in `used` the waiters that the store does not know.
 function operations.beat()
-    local lease_us, patience_us, leases = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-    for i = 8, 7 + leases do
-        if call('HEXISTS', LEASES, ARGV[i]) == 1 then
-            call('ZADD', EXPIRY, text(now + lease_us), ARGV[i])
-        end
-    end
-    local strangers = {}
-    for i = 8 + leases, #ARGV - 1 do
-        if call('HEXISTS', WAITERS, ARGV[i]) == 1 then
-            call('ZADD', BEATS, text(now + patience_us), ARGV[i])
-        else
-            strangers[#strangers + 1] = ARGV[i]
-        end
-    end
+    beat()
     call('ZREMRANGEBYSCORE', ENDED, '-inf', text(now - KEPT_US))
     call('ZREMRANGEBYRANK', ENDED, 0, -1 - KEPT_MOST)
-    keep(LEASES, EXPIRY, LINE, WAITERS, BEATS, TURNS, ENDED)
-    local head = head_of_line()
-    if head and head.owner == process then
-        return finish(GRANTED, (wait_of(head.costs)), 'head', strangers, 0)
-    end
-    return finish(BLOCKED, NEVER, '', strangers, 0)
+    keep(LEASES, PROCESSES, LINE, WAITERS, TURNS, ENDED)
+    return done()
 end
 
--- number of leases, {id, costs}*, lease, {dimension, limit, period, microseconds to zero}*: what the caller remembers.
+function operations.leave()
+    bury(process)
+    return done()
+end
+
+-- credits, limits, number of {dimension, microseconds to zero, strict and credited}, these, {id, costs}*:
+-- all that the caller remembers.
 function operations.restore()
-    local leases, mine = tonumber(ARGV[5]), {}
-    local at = 6 + 2 * leases
-    for i = at + 1, #ARGV - 1, 4 do
-        local name, zero = ARGV[i], now + tonumber(ARGV[i + 3])
-        fit(name, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
-        local bucket = buckets[name]
-        -- What others charged since the store forgot stands above the base; the base is the most that anyone knew.
-        if zero > bucket.base then
-            bucket.zero, bucket.base = bucket.zero + zero - bucket.base, zero
-            touch(name)
-        end
+    if ARGV[6] == '1' and not state.credits then
+        put('credits', '1')
     end
-    for i = 6, at - 1, 2 do
+    local at, mine = fit_all(7), {}
+    local last = at + 3 * tonumber(ARGV[at])
+    for i = at + 1, last, 3 do
+        -- What was charged since the store forgot stands above the base; the base is the most that anyone knew.
+        local bucket, strict, credited = buckets[ARGV[i]], now + tonumber(ARGV[i + 1]), now + tonumber(ARGV[i + 2])
+        if strict > bucket.base then
+            bucket.strict, bucket.base = max(bucket.strict, bucket.base) + strict - bucket.base, strict
+        end
+        if credited > bucket.base_credited then
+            bucket.credited = max(bucket.credited, bucket.base_credited) + credited - bucket.base_credited
+            bucket.base_credited = credited
+        end
+        bucket.is_changed = true
+    end
+    for i = last + 1, #ARGV, 2 do
         local id, costs = ARGV[i], ARGV[i + 1]
-        mine[id] = true
-        local known = call('HGET', LEASES, id)
-        if known then
-            call('HSET', LEASES, id, state.e .. ' ' .. process .. ' ' .. string.match(known, '^%S+ %S+ (.*)$'))
-            call('ZADD', EXPIRY, text(now + tonumber(ARGV[at])), id)
-        elseif not call('ZSCORE', ENDED, id) then
-            hold(costs)
-            call('HSET', LEASES, id, state.e .. ' ' .. process .. ' ' .. costs)
-            call('ZADD', EXPIRY, text(now + tonumber(ARGV[at])), id)
+        if not call('ZSCORE', ENDED, id) then
+            if call('HEXISTS', LEASES, id) == 0 then
+                add_held(costs, 1)
+            end
+            -- Without what had ended before: nobody knows any more, and headers may not lower a level by it.
+            call('HSET', LEASES, id, format('%s %s %.0f|%s|', state.e, process, now, costs))
+            mine[id] = true
         end
     end
     -- An old copy of the store may hold leases that have ended since; their charge is in the levels just told.
-    local all = call('HGETALL', LEASES)
-    for i = 1, #all, 2 do
-        local epoch, owner = string.match(all[i + 1], '^(%S+) (%S+) ')
-        if owner == process and epoch ~= state.e and not mine[all[i]] then
-            end_lease(all[i], all[i + 1])
-            note_end(all[i])
+    local leases = call('HGETALL', LEASES)
+    for i = 1, #leases, 2 do
+        local epoch, owner, costs = string.match(leases[i + 1], '^(%S+) (%S+) [^|]*|([^|]*)|')
+        if owner == process and epoch ~= state.e and not mine[leases[i]] then
+            end_lease(leases[i], costs)
         end
     end
-    keep(LEASES, EXPIRY, ENDED)
+    beat()
+    keep(LEASES, PROCESSES)
     is_freed = true
-    return finish(GRANTED, 0, '', 0, 0)
+    return done()
 end
 
 read_state()
-if state.t and tonumber(state.t) - now > 0 then
-    turn_back(tonumber(state.t))
+if number('t') > now then
+    turn_back(number('t') - now)
 end
 if not state.e then
     begin_epoch(seen_epoch ~= '')
-elseif seen_epoch == state.e and tonumber(state.n) < seen_step then
+elseif seen_epoch == state.e and number('n') < seen_step then
+    begin_epoch(true)
+elseif seen_epoch ~= '' and tonumber(seen_epoch) > tonumber(state.e) then  -- an older copy has come back
+    put('e', seen_epoch)
     begin_epoch(true)
 end
-if ARGV[1] ~= 'restore' and seen_epoch ~= '' and seen_epoch ~= state.e then
-    return finish(FORGOT, 0, '', 0, 0)
-end
-if ARGV[1] ~= 'restore' then
+if operation ~= 'restore' then
+    if seen_epoch ~= '' and seen_epoch ~= state.e then
+        return finish(FORGOT, 0, '', 0, 0)
+    end
     sweep()
 end
-return operations[ARGV[1]]()
+return operations[operation]()
