@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+import struct
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ _KEYS = ("state", "leases", "processes", "line", "waiters", "turns", "ended")
 _GRANTED, _BLOCKED, _TOO_LARGE, _FORGOT = 1, 0, -1, -2
 _SCALE = 1_000  # fair time of one turn of a client of weight 1
 _RESUBSCRIBE_NS = 1_000_000_000
+_BUCKET = struct.Struct("<dddd")  # the first of the ten numbers that the script packs: limit, period, two levels
+_BUCKET_BYTES = 80
 _SCRIPT = Path(__file__).parent / "lua" / "ledger.lua"
 
 
@@ -229,13 +232,14 @@ class RedisLedger:
 
     def _reminder(self, lane: _Lane) -> list[object]:
         """Return what we remember of a lane, as "restore" wants it."""
-        _, _, now_us, credits, printed = lane.memory.decode().split(" ", 4)
+        _, _, now_us, credits, packed = lane.memory.split(b" ", 4)
         elapsed_us = (self._clock.now_ns() - lane.at_ns) // _US
         limits: list[object] = []
         levels: list[object] = []
-        for part in printed.split(";") if printed else ():
-            name, _, numbers = part.partition("=")
-            limit, period_us, strict_us, credited_us = map(int, numbers.split(","))
+        while packed:
+            name, _, packed = packed.partition(b"=")
+            limit, period_us, strict_us, credited_us = map(int, _BUCKET.unpack_from(packed))
+            packed = packed[_BUCKET_BYTES:]
             limits += [name, limit, period_us]
             levels += [name, *(each - int(now_us) - elapsed_us for each in (strict_us, credited_us))]
         count = len(levels) // 3

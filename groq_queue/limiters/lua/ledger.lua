@@ -9,7 +9,7 @@
 --
 -- KEYS, all of one hash tag:
 --   1 state     hash  e epoch, n steps taken, t last instant, pause, heal, credits, slowest, arrivals,
---                     v:<priority> largest fair tag granted, d:<dimension> the bucket's numbers as PRINTED
+--                     v:<priority> largest fair tag granted, d:<dimension> the bucket as PACKED has it
 --   2 leases    hash  id -> "epoch process granted|DIM=units;...|DIM=ended;..."
 --   3 processes zset  process -> instant at which it is taken for dead
 --   4 line      zset  rank -> 0; ranks sort as text: priority, fair tag, arrival, id
@@ -18,8 +18,8 @@
 --   7 ended     zset  id -> instant; so that an end told twice counts once
 -- ARGV: operation, process, channel, the epoch and the step that the caller saw last, then the operation's own.
 --
--- Replies: {code, a, b, c, d, memory}. memory is "epoch step now credits DIM=limit,period,strict,credited;...": what
--- the caller tells by "restore" when the store has forgotten.
+-- Replies: {code, a, b, c, d, memory}. memory is "epoch step now credits DIM=<packed>DIM=<packed>...": what the caller
+-- tells by "restore" when the store has forgotten.
 
 local DONE, BLOCKED, TOO_LARGE, FORGOT = 1, 0, -1, -2
 local NEVER = -1                -- a wait that only another's end can shorten
@@ -28,33 +28,30 @@ local HEAL_US = 2000000         -- two heart-beats: in this time every live proc
 local KEPT_US = 300000000       -- how long an ended id is known
 local KEPT_MOST = 20000
 local EXACT = 4503599627370496  -- 2^52
-local PATTERN = '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)'
-local PRINTED = '%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f'
+local PACKED = '<dddddddddd'     -- a bucket: ten doubles, all of them whole numbers
 
 local STATE, LEASES, PROCESSES, LINE, WAITERS, TURNS, ENDED = unpack(KEYS)
 local operation, process, channel, seen_epoch, seen_step = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local call, floor, ceil, max, min, format = redis.call, math.floor, math.ceil, math.max, math.min, string.format
 
 local state, buckets, names, changed = {}, {}, {}, {}
-local now, is_freed = 0, false
+local now, is_freed, is_new = 0, false, false
 
 local function text(number)
     return format('%.0f', number)
 end
 
-local function numbers_of(printed)
-    local limit, period, strict, credited, held, ended, lowered, restarts, base, base_credited =
-        string.match(printed, PATTERN)
-    return {
-        limit = tonumber(limit), period = tonumber(period), strict = tonumber(strict), credited = tonumber(credited),
-        held = tonumber(held), ended = tonumber(ended), lowered = tonumber(lowered), restarts = tonumber(restarts),
-        base = tonumber(base), base_credited = tonumber(base_credited),
-    }
+local function unpacked(packed)
+    local b = {packed = packed}
+    b.limit, b.period, b.strict, b.credited, b.held, b.ended, b.lowered, b.restarts, b.base, b.base_credited =
+        struct.unpack(PACKED, packed)
+    return b
 end
 
-local function print_bucket(b)
-    return format(PRINTED, b.limit, b.period, b.strict, b.credited, b.held, b.ended, b.lowered, b.restarts, b.base,
-        b.base_credited)
+local function pack(b)
+    b.packed = struct.pack(PACKED, b.limit, b.period, b.strict, b.credited, b.held, b.ended, b.lowered, b.restarts,
+        b.base, b.base_credited)
+    return b.packed
 end
 
 local function read_state()
@@ -65,7 +62,7 @@ local function read_state()
         local field, value = flat[i], flat[i + 1]
         if string.sub(field, 1, 2) == 'd:' then
             local name = string.sub(field, 3)
-            buckets[name] = numbers_of(value)
+            buckets[name] = unpacked(value)
             names[#names + 1] = name
         else
             state[field] = value
@@ -105,15 +102,20 @@ local function drained(bucket)
     return state.credits and bucket.credited or bucket.strict
 end
 
-local function each_unit(printed)
-    return string.gmatch(printed, '([^=;]+)=(%d+)')
+-- "DIM=units;..." as {dimension: units}
+local function units_in(printed)
+    local units = {}
+    for name, count in string.gmatch(printed, '([^=;]+)=(%d+)') do
+        units[name] = tonumber(count)
+    end
+    return units
 end
 
 local function add_held(costs, sign)
-    for name, units in each_unit(costs) do
+    for name, units in pairs(costs) do
         local bucket = buckets[name]
         if bucket then
-            bucket.held = max(0, bucket.held + sign * tonumber(units))
+            bucket.held = max(0, bucket.held + sign * units)
             bucket.is_changed = true
         end
     end
@@ -143,11 +145,7 @@ end
 local function held_by_leases(name)
     local held = 0
     for _, record in ipairs(call('HVALS', LEASES)) do
-        for each, units in each_unit(string.match(record, '|([^|]*)|')) do
-            if each == name then
-                held = held + tonumber(units)
-            end
-        end
+        held = held + (units_in(string.match(record, '|([^|]*)|'))[name] or 0)
     end
     return held
 end
@@ -163,6 +161,7 @@ local function fit(name, limit, period)
         buckets[name] = bucket
         names[#names + 1] = name
         table.sort(names)
+        is_new = true
         return bucket, true
     end
     if bucket.limit ~= limit or bucket.period ~= period then
@@ -204,6 +203,7 @@ local function keep(...)
 end
 
 local function begin_epoch(must_heal)
+    is_new = true
     put('e', text(max(now, number('e') + 1)))
     for _, bucket in pairs(buckets) do
         bucket.strict, bucket.credited = max(bucket.strict, now), max(bucket.credited, now)
@@ -271,10 +271,11 @@ local function bury(dead)
     for i = 1, #leases, 2 do
         local owner, costs = string.match(leases[i + 1], '^%S+ (%S+) [^|]*|([^|]*)|')
         if owner == dead then
-            end_lease(leases[i], costs)
-            for name, units in each_unit(costs) do
+            local units_of_lease = units_in(costs)
+            end_lease(leases[i], units_of_lease)
+            for name, units in pairs(units_of_lease) do
                 if buckets[name] then
-                    charge(buckets[name], tonumber(units), tonumber(units))
+                    charge(buckets[name], units, units)
                 end
             end
         end
@@ -300,10 +301,10 @@ end
 -- What is in the way of a cost at the head of the line: its wait (0, microseconds or NEVER), dimension, used, limit.
 local function wait_of(costs)
     local wait, dimension, used, limit = 0, '', 0, 0
-    for name, cost in each_unit(costs) do
+    for name, cost in pairs(costs) do
         local bucket = buckets[name]
         if bucket then
-            local left, taken = max(0, drained(bucket) - now), bucket.held + tonumber(cost)
+            local left, taken = max(0, drained(bucket) - now), bucket.held + cost
             local excess = NEVER
             if taken <= bucket.limit then
                 excess = left + time_of(bucket, taken) - bucket.period
@@ -340,7 +341,7 @@ end
 local function tell_head()
     local rank, owner, costs = head_of_line()
     if rank then
-        local wait = wait_of(costs)
+        local wait = wait_of(units_in(costs))
         if wait ~= NEVER then
             wait = max(wait, pause_left())
         end
@@ -349,12 +350,13 @@ local function tell_head()
 end
 
 local function memory()
-    local parts = {}
-    for i, name in ipairs(names) do
-        local b = buckets[name]
-        parts[i] = format('%s=%.0f,%.0f,%.0f,%.0f', name, b.limit, b.period, b.strict, b.credited)
+    local parts = {state.e, ' ', state.n, ' ', text(now), ' ', state.credits or '0', ' '}
+    for _, name in ipairs(names) do
+        parts[#parts + 1] = name
+        parts[#parts + 1] = '='
+        parts[#parts + 1] = buckets[name].packed
     end
-    return format('%s %s %.0f %s %s', state.e, state.n, now, state.credits or '0', table.concat(parts, ';'))
+    return table.concat(parts)
 end
 
 local function finish(...)
@@ -363,13 +365,16 @@ local function finish(...)
     end
     for name, bucket in pairs(buckets) do
         if bucket.is_changed then
-            put('d:' .. name, print_bucket(bucket))
+            changed[#changed + 1] = 'd:' .. name
+            changed[#changed + 1] = pack(bucket)
         end
     end
     put('n', text(number('n') + 1))
     put('t', text(now))
     call('HSET', STATE, unpack(changed))
-    call('PEXPIRE', STATE, lifetime_ms())
+    if is_new or number('n') % 64 == 0 then
+        keep(STATE, PROCESSES)
+    end
     local reply = {...}
     reply[6] = memory()
     return reply
@@ -379,15 +384,15 @@ local function done()
     return finish(DONE, 0, '', 0, 0)
 end
 
-local function grant(id, costs, priority, tag)
+local function grant(id, costs, printed, priority, tag)
     local before = {}
-    for name in each_unit(costs) do
+    for name in pairs(costs) do
         if buckets[name] then
-            before[#before + 1] = name .. '=' .. text(buckets[name].ended)
+            before[#before + 1] = format('%s=%.0f', name, buckets[name].ended)
         end
     end
     add_held(costs, 1)
-    local record = format('%s %s %.0f|%s|%s', state.e, process, now, costs, table.concat(before, ';'))
+    local record = format('%s %s %.0f|%s|%s', state.e, process, now, printed, table.concat(before, ';'))
     call('HSET', LEASES, id, record)
     keep(LEASES)
     if tag > number('v:' .. priority) then
@@ -420,17 +425,16 @@ local operations = {}
 -- id, priority, client, length of its turn, costs, limits. Replies wait, reason or dimension, used, limit.
 function operations.reserve()
     local id, priority, client = ARGV[6], format('%02d', tonumber(ARGV[7])), ARGV[8]
-    local length, costs = tonumber(ARGV[9]), ARGV[10]
+    local length, printed, costs = tonumber(ARGV[9]), ARGV[10], units_in(ARGV[10])
     beat()
-    keep(PROCESSES)
     if call('HEXISTS', LEASES, id) == 1 then
         return done()
     end
     fit_all(11)
-    for name, units in each_unit(costs) do
-        if buckets[name] and tonumber(units) > buckets[name].limit then
+    for _, name in ipairs(names) do
+        if (costs[name] or 0) > buckets[name].limit then
             give_up(id)
-            return finish(TOO_LARGE, 0, name, tonumber(units), buckets[name].limit)
+            return finish(TOO_LARGE, 0, name, costs[name], buckets[name].limit)
         end
     end
     local known = call('HGET', WAITERS, id)
@@ -438,7 +442,7 @@ function operations.reserve()
     if known then
         local known_rank, known_tag = string.match(known, '^(%S+) %S+ (%d+) ')
         rank, tag = known_rank, tonumber(known_tag)
-        local record = string.match(known, '^[^|]*|') .. costs
+        local record = string.match(known, '^[^|]*|') .. printed
         if record ~= known then
             call('HSET', WAITERS, id, record)
         end
@@ -458,12 +462,12 @@ function operations.reserve()
             leave_line(id, known)
         end
         is_freed = is_freed or head ~= nil
-        grant(id, costs, priority, tag)
+        grant(id, costs, printed, priority, tag)
         tidy_turns()
         return done()
     end
     if not known then
-        stand_in_line(id, rank, tag, finish_tag, client, costs)
+        stand_in_line(id, rank, tag, finish_tag, client, printed)
     end
     if pause_left() > 0 then
         return finish(BLOCKED, pause_left(), 'hold', state.pause_dimension or '', 0)
@@ -482,10 +486,8 @@ function operations.settle()
     if record then
         local instant, costs, ended = string.match(record, '^%S+ %S+ (%d+)|([^|]*)|(.*)$')
         granted = tonumber(instant)
-        end_lease(id, costs)
-        for name, units in each_unit(ended) do
-            before[name] = tonumber(units)
-        end
+        end_lease(id, units_in(costs))
+        before = units_in(ended)
         put('slowest', text(max(number('slowest'), now - granted)))
     elseif call('ZSCORE', ENDED, id) then
         return done()
@@ -535,7 +537,7 @@ function operations.refund()
     give_up(ARGV[6])
     local record = call('HGET', LEASES, ARGV[6])
     if record then
-        end_lease(ARGV[6], string.match(record, '|([^|]*)|'))
+        end_lease(ARGV[6], units_in(string.match(record, '|([^|]*)|')))
     end
     return done()
 end
@@ -583,7 +585,7 @@ function operations.beat()
     beat()
     call('ZREMRANGEBYSCORE', ENDED, '-inf', text(now - KEPT_US))
     call('ZREMRANGEBYRANK', ENDED, 0, -1 - KEPT_MOST)
-    keep(LEASES, PROCESSES, LINE, WAITERS, TURNS, ENDED)
+    keep(STATE, LEASES, PROCESSES, LINE, WAITERS, TURNS, ENDED)
     return done()
 end
 
@@ -616,7 +618,7 @@ function operations.restore()
         local id, costs = ARGV[i], ARGV[i + 1]
         if not call('ZSCORE', ENDED, id) then
             if call('HEXISTS', LEASES, id) == 0 then
-                add_held(costs, 1)
+                add_held(units_in(costs), 1)
             end
             -- Without what had ended before: nobody knows any more, and headers may not lower a level by it.
             call('HSET', LEASES, id, format('%s %s %.0f|%s|', state.e, process, now, costs))
@@ -628,7 +630,7 @@ function operations.restore()
     for i = 1, #leases, 2 do
         local epoch, owner, costs = string.match(leases[i + 1], '^(%S+) (%S+) [^|]*|([^|]*)|')
         if owner == process and epoch ~= state.e and not mine[leases[i]] then
-            end_lease(leases[i], costs)
+            end_lease(leases[i], units_in(costs))
         end
     end
     beat()
