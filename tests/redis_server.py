@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,9 +24,10 @@ def missing() -> str | None:
 class RedisServer:
     """One server process; it dies with ``stop`` and keeps nothing but its append-only file, if it has one."""
 
-    def __init__(self, *, is_durable: bool = False) -> None:
+    def __init__(self, *, is_durable: bool = False, is_cluster: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gq-redis-")
         self._is_durable = is_durable
+        self._is_cluster = is_cluster
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
         self.start()
@@ -38,6 +40,8 @@ class RedisServer:
         """Start it, and return when it answers."""
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
         command += ["--save", "", "--appendonly", "yes" if self._is_durable else "no", "--daemonize", "no"]
+        if self._is_cluster:
+            command += ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"]
         with (Path(self._folder.name) / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + START_S
@@ -46,6 +50,10 @@ class RedisServer:
             assert time.monotonic() < until, "redis-server does not answer"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.05)
+        if self._is_cluster:
+            self.ask("CLUSTER ADDSLOTSRANGE 0 16383")
+            while self.ask("SET ready 1") != b"+OK":
+                assert time.monotonic() < until, "the cluster does not come up"
 
     def ask(self, command: str) -> bytes:
         """Return the first line of what the server says to *command*, b"" if it says nothing."""
@@ -82,7 +90,9 @@ def must_be_there() -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free, and low enough for a cluster's bus, which is 10,000 above."""
+    for port in random.sample(range(20_000, 30_000), 200):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")

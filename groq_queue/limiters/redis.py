@@ -41,7 +41,8 @@ _SCALE = 1_000  # fair time of one turn of a client of weight 1
 _RESUBSCRIBE_NS = 1_000_000_000
 _BUCKET = struct.Struct("<dddd")  # the first of the ten numbers that the script packs: limit, period, two levels
 _BUCKET_BYTES = 80
-_SCRIPT = Path(__file__).parent / "lua" / "ledger.lua"
+_FOLDER = Path(__file__).parent / "lua"
+_PARTS = ("store.lua", "line.lua", "steps.lua")  # one script
 
 
 @dataclass
@@ -69,20 +70,21 @@ class RedisLedger:
     One thread at a time may use it, so there is no lock.
 
     Args:
-        client: Of redis-py, which retries nothing by itself.
+        connect: Makes a client of redis-py that retries nothing by itself; asked again after every failure.
         address: Where it is, for messages; without any password.
         scope: Begins all keys: whoever shares budgets has the same.
         clock: Only durations are taken from it.
     """
 
-    def __init__(self, client: Any, address: str, scope: str = "", clock: Clock | None = None) -> None:
-        self._client = client
+    def __init__(self, connect: Callable[[], Any], address: str, scope: str = "", clock: Clock | None = None) -> None:
+        self._connect = connect
+        self._client: Any = None
         self._address = address
         self._scope = scope
         self._clock = clock or SystemClock()
         self._token = uuid.uuid4().hex
         self._errors = importlib.import_module("redis.exceptions")
-        self._script = _SCRIPT.read_bytes()
+        self._script = b"".join((_FOLDER / name).read_bytes() for name in _PARTS)
         self._sha = hashlib.sha1(self._script).hexdigest()
         self._lanes: dict[str, _Lane] = {}
         self._listener: Any = None
@@ -90,17 +92,17 @@ class RedisLedger:
         self._subscribe_at_ns = 0
 
     @classmethod
-    def open(cls, url: str) -> RedisLedger:
-        """Open ``redis://[user:password@]host[:port][/db][?scope=acme]``, or ``rediss://`` for TLS; nothing is sent yet.
+    def open(cls, url: str, clock: Clock | None = None) -> RedisLedger:
+        """Open ``redis://[user:password@]host[:port][/db][?scope=acme]``, or ``rediss://`` for TLS.
 
-        Other words of the query are redis-py's; ``cluster=true`` is for a Redis Cluster.
+        Nothing is sent yet. Other words of the query are redis-py's; ``cluster=true`` is for a Redis Cluster.
 
         Raises:
             ConfigurationError: The URL cannot be used.
             MissingExtraError: redis-py is not installed.
         """
-        parts = urlsplit(url)
         address = _address_of(url)
+        parts = urlsplit(url)
         if parts.scheme not in ("redis", "rediss") or not parts.hostname:
             raise ConfigurationError(f"limiter={address!r}: a Redis is named as redis://host:6379/0?scope=acme")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -108,8 +110,8 @@ class RedisLedger:
         if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", scope):
             raise ConfigurationError(f"limiter: scope={scope!r}: 1 to 64 letters, digits or _ . : -")
         is_cluster = query.pop("cluster", "false").lower() in ("1", "true", "yes")
-        client = _client_of(urlunsplit(parts._replace(query=urlencode(query))), address, is_cluster)
-        return cls(client, address, scope)
+        connect = _connector(urlunsplit(parts._replace(query=urlencode(query))), address, is_cluster)
+        return cls(connect, address, scope, clock)
 
     @property
     def address(self) -> str:
@@ -202,7 +204,6 @@ class RedisLedger:
                 except LimiterUnavailable:
                     break  # its silence will tell the same in a few seconds
         self._lanes.clear()
-        self._hang_up()
         self._drop_connections()
 
     def _lane(self, name: str) -> _Lane:
@@ -249,6 +250,8 @@ class RedisLedger:
     def _run(self, lane: _Lane, operation: str, *words: object) -> list[Any]:
         arguments = (operation, self._token, lane.channel, lane.epoch, lane.step, *words)
         try:
+            if self._client is None:
+                self._client = self._connect()
             try:
                 reply: list[Any] = self._client.evalsha(self._sha, len(_KEYS), *lane.keys, *arguments)
             except self._errors.NoScriptError:
@@ -260,14 +263,14 @@ class RedisLedger:
 
     def _unavailable(self, error: Exception) -> LimiterUnavailable:
         cure = "is it running, and can this host reach it?"
-        said = str(error)
-        if "OOM" in said:
-            cure = "it is full: give it memory, and keep maxmemory-policy at noeviction"
-        elif isinstance(error, self._errors.AuthenticationError) or "NOAUTH" in said or "NOPERM" in said:
-            cure = "check user, password and ACL (EVALSHA, EVAL, SUBSCRIBE and ~gq:* &gq:* are needed)"
-        elif "READONLY" in said:
-            cure = "this is a replica: name the master, or the address that follows it"
-        return LimiterUnavailable(f"no shared budget from {self._address}: {said}; {cure}", address=self._address)
+        cures = {
+            "OutOfMemoryError": "it is full: give it memory, and keep maxmemory-policy at noeviction",
+            "ReadOnlyError": "this is a replica: name the master, or an address that follows it",
+            "AuthenticationError": "check user and password",
+            "NoPermissionError": "its user needs +@scripting +@read +@write +@pubsub ~gq:* &gq:*",
+        }
+        cure = next((cure for name, cure in cures.items() if isinstance(error, getattr(self._errors, name))), cure)
+        return LimiterUnavailable(f"no shared budget from {self._address}: {error}; {cure}", address=self._address)
 
     def _listen(self, lane: _Lane) -> None:
         """Subscribe to a lane; what was told before is lost, so the next look says that there was something."""
@@ -297,7 +300,7 @@ class RedisLedger:
         try:
             while self._listener is not None and (message := self._next_message()) is not None:
                 lane = self._subscribed[message["channel"]]
-                is_news = self._was_told(lane, message["data"], now_ns) or is_news
+                is_news |= self._was_told(lane, message["data"], now_ns)
         except (self._errors.RedisError, OSError, KeyError):
             self._hang_up()
         return is_news
@@ -327,24 +330,30 @@ class RedisLedger:
             _quietly(listener.close)
 
     def _drop_connections(self) -> None:
-        _quietly(self._client.close)
+        self._hang_up()
+        client, self._client = self._client, None
+        if client is not None:
+            _quietly(client.close)
 
 
-def _client_of(url: str, address: str, is_cluster: bool) -> Any:
+def _connector(url: str, address: str, is_cluster: bool) -> Callable[[], Any]:
     try:
         redis = importlib.import_module("redis")
     except ImportError as error:
         raise MissingExtraError("limiter='redis://…' needs redis-py: pip install 'groq_queue[redis]'") from error
-    retry = importlib.import_module("redis.retry").Retry(importlib.import_module("redis.backoff").NoBackoff(), 0)
+    no_retry = importlib.import_module("redis.retry").Retry(importlib.import_module("redis.backoff").NoBackoff(), 0)
     settings = {"socket_timeout": ANSWER_S, "socket_connect_timeout": ANSWER_S, "socket_keepalive": True}
-    try:
+
+    def connect() -> Any:
         if is_cluster:
             return redis.RedisCluster.from_url(url, **settings)
-        return redis.Redis.from_url(url, protocol=2, retry=retry, **settings)
+        return redis.Redis.from_url(url, retry=no_retry, **settings)
+
+    try:
+        redis.Redis.from_url(url, **settings).connection_pool.make_connection()
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"limiter={address!r}: {error}") from error
-    except redis.RedisError as error:  # a cluster is looked at when it is opened
-        raise LimiterUnavailable(f"no shared budget from {address}: {error}", address=address) from error
+    return connect
 
 
 def _address_of(url: str) -> str:

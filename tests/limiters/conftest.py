@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from tests.redis_server import RedisServer, missing, must_be_there
+from redis_server import RedisServer, missing, must_be_there
 
 
 @pytest.fixture(scope="session")
