@@ -82,6 +82,12 @@ class GroqQueue(Asking):
         margin: Share of every limit to leave unused, 0 <= margin < 1, for other programs
             that spend from the same organisation. The queue alone needs none: its
             level is never below the server's.
+        limiter: Where budgets are counted: None in this process; ``"sqlite:///path"`` in a file,
+            for all processes of this host; ``"redis://host/0?scope=name"`` in a Redis, for all
+            hosts. Queues with the same limiter, base URL and key (or organization) share.
+        on_outage: While a shared limiter cannot be reached, requests ``"wait"``, fail with
+            ``LimiterUnavailable`` (``"raise"``), or go on with the limits divided by the processes
+            last known (``"local_share"``). Never unlimited.
         on_daily_limit: ``"raise"`` ends a request that a spent limit per day holds up
             with ``DailyLimitReached``; ``"wait"`` waits, other models go on.
         max_cost: Most to be spent by this queue, in USD. A request's price is set
@@ -112,6 +118,7 @@ class GroqQueue(Asking):
     Raises:
         ConfigurationError: An argument cannot be used, or there is no key.
         JournalError: The journal cannot be used, or another process has it open.
+        LimiterUnavailable: The store of a shared limiter cannot be used.
     """
 
     def __init__(
@@ -130,6 +137,8 @@ class GroqQueue(Asking):
         fair_by: str = "requests",
         ageing: float | None = None,
         margin: float = 0.0,
+        limiter: str | None = None,
+        on_outage: Literal["wait", "raise", "local_share"] = "wait",
         on_daily_limit: str = "raise",
         max_cost: float | None = None,
         prices: Mapping[str, tuple[float, float]] | None = None,

@@ -6,13 +6,16 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from groq_queue.assembly.accounts import Account, Accounts
 from groq_queue.assembly.admission import Admission
 from groq_queue.assembly.settings import Settings
+from groq_queue.clock import Clock
 from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request
+from groq_queue.engine.courier import Courier
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed
@@ -20,6 +23,7 @@ from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import Attempts, ThreadEngine
 from groq_queue.engine.timers import Timers
+from groq_queue.limiters.ledger import Ledger
 from groq_queue.limiters.process import ProcessLimiter
 from groq_queue.transport import make_transport
 
@@ -113,14 +117,53 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
             attempts: Attempts = Runner(transport, settings.policy, settings.timeout_s, clock, random.Random())
             if settings.observers:
                 attempts = Observed(attempts, settings.observers, clock)
-            now_ns = clock.now_ns()
-            limiter = ProcessLimiter(settings.limits, payer.base_url, payer.payer, now_ns, settings.margin)
-            lines[payer] = Line(attempts, limiter)
+            lines[payer] = Line(attempts, _limiter(settings, payer))
     except BaseException:
         for line in lines.values():
             line.limiter.close(clock.now_ns())
         raise
     return lines
+
+
+def _limiter(settings: Settings, payer: Account) -> Limiter:
+    """Return where the budgets of an account are counted.
+
+    Raises:
+        ConfigurationError: The address of a shared one is no address.
+        LimiterUnavailable: It cannot be used.
+    """
+    clock = settings.clock
+    if settings.limiter is None:
+        return ProcessLimiter(settings.limits, payer.base_url, payer.payer, clock.now_ns(), settings.margin)
+    from groq_queue.limiters.shared import SharedLimiter
+
+    return SharedLimiter(
+        open_ledger(settings.limiter, clock),
+        settings.limits,
+        payer.base_url,
+        payer.payer,
+        clock,
+        hire=lambda agent: Courier(agent, clock, "groq_queue-limiter"),
+        margin=settings.margin,
+        on_outage=settings.on_outage,
+    )
+
+
+def open_ledger(url: str, clock: Clock) -> Ledger:
+    """Open the store that *url* names, by its scheme.
+
+    Raises:
+        ConfigurationError: It names none.
+        MissingExtraError: It needs a package that is not installed.
+        LimiterUnavailable: It cannot be used.
+    """
+    if url.startswith("sqlite:"):
+        from groq_queue.limiters.sqlite import SqliteLedger
+
+        return SqliteLedger.open(url, clock)
+    module = import_module("groq_queue.limiters.redis")
+    ledger: Ledger = module.RedisLedger.open(url)
+    return ledger
 
 
 def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:

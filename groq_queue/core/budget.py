@@ -388,6 +388,18 @@ class Budget:
         lowered = self._buckets["TPM"].lowered if "TPM" in self._buckets else 0
         return self._credits or self._unused < 4 * lowered or "TPM" not in self._buckets
 
+    def believe_credits(self) -> None:
+        """Take it from others who share the budget that the server gives unused allowance back."""
+        self._credits = True
+
+    def capacities(self) -> dict[str, tuple[int, int]]:
+        """Return ``{dimension: (limit, period_ns)}``, as large as they are usable."""
+        return {name: (bucket.limit, bucket.period_ns) for name, bucket in self._buckets.items()}
+
+    def may_be_lowered(self, name: str, limit: int) -> bool:
+        """Return whether a server with that *limit* may lower our level: the user set none that is smaller."""
+        return self._own.get(name, limit) >= limit
+
     def held(self) -> Cost:
         """Return what all open leases hold together."""
         costs = [lease.cost for lease in self._leases]

@@ -10,7 +10,7 @@ from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLar
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Cost, Estimator, Size
 from groq_queue.core.rank import Turn
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, GroqQueueError
 
 UserLimits = Limits | Mapping[str, Limits] | None
 """Limits of every model, by model, or None: to be learnt."""
@@ -181,7 +181,7 @@ class ProcessMeter:
         with self._lock:
             return self._budget.too_large(self._price(size))
 
-    def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge:
+    def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge | GroqQueueError:
         """Take the cost of a request of *size* from every limit, or say what is in the way; *turn* does not matter."""
         with self._lock:
             cost = self._price(size)
