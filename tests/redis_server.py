@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -29,8 +30,12 @@ class RedisServer:
         self._is_durable = is_durable
         self._is_cluster = is_cluster
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
-        self.start()
+        for _ in range(5):  # somebody else may take the port before the server does
+            self.port = _free_port()
+            with contextlib.suppress(ConnectionError):
+                self.start()
+                return
+        raise AssertionError((Path(self._folder.name) / "log").read_text())
 
     @property
     def url(self) -> str:
@@ -46,7 +51,8 @@ class RedisServer:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + START_S
         while self.ask("PING") != b"+PONG":
-            assert self._process.poll() is None, (Path(self._folder.name) / "log").read_text()
+            if self._process.poll() is not None:
+                raise ConnectionError("redis-server has ended")
             assert time.monotonic() < until, "redis-server does not answer"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.05)
@@ -96,3 +102,30 @@ def _free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise AssertionError("no free port")
+
+
+def let_pass(port: int, us: int) -> None:
+    """Make everything that the ledgers of a server have written *us* microseconds older."""
+    import redis
+
+    client = redis.Redis(port=port)
+    for key in client.scan_iter("gq:*"):
+        what = key.rpartition(b":")[2]
+        if what == b"state":
+            for name, value in client.hgetall(key).items():
+                if name.startswith(b"d:"):
+                    numbers = list(struct.unpack("<10d", value))
+                    for index in (2, 3, 8, 9):  # the instants at which levels will have drained
+                        numbers[index] -= us
+                    client.hset(key, name, struct.pack("<10d", *numbers))
+                elif name in (b"t", b"pause", b"heal"):
+                    client.hset(key, name, str(int(value) - us))
+        elif what in (b"processes", b"ended"):
+            for member in client.zrange(key, 0, -1):
+                client.zincrby(key, -us, member)
+        elif what == b"leases":
+            for lease, record in client.hgetall(key).items():
+                facts, _, rest = record.partition(b"|")
+                epoch, process, granted = facts.split()
+                client.hset(key, lease, b"%s %s %d|%s" % (epoch, process, int(granted) - us, rest))
+    client.close()

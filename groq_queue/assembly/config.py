@@ -57,6 +57,8 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "fair_by": (str,),
     "ageing": _NUMBER,
     "margin": _NUMBER,
+    "limiter": (str,),
+    "on_outage": (str,),
     "on_daily_limit": (str,),
     "max_cost": _NUMBER,
     "prices": (dict,),

@@ -38,6 +38,7 @@ _US = 1_000  # nanoseconds
 _KEYS = ("state", "leases", "processes", "line", "waiters", "turns", "ended")
 _GRANTED, _BLOCKED, _TOO_LARGE, _FORGOT = 1, 0, -1, -2
 _SCALE = 1_000  # fair time of one turn of a client of weight 1
+_BEAT_NS = 1_000_000_000  # to claim something is as good as a beat
 _RESUBSCRIBE_NS = 1_000_000_000
 _BUCKET = struct.Struct("<dddd")  # the first of the ten numbers that the script packs: limit, period, two levels
 _BUCKET_BYTES = 80
@@ -61,6 +62,7 @@ class _Lane:
     at_ns: int = 0
     leases: dict[str, str] = field(default_factory=dict)  # id: costs as the script writes them
     waiting: set[str] = field(default_factory=set)
+    beat_ns: int = 0  # when we were last known to be alive there
     due_ns: int | None = None
 
 
@@ -130,6 +132,7 @@ class RedisLedger:
         code, wait_us, what, used, limit = self._step(
             lane, "reserve", claim.id, claim.priority, client, length, costs, *_limits(limits)
         )
+        lane.beat_ns = lane.at_ns
         name = what.decode()
         if code == _BLOCKED:
             lane.due_ns = None
@@ -183,9 +186,11 @@ class RedisLedger:
         return Standing(levels, credits == b"1", max(1, processes), held_us * _US)
 
     def beat(self) -> None:
+        now_ns = self._clock.now_ns()
         for lane in self._lanes.values():
-            if lane.leases or lane.waiting:
+            if (lane.leases or lane.waiting) and now_ns - lane.beat_ns >= _BEAT_NS:
                 self._step(lane, "beat")
+                lane.beat_ns = now_ns
 
     def has_changed(self) -> bool:
         """Return whether the store has told us, or told us to come by now; costs no command."""

@@ -123,6 +123,21 @@ local function memory()
     return table.concat(parts)
 end
 
+-- Forget ends of long ago, and turns that have passed: their clients stand where a newcomer does.
+local function tidy()
+    keep(unpack(KEYS))
+    call('ZREMRANGEBYSCORE', ENDED, '-inf', text(now - KEPT_US))
+    call('ZREMRANGEBYRANK', ENDED, 0, -1 - KEPT_MOST)
+    if call('HLEN', TURNS) > KEPT_TURNS then
+        local turns = call('HGETALL', TURNS)
+        for i = 1, #turns, 2 do
+            if tonumber(turns[i + 1]) <= number('v:' .. string.sub(turns[i], 1, 2)) then
+                call('HDEL', TURNS, turns[i])
+            end
+        end
+    end
+end
+
 local function finish(...)
     if is_freed then
         tell_head()
@@ -137,7 +152,7 @@ local function finish(...)
     put('t', text(now))
     call('HSET', STATE, unpack(changed))
     if is_new or number('n') % 64 == 0 then
-        keep(STATE, PROCESSES)
+        tidy()
     end
     local reply = {...}
     reply[6] = memory()
@@ -161,19 +176,6 @@ local function grant(id, costs, printed, priority, tag)
     keep(LEASES)
     if tag > number('v:' .. priority) then
         put('v:' .. priority, text(tag))
-    end
-end
-
--- Forget turns that have passed: their clients stand where a newcomer does.
-local function tidy_turns()
-    if number('n') % 64 ~= 0 or call('HLEN', TURNS) < 512 then
-        return
-    end
-    local turns = call('HGETALL', TURNS)
-    for i = 1, #turns, 2 do
-        if tonumber(turns[i + 1]) <= number('v:' .. string.sub(turns[i], 1, 2)) then
-            call('HDEL', TURNS, turns[i])
-        end
     end
 end
 

@@ -6,6 +6,7 @@ local operations = {}
 function operations.reserve()
     local id, priority, client = ARGV[6], format('%02d', tonumber(ARGV[7])), ARGV[8]
     local length, printed, costs = tonumber(ARGV[9]), ARGV[10], units_in(ARGV[10])
+    sweep()
     beat()
     if call('HEXISTS', LEASES, id) == 1 then
         return done()
@@ -43,7 +44,6 @@ function operations.reserve()
         end
         is_freed = is_freed or head ~= nil
         grant(id, costs, printed, priority, tag)
-        tidy_turns()
         return done()
     end
     if not known then
@@ -158,14 +158,12 @@ function operations.standing()
         local used = bucket.held + units_of(bucket, drained(bucket) - now)
         levels[i] = {name, used, bucket.limit, bucket.period}
     end
-    return finish(DONE, max(0, number('pause') - now), state.credits or '0', call('ZCARD', PROCESSES), levels)
+    return finish(DONE, max(0, number('pause') - now), state.credits or '0', call('ZCOUNT', PROCESSES, text(now), '+inf'), levels)
 end
 
 function operations.beat()
     beat()
-    call('ZREMRANGEBYSCORE', ENDED, '-inf', text(now - KEPT_US))
-    call('ZREMRANGEBYRANK', ENDED, 0, -1 - KEPT_MOST)
-    keep(STATE, LEASES, PROCESSES, LINE, WAITERS, TURNS, ENDED)
+    is_new = true  -- a good time to tidy up
     return done()
 end
 
@@ -231,10 +229,7 @@ elseif seen_epoch ~= '' and tonumber(seen_epoch) > tonumber(state.e) then  -- an
     put('e', seen_epoch)
     begin_epoch(true)
 end
-if operation ~= 'restore' then
-    if seen_epoch ~= '' and seen_epoch ~= state.e then
-        return finish(FORGOT, 0, '', 0, 0)
-    end
-    sweep()
+if operation ~= 'restore' and seen_epoch ~= '' and seen_epoch ~= state.e then
+    return finish(FORGOT, 0, '', 0, 0)
 end
 return operations[operation]()

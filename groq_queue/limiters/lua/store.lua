@@ -28,6 +28,7 @@ local ALIVE_US = 3000000        -- ledger.LEASE_S
 local HEAL_US = 2000000         -- two heart-beats: in this time every live process has told what it remembers
 local KEPT_US = 300000000       -- how long an ended id is known
 local KEPT_MOST = 20000
+local KEPT_TURNS = 512
 local EXACT = 4503599627370496  -- 2^52
 local PACKED = '<dddddddddd'     -- a bucket: ten doubles, all of them whole numbers
 

@@ -1,0 +1,74 @@
+"""A fleet of processes in front of one simulator, and the oracle that reads what the simulator saw."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+SPENDER = Path(__file__).with_name("spender.py")
+NS_PER_S = 1_000_000_000
+
+
+class Fleet:
+    """Spenders that start together; none outlives the ``with`` block."""
+
+    def __init__(self, count: int, orders: dict[str, Any], each: Iterable[dict[str, Any]] | None = None) -> None:
+        own = list(each or [{}] * count)
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(SPENDER), json.dumps({**orders, "seed": seed, **own[seed]})],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for seed in range(count)
+        ]
+
+    def go(self) -> None:
+        """Start them at once, when all are ready."""
+        for process in self.processes:
+            assert process.stdout is not None
+            assert "ready\n" == process.stdout.readline()
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def figures(self, timeout_s: float) -> list[dict[str, Any]]:
+        """Return what those that were not killed say at their end."""
+        said = [process.communicate(timeout=timeout_s)[0] for process in self.processes]
+        return [json.loads(each) for each in said if each]
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+def highest_level(records: Iterable[Any], limit: int, period_s: float, *, counts_requests: bool) -> float:
+    """Return the highest level that a bucket ever had, in units, charging real use at arrival.
+
+    An oracle of its own: it shares no code with the meters it judges.
+    """
+    level = highest = 0.0
+    last_ns = 0
+    for each in sorted(records, key=lambda each: each.arrived_ns):
+        level = max(0.0, level - (each.arrived_ns - last_ns) / NS_PER_S * limit / period_s)
+        level += 1 if counts_requests else each.used_tokens
+        last_ns = each.arrived_ns
+        highest = max(highest, level)
+    return highest
+
+
+def utilisation(records: list[Any], limit: int, period_s: float, seconds: float) -> float:
+    """Return the real tokens of what was admitted in *seconds* over what the limit allows in them."""
+    first_ns = min(each.arrived_ns for each in records)
+    used = sum(each.used_tokens for each in records if each.arrived_ns <= first_ns + seconds * NS_PER_S)
+    return used / (limit * (1 + seconds / period_s))
