@@ -23,6 +23,7 @@ from groq_queue.core.prices import Tariff
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.observed import Observer
 from groq_queue.errors import ConfigurationError
+from groq_queue.limiters.opening import check_address
 
 if TYPE_CHECKING:
     import requests
@@ -79,7 +80,7 @@ def checked(given: Mapping[str, Any]) -> Settings:
         fair_by=check_choice("fair_by", given["fair_by"], ("requests", "tokens")),
         ageing_ns=check_nanoseconds("ageing", given["ageing"]),
         margin=check_share("margin", given["margin"]),
-        limiter=_limiter(given["limiter"]),
+        limiter=None if given["limiter"] is None else check_address(given["limiter"]),
         on_outage=check_choice("on_outage", given["on_outage"], ("wait", "raise", "local_share")),
         on_daily_limit=check_choice("on_daily_limit", given["on_daily_limit"], ("raise", "wait")),
         max_cost=check_dollars("max_cost", given["max_cost"]),
@@ -100,18 +101,6 @@ def _prices(prices: Any) -> Any:
     if prices is not None and not isinstance(prices, Mapping):
         raise ConfigurationError(f"prices={prices!r:.100}: use {{model: (prompt, completion)}}, USD per million tokens")
     return prices
-
-
-def _limiter(limiter: Any) -> str | None:
-    if limiter is None:
-        return None
-    if not isinstance(limiter, str) or limiter.partition(":")[0] not in ("sqlite", "redis", "rediss"):
-        shown = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password stands before the @
-        raise ConfigurationError(
-            f'limiter={shown!r:.100}: use None for this process, "sqlite:///path" for this host, '
-            'or "redis://host/0?scope=name" for many hosts'
-        )
-    return limiter
 
 
 def _observers(observer: Any) -> tuple[Observer, ...]:

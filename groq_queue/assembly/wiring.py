@@ -6,13 +6,11 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from groq_queue.assembly.accounts import Account, Accounts
 from groq_queue.assembly.admission import Admission
 from groq_queue.assembly.settings import Settings
-from groq_queue.clock import Clock
 from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request
 from groq_queue.engine.courier import Courier
@@ -23,7 +21,6 @@ from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import Attempts, ThreadEngine
 from groq_queue.engine.timers import Timers
-from groq_queue.limiters.ledger import Ledger
 from groq_queue.limiters.process import ProcessLimiter
 from groq_queue.transport import make_transport
 
@@ -135,6 +132,7 @@ def _limiter(settings: Settings, payer: Account) -> Limiter:
     clock = settings.clock
     if settings.limiter is None:
         return ProcessLimiter(settings.limits, payer.base_url, payer.payer, clock.now_ns(), settings.margin)
+    from groq_queue.limiters.opening import open_ledger
     from groq_queue.limiters.shared import SharedLimiter
 
     return SharedLimiter(
@@ -147,23 +145,6 @@ def _limiter(settings: Settings, payer: Account) -> Limiter:
         margin=settings.margin,
         on_outage=settings.on_outage,
     )
-
-
-def open_ledger(url: str, clock: Clock) -> Ledger:
-    """Open the store that *url* names, by its scheme.
-
-    Raises:
-        ConfigurationError: It names none.
-        MissingExtraError: It needs a package that is not installed.
-        LimiterUnavailable: It cannot be used.
-    """
-    if url.startswith("sqlite:"):
-        from groq_queue.limiters.sqlite import SqliteLedger
-
-        return SqliteLedger.open(url, clock)
-    module = import_module("groq_queue.limiters.redis")
-    ledger: Ledger = module.RedisLedger.open(url)
-    return ledger
 
 
 def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from groq_queue.cli import Exit
-from groq_queue.clock import NS_PER_S, SystemClock
-from groq_queue.errors import ConfigurationError, GroqQueueError, excerpt
+from groq_queue.clock import NS_PER_S, Clock, SystemClock
+from groq_queue.errors import ConfigurationError, GroqQueueError, MissingExtraError, excerpt
 from groq_queue.transport import Secret, resolve_base_url
 from groq_queue.transport.address import is_loopback, port_of
 
@@ -92,7 +92,7 @@ class _Patient:
         if self._args.journal is not None:
             yield from self._journal(self._args.journal)
         if self._args.limiter is not None:
-            yield _limiter(self._args.limiter)
+            yield _limiter(self._args.limiter, self._clock)
 
     def _versions(self) -> Check:
         from importlib import metadata
@@ -304,12 +304,29 @@ def _contents(path: str) -> Iterator[Check]:
         yield Check("journal log", "warn", f"{_size(summary.wal_bytes)} not yet in the file: a reader holds it up")
 
 
-def _limiter(url: str) -> Check:
-    scheme = url.partition(":")[0].lower()
-    if scheme in ("sqlite", "redis", "rediss"):
-        text = f"{scheme} limiters are not built in this release: leave limiter out, budgets are counted per process"
-        return Check("limiter", "fail", text, True)
-    return Check("limiter", "fail", "no such limiter: none is built in this release but the process's own", True)
+def _limiter(address: str, clock: Clock) -> Check:
+    from groq_queue.limiters.opening import check_address, open_ledger
+
+    try:
+        if check_address(address).startswith("sqlite:"):
+            from groq_queue.limiters.budgetfile import check_place, path_of
+
+            path = path_of(address)
+            if not os.path.exists(path):  # looking must not make it
+                check_place(path)
+                return Check("limiter", "ok", f"{path} does not exist; {os.path.dirname(path)} is writable")
+        ledger = open_ledger(address, clock)
+        try:
+            began_ns = clock.now_ns()
+            alive = ledger.standing("").processes
+            took_ms = (clock.now_ns() - began_ns) / 1e6
+            shared = f", {alive} processes share it now" if alive > 1 else ""
+            return Check("limiter", "ok", f"{ledger.address}: answers in {took_ms:.1f} ms{shared}")
+        finally:
+            ledger.close()
+    except GroqQueueError as error:
+        is_configuration = isinstance(error, (ConfigurationError, MissingExtraError))
+        return Check("limiter", "fail", excerpt(str(error)), is_configuration)
 
 
 def _size(count: int) -> str:

@@ -25,6 +25,8 @@ from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Led
 
 _log = logging.getLogger("groq_queue")
 
+_TROUBLE = {"groq_queue_event": "limiter_trouble"}  # see engine.log
+
 _BEAT_NS = round(LEASE_S / 4 * NS_PER_S)
 _LOOK_NS = NS_PER_S // 20
 _LONGEST_LOOK_NS = NS_PER_S
@@ -92,6 +94,8 @@ class Agent:
         except LimiterUnavailable as error:
             return self._failed(error, askers)
         if self._failures:
+            if self._failures >= _OUTAGE_AFTER:
+                _log.warning("the shared budget at %s can be reached again", self._ledger.address, extra=_TROUBLE)
             self._failures = 0
             for asker in askers:
                 asker.found(now_ns)
@@ -106,7 +110,8 @@ class Agent:
         try:
             self._flush()
         except LimiterUnavailable as error:
-            _log.warning("%d leases end without word to the shared budget: %s", len(self._outbox), error)
+            count = len(self._outbox)
+            _log.warning("%d leases end without word to the shared budget: %s", count, error, extra=_TROUBLE)
         self._ledger.close()
 
     def _serve(self, askers: list[Asker], now_ns: int) -> int | None:
@@ -175,7 +180,7 @@ class Agent:
         self._failures += 1
         self._retry_ns = now_ns + wait_ns
         if self._failures == _OUTAGE_AFTER:
-            _log.error("the shared budget cannot be reached, tried again every second: %s", error)
+            _log.error("the shared budget cannot be reached, tried again every second: %s", error, extra=_TROUBLE)
             for asker in askers:
                 asker.lost(error, now_ns)
         return self._retry_ns

@@ -73,7 +73,7 @@ def connect(path: str) -> tuple[sqlite3.Connection, Identity]:
     Raises:
         LimiterUnavailable: It names the path and the cure.
     """
-    _check_place(path)
+    check_place(path)
     _create_if_missing(path)
     db = None
     try:
@@ -157,7 +157,12 @@ def _identity(path: str) -> Identity:
     return found.st_dev, found.st_ino
 
 
-def _check_place(path: str) -> None:
+def check_place(path: str) -> None:
+    """Refuse what is seen to fail from outside.
+
+    Raises:
+        LimiterUnavailable: It names the path and the cure.
+    """
     directory = os.path.dirname(path)
     if not os.path.isdir(directory):
         raise _unavailable(path, f"the directory {directory} does not exist; create it first")

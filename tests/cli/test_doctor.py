@@ -14,6 +14,7 @@ from journal.making import entry
 from transport.raw_server import Peer, RawServer
 
 from groq_queue.journal import Journal
+from groq_queue.limiters.sqlite import SqliteLedger
 
 from .conftest import MODEL, Command, run_process
 
@@ -252,12 +253,39 @@ def test_a_journal_that_cannot_be_made_fails(simulate, command: Command, tmp_pat
     assert (3, "fail") == (ran.code, levels(ran)["journal"])
 
 
-@pytest.mark.parametrize("url", ["redis://host/0", "sqlite:///x.db", "postgres://x"])
-def test_limiters_that_are_not_built_are_said_to_be_so(simulate, command: Command, url: str):
+def test_a_limiter_that_can_be_used_is_said_to_answer(simulate, command: Command, tmp_path: Path):
+    """
+    One that is not there yet is not made by looking.
+    """
+    url, path = f"sqlite://{tmp_path}/budgets.db", tmp_path / "budgets.db"
+    before = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
+    was_made = path.exists()
+    SqliteLedger(str(path)).close()
+
+    after = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
+
+    assert (0, "ok", False) == (before.code, levels(before)["limiter"], was_made)
+    assert "does not exist" in texts(before)["limiter"]
+    assert (0, "ok") == (after.code, levels(after)["limiter"])
+    assert "answers in" in texts(after)["limiter"]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("postgres://u:secret@x", 3, "use None for this process"),
+        ("sqlite://budgets.db", 3, "three slashes"),
+        ("sqlite:///no/such/place/budgets.db", 1, "create it first"),
+    ],
+)
+def test_a_limiter_that_cannot_be_used_is_told_with_the_cure(
+    simulate, command: Command, url: str, code: int, said: str
+):
     ran = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
 
-    assert (3, "fail") == (ran.code, levels(ran)["limiter"])
-    assert "built in this release" in texts(ran)["limiter"]
+    assert (code, "fail") == (ran.code, levels(ran)["limiter"])
+    assert said in texts(ran)["limiter"]
+    assert "secret" not in ran.out
 
 
 def test_more_workers_than_files_is_pointed_at(simulate, command: Command):

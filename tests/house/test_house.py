@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "integrations": {"assembly", "core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
     "cli": {
-        *("core", "engine", "transport", "journal", "simulator", "reporting", "facade", "errors", "clock", "__init__"),
+        *("core", "engine", "transport", "journal", "limiters", "simulator", "reporting"),
+        *("facade", "errors", "clock", "__init__"),
     },
     "__main__": {"cli"},
 }

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from groq_queue.limiters.ledger import Standing
+from groq_queue.limiters.sqlite import SqliteLedger
 
 SPENDER = Path(__file__).with_name("spender.py")
 NS_PER_S = 1_000_000_000
@@ -28,15 +33,21 @@ class Fleet:
             for seed in range(count)
         ]
 
-    def go(self) -> None:
-        """Start them at once, when all are ready."""
-        for process in self.processes:
+    def go(self, *numbers: int) -> None:
+        """Start those of these numbers, or all, at once, when all are ready."""
+        chosen = [self.processes[number] for number in numbers] or self.processes
+        for process in chosen:
             assert process.stdout is not None
             assert "ready\n" == process.stdout.readline()
-        for process in self.processes:
+        for process in chosen:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
+
+    def kill(self, number: int) -> None:
+        """Kill one with SIGKILL."""
+        self.processes[number].kill()
+        self.processes[number].wait()
 
     def figures(self, timeout_s: float) -> list[dict[str, Any]]:
         """Return what those that were not killed say at their end."""
@@ -72,3 +83,43 @@ def utilisation(records: list[Any], limit: int, period_s: float, seconds: float)
     first_ns = min(each.arrived_ns for each in records)
     used = sum(each.used_tokens for each in records if each.arrived_ns <= first_ns + seconds * NS_PER_S)
     return used / (limit * (1 + seconds / period_s))
+
+
+class Place(Protocol):
+    """A store for a fleet, looked at from outside."""
+
+    url: str
+
+    def waiting(self) -> int:
+        """Return how many claims stand in line, in all lanes."""
+        ...
+
+    def standing(self) -> Standing:
+        """Return the state of the only lane."""
+        ...
+
+
+class SqlitePlace:
+    """A file in a fresh directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "budgets.db"
+        self.url = f"sqlite://{self._path}"
+
+    def waiting(self) -> int:
+        return int(self._asked("SELECT count(*) FROM waiters"))
+
+    def standing(self) -> Standing:
+        lane = self._asked("SELECT name FROM lanes")
+        with closing(SqliteLedger(str(self._path))) as ledger:
+            return ledger.standing(lane)
+
+    def _asked(self, question: str) -> Any:
+        if not self._path.exists():
+            return 0
+        with closing(sqlite3.connect(self._path, timeout=10)) as db:
+            return db.execute(question).fetchone()[0]
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {"sqlite": SqlitePlace}
+"""One of each kind; one whose server is missing calls ``pytest.skip``."""

@@ -1,7 +1,7 @@
 """One process of a fleet that spends from a shared budget: run by tests and benchmarks, told what to do by JSON.
 
-It prints ``ready`` when it could start, waits for a line, spends for the given time and prints its figures.
-Given ``keep``, it takes that many answers' time without end: whoever started it kills it.
+It prints ``ready`` when it could start, waits for a line, spends and prints its figures: for ``seconds`` as much
+as it can, or ``count`` requests. The completion allowance of each lies between the two of ``tokens``.
 """
 
 from __future__ import annotations
@@ -43,26 +43,28 @@ def make_queue(orders: dict[str, Any]) -> GroqQueue:
     )
 
 
-def spend(orders: dict[str, Any], queue: GroqQueue) -> dict[str, Any]:
-    """Keep the queue full for the given time and return what came of it."""
+def submit(orders: dict[str, Any], queue: GroqQueue, dice: random.Random) -> None:
+    allowance = dice.randint(*orders["tokens"])
+    queue.submit(str(orders["seed"]), max_completion_tokens=allowance, priority=orders.get("priority", "normal"))
+
+
+def spend(orders: dict[str, Any], queue: GroqQueue) -> None:
+    """Submit what was ordered and wait for its end."""
     dice = random.Random(orders["seed"])
+    if "count" in orders:
+        for _ in range(orders["count"]):
+            submit(orders, queue, dice)
+        queue.shutdown(wait=True)
+        return
     stop = threading.Timer(orders["seconds"], lambda: queue.shutdown(wait=False, cancel_futures=True))
     stop.daemon = True
     stop.start()
     try:
-        number = 0
         while True:
-            number += 1
-            queue.submit(
-                f"{orders['seed']}/{number}",
-                max_completion_tokens=dice.randint(*orders["tokens"]),
-                priority=orders.get("priority", "normal"),
-            )
+            submit(orders, queue, dice)
     except RuntimeError:
         pass  # it was shut down: time is over
     queue.shutdown(wait=True, cancel_futures=True)
-    stats = queue.stats()
-    return {"completed": stats.completed, "failed": stats.failed, "refused": stats.refused}
 
 
 def main() -> None:
@@ -70,7 +72,9 @@ def main() -> None:
     queue = make_queue(orders)
     print("ready", flush=True)
     sys.stdin.readline()
-    print(json.dumps(spend(orders, queue)), flush=True)
+    spend(orders, queue)
+    stats = queue.stats()
+    print(json.dumps({"completed": stats.completed, "failed": stats.failed, "refused": stats.refused}), flush=True)
 
 
 if __name__ == "__main__":
