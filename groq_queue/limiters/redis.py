@@ -231,6 +231,8 @@ class RedisLedger:
         return reply[:5]
 
     def _learn(self, lane: _Lane, reply: list[Any]) -> None:
+        if not reply[5]:
+            return  # there is no such lane
         lane.memory = reply[5]
         lane.at_ns = self._clock.now_ns()
         epoch, step, _ = lane.memory.split(b" ", 2)

@@ -144,6 +144,12 @@ class TestItsKeys:
         assert 7 == len(keys) + (not server.exists(keys[0].rpartition(b":")[0] + b":leases"))
         assert all(server.pttl(key) > 0 for key in keys)
 
+    def test_to_look_makes_none(self, opened, server):
+        standing = opened().standing(LANE)
+
+        assert ([], 1) == (standing.levels, standing.processes)
+        assert [] == server.keys("*")
+
     def test_scopes_and_lanes_do_not_meet(self, opened, redis_server):
         ledger, stranger = opened(), RedisLedger.open(f"{redis_server.url}?scope=other")
         ledger.charge(LANE, {"TPM": 60_000}, SLOW)

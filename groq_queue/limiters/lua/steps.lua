@@ -218,6 +218,9 @@ function operations.restore()
 end
 
 read_state()
+if operation == 'standing' and not state.e and seen_epoch == '' then  -- to look is not to make
+    return {DONE, 0, '0', 0, {}, ''}
+end
 if number('t') > now then
     turn_back(number('t') - now)
 end
