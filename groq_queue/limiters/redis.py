@@ -211,13 +211,14 @@ class RedisLedger:
         self._lanes.clear()
         self._drop_connections()
 
-    def _lane(self, name: str) -> _Lane:
-        known = self._lanes.get(name)
-        if known is None:
-            fingerprint = hashlib.sha256(name.encode()).hexdigest()[:24]
-            tag = f"gq:{{{self._scope}:{fingerprint}}}"
-            known = self._lanes[name] = _Lane(f"{tag}:told", [f"{tag}:{key}" for key in _KEYS])
+    def _know(self, name: str, tag: str) -> _Lane:
+        """Have the lane *name* under the keys that begin with *tag*."""
+        known = self._lanes[name] = _Lane(f"{tag}:told", [f"{tag}:{key}" for key in _KEYS])
         return known
+
+    def _lane(self, name: str) -> _Lane:
+        fingerprint = hashlib.sha256(name.encode()).hexdigest()[:24]
+        return self._lanes.get(name) or self._know(name, f"gq:{{{self._scope}:{fingerprint}}}")
 
     def _step(self, lane: _Lane, operation: str, *words: object) -> list[Any]:
         """Run one operation and return what it replied; if the store has forgotten, remind it first."""

@@ -122,10 +122,13 @@ def test_after_an_accident_it_goes_on_within_five_seconds_and_never_over(acciden
 @pytest.mark.parametrize("hangs", [False, True])
 def test_an_outage_is_lived_through(on_outage, hangs):
     """
-    Fifteen seconds without Redis; what was settled meanwhile is told afterwards.
+    Fifteen seconds without Redis; what was settled meanwhile is told afterwards. Whoever goes on with a share
+    has one to spend here: fewer and longer requests leave room.
     """
-    with server() as redis_server, simulator() as groq:
-        with Fleet(8, orders(groq, redis_server, seconds=45, on_outage=on_outage)) as fleet:
+    load = {"latency": (3.0, 5.0)} if on_outage == "local_share" else {}
+    workers = 1 if on_outage == "local_share" else 4
+    with server() as redis_server, simulator(**load) as groq:
+        with Fleet(8, orders(groq, redis_server, seconds=45, on_outage=on_outage, workers=workers)) as fleet:
             fleet.go()
             let_run(12)
             redis_server.freeze() if hangs else redis_server.kill()
