@@ -41,6 +41,7 @@ _SCALE = 1_000  # fair time of one turn of a client of weight 1
 _BEAT_NS = 1_000_000_000  # to claim something is as good as a beat
 _RESUBSCRIBE_NS = 1_000_000_000
 _BUCKET = struct.Struct("<dddd")  # the first of the ten numbers that the script packs: limit, period, two levels
+_SIZE = struct.Struct("<dd")  # limit and period
 _BUCKET_BYTES = 80
 _FOLDER = Path(__file__).parent / "lua"
 _PARTS = ("store.lua", "line.lua", "steps.lua")  # one script
@@ -130,7 +131,7 @@ class RedisLedger:
         costs = _costs(claim.cost)
         client = hashlib.sha256(claim.client.encode()).hexdigest()[:16]
         code, wait_us, what, used, limit = self._step(
-            lane, "reserve", claim.id, claim.priority, client, length, costs, *_limits(limits)
+            lane, "reserve", claim.id, claim.priority, client, length, costs, *self._limits(lane, limits)
         )
         lane.beat_ns = lane.at_ns
         name = what.decode()
@@ -161,7 +162,7 @@ class RedisLedger:
         charged = [word for name in names for word in (name, requested.get(name, 0), used.get(name, 0))]
         told = [word for name, each in seen.items() for word in (name, each.limit, each.remaining, int(each.lowers))]
         known = self._lane(lane)
-        self._step(known, "settle", *_limits(limits), claim_id, len(names), *charged, *told)
+        self._step(known, "settle", *self._limits(known, limits), claim_id, len(names), *charged, *told)
         known.leases.pop(claim_id, None)
 
     def refund(self, lane: str, claim_id: str) -> None:
@@ -172,13 +173,15 @@ class RedisLedger:
 
     def charge(self, lane: str, used: Units, limits: KnownLimits) -> None:
         spent = [word for name, units in used.items() if units for word in (name, units)]
-        self._step(self._lane(lane), "charge", *_limits(limits), *spent)
+        known = self._lane(lane)
+        self._step(known, "charge", *self._limits(known, limits), *spent)
 
     def hold(self, lane: str, wait_ns: int, dimension: str) -> None:
         self._step(self._lane(lane), "hold", _us(wait_ns), dimension)
 
     def at_least(self, lane: str, dimension: str, used: int, age_ns: int, limits: KnownLimits) -> None:
-        self._step(self._lane(lane), "at_least", *_limits(limits), dimension, max(0, used), age_ns // _US)
+        known = self._lane(lane)
+        self._step(known, "at_least", *self._limits(known, limits), dimension, max(0, used), age_ns // _US)
 
     def standing(self, lane: str) -> Standing:
         _, held_us, credits, processes, rows = self._step(self._lane(lane), "standing")
@@ -220,6 +223,15 @@ class RedisLedger:
         fingerprint = hashlib.sha256(name.encode()).hexdigest()[:24]
         return self._lanes.get(name) or self._know(name, f"gq:{{{self._scope}:{fingerprint}}}")
 
+    def _limits(self, lane: _Lane, limits: KnownLimits) -> list[object]:
+        """Return the words for those limits that are not what the store had after our last step."""
+        words: list[object] = [0]
+        for name, (limit, period_ns) in limits.items():
+            if b";%s=%s" % (name.encode(), _SIZE.pack(limit, _us(period_ns))) not in lane.memory:
+                words += [name, limit, _us(period_ns)]
+        words[0] = len(words) // 3
+        return words
+
     def _step(self, lane: _Lane, operation: str, *words: object) -> list[Any]:
         """Run one operation and return what it replied; if the store has forgotten, remind it first."""
         reply = self._run(lane, operation, *words)
@@ -246,7 +258,7 @@ class RedisLedger:
         limits: list[object] = []
         levels: list[object] = []
         while packed:
-            name, _, packed = packed.partition(b"=")
+            name, _, packed = packed[1:].partition(b"=")
             limit, period_us, strict_us, credited_us = map(int, _BUCKET.unpack_from(packed))
             packed = packed[_BUCKET_BYTES:]
             limits += [name, limit, period_us]
@@ -355,7 +367,7 @@ def _connector(url: str, address: str, is_cluster: bool) -> Callable[[], Any]:
     def connect() -> Any:
         if is_cluster:
             return redis.RedisCluster.from_url(url, **settings)
-        return redis.Redis.from_url(url, retry=no_retry, **settings)
+        return redis.Redis.from_url(url, protocol=2, single_connection_client=True, retry=no_retry, **settings)
 
     try:
         redis.Redis.from_url(url, **settings).connection_pool.make_connection()
@@ -373,13 +385,6 @@ def _address_of(url: str) -> str:
 
 def _costs(cost: Units) -> str:
     return ";".join(f"{name}={units}" for name, units in cost.items() if units > 0)
-
-
-def _limits(limits: KnownLimits) -> list[object]:
-    words: list[object] = [len(limits)]
-    for name, (limit, period_ns) in limits.items():
-        words += [name, limit, _us(period_ns)]
-    return words
 
 
 def _us(ns: int) -> int:

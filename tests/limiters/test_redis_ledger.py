@@ -119,6 +119,24 @@ class TestItsNumbers:
         assert refused == TooLarge(60_001, 60_000, "TPM")
         assert isinstance(other.reserve(claim(other, 1), SLOW), Granted)
 
+    def test_limits_of_one_size_are_not_taken_for_each_other(self, opened):
+        """
+        Sizes are sent only if the store does not have them: OTPM's are not TPM's.
+        """
+        ledger, same = opened(), (1_000, DAY)
+        ledger.charge(LANE, {"OTPM": 1}, {"OTPM": same})
+
+        ledger.charge(LANE, {"TPM": 5}, {"OTPM": same, "TPM": same})
+
+        assert (1, 5) == (used(ledger, "OTPM"), used(ledger, "TPM"))
+
+    def test_a_limit_that_another_process_changed_is_changed_back_by_whoever_goes_by_it(self, opened):
+        ledger, other = opened(), opened()
+        for each, limit in ((ledger, 1_000), (other, 500), (ledger, 1_000), (ledger, 1_000)):
+            each.charge(LANE, {"TPM": 1}, {"TPM": (limit, DAY)})
+
+        assert [1_000] == [level.limit for level in other.standing(LANE).levels]
+
 
 class TestItsKeys:
     def test_they_hold_no_name_and_no_secret(self, opened, server):

@@ -116,8 +116,7 @@ end
 local function memory()
     local parts = {state.e, ' ', state.n, ' ', text(now), ' ', state.credits or '0', ' '}
     for _, name in ipairs(names) do
-        parts[#parts + 1] = name
-        parts[#parts + 1] = '='
+        parts[#parts + 1] = ';' .. name .. '='
         parts[#parts + 1] = buckets[name].packed
     end
     return table.concat(parts)

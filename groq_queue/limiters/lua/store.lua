@@ -19,7 +19,7 @@
 --   7 ended     zset  id -> instant; so that an end told twice counts once
 -- ARGV: operation, process, channel, the epoch and the step that the caller saw last, then the operation's own.
 --
--- Replies: {code, a, b, c, d, memory}. memory is "epoch step now credits DIM=<packed>DIM=<packed>...": what the caller
+-- Replies: {code, a, b, c, d, memory}. memory is "epoch step now credits ;DIM=<packed>;DIM=<packed>...": what the caller
 -- tells by "restore" when the store has forgotten.
 
 local DONE, BLOCKED, TOO_LARGE, FORGOT = 1, 0, -1, -2
