@@ -117,17 +117,19 @@ class Agent:
     def _serve(self, askers: list[Asker], now_ns: int) -> int | None:
         if self._failures:
             self._ledger.beat()  # nothing may be due now, which would prove nothing
-        late = [when for asker in askers if (when := asker.give_back_late(now_ns)) is not None]
+        for asker in askers:
+            asker.give_back_late(now_ns)
         may_have_freed = self._flush() or self._has_changed(now_ns)
         for asker in askers:
             self._ask(asker, may_have_freed, now_ns)
         if not any(asker.is_open() for asker in askers):
-            return min(late, default=None)
+            return None
         if now_ns - self._beat_ns >= _BEAT_NS:
             self._ledger.beat()
             self._beat_ns = now_ns
             for asker in askers:
                 asker.stand(self._ledger.standing(asker.lane), now_ns)
+        late = [when for asker in askers if (when := asker.give_back_late(now_ns)) is not None]
         looks = [max(self._looked_ns + every_ns, now_ns + 1) for _, _, every_ns in self._due.values()]
         dues = [due_ns for _, due_ns, _ in self._due.values()]
         return min([*late, *looks, *dues, self._beat_ns + _BEAT_NS])

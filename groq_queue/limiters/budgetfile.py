@@ -23,6 +23,7 @@ Identity = tuple[int, int]
 _APPLICATION = 0x67714C31  # "gqL1": tells the file from every other SQLite file
 _VERSION = 1
 _BUSY_S = 5.0  # a transaction takes less than a millisecond
+_TRY_S = 0.002  # SQLite itself would wait longer after each try, and so let newcomers pass for seconds
 _SCHEMA = """
 CREATE TABLE clock (one INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, now_ns INTEGER NOT NULL, wall_ns INTEGER NOT NULL);
 CREATE TABLE changes (number INTEGER NOT NULL);
@@ -79,7 +80,7 @@ def connect(path: str) -> tuple[sqlite3.Connection, Identity]:
     try:
         identity = _identity(path)
         uri = f"{Path(path).as_uri()}?mode=rw"
-        db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(uri, uri=True, timeout=_TRY_S, isolation_level=None, check_same_thread=False)
         _bring_up(db, path)
         db.execute("PRAGMA journal_mode = PERSIST")
         db.execute("PRAGMA synchronous = OFF")
@@ -95,6 +96,22 @@ def connect(path: str) -> tuple[sqlite3.Connection, Identity]:
             db.close()
         raise
     return db, identity
+
+
+def patiently(db: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
+    """Execute a statement that others may stand in the way of, trying for some seconds.
+
+    Raises:
+        sqlite3.OperationalError: The file was locked all the time, or something else is wrong.
+    """
+    tries = round(_BUSY_S / _TRY_S)
+    while True:
+        tries -= 1
+        try:
+            return db.execute(statement)
+        except sqlite3.OperationalError as error:
+            if tries <= 0 or "locked" not in str(error):
+                raise
 
 
 def is_gone(path: str, identity: Identity) -> bool:
@@ -197,7 +214,7 @@ def _create_if_missing(path: str) -> None:
 
 def _bring_up(db: sqlite3.Connection, path: str) -> None:
     """Make the tables, if the file is new; refuse one of another kind or of a later release."""
-    db.execute("BEGIN IMMEDIATE")
+    patiently(db, "BEGIN IMMEDIATE")
     try:
         kind = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -214,7 +231,7 @@ def _bring_up(db: sqlite3.Connection, path: str) -> None:
                     db.execute(statement)
             db.execute(f"PRAGMA application_id = {_APPLICATION}")
             db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute("COMMIT")
+        patiently(db, "COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")

@@ -183,9 +183,12 @@ class SharedMeter(ProcessMeter):
         return self._answered(now_ns) or blocked or Blocked("asking", None)
 
     def _want(self, cost: Cost, turn: Turn, ends: list[End]) -> None:
-        """Have the claim of the head, in place of any other."""
+        """Have the claim of the head, in place of any other.
+
+        A head that has become a little cheaper, as prices do with every answer, keeps its place in line.
+        """
         claim = self._claim
-        if claim is not None and self._turn.request_id == turn.request_id and _fits(cost, claim):
+        if claim is not None and self._turn.request_id == turn.request_id and _is_met(cost, claim):
             return
         self._drop(ends)
         self._turn = turn
@@ -430,6 +433,11 @@ def _units(cost: Cost) -> dict[str, int]:
 
 def _fits(cost: Cost, claim: Claim) -> bool:
     return all(units <= claim.cost.get(name, 0) for name, units in _units(cost).items())
+
+
+def _is_met(cost: Cost, claim: Claim) -> bool:
+    """Return whether *claim* is for *cost*, or for hardly more."""
+    return _fits(cost, claim) and all(cost.units(name) * 10 >= units * 9 for name, units in claim.cost.items())
 
 
 def _refund(lane: str, claim_id: str, ledger: Ledger) -> None:

@@ -153,7 +153,7 @@ class SqliteLedger:
 
     def has_changed(self) -> bool:
         with self._translated() as db:
-            version = db.execute("PRAGMA data_version").fetchone()[0]
+            version = budgetfile.patiently(db, "PRAGMA data_version").fetchone()[0]
             if version == self._version:
                 return False
             changes = _changes(db)
@@ -197,10 +197,10 @@ class SqliteLedger:
     def _step(self) -> Iterator[tuple[sqlite3.Connection, int]]:
         """One transaction, and the instant at which it has the file to itself."""
         with self._translated() as db:
-            db.execute("BEGIN IMMEDIATE")
+            budgetfile.patiently(db, "BEGIN IMMEDIATE")
             try:
                 yield db, self._clock.now_ns()
-                db.execute("COMMIT")
+                budgetfile.patiently(db, "COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
@@ -350,4 +350,4 @@ def _is_first(db: sqlite3.Connection, claim: Claim) -> bool:
 
 
 def _changes(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT number FROM changes").fetchone()[0])
+    return int(budgetfile.patiently(db, "SELECT number FROM changes").fetchone()[0])

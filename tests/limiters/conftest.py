@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from organisation import OneProcess, Organisation
 from redis_server import RedisServer, missing, must_be_there
 from stores import STORES, Store
 
@@ -31,10 +31,28 @@ def redis_server(one_redis_server: RedisServer) -> RedisServer:
     return one_redis_server
 
 
+def made(kind: str, request: pytest.FixtureRequest) -> Store:
+    return STORES[kind](request.getfixturevalue("redis_server" if kind == "redis" else "tmp_path"))
+
+
 @pytest.fixture(params=list(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """A fresh store of each kind."""
-    place = request.getfixturevalue("redis_server") if request.param == "redis" else tmp_path
-    made = STORES[request.param](place)
-    yield made
-    made.close()
+    fresh = made(request.param, request)
+    yield fresh
+    fresh.close()
+
+
+@pytest.fixture(params=["process", *STORES])
+def organisation(request: pytest.FixtureRequest) -> Iterator[Organisation | OneProcess]:
+    """An organisation on each kind of limiter."""
+    if request.param == "process":
+        alone = OneProcess()
+        yield alone
+        alone.close()
+        return
+    fresh = made(request.param, request)
+    organisation = Organisation(fresh)
+    yield organisation
+    organisation.close()
+    fresh.close()

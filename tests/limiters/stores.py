@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import redis_server
 from redis_server import RedisServer
 
-from groq_queue.clock import NS_PER_S, FakeClock
+from groq_queue.clock import NS_PER_S, Clock, FakeClock
 from groq_queue.limiters.ledger import Ledger
 from groq_queue.limiters.sqlite import SqliteLedger
 
@@ -21,6 +21,7 @@ class Store(Protocol):
     ``slack_ns`` is by how much a told wait may be shorter than worked out, because the store's clock runs by itself.
     """
 
+    clock: Clock  # of the processes
     slack_ns: int
     longest_step_s: float  # of a random history: short where time really passes
 
@@ -51,7 +52,7 @@ class SqliteStore:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "budgets.db"
-        self.clock = FakeClock()
+        self.clock: Any = FakeClock()
         self._alive: list[SqliteLedger] = []
         self._dead: list[SqliteLedger] = []
 
@@ -80,6 +81,17 @@ class SqliteStore:
             ledger.close()
 
 
+class RunningClock(FakeClock):
+    """One that goes by itself, too, as the clock of a real server does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began_ns = time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        return super().now_ns() + time.monotonic_ns() - self._began_ns
+
+
 class RedisStore:
     """A Redis, whose clock is its own: what time would have done is done to what it holds."""
 
@@ -88,9 +100,7 @@ class RedisStore:
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
-        self.clock = FakeClock()  # of the processes, who measure durations by it
-        self._began_s = time.monotonic()
-        self._added_s = 0.0
+        self.clock = RunningClock()
         self._alive: list[Any] = []
         self._dead: list[Any] = []
 
@@ -109,14 +119,13 @@ class RedisStore:
         while left_ns > 0:
             step_ns = min(left_ns, NS_PER_S) if left_ns < 100 * NS_PER_S else left_ns
             self.clock.advance(step_ns / NS_PER_S)
-            self._added_s += step_ns / NS_PER_S
             redis_server.let_pass(self.server.port, step_ns // 1_000)
             left_ns -= step_ns
             for ledger in self._alive:
                 ledger.beat()
 
     def now_s(self) -> float:
-        return time.monotonic() - self._began_s + self._added_s
+        return self.clock.now_ns() / NS_PER_S
 
     def close(self) -> None:
         for ledger in (*self._alive, *self._dead):
