@@ -5,9 +5,10 @@ Each takes half a minute: real minutes, real processes, real kills.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -165,6 +166,86 @@ def test_a_killed_process_and_the_best_waiter_hold_nobody_up():
             wait_until(lambda: waiters(redis_server) == 1 and leases(redis_server) == 0)
 
             assert time.monotonic() - died <= 5
+
+
+class Door:
+    """An address that leads to one port, and then to another: what moves at a failover."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._pairs: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._let_in, daemon=True)]
+        self._threads[0].start()
+
+    def lead_to(self, port: int) -> None:
+        """Lead there from now on, and cut whoever went elsewhere."""
+        self._to = port
+        self._cut()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._cut()
+        for each in self._threads:
+            each.join(30)
+        self._listener.close()
+
+    def _cut(self) -> None:
+        pairs, self._pairs = self._pairs, []
+        for each in pairs:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _let_in(self) -> None:
+        with suppress(OSError):
+            while True:
+                outer, _ = self._listener.accept()
+                try:
+                    inner = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:
+                    outer.close()
+                    continue
+                self._pairs += [outer, inner]
+                for ends in ((outer, inner), (inner, outer)):
+                    self._threads.append(threading.Thread(target=self._carry, args=ends, daemon=True))
+                    self._threads[-1].start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65_536):
+                target.sendall(piece)
+        for each in (source, target):
+            each.close()
+
+
+def test_after_a_failover_to_a_replica_that_lags_it_goes_on_within_five_seconds_and_never_over():
+    """
+    The replica has not heard from its master for three seconds when that dies: what was granted since is not there.
+    """
+    with server() as master, server() as replica, simulator() as groq:
+        door = Door(master.port)
+        assert b"+OK" == replica.ask(f"REPLICAOF 127.0.0.1 {master.port}")
+        common = orders(groq, master, seconds=30) | {"limiter": f"redis://127.0.0.1:{door.port}/0?scope=acme"}
+        with Fleet(8, common) as fleet:
+            fleet.go()
+            let_run(12)
+            lag(replica)
+            let_run(3)
+            master.kill()
+            assert b"+OK" == replica.ask("REPLICAOF NO ONE")
+            door.lead_to(replica.port)
+            happened_ns = time.monotonic_ns()
+            fleet.figures(timeout_s=100)
+        door.close()
+
+        admitted = assert_never_over(groq)
+        assert resumed_after_s(admitted, happened_ns) <= 5
+
+
+def lag(replica: RedisServer) -> None:
+    """Cut a replica off, so that it stays behind with what it has."""
+    assert b"+OK" == replica.ask("REPLICAOF 127.0.0.1 1")
 
 
 def wait_until(is_so) -> None:

@@ -293,6 +293,24 @@ class TestAForgetfulServer:
         ledger.refund(LANE, f"{ledger.token}:2")
         assert 10_005 == used(ledger)
 
+    def test_a_claim_that_only_an_older_copy_remembers_holds_nobody_up(self, opened, server):
+        ledger, other = opened(), opened()
+        other.reserve(claim(other, 1, 60_000), SLOW)
+        ledger.reserve(claim(ledger, 1, 100, priority=0), SLOW)
+        copy = {key: server.dump(key) for key in server.keys("*")}
+        other.refund(LANE, f"{other.token}:1")
+        assert isinstance(ledger.reserve(claim(ledger, 1, 100, priority=0), SLOW), Granted)
+        ledger.refund(LANE, f"{ledger.token}:1")
+        server.flushall()
+        for key, value in copy.items():
+            server.restore(key, 0, value)
+
+        ledger.standing(LANE)
+        other.standing(LANE)
+        heal(server)
+
+        assert isinstance(other.reserve(claim(other, 2, 60_000), SLOW), Granted)
+
     def test_the_proof_that_allowance_comes_back_is_remembered(self, opened, redis_server, server):
         ledger = opened()
         for number in range(1, 6):
@@ -304,6 +322,69 @@ class TestAForgetfulServer:
         redis_server.ask("FLUSHALL")
 
         assert ledger.standing(LANE).credits
+
+
+def lose_the_next_reply(ledger):
+    """Have the server do what it is told next, and nobody hear of it."""
+    client = ledger._client
+    run = client.evalsha
+
+    def run_once(*arguments):
+        run(*arguments)
+        client.evalsha = run
+        raise redis.ConnectionError("lost")
+
+    client.evalsha = run_once
+
+
+class TestLostReplies:
+    def test_a_reservation_whose_reply_was_lost_is_taken_once(self, opened):
+        ledger = opened()
+        ledger.standing(LANE)
+        lose_the_next_reply(ledger)
+        with pytest.raises(LimiterUnavailable):
+            ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+
+        assert isinstance(ledger.reserve(claim(ledger, 1, 10_000), SLOW), Granted)
+
+        assert 10_000 == used(ledger)
+
+    def test_a_reservation_nobody_heard_of_is_given_back_by_its_refund(self, opened):
+        ledger = opened()
+        ledger.standing(LANE)
+        lose_the_next_reply(ledger)
+        with pytest.raises(LimiterUnavailable):
+            ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+
+        ledger.refund(LANE, f"{ledger.token}:1")
+
+        assert 0 == used(ledger)
+
+    def test_a_place_in_line_is_kept_and_not_doubled(self, opened, server):
+        ledger, other = opened(), opened()
+        other.reserve(claim(other, 1, 60_000), SLOW)
+        ledger.standing(LANE)
+        lose_the_next_reply(ledger)
+        with pytest.raises(LimiterUnavailable):
+            ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+        other.reserve(claim(other, 2, 10_000), SLOW)
+
+        again = ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+
+        assert "limit" == again.reason
+        assert 2 == server.zcard(key_of(server, b"line"))
+
+    def test_an_end_whose_reply_was_lost_is_told_twice_and_counts_once(self, opened):
+        ledger = opened()
+        ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+        end = (LANE, f"{ledger.token}:1", {"TPM": 10_000}, {"TPM": 10_000}, {}, SLOW)
+        lose_the_next_reply(ledger)
+        with pytest.raises(LimiterUnavailable):
+            ledger.settle(*end)
+
+        ledger.settle(*end)
+
+        assert 10_000 == used(ledger)
 
 
 class TestClocks:

@@ -28,6 +28,15 @@ local function end_lease(id, costs)
     is_freed = true
 end
 
+local function give_up_all(owner)
+    local waiters = call('HGETALL', WAITERS)
+    for i = 1, #waiters, 2 do
+        if string.match(waiters[i + 1], '^%S+ (%S+) ') == owner then
+            give_up(waiters[i])
+        end
+    end
+end
+
 -- What it reserved may have been charged in full; its claims hold everybody up.
 local function bury(dead)
     call('ZREM', PROCESSES, dead)
@@ -44,12 +53,7 @@ local function bury(dead)
             end
         end
     end
-    local waiters = call('HGETALL', WAITERS)
-    for i = 1, #waiters, 2 do
-        if string.match(waiters[i + 1], '^%S+ (%S+) ') == dead then
-            give_up(waiters[i])
-        end
-    end
+    give_up_all(dead)
 end
 
 local function sweep()

@@ -203,7 +203,8 @@ function operations.restore()
             mine[id] = true
         end
     end
-    -- An old copy of the store may hold leases that have ended since; their charge is in the levels just told.
+    -- An old copy of the store may hold leases that have ended since; their charge is in the levels just told. Claims
+    -- that were met since would hold up the line; those that still wait are asked for again.
     local leases = call('HGETALL', LEASES)
     for i = 1, #leases, 2 do
         local epoch, owner, costs = string.match(leases[i + 1], '^(%S+) (%S+) [^|]*|([^|]*)|')
@@ -211,6 +212,7 @@ function operations.restore()
             end_lease(leases[i], units_in(costs))
         end
     end
+    give_up_all(process)
     beat()
     keep(LEASES, PROCESSES)
     is_freed = true
