@@ -189,11 +189,11 @@ class Door:
         self._cut()
         for each in self._threads:
             each.join(30)
-        self._listener.close()
+        for end in (self._listener, *self._pairs):
+            end.close()
 
     def _cut(self) -> None:
-        pairs, self._pairs = self._pairs, []
-        for each in pairs:
+        for each in self._pairs:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
@@ -215,8 +215,9 @@ class Door:
         with suppress(OSError):
             while piece := source.recv(65_536):
                 target.sendall(piece)
-        for each in (source, target):
-            each.close()
+        for each in (source, target):  # a close alone would not wake who reads the other way
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 def test_after_a_failover_to_a_replica_that_lags_it_goes_on_within_five_seconds_and_never_over():

@@ -613,7 +613,8 @@ class TestAwayOrUnusable:
         assert "hunter2" not in str(caught.value)
 
 
-def test_a_cluster_serves_as_well(tmp_path):
+@pytest.mark.usefixtures("one_redis_server")
+def test_a_cluster_serves_as_well():
     """
     One node that has all slots: a script may touch declared keys of one slot only, as on any.
     """
