@@ -236,20 +236,20 @@ class RedisLedger:
         """Run one operation and return what it replied; if the store has forgotten, remind it first."""
         reply = self._run(lane, operation, *words)
         while reply[0] == _FORGOT:
+            self._hear(self._clock.now_ns())  # the last words before it forgot may still be on their way
             reminder = self._reminder(lane)
             lane.epoch, lane.step = reply[5].split(b" ", 1)[0].decode(), 0
-            self._learn(lane, self._run(lane, "restore", *reminder))
+            self._learn(lane, self._run(lane, "restore", *reminder)[5])
             reply = self._run(lane, operation, *words)
-        self._learn(lane, reply)
+        self._learn(lane, reply[5])
         return reply[:5]
 
-    def _learn(self, lane: _Lane, reply: list[Any]) -> None:
-        if not reply[5]:
-            return  # there is no such lane
-        lane.memory = reply[5]
-        lane.at_ns = self._clock.now_ns()
-        epoch, step, _ = lane.memory.split(b" ", 2)
-        lane.epoch, lane.step = epoch.decode(), int(step)
+    def _learn(self, lane: _Lane, memory: bytes) -> None:
+        """Take the store's account of itself, but for that of a lane it does not have."""
+        if memory:
+            epoch, step, _ = memory.split(b" ", 2)
+            lane.epoch, lane.step = epoch.decode(), int(step)
+            lane.memory, lane.at_ns = memory, self._clock.now_ns()
 
     def _reminder(self, lane: _Lane) -> list[object]:
         """Return what we remember of a lane, as "restore" wants it."""
@@ -338,8 +338,11 @@ class RedisLedger:
     def _was_told(self, lane: _Lane, told: bytes, now_ns: int) -> bool:
         if told == b"epoch":
             return True
-        owner, _, wait_us = told.decode().partition(" ")
-        if owner == self._token:
+        owner, wait_us, memory = told.split(b" ", 2)
+        epoch, step, _ = memory.split(b" ", 2)
+        if epoch.decode() == lane.epoch and int(step) > lane.step:
+            self._learn(lane, memory)
+        if owner.decode() == self._token:
             lane.due_ns = None if int(wait_us) < 0 else now_ns + int(wait_us) * _US
         return False
 

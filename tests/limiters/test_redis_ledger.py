@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
 import pytest
 from redis_server import RedisServer, let_pass
+from stores import RedisStore
 
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, TooLarge
@@ -237,6 +239,21 @@ class TestAForgetfulServer:
         assert is_told(ledger)
         assert 60_000 == used(ledger)
 
+    def test_who_waits_remembers_what_others_were_charged_last(self, opened, redis_server):
+        """
+        The one who knew best says nothing more; the waiter has heard of it.
+        """
+        waiter, silent = opened(), opened()
+        silent.reserve(claim(silent, 1, 60_000), SLOW)
+        waiter.reserve(claim(waiter, 1), SLOW)
+        waiter.has_changed()
+        silent.settle(LANE, f"{silent.token}:1", {"TPM": 59_000}, {"TPM": 59_000}, {}, SLOW)
+        assert is_told(waiter) or waiter._lanes[LANE].due_ns is not None
+
+        redis_server.ask("FLUSHALL")
+
+        assert 59_000 == used(waiter)
+
     def test_what_is_charged_between_two_memories_is_not_lost(self, opened, redis_server):
         """
         Who comes second knew more: 30,000 where the first knew 10,000, to which 7 were added meanwhile.
@@ -322,6 +339,46 @@ class TestAForgetfulServer:
         redis_server.ask("FLUSHALL")
 
         assert ledger.standing(LANE).credits
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
+    """
+    Flushed again and again; those who live tell what they know before the pause is over. The oracle is a server that
+    meters each request at a random moment of its flight, and keeps what was requested.
+    """
+    dice, store = random.Random(seed), RedisStore(redis_server)
+    ledgers = [store.open() for _ in range(3)]
+    limits = {"TPM": (1_000, 10 * NS_PER_S)}
+    flying, arrivals, flushes = [], [], 0
+    for number in range(800):
+        act, ledger = dice.random(), dice.choice(ledgers)
+        if act < 0.5:
+            asked = Claim(f"{ledger.token}-{number}", LANE, {"TPM": dice.randint(1, 400)})
+            if isinstance(ledger.reserve(asked, limits), Granted):
+                flying.append((ledger, asked, store.now_s()))
+            else:
+                ledger.refund(LANE, asked.id)
+        elif act < 0.75 and flying:
+            owner, asked, since_s = flying.pop(dice.randrange(len(flying)))
+            arrivals.append((dice.uniform(since_s, store.now_s()), asked.cost["TPM"]))
+            owner.settle(LANE, asked.id, asked.cost, {"TPM": 1}, {}, limits)
+        elif act < 0.76:
+            flushes += 1
+            redis_server.ask("FLUSHALL")
+            for each in ledgers:
+                each.standing(LANE)
+        else:
+            store.advance(dice.uniform(0.01, 1.0))
+    store.close()
+
+    level = last_s = 0.0
+    for when_s, units in sorted(arrivals):
+        level = max(0.0, level - (when_s - last_s) * 100) + units
+        last_s = when_s
+        assert level <= 1_000.001
+    assert len(arrivals) > 15
+    assert flushes >= 3
 
 
 def lose_the_next_reply(ledger):

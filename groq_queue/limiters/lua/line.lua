@@ -106,14 +106,15 @@ local function head_of_line()
     return rank, owner, costs
 end
 
-local function tell_head()
+-- The head hears when to come; all who listen hear how things stand, for the day on which the store forgets it.
+local function tell_head(standing)
     local rank, owner, costs = head_of_line()
     if rank then
         local wait = wait_of(units_in(costs))
         if wait ~= NEVER then
             wait = max(wait, pause_left())
         end
-        call('PUBLISH', channel, owner .. ' ' .. text(wait))
+        call('PUBLISH', channel, owner .. ' ' .. text(wait) .. ' ' .. standing)
     end
 end
 
@@ -142,9 +143,6 @@ local function tidy()
 end
 
 local function finish(...)
-    if is_freed then
-        tell_head()
-    end
     for name, bucket in pairs(buckets) do
         if bucket.is_changed then
             changed[#changed + 1] = 'd:' .. name
@@ -157,8 +155,11 @@ local function finish(...)
     if is_new or number('n') % 64 == 0 then
         tidy()
     end
-    local reply = {...}
-    reply[6] = memory()
+    local reply, standing = {...}, memory()
+    if is_freed then
+        tell_head(standing)
+    end
+    reply[6] = standing
     return reply
 end
 
