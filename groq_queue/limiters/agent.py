@@ -171,7 +171,12 @@ class Agent:
                 if not self._outbox:
                     return told
                 end = self._outbox[0]
-            end(self._ledger)
+            try:
+                end(self._ledger)
+            except LimiterUnavailable:
+                raise
+            except Exception:  # a bug; kept, it would hold up every other end for ever
+                _log.exception("an end could not be told to the shared budget", extra=_TROUBLE)
             told = True
             with self._lock:
                 self._outbox.popleft()

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
+from groq_queue.mounts import mounts, network_kind
 
 try:
     import ctypes
@@ -130,12 +131,12 @@ def boot_id() -> str:
         return ""
 
 
-def told(path: str, error: sqlite3.Error) -> LimiterUnavailable:
+def told(path: str, error: Exception) -> LimiterUnavailable:
     """Return SQLite's error as ours, with the cure."""
     text = str(error).lower()
     if "locked" in text or "busy" in text:
         cure = f"another process kept it locked for {_BUSY_S:.0f} s; is one stopped, or is the disk very slow?"
-    elif "not a database" in text or "malformed" in text or "corrupt" in text:
+    elif "not a database" in text or "malformed" in text or "corrupt" in text or isinstance(error, ValueError):
         cure = f"it is no budget file, or damaged ({error}); delete it if it is yours, a new one is made"
     elif "full" in text:
         cure = "the disk is full; make room"
@@ -200,6 +201,13 @@ def check_place(path: str) -> None:
         raise _unavailable(
             path,
             f"the directory {directory} is read-only for this user; SQLite keeps a file beside it, so make it writable",
+        )
+    kind = network_kind(directory, mounts())
+    if kind:
+        raise _unavailable(
+            path,
+            f"it lies on a network file system ({kind}), where locks are not reliable, and other hosts have other "
+            "clocks; put it on a local disk, or share by redis:// between hosts",
         )
 
 

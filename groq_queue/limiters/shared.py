@@ -50,7 +50,8 @@ class SharedLimiter:
         hire: Returns the courier that runs an agent.
         margin: Share of every limit that is left to others.
         on_outage: What becomes of requests while the ledger cannot be reached: ``"wait"``, ``"raise"``
-            LimiterUnavailable, or ``"local_share"``: go on with the limits divided by the processes last known.
+            LimiterUnavailable, or ``"local_share"``: go on with the limits divided by the processes last known
+            to send; a lane of which nothing was heard yet waits.
     """
 
     def __init__(
@@ -162,7 +163,6 @@ class SharedMeter(ProcessMeter):
     ) -> Lease | Blocked | TooLarge | LimiterUnavailable:
         excess = self._too_large(cost)
         if excess is not None:
-            self._drop(ends)
             return excess
         blocked = self._budget.blocks(cost, now_ns)
         if blocked is not None and blocked.reason != "limit":  # asking the ledger would keep others from it
@@ -381,7 +381,9 @@ class SharedMeter(ProcessMeter):
     # -- outage
 
     def _share_out(self, now_ns: int) -> None:
-        """Go by a share of every limit, as full as the whole is."""
+        """Go by a share of every limit, as full as the whole is; unless nothing was ever heard of the others."""
+        if not self._stood_ns:
+            return
         self._whole = self._budget.capacities()
         processes = self._standing.processes
         self._budget.set_limits(self._limits, now_ns, 1 - (1 - self._margin) / processes)

@@ -190,7 +190,7 @@ class SqliteLedger:
                 self._connect()
             assert self._db is not None
             yield self._db
-        except sqlite3.Error as error:
+        except (sqlite3.Error, json.JSONDecodeError) as error:
             raise budgetfile.told(self.address, error) from error
 
     @contextmanager
@@ -202,8 +202,9 @@ class SqliteLedger:
                 yield db, self._clock.now_ns()
                 budgetfile.patiently(db, "COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
+                if os.getpid() == self._pid:  # else the parent is about to commit what a child would take out
+                    with suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
                 raise
 
     @contextmanager

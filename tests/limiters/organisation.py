@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from groq_queue.clock import NS_PER_S, FakeClock
@@ -111,10 +112,11 @@ class OneProcess:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
+        self._name = secrets.token_hex(8)  # accounts outlive the limiters
         self.limiters: list[ProcessLimiter] = []
 
     def process(self, limits: Limits | None = None) -> Any:
-        self.limiters.append(ProcessLimiter(limits, "https://api", f"contract {id(self)}", self.now_ns()))
+        self.limiters.append(ProcessLimiter(limits, "https://api", self._name, self.now_ns()))
         return self.limiters[-1].meter("m", "m")
 
     def now_ns(self) -> int:

@@ -326,19 +326,19 @@ def test_a_shorter_pause_does_not_end_a_longer_one(store: Store) -> None:
 
 def test_priorities_are_strict_across_processes(store: Store) -> None:
     """
-    The LOW one would fit, but the HIGH one goes first.
+    The LOW one came first and would fit, but the HIGH one goes first.
     """
     one, two = store.open(), store.open()
     held = granted(one, 5_000)
-    low, high = claim(one, 500, priority=8), claim(two, 2_000, priority=1)
-    blocked_high = two.reserve(high, TPM)
+    low, high = claim(one, 2_000, priority=8), claim(two, 2_000, priority=1)
+    blocked = [one.reserve(low, TPM), two.reserve(high, TPM)]
 
-    blocked_low = one.reserve(low, TPM)
+    behind = one.reserve(low, TPM)
     one.refund(LANE, held.id)
     still_behind = one.reserve(low, TPM)
 
-    assert "limit" == blocked_high.reason
-    assert [Blocked("behind", None)] * 2 == [blocked_low, still_behind]
+    assert ["limit", "limit"] == [each.reason for each in blocked]
+    assert [Blocked("behind", None)] * 2 == [behind, still_behind]
     assert Granted(high.id) == two.reserve(high, TPM)
     assert Granted(low.id) == one.reserve(low, TPM)
 
@@ -405,7 +405,22 @@ def test_a_client_that_was_away_has_no_turns_saved_up(store: Store) -> None:
     assert "YYXYX" == "".join(order_of(store, ledger, queue_up(ledger, "YYYXX")))
 
 
-def test_who_leaves_the_line_lets_others_pass_and_keeps_its_turn(store: Store) -> None:
+def test_who_leaves_the_line_has_its_turn_back(store: Store) -> None:
+    ledger = store.open()
+    held = granted(ledger, 6_000)
+    for _ in range(3):
+        gone = claim(ledger, 6_000, client="X")
+        ledger.reserve(gone, TPM)
+        ledger.refund(LANE, gone.id)
+    waiting = [claim(ledger, 6_000, client=client) for client in "YYX"]
+    for each in waiting:
+        ledger.reserve(each, TPM)
+    ledger.refund(LANE, held.id)
+
+    assert "YXY" == "".join(order_of(store, ledger, waiting))
+
+
+def test_who_leaves_the_line_lets_others_pass(store: Store) -> None:
     one, two = store.open(), store.open()
     held = granted(one, 6_000)
     gone, next_one = claim(one, 6_000), claim(two, 6_000)

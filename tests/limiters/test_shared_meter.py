@@ -16,6 +16,7 @@ from groq_queue.core.budget import Blocked, Lease, Limits
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Size
 from groq_queue.core.rank import Turn
+from groq_queue.engine.lane import Lane
 from groq_queue.errors import LimiterUnavailable
 
 TPM = Limits(tpm=1_000)
@@ -194,6 +195,56 @@ def test_a_reservation_that_nobody_takes_goes_back(org: Organisation) -> None:
     leased(org, two, 1_000)
 
 
+def test_a_reservation_that_came_too_late_is_not_used(org: Organisation) -> None:
+    """
+    This process may have been suspended, and be taken for dead: its reservation may be charged and drain already.
+    """
+    meter = org.process(TPM)
+    meter.lease(exact(500), org.now_ns(), Turn("r"))
+    org.pump()
+    org.store.clock.advance(0.6)
+
+    assert isinstance(meter.lease(exact(500), org.now_ns(), Turn("r")), Blocked)
+
+
+def test_what_is_granted_to_a_claim_that_was_given_up_goes_back(org: Organisation) -> None:
+    """
+    1. The agent takes the claim to the ledger.
+    2. Meanwhile its request is cancelled, and the lane is empty.
+    3. The ledger grants it.
+    """
+    meter = org.process(TPM)
+    meter.lease(exact(500), org.now_ns(), Turn("r"))
+    claim, limits = meter.wish()
+    meter.withdraw()
+    reply = org.store._alive[0].reserve(claim, limits)
+
+    meter.deliver(claim, reply, org.now_ns())
+    between = held(org)
+    org.pump()
+
+    assert (500, 0) == (between, held(org))
+    assert isinstance(meter.lease(exact(500), org.now_ns(), Turn("next")), Blocked)
+
+
+def test_credit_that_one_process_has_proven_is_believed_by_all(org: Organisation) -> None:
+    """
+    The other one's own answers bring no headers; with strict books of its own it would stand still.
+    """
+    one, two = org.process(TPM), org.process(TPM)
+    size = Size(0, 200, is_exact=True)
+    for number in range(5):
+        lease = org.ask(one, size, request_id=str(number))
+        org.settle(one, lease, (0, 1, 0), [RateHeader("TPM", 1_000, 999 - number)], size)
+    assert org.store._alive[0].standing(LANE).credits
+
+    for number in range(20):
+        lease = org.ask(two, size, request_id=str(number))
+        assert isinstance(lease, Lease), number
+        org.settle(two, lease, (0, 1, 0), size=size)
+        org.advance(1 if number == 0 else 0)
+
+
 def test_a_reservation_serves_the_next_head_if_it_fits(org: Organisation) -> None:
     meter = org.process(TPM)
     meter.lease(exact(500), org.now_ns(), Turn("gone"))
@@ -333,6 +384,23 @@ def test_no_end_of_a_lease_is_lost(org: Organisation, watched: Any) -> None:
     assert 450 < held(org) < 600  # it drains since
 
 
+def test_an_end_that_breaks_holds_up_no_other(
+    org: Organisation, watched: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    meter, _ = watched()
+    lease = leased(org, meter, 600)
+
+    def broken(ledger: Any) -> None:
+        raise ZeroDivisionError
+
+    org.desks[0].agent.send([broken])
+    meter.refund(lease)
+    org.pump()
+
+    assert 0 == held(org)
+    assert "an end could not be told" in caplog.text
+
+
 def test_a_lost_reply_reserves_nothing_twice(org: Organisation, watched: Any) -> None:
     meter, ledger = watched()
     ledger.loses = 1
@@ -372,10 +440,14 @@ def test_in_an_outage_requests_fail_if_so_wished(org: Organisation, watched: Any
 
     error = meter.lease(exact(100), org.now_ns(), Turn("while away"))
     meter.withdraw()
+    org.advance(5)
+    still = meter.lease(exact(100), org.now_ns(), Turn("later"))
+    meter.withdraw()
     ledger.down = False
     org.advance(2)
 
     assert isinstance(error, LimiterUnavailable)
+    assert isinstance(still, LimiterUnavailable)
     assert isinstance(org.ask(meter, exact(100)), Lease)
 
 
@@ -394,15 +466,28 @@ def test_in_an_outage_each_process_goes_by_its_share(org: Organisation, watched:
     meter._stood_ns = org.now_ns()
     go_down(org, ledger, meter)
 
-    first = meter.lease(exact(300), org.now_ns(), Turn("a"))
-    second = meter.lease(exact(300), org.now_ns(), Turn("b"))
+    too_much = meter.lease(exact(350), org.now_ns(), Turn("a"))
+    fits = meter.lease(exact(280), org.now_ns(), Turn("b"))
     too_much_for_a_share = meter.lease(exact(900), org.now_ns(), Turn("c"))
+    never_too_large = meter.too_large(exact(900))
+    meter.refund(fits)
+    ledger.down = False
+    org.advance(2)
 
-    assert isinstance(first, Lease)
-    assert isinstance(second, Blocked)
-    assert "limit" == second.reason
+    assert isinstance(too_much, Blocked)
+    assert "limit" == too_much.reason
+    assert isinstance(fits, Lease)
     assert Blocked("outage", None) == too_much_for_a_share
-    assert meter.too_large(exact(900)) is None
+    assert never_too_large is None
+    assert 1_000 == meter._budget.capacities()["TPM"][0]
+
+
+def test_in_an_outage_who_never_heard_of_the_others_waits(org: Organisation, watched: Any) -> None:
+    meter, ledger = watched(on_outage="local_share")
+
+    go_down(org, ledger, meter)
+
+    assert Blocked("outage", None) == meter.lease(exact(100), org.now_ns(), Turn("r"))
 
 
 def test_what_was_spent_in_an_outage_is_charged_afterwards(org: Organisation, watched: Any) -> None:
@@ -469,3 +554,34 @@ def test_closing_gives_back_what_nobody_used_and_counts_what_is_open(org: Organi
     org.limiters[0].close(org.now_ns())
 
     assert isinstance(org.ask(two, exact(1_000)), Lease)
+
+
+def test_a_lane_that_is_cleared_stands_in_nobodys_way(org: Organisation) -> None:
+    """
+    As when a rejected key stops the queue, which stays open.
+    """
+    one, two = org.process(TPM), org.process(TPM)
+    leased(org, one, 1_000)
+    lane = Lane("m", "m", two, lambda lane: None)
+    org.ask(two, exact(500))
+    before = waiting(org)
+
+    lane.clear()
+    org.pump()
+
+    assert (1, 0) == (before, waiting(org))
+
+
+def test_having_nothing_to_ask_does_not_prove_that_the_ledger_is_back(org: Organisation, watched: Any) -> None:
+    meter, ledger = watched(on_outage="raise")
+    go_down(org, ledger, meter)
+    with meter._lock:
+        meter._claim = None  # without a word to the ledger
+
+    org.advance(5)
+    during = meter.lease(exact(100), org.now_ns(), Turn("r"))
+    ledger.down = False
+    org.advance(2)
+
+    assert isinstance(during, LimiterUnavailable)
+    assert isinstance(org.ask(meter, exact(100)), Lease)

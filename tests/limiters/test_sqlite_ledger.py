@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -162,6 +163,15 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
         SqliteLedger(str(path))
 
 
+def test_a_file_that_hosts_would_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgetfile, "mounts", lambda: f"server:/home {tmp_path} nfs4 rw 0 0\n")
+
+    with pytest.raises(LimiterUnavailable, match=r"network file system \(nfs4\).*share by redis://"):
+        SqliteLedger(str(tmp_path / "budgets.db"))
+
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_queue_over_such_a_place_is_not_made(tmp_path: Path) -> None:
     before = threading.active_count()
 
@@ -290,6 +300,8 @@ ledger = SqliteLedger(sys.argv[1])
 limits = {"TPM": (6_000, 60 * 10**9)}
 with ledger._step() as (db, now_ns):
     db.execute("UPDATE changes SET number = 41")
+    for number in range(10_000):  # more than fits into memory: some of it is in the file already
+        db.execute("INSERT INTO lanes VALUES (?, ?)", (f"lane {number}", "{}" + " " * 500))
     if not (child := os.fork()):
         try:
             ledger.standing("lane")
@@ -300,13 +312,14 @@ with ledger._step() as (db, now_ns):
     os.waitpid(child, 0)
     db.execute("UPDATE changes SET number = number + 1")
 print(db.execute("SELECT number FROM changes").fetchone()[0], db.execute("PRAGMA integrity_check").fetchone()[0])
+print(db.execute("SELECT count(*) FROM lanes").fetchone()[0])
 ledger.close()
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "budgets.db")], capture_output=True, text=True, timeout=60
     )
 
-    assert ("True\n42 ok\n", 0) == (done.stdout, done.returncode), done.stderr
+    assert ("True\n42 ok\n10000\n", 0) == (done.stdout, done.returncode), done.stderr
 
 
 def test_a_file_that_was_removed_is_made_again(store: SqliteStore) -> None:
@@ -336,6 +349,14 @@ def test_a_locked_file_is_an_outage_that_ends(store: SqliteStore, monkeypatch: p
     other.close()
 
     assert [] == ledger.standing("lane").levels
+
+
+def test_a_row_that_is_no_state_is_damage(store: SqliteStore) -> None:
+    ledger = store.open()
+    ledger._db.execute("INSERT INTO lanes VALUES ('lane', 'rubbish')")
+
+    with pytest.raises(LimiterUnavailable, match="damaged"):
+        ledger.standing("lane")
 
 
 def test_a_process_killed_in_mid_transaction_harms_nothing(tmp_path: Path) -> None:
@@ -416,6 +437,49 @@ def test_two_queues_of_one_process_share_a_file_too(tmp_path: Path) -> None:
             queue.shutdown()
 
         assert (40, 0) == (groq.stats().admitted, groq.stats().refused)
+
+
+def eventually(path: Path, question: str, expected: Any) -> None:
+    """Return when the file answers *question* as *expected*."""
+    pause, found = threading.Event(), None
+    for _ in range(round(PATIENCE_S * 50)):
+        with contextlib.closing(sqlite3.connect(path, timeout=10)) as db:
+            found = db.execute(question).fetchall()
+        if found == expected:
+            return
+        pause.wait(0.02)
+    raise AssertionError(found)
+
+
+def test_what_ranks_a_request_reaches_the_file_and_leaves_with_it(tmp_path: Path) -> None:
+    """
+    The minute is spent by somebody else. Of those that wait, the head of the lane stands in line, while it waits.
+    """
+    path, limits = tmp_path / "budgets.db", Limits(tpm=1_000, minute_s=10_000)
+    in_line = "SELECT priority, client, (ends - tag) FROM waiters"
+    with GroqSimulator() as groq:
+        queue = GroqQueue(
+            api_key="k",
+            base_url=groq.base_url,
+            model="llama-3.1-8b-instant",
+            limits=limits,
+            limiter=f"sqlite://{path}",
+        )
+        queue.set_weight("acme", 4)
+        queue.submit("Why?", max_completion_tokens=900).result(PATIENCE_S)
+        low = queue.submit("Low?", max_completion_tokens=900, priority="low")
+        eventually(path, in_line, [(8, "default", 1 << 20)])
+        high = queue.submit("High?", max_completion_tokens=900, priority="high", client="acme")
+        eventually(path, in_line, [(1, "acme", 1 << 18)])
+        high.cancel()
+        eventually(path, in_line, [(8, "default", 1 << 20)])
+        low.cancel()
+        eventually(path, in_line, [])
+        queue.submit("Again?", max_completion_tokens=900)
+        eventually(path, in_line, [(5, "default", 1 << 20)])
+        queue.cancel_all()
+        eventually(path, in_line, [])
+        queue.shutdown()
 
 
 def test_a_queue_that_ends_leaves_nothing_open_in_the_file(tmp_path: Path) -> None:
