@@ -220,8 +220,11 @@ class RedisLedger:
         return known
 
     def _lane(self, name: str) -> _Lane:
-        fingerprint = hashlib.sha256(name.encode()).hexdigest()[:24]
-        return self._lanes.get(name) or self._know(name, f"gq:{{{self._scope}:{fingerprint}}}")
+        known = self._lanes.get(name)
+        if known is None:
+            fingerprint = hashlib.sha256(name.encode()).hexdigest()[:24]
+            known = self._know(name, f"gq:{{{self._scope}:{fingerprint}}}")
+        return known
 
     def _limits(self, lane: _Lane, limits: KnownLimits) -> list[object]:
         """Return the words for those limits that are not what the store had after our last step."""
@@ -237,9 +240,7 @@ class RedisLedger:
         reply = self._run(lane, operation, *words)
         while reply[0] == _FORGOT:
             self._hear(self._clock.now_ns())  # the last words before it forgot may still be on their way
-            reminder = self._reminder(lane)
-            lane.epoch, lane.step = reply[5].split(b" ", 1)[0].decode(), 0
-            self._learn(lane, self._run(lane, "restore", *reminder)[5])
+            self._learn(lane, self._run(lane, "restore", *self._reminder(lane))[5])
             reply = self._run(lane, operation, *words)
         self._learn(lane, reply[5])
         return reply[:5]
@@ -311,7 +312,7 @@ class RedisLedger:
         """Take in what was told; return whether a lane must be looked at now."""
         is_news = False
         if self._listener is None:
-            if now_ns < self._subscribe_at_ns:
+            if self._client is None or now_ns < self._subscribe_at_ns:
                 return False
             self._subscribe_at_ns = now_ns + _RESUBSCRIBE_NS
             for lane in self._lanes.values():

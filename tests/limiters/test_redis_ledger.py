@@ -254,6 +254,28 @@ class TestAForgetfulServer:
 
         assert 59_000 == used(waiter)
 
+    def test_a_reminder_that_does_not_come_through_is_given_again(self, opened, redis_server):
+        """
+        The server forgets, is told so, and goes away before it has heard the rest.
+        """
+        ledger = opened()
+        ledger.charge(LANE, {"TPM": 30_000}, SLOW)
+        redis_server.ask("FLUSHALL")
+        run, calls = ledger._client.evalsha, []
+
+        def run_first(*arguments):
+            calls.append(arguments)
+            if len(calls) == 1:  # it does not know the script, or it does: it says that it has forgotten
+                return run(*arguments)
+            raise redis.ConnectionError("gone")
+
+        ledger._client.evalsha = run_first
+        with pytest.raises(LimiterUnavailable):
+            ledger.standing(LANE)
+
+        assert 30_000 == used(ledger)
+        assert 2 == len(calls)
+
     def test_what_is_charged_between_two_memories_is_not_lost(self, opened, redis_server):
         """
         Who comes second knew more: 30,000 where the first knew 10,000, to which 7 were added meanwhile.
@@ -585,7 +607,12 @@ class TestNews:
         waiter.has_changed()
         redis_server.kill()
         assert not any(waiter.has_changed() for _ in range(3))
+        with pytest.raises(LimiterUnavailable):
+            waiter.beat() or waiter.standing(LANE)
+        clock.advance(2)
+        assert not waiter.has_changed()
         redis_server.start()
+        waiter.standing(LANE)
         clock.advance(2)
 
         assert waiter.has_changed()
