@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.assembly.settings import checked
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
+_T = TypeVar("_T")
+
 
 class GroqQueue(Asking):
     """A queue of requests to Groq, or to any API that speaks the same dialect.
@@ -85,6 +87,8 @@ class GroqQueue(Asking):
         limiter: Where budgets are counted: None in this process; ``"sqlite:///path"`` in a file,
             for all processes of this host; ``"redis://host/0?scope=name"`` in a Redis, for all
             hosts. Queues with the same limiter, base URL and key (or organization) share.
+            Among them priority goes first, then clients take turns, then arrival decides;
+            *ageing* counts inside a process only.
         on_outage: While a shared limiter cannot be reached, requests ``"wait"``, fail with
             ``LimiterUnavailable`` (``"raise"``), or go on with the limits divided by the processes
             last known (``"local_share"``). Never unlimited.
@@ -250,6 +254,11 @@ class GroqQueue(Asking):
         return reuse(check_text("name", name), make or cls, settings)
 
     @property
+    def base_url(self) -> str:
+        """Address of the API, without a slash at its end; where ``accounts`` have several, how many."""
+        return self._base_url
+
+    @property
     def simulator(self) -> GroqSimulator | None:
         """The simulator behind a simulated queue, or None."""
         return self._simulator
@@ -274,7 +283,7 @@ class GroqQueue(Asking):
         dedupe: bool = False,
         callback: Callable[[Future[Completion]], object] | None = None,
         **params: Any,
-    ) -> RequestFuture[Completion]:
+    ) -> Future[Completion]:
         """Queue one request and return its Future.
 
         The payload is read and serialised here; changing it later changes nothing.
@@ -349,8 +358,8 @@ class GroqQueue(Asking):
         return self._accept(request, callback)
 
     def submit_call(
-        self, fn: Callable[..., Any], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> RequestFuture[Any]:
+        self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Future[_T]:
         """Queue a call of your own, ``fn(*args, **kwargs)``, under the same budget, order and retries.
 
         Every argument but *queue_options* is the callable's and reaches it untouched. Its ``model``,
@@ -546,7 +555,9 @@ class GroqQueue(Asking):
         return self._engine.join(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more requests. Safe to call more than once, from any thread, also from a callback.
+        """Take no more requests, but for those that callbacks submit while it drains.
+
+        Safe to call more than once, from any thread, also from a callback.
 
         Args:
             wait: Return only when every request has ended.

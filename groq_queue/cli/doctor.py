@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -34,6 +35,12 @@ _DISK_BYTES = 500_000_000
 _WAL_BYTES = 64_000_000
 _SPARE_FILES = 64  # besides one connection for each worker
 _PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+_CURES = {
+    "DNS": "check the name in the base URL and this machine's network; a proxy is named by HTTPS_PROXY",
+    "TCP": "does a server listen at this port, and is there a firewall or a proxy (HTTPS_PROXY) before it?",
+    "TLS": "does the port speak https, and does a proxy stand between?",
+}
+_TAG = re.compile(r"<[^>]*>")  # of the pages that proxies and load balancers answer with
 
 
 class Check(NamedTuple):
@@ -170,7 +177,7 @@ class _Patient:
                          "put the path of its CA bundle into SSL_CERT_FILE")  # fmt: skip
         except OSError as error:
             why = excerpt(str(error.strerror or error))
-            return Check("connection", "fail", f"{peer}: {step} failed: {why}{_after(timings)}")
+            return Check("connection", "fail", f"{peer}: {step} failed: {why}{_after(timings)}; {_CURES[step]}")
         self._is_reached = True
         return Check("connection", "ok", f"{peer}: {', '.join(timings)}")
 
@@ -256,15 +263,17 @@ def _models_check(status: int, body: bytes, took_s: float, model: str | None, ke
         if names is None:
             return Check("models", "warn", f"{said}, but the answer is no list of models: is the base URL right?")
         if model is not None and model not in names:
-            return Check("models", "fail", f"{said}; {model!r} is not among its {len(names)} models", True)
+            some = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
+            return Check("models", "fail", f"{said}; {model!r} is not among its {len(names)} models: {some}", True)
         return Check("models", "ok", f"{said}, {len(names)} model{'' if len(names) == 1 else 's'}")
     if status in (401, 403):
         what = "the key is not accepted" if status == 401 else "the key or this network may not ask"
         return Check("models", "fail", f"{said}: {what}: check GROQ_API_KEY and the base URL", True)
     if status == 404:
         return Check("models", "warn", f"{said}: the server has no such list; is the path of the base URL right?")
-    told = key.redact(excerpt(body.decode("utf-8", "replace")))
-    return Check("models", "fail", f"{said}: {told}", 300 <= status < 400)
+    told = key.redact(excerpt(" ".join(_TAG.sub(" ", body.decode("utf-8", "replace")).split())))
+    cure = "it is the server's own trouble: try again later" if status >= 500 else "is the base URL right?"
+    return Check("models", "fail", f"{said}: {told}: {cure}", 300 <= status < 400)
 
 
 def _names(body: bytes) -> set[str] | None:

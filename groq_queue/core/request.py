@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import reprlib
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -58,6 +58,7 @@ class Request:
         "not_before_ns",
         "priority",
         "rank",
+        "refusals",
         "retries",
         "row_id",
         "seq",
@@ -109,7 +110,7 @@ class Request:
             request_id: Our id of it, if it has one already.
             call: The user's callable to run instead of sending *body*, see ``engine.calls``.
         """
-        self.id = request_id or uuid.uuid4().hex
+        self.id = request_id or os.urandom(16).hex()
         self.model = model
         self.lane = lane_of(model, tier)
         self.endpoint = endpoint
@@ -131,6 +132,7 @@ class Request:
         self.state = State.PENDING
         self.attempts = 0
         self.retries = 0
+        self.refusals = 0
         self.unknown = 0  # attempts that the server may have processed without our getting the answer
         self.last_error: GroqQueueError | None = None
         self.submitted_ns = 0
@@ -230,6 +232,7 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
             more than 10 MiB in all.
     """
     problem = _problem_in(payload, "payload", 0)
+    body = b""
     if problem is None:
         try:
             body = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")

@@ -102,6 +102,7 @@ class Chooser:
             if self.purse.can_ever_hold(amount) and self.purse.reserved:
                 return None
             return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
+        lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
         granted = lane.meter.lease(head.size, now_ns, lane.turn_of(head))
         if isinstance(granted, Lease):
             lane.is_blocked = lane.told_daily = False

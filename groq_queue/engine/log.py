@@ -31,6 +31,7 @@ EVENTS = {
     "attempt_broke": "an attempt raised what it must not: a bug, or no memory; ERROR",
     "attempt_failed": "an attempt failed and is repeated; DEBUG",
     "callback_raised": "a done-callback raised; ERROR",
+    "column_failed": "some rows of map_column have no answer; WARNING",
     "daily_limit": "a lane waits for a limit per day; WARNING",
     "errand_failed": "what keeps a shared budget up to date broke: a bug; ERROR",
     "future_taken": "somebody else ended a Future of ours; ERROR",
@@ -40,8 +41,10 @@ EVENTS = {
     "limiter_trouble": "the store of a shared budget could not be reached, or can be again; WARNING or ERROR",
     "no_thread": "the system refused another worker thread; WARNING",
     "observer_raised": "an observer raised; ERROR",
+    "progress_failed": "a progress callable raised, or a display could not be updated; DEBUG or ERROR",
+    "queue_replaced": "a named queue was asked for with other settings; WARNING",
     "queue_stopped": "an error that holds for all, such as a rejected key; ERROR",
-    "session_retries": "the given session repeats requests by itself; WARNING",
+    "session_retries": "a session, an SDK or a callable repeats by itself what the queue repeats; WARNING",
     "timer_failed": "a timer's callback raised; ERROR",
 }
 

@@ -195,14 +195,19 @@ class Runner:
         told_ns = parse_retry_after(reply.headers.get("retry-after"), self._clock.wall_s())
         if meaning is Meaning.REFUSED:
             wait_ns = refusal.wait_ns if refusal is not None and refusal.wait_ns is not None else told_ns
+            if refusal is not None and refusal.wait_ns is not None:
+                may_ask_again = self._policy.may_ask_again(request.refusals)
+                request.refusals += 1
+            else:
+                may_ask_again = self._policy.may_retry(request.retries)
+                request.retries += 1
             if wait_ns is None:
                 wait_ns = self._blind_hold_ns()
             wait_ns += self._dice.randint(*_JITTER_NS)
             self._tell(request, meter.refused(lease, request.size, refusal, wait_ns, now_ns))
             request.size = corrected(request.size, refusal)
-            if not self._policy.may_retry(request.retries):
+            if not may_ask_again:
                 return self._failed(request, error)
-            request.retries += 1
             self._log_failed(request, error, wait_ns)
             return Outcome(Next.REFUSED, error=error)
         if refusal is not None:

@@ -153,18 +153,19 @@ class ThreadEngine:
         )
         self._closes: list[Callable[[], None]] = []
         self._is_closed = False
+        self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
         self._is_cancelling = False  # shut down with cancel_futures: nothing waits any more
         self._stopped_by: GroqQueueError | None = None
 
     # -- what callers ask for
 
     def check_open(self) -> None:
-        """Refuse if the queue was shut down.
+        """Refuse if the queue was shut down; a callback may still submit while it drains, since it is waited for.
 
         Raises:
             QueueClosed: It was.
         """
-        if self._is_closed:
+        if self._is_closed and (self._is_sealed or not self._pool.is_inside()):
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
     def at_close(self, close: Callable[[], None]) -> None:
@@ -203,12 +204,13 @@ class ThreadEngine:
             future.add_done_callback(callback)
         with self._lock:
             known = self._known(request, future, callback, is_new=is_new)
-            shed = self._make_room(request) if known is None else None
+            shed = None
+            if known is None and not self._roster.has_room(request.client):
+                shed = self._make_room(request)
+                known = self._known(request, future, callback, is_new=is_new)  # it may have been fetched meanwhile
             self.check_open()
             if self._stopped_by is not None:
                 return self._ended_at_once(request, future, self._stopped_by)
-            if known is None:
-                known = self._known(request, future, callback, is_new=is_new)
             if known is None:
                 self._take_in(request, future, shed, is_kept=callback is not None)
         if shed is not None and known is None:
@@ -329,6 +331,7 @@ class ThreadEngine:
         with self._lock:
             self._is_closed = True
             self._is_cancelling = self._is_cancelling or cancel_futures
+            self._is_sealed = self._is_cancelling or self._is_sealed or self._pool.is_inside()
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
         self._let_go()
@@ -350,15 +353,21 @@ class ThreadEngine:
         """Prepare for the end of the interpreter: give attempts under way at most *timeout_s*.
 
         Returns:
-            How many requests were cancelled unsent.
+            How many requests were cancelled unsent; a journal keeps them.
         """
         with self._lock:
-            self._is_closed = self._is_cancelling = True
+            self._is_closed = self._is_cancelling = self._is_sealed = True
+            count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
         self._let_go()
         self._deliver_all(unsent, is_final=False)
         self.join(timeout_s)
-        return len(unsent)
+        return count
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether requests that are left unsent stay in a journal."""
+        return self._keeper is not None
 
     def stats(self) -> Stats:
         """Return one consistent snapshot."""
@@ -605,6 +614,8 @@ class ThreadEngine:
             call.let_go()
 
     def _budget_freed(self, lane: Lane) -> None:
+        if not lane.is_blocked:  # see ``Chooser._try``
+            return
         with self._lock:
             if lane.is_blocked and lane.head() is not None:
                 self._pool.wake()

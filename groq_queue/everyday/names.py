@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 
 _log = logging.getLogger("groq_queue")
@@ -49,7 +50,11 @@ def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -
         return found
     if old is not None:
         if old.stats().running:
-            _log.warning("queue %r: its settings changed; the old one sends what it has and ends", name)
+            _log.warning(
+                "queue %r: its settings changed; the old one sends what it has and ends",
+                name,
+                extra=told("queue_replaced"),
+            )
         old.shutdown(wait=False)
     return queue
 

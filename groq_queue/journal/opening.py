@@ -27,7 +27,6 @@ except ImportError:  # a Python built without it: there a child's exit closes th
 
 _SMALLEST = 512  # bytes of the smallest page
 _CHECKED_BYTES = 32 * 1024 * 1024  # a file up to here is checked page by page at each opening: about 0.1 s
-_PAGES_UNTIL_CHECKPOINT = 4_000  # 16 MB; the pages of an index are written back once for four times as many commits
 _WAL_BYTES_KEPT = 16 * 1024 * 1024
 
 
@@ -171,7 +170,6 @@ def writer(path: str, durability: str, timeout_s: float) -> sqlite3.Connection:
         if mode != "wal":
             raise JournalError(f"journal {path}: this file system allows no write-ahead log; put it on a local disk")
         connection.execute(f"PRAGMA synchronous = {durability}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_UNTIL_CHECKPOINT}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
         connection.execute("PRAGMA mmap_size = 0")
         connection.execute("PRAGMA temp_store = MEMORY")

@@ -128,7 +128,8 @@ class Agent:
             self._ledger.beat()
             self._beat_ns = now_ns
             for asker in askers:
-                asker.stand(self._ledger.standing(asker.lane), now_ns)
+                if asker.is_open():
+                    asker.stand(self._ledger.standing(asker.lane), now_ns)
         late = [when for asker in askers if (when := asker.give_back_late(now_ns)) is not None]
         looks = [max(self._looked_ns + every_ns, now_ns + 1) for _, _, every_ns in self._due.values()]
         dues = [due_ns for _, due_ns, _ in self._due.values()]
@@ -150,7 +151,7 @@ class Agent:
             every_ns = _LOOK_NS if reply.wait_ns is None else reply.wait_ns // 20
             self._due[asker.lane] = (
                 claim.id,
-                self._clock.now_ns() + max(1, min(wait_ns, _ASK_AGAIN_NS)),
+                self._clock.now_ns() + max(1, wait_ns),
                 min(max(every_ns, _LOOK_NS), _LONGEST_LOOK_NS),
             )
         else:

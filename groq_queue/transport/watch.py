@@ -209,7 +209,7 @@ class WatchedConnection(HTTPConnection):
         return attempt
 
 
-class WatchedTLSConnection(WatchedConnection, HTTPSConnection):
+class WatchedTLSConnection(WatchedConnection, HTTPSConnection):  # pyright: ignore[reportIncompatibleVariableOverride]
     """The same over TLS."""
 
 

@@ -13,8 +13,10 @@ import pytest
 from journal.making import entry
 from transport.raw_server import Peer, RawServer
 
+from groq_queue.cli.doctor import _models_check
 from groq_queue.journal import Journal
 from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.transport import Secret
 
 from .conftest import MODEL, Command, run_process
 
@@ -121,10 +123,22 @@ def test_a_rejected_key_is_told(simulate, command: Command, monkeypatch):
     assert KEY not in ran.out + ran.err
 
 
+def test_a_page_of_the_servers_own_trouble_is_told_without_its_markup(simulate, command: Command):
+    page = "<html><head><title>503 Busy</title></head>\n<body>Come back later</body></html>"
+
+    told = _models_check(503, page.encode(), 0.01, None, Secret("gsk_" + "x" * 52))
+
+    assert ("fail", False) == (told.level, told.is_configuration)
+    assert told.text.endswith(": 503 Busy Come back later: it is the server's own trouble: try again later")
+
+
 def test_a_model_that_is_not_served_is_told(simulate, command: Command):
     ran = command("doctor", "--base-url", simulate().base_url, "--model", "llama-9", "--json")
 
-    assert (3, "'llama-9' is not among its 1 models") == (ran.code, texts(ran)["models"].partition("; ")[2])
+    assert (3, "'llama-9' is not among its 1 models: llama-3.1-8b-instant") == (
+        ran.code,
+        texts(ran)["models"].partition("; ")[2],
+    )
 
 
 def test_a_bad_address_ends_the_matter(command: Command):
@@ -143,6 +157,7 @@ def test_a_closed_port_is_told_with_the_step_that_failed(command: Command):
 
     assert 1 == ran.code
     assert f"127.0.0.1:{port}: TCP failed: Connection refused (after DNS" in texts(ran)["connection"]
+    assert "does a server listen at this port" in texts(ran)["connection"]
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_the_readme_has_blocks_to_run():
 @pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("groq-queue")])
 def test_every_command_of_the_readme_runs(line, tmp_path):
     """
-    As typed, but for the port; a simulator stands where the API would be.
+    As typed, but for the port; a simulator stands where the API would be. A journal that is looked at comes from a run.
     """
     question = '{"prompt": "Why?", "model": "llama-3.1-8b-instant"}\n'
     (tmp_path / "questions.jsonl").write_text(question * 2)
@@ -182,6 +182,9 @@ def test_every_command_of_the_readme_runs(line, tmp_path):
             "GROQ_BASE_URL": groq.base_url,
             "PYTHONPATH": str(PACKAGE.parent),
         }
+        if "--journal" in words and words[1] != "run":
+            run = ["run", "questions.jsonl", "-o", "answers.jsonl", "--journal", "run.db"]
+            subprocess.run([sys.executable, "-m", "groq_queue", *run], cwd=tmp_path, env=environment, check=True)
         process = subprocess.Popen(
             [sys.executable, "-m", "groq_queue", *words[1:]],
             stdout=subprocess.PIPE,
