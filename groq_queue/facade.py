@@ -16,6 +16,7 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Limits
 from groq_queue.core.checks import (
     check_count,
+    check_flag,
     check_limits,
     check_nanoseconds,
     check_path,
@@ -26,7 +27,7 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.record import Record
-from groq_queue.core.request import Request, State, build_payload, encode_payload, tier_of
+from groq_queue.core.request import MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
 from groq_queue.engine.calls import Call
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
@@ -38,7 +39,6 @@ from groq_queue.everyday.context import client_or_context, priority_or_context
 from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explain_shared
 from groq_queue.everyday.interrupts import tell_what_is_left
 from groq_queue.everyday.names import reuse
-from groq_queue.everyday.options import check_flag
 
 if TYPE_CHECKING:
     import os
@@ -118,6 +118,7 @@ class GroqQueue(Asking):
             urllib3 directly, at half the cost.
         allow_http: Accept a plain ``http://`` base URL off this machine, over which
             the key travels in clear.
+        max_payload_bytes: ``submit`` refuses what is larger as JSON, >= 1. A journal takes 10 MiB at most.
 
     Raises:
         ConfigurationError: An argument cannot be used, or there is no key.
@@ -156,6 +157,7 @@ class GroqQueue(Asking):
         clock: Clock | None = None,
         session: requests.Session | None = None,
         allow_http: bool = False,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         settings = checked({name: value for name, value in locals().items() if name != "self"})
         parts = assemble(settings)
@@ -224,7 +226,10 @@ class GroqQueue(Asking):
         model = options.setdefault("model", "llama-3.1-8b-instant")
         known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
         models = tuple(known) if isinstance(known, dict) else (model,)
-        simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
+        try:
+            simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
+        except ValueError as problem:
+            raise ConfigurationError(str(problem)) from None
         simulator.start()
         try:
             queue = cls(api_key="simulated", base_url=simulator.base_url, limits=known, **options)
@@ -232,7 +237,7 @@ class GroqQueue(Asking):
             simulator.stop()
             raise
         queue._simulator = simulator
-        queue._engine.at_close(simulator.stop)
+        queue._engine.at_close(simulator.stop, in_children=False)
         return queue
 
     @classmethod
@@ -251,6 +256,8 @@ class GroqQueue(Asking):
         Raises:
             ConfigurationError: An argument cannot be used.
         """
+        if make is not None and not callable(make):
+            raise ConfigurationError(f"make={make!r:.100}: use a callable that returns a queue, or None")
         return reuse(check_text("name", name), make or cls, settings)
 
     @property
@@ -337,7 +344,7 @@ class GroqQueue(Asking):
         request = Request(
             model=payload["model"],
             endpoint=path,
-            body=encode_payload(payload),
+            body=encode_payload(payload, self._settings.max_payload_bytes),
             size=size_of(
                 payload,
                 check_count("tokens", tokens, optional=True),

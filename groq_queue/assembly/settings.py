@@ -13,6 +13,7 @@ from groq_queue.core.checks import (
     check_choice,
     check_count,
     check_dollars,
+    check_flag,
     check_limits,
     check_nanoseconds,
     check_share,
@@ -57,6 +58,7 @@ class Settings(NamedTuple):
     clock: Clock
     session: requests.Session | None
     allow_http: bool
+    max_payload_bytes: int
 
 
 def checked(given: Mapping[str, Any]) -> Settings:
@@ -68,7 +70,7 @@ def checked(given: Mapping[str, Any]) -> Settings:
     organization = check_text("organization", given["organization"], optional=True)
     return Settings(
         payers=accounts_of(
-            given["api_key"], given["base_url"], organization, given["accounts"], allow_http=given["allow_http"]
+            given["api_key"], given["base_url"], organization, given["accounts"], allow_http=given["allow_http"] is True
         ),
         model=check_text("model", given["model"], optional=True),
         limits=check_limits(given["limits"]),
@@ -93,7 +95,8 @@ def checked(given: Mapping[str, Any]) -> Settings:
         observers=_observers(given["observer"]),
         clock=_clock(given["clock"]),
         session=given["session"],
-        allow_http=given["allow_http"],
+        allow_http=check_flag("allow_http", given["allow_http"]),
+        max_payload_bytes=check_count("max_payload_bytes", given["max_payload_bytes"]),
     )
 
 

@@ -91,7 +91,8 @@ def assemble(settings: Settings) -> Parts:
     for close in closes:
         engine.at_close(close)
     if keeping is not None:
-        engine.at_close(keeping.close)  # before the limiter forgets the limits whose levels it stores
+        # Before the limiter forgets the limits whose levels it stores.
+        engine.at_close(keeping.close, in_children=False)
     engine.at_close(lambda: limiter.close(clock.now_ns()))
     return Parts(engine, limiter, admission, keeping)
 

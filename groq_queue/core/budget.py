@@ -43,6 +43,9 @@ _LIMIT_FIELDS = {
 }
 
 
+_LARGEST = 10**15 - 1  # what a header can tell; with more a unit would drain in less than a nanosecond
+
+
 @dataclass(frozen=True)
 class Limits:
     """Published limits of one model; None means unlimited.
@@ -84,8 +87,10 @@ class Limits:
             limit = getattr(self, field)
             if limit is None:
                 continue
-            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-                raise ConfigurationError(f"{field}={limit!r}: a limit is a whole number >= 1, or None for unlimited")
+            if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST:
+                raise ConfigurationError(
+                    f"{field}={limit!r:.50}: a limit is a whole number >= 1, or None for unlimited"
+                )
         for field in ("minute_s", "hour_s", "day_s"):
             period = getattr(self, field)
             if isinstance(period, bool) or not isinstance(period, (int, float)) or not 1e-3 <= period <= 1e9:

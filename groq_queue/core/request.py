@@ -19,6 +19,7 @@ from groq_queue.errors import ConfigurationError, GroqQueueError
 
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 _MAX_DEPTH = 100
+_LONG = 300  # characters of a path inside the payload, with what is wrong there
 
 
 class State(Enum):
@@ -224,12 +225,12 @@ def _check_messages(messages: Any) -> None:
             raise ConfigurationError(f"messages[{index}]['role']={reprlib.repr(message.get('role'))}: a str is needed")
 
 
-def encode_payload(payload: Mapping[str, Any]) -> bytes:
+def encode_payload(payload: Mapping[str, Any], most: int = MAX_PAYLOAD_BYTES) -> bytes:
     """Return *payload* as compact UTF-8 JSON.
 
     Raises:
         ConfigurationError: A value that JSON cannot hold, named by its path, or
-            more than 10 MiB in all.
+            more than *most* bytes in all.
     """
     problem = _problem_in(payload, "payload", 0)
     body = b""
@@ -242,9 +243,13 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
         except (TypeError, ValueError) as error:
             problem = f"payload: {error}"
     if problem is not None:
+        if len(problem) > _LONG:  # names of keys and depth are the caller's; both ends tell enough
+            problem = f"{problem[: _LONG // 2]}…{problem[-_LONG // 2 :]}"
         raise ConfigurationError(f"{problem}; JSON cannot carry it")
-    if len(body) > MAX_PAYLOAD_BYTES:
-        raise ConfigurationError(f"payload: {len(body):,} bytes, more than the {MAX_PAYLOAD_BYTES:,} that are sent")
+    if len(body) > most:
+        raise ConfigurationError(
+            f"payload: {len(body):,} bytes, more than max_payload_bytes={most:,}: shorten it, or raise that bound"
+        )
     return body
 
 
@@ -261,7 +266,7 @@ def lower_cap(body: bytes, by: int) -> tuple[bytes, int] | None:
             if cap - by < 1:
                 return None
             payload[field] = cap - by
-            return encode_payload(payload), cap - by
+            return encode_payload(payload, len(body)), cap - by
     return None
 
 

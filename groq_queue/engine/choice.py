@@ -13,7 +13,7 @@ from groq_queue.engine import verdicts
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.log import told
 from groq_queue.engine.roster import Roster
-from groq_queue.errors import GroqQueueError
+from groq_queue.errors import GroqQueueError, excerpt
 
 _log = logging.getLogger("groq_queue")
 
@@ -120,7 +120,7 @@ class Chooser:
             if not lane.told_daily:
                 lane.told_daily = True
                 facts = told("daily_limit", head)
-                self._tell_later(lambda: _log.warning("%s waits: %s", lane.name, error, extra=facts))
+                self._tell_later(lambda: _log.warning("%s waits: %s", excerpt(lane.name), error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns
 
     def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:

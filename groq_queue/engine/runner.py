@@ -31,6 +31,7 @@ from groq_queue.engine.calls import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
+from groq_queue.forking import renew_in_children
 
 _log = logging.getLogger("groq_queue")
 
@@ -89,6 +90,12 @@ class Runner:
         self._clock = clock
         self._dice = dice
         self._blind = 0  # refusals in a row that named no wait; approximate under threads, which only blurs a backoff
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Throw other dice in a forked child, or all children would come back at the same instants."""
+        self._dice.seed()
+        self._blind = 0
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Send *request* once and end *lease*.
@@ -115,7 +122,7 @@ class Runner:
                 raise ValueError("no choices in it")
         except ValueError as problem:
             meter.settle(lease, request.size, None, None, now_ns)
-            said = excerpt(reply.body.decode("utf-8", "replace"))
+            said = excerpt(reply.body.decode("utf-8", "replace"), 120)
             error = APIResponseError(
                 f"HTTP {reply.status} with an unreadable body ({problem}), may have been billed: {said}",
                 **_facts(request),
@@ -268,7 +275,7 @@ class Runner:
     @staticmethod
     def _tell(request: Request, notices: list[str]) -> None:
         for notice in notices:
-            _log.warning("%s: %s", request.model, notice, extra=told("limits_noticed", request))
+            _log.warning("%s: %s", excerpt(request.model), notice, extra=told("limits_noticed", request))
 
 
 def _paid(usage: tuple[int, int, int]) -> Cost:

@@ -39,6 +39,7 @@ from groq_queue.errors import (
     QueueClosed,
     QueueTimeout,
 )
+from groq_queue.forking import renew_in_children
 
 _log = logging.getLogger("groq_queue")
 
@@ -131,11 +132,8 @@ class ThreadEngine:
         self._max_workers = max_workers
         self._when_full = when_full
         self._keeper = keeper
-        self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
-        self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
-        self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, clock, max_workers, name)
-        self._roster = Roster(
+        self._name = name
+        self._new_roster: Callable[[], Roster] = lambda: Roster(
             meter_of=meter_of,
             on_freed=self._budget_freed,
             max_pending=max_pending,
@@ -144,18 +142,40 @@ class ThreadEngine:
             ageing_ns=ageing_ns,
             shelf=None if keeper is None else Shelf(),
         )
-        self._chooser = Chooser(
-            self._roster,
+        self._new_chooser: Callable[[Roster], Chooser] = lambda roster: Chooser(
+            roster,
             tariff or Tariff(),
             max_usd,
             raises_daily=raises_daily,
             tell_later=lambda tell: timers.after(0, tell),
         )
-        self._closes: list[Callable[[], None]] = []
+        self._begin()
+        self._closes: list[tuple[Callable[[], None], bool]] = []  # and whether a forked child calls it too
         self._is_closed = False
         self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
         self._is_cancelling = False  # shut down with cancel_futures: nothing waits any more
         self._stopped_by: GroqQueueError | None = None
+        renew_in_children(self)
+
+    def _begin(self) -> None:
+        """Make locks, workers and places for requests."""
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
+        self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
+        self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, self._clock, self._max_workers, self._name)
+        self._roster = self._new_roster()
+        self._chooser = self._new_chooser(self._roster)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
+        roster, spent = self._roster, self._chooser.purse
+        self._begin()
+        self._roster.keep_settings_of(roster)
+        self._chooser.purse.inherit(spent)
+        self._closes = [entry for entry in self._closes if entry[1]]
+        for future in roster.open_futures():
+            future._request.state = State.FAILED
+            future.leave_to_parent(verdicts.submitted_elsewhere(future.custom_id, future.request_id))
 
     # -- what callers ask for
 
@@ -168,9 +188,14 @@ class ThreadEngine:
         if self._is_closed and (self._is_sealed or not self._pool.is_inside()):
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
-    def at_close(self, close: Callable[[], None]) -> None:
-        """Call *close*, possibly more than once, when the last request has ended after ``shutdown``."""
-        self._closes.append(close)
+    def at_close(self, close: Callable[[], None], *, in_children: bool = True) -> None:
+        """Call *close*, possibly more than once, when the last request has ended after ``shutdown``.
+
+        Args:
+            close: Called in the order of these calls.
+            in_children: False if what it closes stays the parent's when the process forks.
+        """
+        self._closes.append((close, in_children))
 
     def submit(
         self,
@@ -451,7 +476,7 @@ class ThreadEngine:
         for lane in list(self._roster.lanes.values()):
             lane.close(self._clock.now_ns())
         self._timers.close(wait=False)
-        for close in self._closes:
+        for close, _ in self._closes:
             close()
 
     # -- under the lock

@@ -29,6 +29,15 @@ _lock = threading.RLock()  # guards _named, nothing is made or shut down under i
 _named: dict[str, tuple[weakref.ref[Any], object]] = {}
 
 
+def _in_child() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread may have held the parent's when it forked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
 def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -> _Queue:
     """Return the live queue of that name, if it was made by *make* with equal settings; else make it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Cost, Estimator, Size
 from groq_queue.core.rank import Turn
 from groq_queue.errors import ConfigurationError, GroqQueueError
+from groq_queue.forking import renew_in_children
 
 UserLimits = Limits | Mapping[str, Limits] | None
 """Limits of every model, by model, or None: to be learnt."""
@@ -83,14 +85,12 @@ class _Account:
         return tightest(limits for limits in chosen if limits is not None), margin
 
 
-_accounts: dict[tuple[str, str], _Account] = {}
-_accounts_lock = threading.Lock()  # guards _accounts; a leaf
+_accounts: dict[tuple[int, str, str], _Account] = {}  # by process: a forked child counts anew
 
 
 def _account(address: str, name: str) -> _Account:
     """Return the one account of that name at that address; it outlives its queues, as the server's buckets do."""
-    with _accounts_lock:
-        return _accounts.setdefault((address, name), _Account())
+    return _accounts.setdefault((os.getpid(), address, name), _Account())  # atomic, so without a lock
 
 
 class ProcessLimiter:
@@ -119,10 +119,20 @@ class ProcessLimiter:
         margin: float = 0.0,
     ) -> None:
         self._share = Share(limits, margin)
-        self._account = _Account() if account is None else _account(address, account)
-        self._account.join(self._share, now_ns)
-        self._lock = threading.Lock()  # guards _is_open
+        self._address, self._name = address, account
         self._is_open = True
+        self._begin(now_ns)
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Count anew in a forked child: the parent's levels may be half changed, and its leases end there."""
+        self._begin(0)
+
+    def _begin(self, now_ns: int) -> None:
+        self._lock = threading.Lock()  # guards _is_open
+        self._account = _Account() if self._name is None else _account(self._address, self._name)
+        if self._is_open:
+            self._account.join(self._share, now_ns)
 
     def meter(self, lane: str, model: str) -> ProcessMeter:
         """Return the one meter of *lane*, which has the limits of *model*."""
