@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from redis_server import RedisServer
+
 from groq_queue.limiters.ledger import Standing
 from groq_queue.limiters.sqlite import SqliteLedger
 
@@ -121,5 +123,31 @@ class SqlitePlace:
             return db.execute(question).fetchone()[0]
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"sqlite": SqlitePlace}
-"""One of each kind; one whose server is missing calls ``pytest.skip``."""
+class RedisPlace:
+    """An empty server of the test session."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.url = f"{server.url}?scope=fleet"
+        self._server = server
+
+    def waiting(self) -> int:
+        import redis
+
+        with closing(redis.Redis(port=self._server.port)) as client:
+            return sum(client.hlen(key) for key in client.scan_iter("gq:*:waiters"))
+
+    def standing(self) -> Standing:
+        """Lanes are stored under fingerprints, so the only one goes by the name its keys have."""
+        import redis
+
+        from groq_queue.limiters import redis as ledgers
+
+        with closing(redis.Redis(port=self._server.port)) as client:
+            [state] = client.scan_iter("gq:*:state")
+        with closing(ledgers.RedisLedger.open(self.url)) as ledger:
+            ledger._know("the only one", state.decode().removesuffix(":state"))
+            return ledger.standing("the only one")
+
+
+PLACES: dict[str, Callable[[Any], Place]] = {"sqlite": SqlitePlace, "redis": RedisPlace}
+"""One of each kind, in a fresh directory or on an empty server."""

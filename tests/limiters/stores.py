@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+
+import redis_server
+from redis_server import RedisServer
 
 from groq_queue.clock import NS_PER_S, Clock, FakeClock
 from groq_queue.limiters.ledger import Ledger
@@ -77,5 +81,56 @@ class SqliteStore:
             ledger.close()
 
 
-STORES: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore}
-"""How each kind is made in a fresh directory; one whose server is missing calls ``pytest.skip``."""
+class RunningClock(FakeClock):
+    """One that goes by itself, too, as the clock of a real server does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began_ns = time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        return super().now_ns() + time.monotonic_ns() - self._began_ns
+
+
+class RedisStore:
+    """A Redis, whose clock is its own: what time would have done is done to what it holds."""
+
+    slack_ns = NS_PER_S
+    longest_step_s = 1.0
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.clock = RunningClock()
+        self._alive: list[Any] = []
+        self._dead: list[Any] = []
+
+    def open(self) -> Any:
+        from groq_queue.limiters.redis import RedisLedger
+
+        self._alive.append(RedisLedger.open(f"{self.server.url}?scope=test", self.clock))
+        return self._alive[-1]
+
+    def kill(self, ledger: Any) -> None:
+        self._alive.remove(ledger)
+        self._dead.append(ledger)
+
+    def advance(self, seconds: float) -> None:
+        left_ns = round(seconds * NS_PER_S)
+        while left_ns > 0:
+            step_ns = min(left_ns, NS_PER_S) if left_ns < 100 * NS_PER_S else left_ns
+            self.clock.advance(step_ns / NS_PER_S)
+            redis_server.let_pass(self.server.port, step_ns // 1_000)
+            left_ns -= step_ns
+            for ledger in self._alive:
+                ledger.beat()
+
+    def now_s(self) -> float:
+        return self.clock.now_ns() / NS_PER_S
+
+    def close(self) -> None:
+        for ledger in (*self._alive, *self._dead):
+            ledger.close()
+
+
+STORES: dict[str, Callable[[Any], Store]] = {"sqlite": SqliteStore, "redis": RedisStore}
+"""How each kind is made, in a fresh directory or on an empty server."""

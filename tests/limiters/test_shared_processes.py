@@ -19,7 +19,7 @@ HOUR_S = 3_600.0
 
 @pytest.fixture(params=list(PLACES))
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return PLACES[request.param](tmp_path)
+    return PLACES[request.param](request.getfixturevalue("redis_server") if request.param == "redis" else tmp_path)
 
 
 def run_fleet(
