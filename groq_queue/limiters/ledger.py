@@ -207,6 +207,13 @@ class Ledger(Protocol):
         """
         ...
 
+    def renew(self) -> None:
+        """Begin anew in a forked child, as another process with another token; the parent's connection is not touched.
+
+        No I/O: the next step connects. Raises nothing.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the store: claims in line leave it, open reservations are charged in full. Raises nothing."""
         ...

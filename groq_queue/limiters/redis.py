@@ -204,6 +204,11 @@ class RedisLedger:
                 lane.due_ns, is_due = None, True
         return is_due
 
+    def renew(self) -> None:
+        self._token = uuid.uuid4().hex
+        self._client = self._listener = None  # redis-py closes the child's copies without a word to the server
+        self._lanes, self._subscribed = {}, {}
+
     def close(self) -> None:
         for lane in self._lanes.values():
             if lane.leases or lane.waiting:

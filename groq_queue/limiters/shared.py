@@ -19,6 +19,7 @@ from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Cost, Size
 from groq_queue.core.rank import Turn
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
+from groq_queue.forking import renew_in_children
 from groq_queue.limiters.agent import Agent, End
 from groq_queue.limiters.ledger import Claim, Granted, KnownLimits, Ledger, Seen, Standing
 from groq_queue.limiters.process import ProcessMeter, UserLimits, charged
@@ -69,10 +70,20 @@ class SharedLimiter:
         self._scope = f"{address} {account}"
         self._margin = margin
         self._on_outage = on_outage
-        self._agent = Agent(ledger, clock)
-        self._courier = hire(self._agent)
-        self._token, self._numbers = ledger.token, itertools.count(1)
+        self._ledger, self._clock, self._hire = ledger, clock, hire
+        self._begin()
+        renew_in_children(self)
+
+    def _begin(self) -> None:
+        self._agent = Agent(self._ledger, self._clock)
+        self._courier = self._hire(self._agent)
+        self._token, self._numbers = self._ledger.token, itertools.count(1)
         self._meters: dict[str, SharedMeter] = {}  # by lane; engines ask under their lock, and dicts are atomic
+
+    def renew(self) -> None:
+        """Be another process in a forked child; what the parent has reserved stays the parent's."""
+        self._ledger.renew()
+        self._begin()
 
     def meter(self, lane: str, model: str) -> SharedMeter:
         """Return the one meter of *lane*, which has the limits of *model*."""

@@ -38,7 +38,7 @@ _KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that
 
 
 class SqliteLedger:
-    """Budgets in a file; see ``Ledger``. Not thread-safe; useless in a forked child, which must open its own."""
+    """Budgets in a file; see ``Ledger``. Not thread-safe; useless in a forked child until ``renew``."""
 
     def __init__(self, path: str, clock: Clock | None = None, boot_id: str | None = None) -> None:
         """
@@ -167,6 +167,12 @@ class SqliteLedger:
         with self._step() as (db, now_ns):
             self._note_time(db, now_ns)
             db.execute("INSERT OR REPLACE INTO processes VALUES (?, ?)", (self.token, now_ns + _LEASE_NS))
+
+    def renew(self) -> None:
+        self.token = secrets.token_hex(8)
+        self._pid = os.getpid()
+        self._db = None  # not closed: that would take the parent's locks away
+        self._version = self._changes = 0
 
     def close(self) -> None:
         if self._db is None or os.getpid() != self._pid:

@@ -213,6 +213,28 @@ q.shutdown()
 
 
 @no_fork
+def test_a_child_goes_on_counting_in_the_file_that_the_parent_counts_in(groq, tmp_path):
+    """
+    One request of three is the parent's, two are the child's, then nobody has one.
+    """
+    script = """
+q = opened(limiter="sqlite:///" + sys.argv[2], limits=Limits(rpm=3))
+q.complete("warm")
+def act():
+    said = [q.complete(f"child {n}").usage.total_tokens > 0 for n in range(2)]
+    q.shutdown()
+    return said
+print(in_child(act))
+print(type(q.submit("one too many", max_wait=1).exception()).__name__)
+q.shutdown()
+"""
+    child_said, parent_said = finished(FORK + script, groq.base_url, str(tmp_path / "budgets.db")).splitlines()
+
+    assert "[True, True]" == child_said
+    assert "QueueTimeout" == parent_said
+
+
+@no_fork
 def test_a_child_with_the_parents_journal_gets_an_error_that_names_the_cure(groq, tmp_path):
     script = """
 q = opened(journal=sys.argv[2])
