@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -29,6 +30,7 @@ from typing import Any
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
+from groq_queue.forking import fork_between
 from groq_queue.limiters import budgetfile
 from groq_queue.limiters.books import Books, Reservation
 from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Seen, Standing, Units
@@ -55,6 +57,8 @@ class SqliteLedger:
         self._clock = clock or SystemClock()
         self._boot_id = budgetfile.boot_id() if boot_id is None else boot_id
         self._pid = os.getpid()
+        self._steps = threading.RLock()  # held while SQLite is used, so that no fork comes in between; guards nothing
+        fork_between(self._steps)
         self._db: sqlite3.Connection | None = None
         self._version = 0  # of the data, as SQLite counts it, when last looked at
         self._changes = 0  # what others may have waited for, as the file counts it, when last looked at
@@ -191,13 +195,14 @@ class SqliteLedger:
                 f"limiter {self.address}: it was opened before a fork; make the GroqQueue in the child",
                 address=self.address,
             )
-        try:
-            if self._db is None:
-                self._connect()
-            assert self._db is not None
-            yield self._db
-        except (sqlite3.Error, json.JSONDecodeError) as error:
-            raise budgetfile.told(self.address, error) from error
+        with self._steps:
+            try:
+                if self._db is None:
+                    self._connect()
+                assert self._db is not None
+                yield self._db
+            except (sqlite3.Error, json.JSONDecodeError) as error:
+                raise budgetfile.told(self.address, error) from error
 
     @contextmanager
     def _step(self) -> Iterator[tuple[sqlite3.Connection, int]]:
@@ -222,9 +227,10 @@ class SqliteLedger:
             _store(db, lane, books)
 
     def _connect(self) -> None:
-        db, self._identity = budgetfile.connect(self.address)
-        budgetfile.keep(db)
-        self._db = db
+        with self._steps:
+            db, self._identity = budgetfile.connect(self.address)
+            budgetfile.keep(db)
+            self._db = db
         try:
             with self._step() as (_, now_ns):
                 self._note_time(db, now_ns)
@@ -235,7 +241,7 @@ class SqliteLedger:
     def _drop_connection(self) -> None:
         db, self._db = self._db, None
         if db is not None:
-            with suppress(sqlite3.Error):
+            with self._steps, suppress(sqlite3.Error):
                 db.close()
             budgetfile.let_go(db)
 
