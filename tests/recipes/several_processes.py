@@ -3,9 +3,9 @@
 For whoever has CPU-bound work around each call, or several web workers. Each process
 makes a queue of its own and counts alone, so each may only count on its share: a third
 of the limits for each of three processes is never refused. It wastes the share of a
-process that idles. One budget for all of them is what ``limiter=`` is for
-("sqlite:///…" for one machine, "redis://…" for many), where your version has it;
-``margin=`` leaves a share to programs that you do not control.
+process that idles. One budget for all of them is what ``limiter=`` is for ("sqlite:///…" for one
+machine, "redis://…" for many); ``margin=`` leaves a share to programs that you do not
+control.
 """
 
 from concurrent.futures import ProcessPoolExecutor
