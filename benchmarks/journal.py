@@ -1,12 +1,15 @@
 """What does an accepted request cost on disk, against bare sqlite3 that waits for the disk as often?
 
-Both store the same 500-byte payloads under a unique id, in a table with an index
-of what waits. Ours also hashes, guards, counts and serves many threads. Two
-baselines, both one thread: one row a commit, and as many rows a commit as there
-are threads, which is the best that sharing can reach. Rounds alternate, so that
-a noisy machine disturbs all alike. With ``--json`` the figures go to a file.
+All store the same 500-byte payloads under a unique id, in a table with an index
+of what waits. Ours also hashes, guards, counts and serves many threads; measured
+once at the journal, and once at ``GroqQueue.submit``, which checks, serialises and
+prices as well. Two baselines, both one thread: one row a commit, and as many rows
+a commit as there are threads, which is the best that sharing can reach. Rounds
+alternate, so that a noisy machine disturbs all alike. With ``--json`` the figures
+go to a file.
 
-persist-queue and huey (``fsync=True``) are measured too where they are installed.
+persist-queue and huey (``fsync=True``), both in WAL mode with synchronous=FULL as
+ours, are measured too where they are installed, with as many threads.
 
     python benchmarks/journal.py [--quick] [--json FILE] [--directory DIR]
 """
@@ -25,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from groq_queue import __version__
+from groq_queue import GroqQueue, Limits, __version__
 from groq_queue.core.pricing import Size
 from groq_queue.journal import Entry, Journal
 
@@ -38,23 +41,28 @@ def entry(name: str) -> Entry:
 
 def ours(path: str, durability: str, threads: int, count: int) -> float:
     """Add *count* entries from *threads* threads; entries are made before the watch starts, as theirs are."""
-    each = [[entry(f"{thread}-{number}") for number in range(count // threads)] for thread in range(threads)]
+    entries = [entry(str(number)) for number in range(count)]
     with Journal.open(path, durability=durability) as journal:  # type: ignore[arg-type]
-        barrier = threading.Barrier(threads + 1)
+        return per_second(lambda number: journal.add(entries[number]), threads, count)
 
-        def add(entries: list[Entry]) -> None:
-            barrier.wait()
-            for made in entries:
-                journal.add(made)
 
-        workers = [threading.Thread(target=add, args=(entries,)) for entries in each]
-        for worker in workers:
-            worker.start()
+def per_second(store: Callable[[int], object], threads: int, count: int) -> float:
+    """Call *store* with each number below *count*, from *threads* threads at once."""
+    barrier = threading.Barrier(threads + 1)
+
+    def run(first: int) -> None:
         barrier.wait()
-        began = time.perf_counter()
-        for worker in workers:
-            worker.join()
-        return sum(map(len, each)) / (time.perf_counter() - began)
+        for number in range(first, count, threads):
+            store(number)
+
+    workers = [threading.Thread(target=run, args=(first,)) for first in range(threads)]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    began = time.perf_counter()
+    for worker in workers:
+        worker.join()
+    return count / (time.perf_counter() - began)
 
 
 def bare(path: str, durability: str, rows_a_commit: int, count: int) -> float:
@@ -79,28 +87,40 @@ def bare(path: str, durability: str, rows_a_commit: int, count: int) -> float:
     return count / took
 
 
-def persist_queue(path: str, count: int) -> float | None:
+def submits(path: str, durability: str, threads: int, count: int) -> float:
+    """Submit from *threads* threads to a queue that is paused."""
+    with GroqQueue(
+        api_key="none",
+        base_url="http://127.0.0.1:9",
+        model="m",
+        limits=Limits(),
+        max_pending=None,
+        journal=path,
+        durability=durability,  # type: ignore[arg-type]
+    ) as queue:
+        queue.pause()
+        prompts = [f"{number} " + "x" * 450 for number in range(count)]
+        per_s = per_second(lambda number: queue.submit(prompts[number], custom_id=f"c{number}"), threads, count)
+        queue.shutdown(wait=False, cancel_futures=True)
+    return per_s
+
+
+def persist_queue(path: str, threads: int, count: int) -> float | None:
     try:
         from persistqueue import SQLiteQueue  # type: ignore[import-not-found]
     except ImportError:
         return None
     queue = SQLiteQueue(path, auto_commit=True, multithreading=True)
-    began = time.perf_counter()
-    for _ in range(count):
-        queue.put(PAYLOAD)
-    return count / (time.perf_counter() - began)
+    return per_second(lambda _: queue.put(PAYLOAD), threads, count)
 
 
-def huey(path: str, count: int) -> float | None:
+def huey(path: str, threads: int, count: int) -> float | None:
     try:
         from huey import SqliteHuey  # type: ignore[import-not-found]
     except ImportError:
         return None
     storage = SqliteHuey(filename=path, fsync=True).storage
-    began = time.perf_counter()
-    for _ in range(count):
-        storage.enqueue(PAYLOAD)
-    return count / (time.perf_counter() - began)
+    return per_second(lambda _: storage.enqueue(PAYLOAD), threads, count)
 
 
 def main() -> None:
@@ -152,14 +172,30 @@ def main() -> None:
                     f"[{row['ratio_min']:.2f}..{row['ratio_max']:.2f}], to {threads} a commit "
                     f"{row['bare_shared_per_s']:>7,}/s {row['ratio_to_shared']:.2f}"
                 )
-        others: dict[str, Callable[[str, int], float | None]] = {"persist-queue": persist_queue, "huey": huey}
+        for threads in (1, 8):
+            pairs = [(submits(fresh(), "full", threads, count), bare(fresh(), "full", 1, count)) for _ in range(rounds)]
+            ratio = statistics.median(mine / one for mine, one in pairs)
+            mine = statistics.median(mine for mine, _ in pairs)
+            rows.append({"submit": "full", "threads": threads, "per_s": round(mine), "ratio": round(ratio, 3)})
+            print(
+                f"GroqQueue.submit, FULL, {threads} threads: {mine:,.0f}/s, ratio to sqlite3 one a commit {ratio:.2f}"
+            )
+        others: dict[str, Callable[[str, int, int], float | None]] = {"persist-queue": persist_queue, "huey": huey}
         for name, measure in others.items():
-            theirs = measure(fresh(), count)
-            if theirs is None:
-                print(f"{name}: not installed")
-                continue
-            rows.append({"other": name, "per_s": round(theirs), "ratio": round(rows[0]["ours_per_s"] / theirs, 2)})
-            print(f"{name}: {theirs:,.0f}/s, one thread; ratio of ours (FULL, one thread) {rows[-1]['ratio']}")
+            for threads in (1, 8):
+                taken_by_both = [
+                    (ours(fresh(), "full", threads, count), measure(fresh(), threads, count)) for _ in range(rounds)
+                ]
+                ratios = [mine / theirs for mine, theirs in taken_by_both if theirs is not None]
+                if not ratios:
+                    print(f"{name}: not installed")
+                    break
+                ratio = statistics.median(ratios)
+                rows.append({"other": name, "threads": threads, "ratio": round(ratio, 2)})
+                print(
+                    f"{name}, {threads} threads: ours FULL is {ratio:.2f} times as fast "
+                    f"[{min(ratios):.2f}..{max(ratios):.2f}]"
+                )
     if options.json:
         report = {
             "benchmark": "journal",

@@ -133,6 +133,18 @@ class DailyLimitReached(GroqQueueError):
         self.resets_in, self.limit = resets_in, limit
 
 
+class LimiterUnavailable(GroqQueueError):
+    """The store in which processes share their budgets cannot be used; the message names the cure.
+
+    Attributes:
+        address: Where it is, without any password.
+    """
+
+    def __init__(self, message: str = "", *, address: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.address = address
+
+
 class CostLimitReached(GroqQueueError):
     """``max_cost`` leaves no room for this request."""
 
@@ -300,11 +312,11 @@ def error_message(body: Any) -> str:
     return "" if body is None else str(body)
 
 
-def excerpt(text: str) -> str:
-    """Return at most 200 characters of *text* on one line, control characters escaped."""
-    short = text[:_EXCERPT]
+def excerpt(text: str, most: int = _EXCERPT) -> str:
+    """Return at most *most* characters of *text* on one line, control characters escaped."""
+    short = text[:most]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
-    return shown if len(text) <= _EXCERPT else shown + "…"
+    return shown if len(text) <= most else shown + "…"
 
 
 def record_of(error: BaseException) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.assembly.settings import checked
@@ -16,6 +16,7 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Limits
 from groq_queue.core.checks import (
     check_count,
+    check_flag,
     check_limits,
     check_nanoseconds,
     check_path,
@@ -26,7 +27,7 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.record import Record
-from groq_queue.core.request import Request, State, build_payload, encode_payload, tier_of
+from groq_queue.core.request import MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
 from groq_queue.engine.calls import Call
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
@@ -39,7 +40,6 @@ from groq_queue.everyday.context import client_or_context, priority_or_context
 from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explain_shared
 from groq_queue.everyday.interrupts import tell_what_is_left
 from groq_queue.everyday.names import reuse
-from groq_queue.everyday.options import check_flag
 
 if TYPE_CHECKING:
     import os
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from groq_queue.reporting.plan import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
+
+_T = TypeVar("_T")
 
 
 class GroqQueue(Asking):
@@ -88,6 +90,14 @@ class GroqQueue(Asking):
         margin: Share of every limit to leave unused, 0 <= margin < 1, for other programs
             that spend from the same organisation. The queue alone needs none: its
             level is never below the server's.
+        limiter: Where budgets are counted: None in this process; ``"sqlite:///path"`` in a file,
+            for all processes of this host; ``"redis://host/0?scope=name"`` in a Redis, for all
+            hosts. Queues with the same limiter, base URL and key (or organization) share.
+            Among them priority goes first, then clients take turns, then arrival decides;
+            *ageing* counts inside a process only.
+        on_outage: While a shared limiter cannot be reached, requests ``"wait"``, fail with
+            ``LimiterUnavailable`` (``"raise"``), or go on with the limits divided by the processes
+            last known (``"local_share"``). Never unlimited.
         on_daily_limit: ``"raise"`` ends a request that a spent limit per day holds up
             with ``DailyLimitReached``; ``"wait"`` waits, other models go on.
         max_cost: Most to be spent by this queue, in USD. A request's price is set
@@ -114,10 +124,12 @@ class GroqQueue(Asking):
             urllib3 directly, at half the cost.
         allow_http: Accept a plain ``http://`` base URL off this machine, over which
             the key travels in clear.
+        max_payload_bytes: ``submit`` refuses what is larger as JSON, >= 1. A journal takes 10 MiB at most.
 
     Raises:
         ConfigurationError: An argument cannot be used, or there is no key.
         JournalError: The journal cannot be used, or another process has it open.
+        LimiterUnavailable: The store of a shared limiter cannot be used.
     """
 
     def __init__(
@@ -139,6 +151,8 @@ class GroqQueue(Asking):
         fair_by: str = "requests",
         ageing: float | None = None,
         margin: float = 0.0,
+        limiter: str | None = None,
+        on_outage: Literal["wait", "raise", "local_share"] = "wait",
         on_daily_limit: str = "raise",
         max_cost: float | None = None,
         prices: Mapping[str, tuple[float, float]] | None = None,
@@ -152,6 +166,7 @@ class GroqQueue(Asking):
         clock: Clock | None = None,
         session: requests.Session | None = None,
         allow_http: bool = False,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         settings = checked({name: value for name, value in locals().items() if name != "self"})
         parts = assemble(settings)
@@ -226,7 +241,10 @@ class GroqQueue(Asking):
         model = options.setdefault("model", "llama-3.1-8b-instant")
         known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
         models = tuple(known) if isinstance(known, dict) else (model,)
-        simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
+        try:
+            simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
+        except ValueError as problem:
+            raise ConfigurationError(str(problem)) from None
         simulator.start()
         try:
             queue = cls(api_key="simulated", base_url=simulator.base_url, limits=known, **options)
@@ -234,7 +252,7 @@ class GroqQueue(Asking):
             simulator.stop()
             raise
         queue._simulator = simulator
-        queue._engine.at_close(simulator.stop)
+        queue._engine.at_close(simulator.stop, in_children=False)
         return queue
 
     @classmethod
@@ -253,6 +271,8 @@ class GroqQueue(Asking):
         Raises:
             ConfigurationError: An argument cannot be used.
         """
+        if make is not None and not callable(make):
+            raise ConfigurationError(f"make={make!r:.100}: use a callable that returns a queue, or None")
         return reuse(check_text("name", name), make or cls, settings)
 
     @classmethod
@@ -276,6 +296,11 @@ class GroqQueue(Asking):
         from groq_queue.assembly.sharing import attach
 
         return attach(check_text("request_id", request_id), broker, state)
+
+    @property
+    def base_url(self) -> str:
+        """Address of the API, without a slash at its end; where ``accounts`` have several, how many."""
+        return self._base_url
 
     @property
     def simulator(self) -> GroqSimulator | None:
@@ -302,7 +327,7 @@ class GroqQueue(Asking):
         dedupe: bool = False,
         callback: Callable[[Future[Completion]], object] | None = None,
         **params: Any,
-    ) -> RequestFuture[Completion]:
+    ) -> Future[Completion]:
         """Queue one request and return its Future.
 
         The payload is read and serialised here; changing it later changes nothing.
@@ -357,7 +382,7 @@ class GroqQueue(Asking):
         request = Request(
             model=payload["model"],
             endpoint=path,
-            body=encode_payload(payload),
+            body=encode_payload(payload, self._settings.max_payload_bytes),
             size=size_of(
                 payload,
                 check_count("tokens", tokens, optional=True),
@@ -378,8 +403,8 @@ class GroqQueue(Asking):
         return self._accept(request, callback)
 
     def submit_call(
-        self, fn: Callable[..., Any], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> RequestFuture[Any]:
+        self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Future[_T]:
         """Queue a call of your own, ``fn(*args, **kwargs)``, under the same budget, order and retries.
 
         Every argument but *queue_options* is the callable's and reaches it untouched. Its ``model``,
@@ -580,7 +605,9 @@ class GroqQueue(Asking):
         return self._engine.join(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more requests. Safe to call more than once, from any thread, also from a callback.
+        """Take no more requests, but for those that callbacks submit while it drains.
+
+        Safe to call more than once, from any thread, also from a callback.
 
         Args:
             wait: Return only when every request has ended.

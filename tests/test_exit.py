@@ -11,6 +11,7 @@ import time
 import pytest
 
 from groq_queue import GroqSimulator
+from groq_queue.journal import Journal
 
 PREAMBLE = """
 import os, signal, sys, threading, time
@@ -57,6 +58,25 @@ futures = [q.submit(f"{n}") for n in range(50)]
     assert "requests unsent" in err
     assert "Traceback" not in err
     assert "Fatal" not in err
+
+
+def test_a_program_that_forgets_shutdown_tells_that_the_journal_keeps_what_was_not_sent(tmp_path):
+    """
+    Those too that stand in the file only, because nobody holds their Futures.
+    """
+    with GroqSimulator(latency=0.3) as groq:
+        program = f"""
+q = queue(limits=Limits(rpm=3), journal={str(tmp_path / "run.db")!r})
+for n in range(50): q.submit(f"{{n}}")
+q.pause()
+"""
+        code, out, err = finish(start(program, groq))
+    with Journal.open(tmp_path / "run.db") as journal:
+        kept = journal.counts()["pending"]
+
+    assert (0, "") == (code, out)
+    assert kept >= 46
+    assert f"{kept} requests unsent; they stay in the journal, and the next run on it sends them" in err
 
 
 def test_a_program_that_ends_with_everything_answered_says_nothing():

@@ -155,6 +155,29 @@ def test_passing_faults_are_retried_as_often_as_allowed(groq, status):
     assert 3 == len(groq.log)
 
 
+OUTPACED = {
+    "error": {
+        "message": "Rate limit reached for model `m` in organization `org_x` service tier `on_demand` "
+        "on requests per minute (RPM): Limit 30, Used 30, Requested 1. Please try again in 10ms. Need more tokens?",
+        "type": "requests",
+        "code": "rate_limit_exceeded",
+    }
+}
+
+
+@pytest.mark.parametrize(("times", "attempts"), [(9, 10), (None, 11)])
+def test_losing_the_race_for_a_slot_is_no_failure_but_has_an_end(groq, times, attempts):
+    """
+    Another program of the organisation may be faster ten times in a row; max_retries counts failures.
+    """
+    groq.add_fault(Fault(status=429, body=OUTPACED, times=times))
+    with queue_for(groq, max_retries=1) as queue:
+        error = queue.submit("x").exception(30)
+
+    assert attempts == len(groq.log)
+    assert (error is None) is (times is not None)
+
+
 def test_a_revoked_key_stops_a_thousand_requests_at_once():
     with GroqSimulator(api_keys=("another",), latency=0.02) as groq, queue_for(groq, max_workers=8) as queue:
         queue.pause()

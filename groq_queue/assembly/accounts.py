@@ -66,7 +66,7 @@ def accounts_of(
 
     def account(key: Any, url: Any, field: str, url_field: str) -> Account:
         secret = Secret(_key(key), field)
-        where = url or os.environ.get("GROQ_BASE_URL") or _DEFAULT_BASE_URL
+        where = url if url is not None else os.environ.get("GROQ_BASE_URL") or _DEFAULT_BASE_URL
         try:
             resolved = resolve_base_url(where, allow_http=allow_http)
         except ConfigurationError as error:

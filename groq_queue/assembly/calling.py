@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import logging
@@ -109,6 +108,8 @@ def warn_of_hidden_retries(fn: Callable[..., Any]) -> bool:
 def _check(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in _OPTIONS:
+            import difflib  # only whoever mistyped needs it
+
             near = difflib.get_close_matches(str(name), _OPTIONS, n=1)
             meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_OPTIONS)}"
             raise ConfigurationError(f"queue_options[{name!r:.50}]: unknown; {meant}")

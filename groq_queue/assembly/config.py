@@ -60,6 +60,8 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "state": (str,),
     "ageing": _NUMBER,
     "margin": _NUMBER,
+    "limiter": (str,),
+    "on_outage": (str,),
     "on_daily_limit": (str,),
     "max_cost": _NUMBER,
     "prices": (dict,),
@@ -69,6 +71,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "timeout": (*_NUMBER, list),
     "max_retries": (int,),
     "allow_http": (bool,),
+    "max_payload_bytes": (int,),
 }
 """The constructor's arguments and the types that a file may give them; those without a type cannot stand in a file."""
 

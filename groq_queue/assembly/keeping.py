@@ -264,7 +264,8 @@ class Keeping:
 
     def _find(self, row_id: int, callback: Callable[[Future[Completion]], object] | None) -> RequestFuture[Completion]:
         """Return the Future of a request that was stored before."""
-        for _ in range(3):  # it may begin, or end, between two of these questions
+        tries = 3  # it may begin, or end, between two of these questions
+        while True:
             future = self._engine.future_of(row_id)
             if future is not None:
                 if callback is not None:
@@ -277,10 +278,12 @@ class Keeping:
             outcome = outcome_of(stored)
             if outcome is not None:
                 return self._ended_future(stored, outcome, callback)
-        raise JournalError(
-            f"journal {self._journal.path}: {stored.custom_id!r} is {stored.status}, but nobody processes it; "
-            "close the queue and open the journal again"
-        )
+            tries -= 1
+            if not tries:
+                raise JournalError(
+                    f"journal {self._journal.path}: {stored.custom_id!r} is {stored.status}, but nobody processes it; "
+                    "close the queue and open the journal again"
+                )
 
     def _ended_future(
         self, stored: Stored, outcome: Outcome, callback: Callable[[Future[Completion]], object] | None

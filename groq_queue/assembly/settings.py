@@ -14,6 +14,7 @@ from groq_queue.core.checks import (
     check_choice,
     check_count,
     check_dollars,
+    check_flag,
     check_limits,
     check_nanoseconds,
     check_share,
@@ -24,6 +25,7 @@ from groq_queue.core.prices import Tariff
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.observed import Observer
 from groq_queue.errors import ConfigurationError
+from groq_queue.limiters.opening import check_address
 
 if TYPE_CHECKING:
     import requests
@@ -47,6 +49,8 @@ class Settings(NamedTuple):
     fair_by: str
     ageing_ns: int | None
     margin: float
+    limiter: str | None
+    on_outage: Literal["wait", "raise", "local_share"]
     on_daily_limit: str
     max_cost: float | None
     tariff: Tariff
@@ -59,6 +63,7 @@ class Settings(NamedTuple):
     clock: Clock
     session: requests.Session | None
     allow_http: bool
+    max_payload_bytes: int
 
 
 def checked(given: Mapping[str, Any]) -> Settings:
@@ -78,7 +83,7 @@ def checked(given: Mapping[str, Any]) -> Settings:
         payers=Accounts(None, {})
         if engine is not None
         else accounts_of(
-            given["api_key"], given["base_url"], organization, given["accounts"], allow_http=given["allow_http"]
+            given["api_key"], given["base_url"], organization, given["accounts"], allow_http=given["allow_http"] is True
         ),
         model=check_text("model", given["model"], optional=True),
         limits=check_limits(given["limits"]),
@@ -90,6 +95,8 @@ def checked(given: Mapping[str, Any]) -> Settings:
         fair_by=check_choice("fair_by", given["fair_by"], ("requests", "tokens")),
         ageing_ns=check_nanoseconds("ageing", given["ageing"]),
         margin=check_share("margin", given["margin"]),
+        limiter=None if given["limiter"] is None else check_address(given["limiter"]),
+        on_outage=check_choice("on_outage", given["on_outage"], ("wait", "raise", "local_share")),
         on_daily_limit=check_choice("on_daily_limit", given["on_daily_limit"], ("raise", "wait")),
         max_cost=check_dollars("max_cost", given["max_cost"]),
         tariff=Tariff(_prices(given["prices"])),
@@ -101,7 +108,8 @@ def checked(given: Mapping[str, Any]) -> Settings:
         observers=_observers(given["observer"]),
         clock=_clock(given["clock"]),
         session=given["session"],
-        allow_http=given["allow_http"],
+        allow_http=check_flag("allow_http", given["allow_http"]),
+        max_payload_bytes=check_count("max_payload_bytes", given["max_payload_bytes"]),
     )
 
 

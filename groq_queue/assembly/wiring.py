@@ -13,6 +13,7 @@ from groq_queue.assembly.admission import Admission
 from groq_queue.assembly.settings import Settings
 from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request
+from groq_queue.engine.courier import Courier
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed
@@ -101,7 +102,8 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
     for close in closes:
         engine.at_close(close)
     if keeping is not None:
-        engine.at_close(keeping.close)  # before the limiter forgets the limits whose levels it stores
+        # Before the limiter forgets the limits whose levels it stores.
+        engine.at_close(keeping.close, in_children=False)
     engine.at_close(lambda: limiter.close(clock.now_ns()))
     return Parts(engine, limiter, admission, keeping)
 
@@ -124,14 +126,37 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
             attempts: Attempts = Runner(transport, settings.policy, settings.timeout_s, clock, random.Random())
             if settings.observers:
                 attempts = Observed(attempts, settings.observers, clock)
-            now_ns = clock.now_ns()
-            limiter = ProcessLimiter(settings.limits, payer.base_url, payer.payer, now_ns, settings.margin)
-            lines[payer] = Line(attempts, limiter)
+            lines[payer] = Line(attempts, _limiter(settings, payer))
     except BaseException:
         for line in lines.values():
             line.limiter.close(clock.now_ns())
         raise
     return lines
+
+
+def _limiter(settings: Settings, payer: Account) -> Limiter:
+    """Return where the budgets of an account are counted.
+
+    Raises:
+        ConfigurationError: The address of a shared one is no address.
+        LimiterUnavailable: It cannot be used.
+    """
+    clock = settings.clock
+    if settings.limiter is None:
+        return ProcessLimiter(settings.limits, payer.base_url, payer.payer, clock.now_ns(), settings.margin)
+    from groq_queue.limiters.opening import open_ledger
+    from groq_queue.limiters.shared import SharedLimiter
+
+    return SharedLimiter(
+        open_ledger(settings.limiter, clock),
+        settings.limits,
+        payer.base_url,
+        payer.payer,
+        clock,
+        hire=lambda agent: Courier(agent, clock, "groq_queue-limiter"),
+        margin=settings.margin,
+        on_outage=settings.on_outage,
+    )
 
 
 def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:

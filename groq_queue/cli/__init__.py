@@ -8,6 +8,7 @@ processes. Each command's own module is imported when that command is called.
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -65,7 +66,9 @@ A line is one of
       and any parameter of the API
   plain text, one prompt a line, if the first line does not begin with {
 Answers have the form of Batch output files and come in the order they end;
-custom_id tells which is which ("line-7" where line 7 has none).
+custom_id tells which is which ("line-7" where line 7 has none). With --ordered
+they come in the order of the lines: an answer is held in memory until all before
+it are written, or until the run is stopped.
 
 --resume goes on where an interrupted run was: a line that stands in OUT or in
 the file of --errors is not sent again, and a piece of a line at the end of OUT
@@ -217,6 +220,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the program's name; None takes the process's own.
     """
     try:
+        code = _main(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can still be told that what was printed did not arrive
+        return code
+    except BrokenPipeError:
+        silence_stdout()
+        return Exit.SOME_FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO) or error.filename is not None:
+            raise
+        silence_stdout()
+        _say(f"cannot write stdout: {error.strerror or error}")
+        return Exit.USAGE
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    try:
         args = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = args.command
         return command(args)
@@ -234,9 +254,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        silence_stdout()
-        return Exit.SOME_FAILED
 
 
 def silence_stdout() -> None:
@@ -329,6 +346,13 @@ def _completion(args: argparse.Namespace) -> int:
 
 class _Parser(argparse.ArgumentParser):
     """Refuses abbreviations, and never repeats a key."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Refuse what a command does not know in its own name, whose --help tells what it knows."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         if "api-key" in message or "api_key" in message or "gsk_" in message:
@@ -443,7 +467,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="model of the lines that name none")
     parser.add_argument("--priority", metavar="P", type=_priority, default="normal",
                         help="critical, high, normal, low, background or 0-10, where a line has none")  # fmt: skip
-    parser.add_argument("--client", metavar="C", default="default", help="whose turn it uses, where a line has none")
+    parser.add_argument(
+        "--client", metavar="C", type=_client, default="default", help="whose turn it uses, where a line has none"
+    )
     parser.add_argument("--base-url", metavar="U", help="where the API is (default: GROQ_BASE_URL, else Groq)")
     _add_limits(parser.add_argument_group("limits of your account (default: learnt from the server's answers)"))
     sending = parser.add_argument_group("sending")
@@ -453,6 +479,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
                          help="further attempts after the first (default: 5)")  # fmt: skip
     sending.add_argument("--timeout", type=_seconds, default=60.0, metavar="S",
                          help="seconds of silence after which an attempt is given up (default: 60)")  # fmt: skip
+    sending.add_argument("--ordered", action="store_true",
+                         help="write answers in the order of the lines")  # fmt: skip
     keeping = parser.add_argument_group("going on after an interruption")
     keeping.add_argument(
         "--resume", action="store_true", help="skip the lines that stand in OUT or in the file of --errors, add to both"
@@ -616,6 +644,16 @@ def _range(text: str) -> float | tuple[float, float]:
     if high < low:
         raise argparse.ArgumentTypeError(f"{text!r} ends below its start: write the smaller number first")
     return low, high
+
+
+def _client(text: str) -> str:
+    from groq_queue.core.checks import check_text
+
+    try:
+        check_text("client", text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _priority(text: str) -> int:

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -21,8 +22,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from groq_queue.cli import Exit
-from groq_queue.clock import NS_PER_S, SystemClock
-from groq_queue.errors import ConfigurationError, GroqQueueError, excerpt
+from groq_queue.clock import NS_PER_S, Clock, SystemClock
+from groq_queue.errors import ConfigurationError, GroqQueueError, MissingExtraError, excerpt
 from groq_queue.transport import Secret, resolve_base_url
 from groq_queue.transport.address import is_loopback, port_of
 
@@ -34,6 +35,12 @@ _DISK_BYTES = 500_000_000
 _WAL_BYTES = 64_000_000
 _SPARE_FILES = 64  # besides one connection for each worker
 _PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+_CURES = {
+    "DNS": "check the name in the base URL and this machine's network; a proxy is named by HTTPS_PROXY",
+    "TCP": "does a server listen at this port, and is there a firewall or a proxy (HTTPS_PROXY) before it?",
+    "TLS": "does the port speak https, and does a proxy stand between?",
+}
+_TAG = re.compile(r"<[^>]*>")  # of the pages that proxies and load balancers answer with
 
 
 class Check(NamedTuple):
@@ -92,7 +99,7 @@ class _Patient:
         if self._args.journal is not None:
             yield from self._journal(self._args.journal)
         if self._args.limiter is not None:
-            yield _limiter(self._args.limiter)
+            yield _limiter(self._args.limiter, self._clock)
 
     def _versions(self) -> Check:
         from importlib import metadata
@@ -170,7 +177,7 @@ class _Patient:
                          "put the path of its CA bundle into SSL_CERT_FILE")  # fmt: skip
         except OSError as error:
             why = excerpt(str(error.strerror or error))
-            return Check("connection", "fail", f"{peer}: {step} failed: {why}{_after(timings)}")
+            return Check("connection", "fail", f"{peer}: {step} failed: {why}{_after(timings)}; {_CURES[step]}")
         self._is_reached = True
         return Check("connection", "ok", f"{peer}: {', '.join(timings)}")
 
@@ -256,15 +263,17 @@ def _models_check(status: int, body: bytes, took_s: float, model: str | None, ke
         if names is None:
             return Check("models", "warn", f"{said}, but the answer is no list of models: is the base URL right?")
         if model is not None and model not in names:
-            return Check("models", "fail", f"{said}; {model!r} is not among its {len(names)} models", True)
+            some = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
+            return Check("models", "fail", f"{said}; {model!r} is not among its {len(names)} models: {some}", True)
         return Check("models", "ok", f"{said}, {len(names)} model{'' if len(names) == 1 else 's'}")
     if status in (401, 403):
         what = "the key is not accepted" if status == 401 else "the key or this network may not ask"
         return Check("models", "fail", f"{said}: {what}: check GROQ_API_KEY and the base URL", True)
     if status == 404:
         return Check("models", "warn", f"{said}: the server has no such list; is the path of the base URL right?")
-    told = key.redact(excerpt(body.decode("utf-8", "replace")))
-    return Check("models", "fail", f"{said}: {told}", 300 <= status < 400)
+    told = key.redact(excerpt(" ".join(_TAG.sub(" ", body.decode("utf-8", "replace")).split())))
+    cure = "it is the server's own trouble: try again later" if status >= 500 else "is the base URL right?"
+    return Check("models", "fail", f"{said}: {told}: {cure}", 300 <= status < 400)
 
 
 def _names(body: bytes) -> set[str] | None:
@@ -304,12 +313,29 @@ def _contents(path: str) -> Iterator[Check]:
         yield Check("journal log", "warn", f"{_size(summary.wal_bytes)} not yet in the file: a reader holds it up")
 
 
-def _limiter(url: str) -> Check:
-    scheme = url.partition(":")[0].lower()
-    if scheme in ("sqlite", "redis", "rediss"):
-        text = f"{scheme} limiters are not built in this release: leave limiter out, budgets are counted per process"
-        return Check("limiter", "fail", text, True)
-    return Check("limiter", "fail", "no such limiter: none is built in this release but the process's own", True)
+def _limiter(address: str, clock: Clock) -> Check:
+    from groq_queue.limiters.opening import check_address, open_ledger
+
+    try:
+        if check_address(address).startswith("sqlite:"):
+            from groq_queue.limiters.budgetfile import check_place, path_of
+
+            path = path_of(address)
+            if not os.path.exists(path):  # looking must not make it
+                check_place(path)
+                return Check("limiter", "ok", f"{path} does not exist; {os.path.dirname(path)} is writable")
+        ledger = open_ledger(address, clock)
+        try:
+            began_ns = clock.now_ns()
+            alive = ledger.standing("").processes
+            took_ms = (clock.now_ns() - began_ns) / 1e6
+            shared = f", {alive} processes share it now" if alive > 1 else ""
+            return Check("limiter", "ok", f"{ledger.address}: answers in {took_ms:.1f} ms{shared}")
+        finally:
+            ledger.close()
+    except GroqQueueError as error:
+        is_configuration = isinstance(error, (ConfigurationError, MissingExtraError))
+        return Check("limiter", "fail", excerpt(str(error)), is_configuration)
 
 
 def _size(count: int) -> str:

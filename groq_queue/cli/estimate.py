@@ -60,14 +60,11 @@ class _Lines:
         self.bad = 0
 
     def __iter__(self) -> Iterator[Sized]:
-        parser = LineParser()
+        parser = LineParser(needs_model=self._model is None)
         for place, (number, raw) in enumerate(read_lines(self._source)):
             try:
                 ask = parser.parse(number, raw)
-                model = ask.options.get("model") or self._model
-                if place == 0 and model is None and ask.payload.get("model") is None:
-                    raise UsageError(f"line {number} names no model: add --model, such as --model llama-3.1-8b-instant")
-                payload = build_payload(ask.payload, None, model, {}, ask.endpoint)
+                payload = build_payload(ask.payload, None, self._model, {}, ask.endpoint)
                 size = size_of(payload, check_count("tokens", ask.options.get("tokens"), optional=True))
                 yield Sized(place, ask.custom_id, payload["model"], tier_of(payload), size)
             except (BadLine, ConfigurationError, TypeError) as problem:

@@ -81,13 +81,16 @@ def open_input(path: str, files: contextlib.ExitStack) -> tuple[BinaryIO, str, i
     return stream, path, total
 
 
-def open_output(path: str | None, files: contextlib.ExitStack, written: Written | None = None) -> Sink:
+def open_output(
+    path: str | None, files: contextlib.ExitStack, written: Written | None = None, *, may_resume: bool = False
+) -> Sink:
     """Return where *path* (None or "-": stdout) is written to; *files* closes it.
 
     Args:
         path: What is written is added at its end.
         files: Closes it.
         written: Gets what an earlier run has written there; None if there is to be nothing.
+        may_resume: It could be continued, with ``--resume``.
 
     Raises:
         UsageError: It cannot be written, another run writes it, or it holds what it should not.
@@ -100,17 +103,17 @@ def open_output(path: str | None, files: contextlib.ExitStack, written: Written 
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode):
             if found.st_size and written is None:
-                raise UsageError(
-                    f"{path} exists and is not empty: name another file, move that one away, "
-                    "or add --resume to continue the run that wrote it"
-                )
+                other = ", or add --resume to continue the run that wrote it" if may_resume else ""
+                raise UsageError(f"{path} exists and is not empty: name another file or move that one away{other}")
             _keep_others_out(path, descriptor)
             if written is not None:
                 _go_on(path, descriptor, written)
         elif written is not None:
             raise UsageError(f"{path} is not a regular file: --resume has to read what was written")
+    except FileNotFoundError:
+        raise UsageError(f"cannot write {path}: there is no directory {os.path.dirname(path)}: make it first") from None
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {path}: {error.strerror or error}: name another file") from None
     return FileSink(path, descriptor)
 
 
@@ -132,6 +135,6 @@ def _go_on(path: str, descriptor: int, written: Written) -> None:
         with open(path, "rb") as stream:
             end, missing = written.read(stream)
     except NotAnswers as problem:
-        raise UsageError(f"{path} cannot be continued: {problem}; it was left as it is") from None
+        raise UsageError(f"{path} cannot be continued: {problem}; it was left as it is: name another file") from None
     os.ftruncate(descriptor, end)
     os.write(descriptor, missing)

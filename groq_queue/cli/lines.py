@@ -59,7 +59,8 @@ def read_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 class LineParser:
     """Turns the lines of one input into requests; the first one decides whether they are JSON."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_model: bool = False) -> None:
+        self._needs_model = needs_model
         self._is_json: bool | None = None
         self._seen: set[str] = set()  # grows with the input: ids only
 
@@ -68,8 +69,17 @@ class LineParser:
 
         Raises:
             BadLine: It asks for nothing that can be sent.
-            NotLines: It is the first, and shows that the input is not made of lines.
+            NotLines: It is the first, and shows that the input is not made of lines or names no models.
         """
+        is_first = self._is_json is None
+        ask = self._parse(number, raw)
+        if self._needs_model and ask.payload.get("model") is None:
+            if is_first:
+                raise NotLines(f"line {number} names no model: add --model, such as --model llama-3.1-8b-instant")
+            raise BadLine(ask.custom_id, f"line {number} names no model, and there is no --model")
+        return ask
+
+    def _parse(self, number: int, raw: bytes) -> Ask:
         name = f"line-{number}"
         if self._is_json is None:
             raw = raw.removeprefix(b"\xef\xbb\xbf")

@@ -18,7 +18,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 
@@ -38,6 +38,7 @@ from groq_queue.cli.lines import (
 from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
 from groq_queue.cli.resume import Written
 from groq_queue.cli.signals import catching
+from groq_queue.cli.turns import Turns
 from groq_queue.core.completion import Completion, usage_of
 from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
 from groq_queue.facade import GroqQueue
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as files:
         source, name, total = open_input(args.input, files)
         # Before the queue: opening a journal sends what waits in it.
-        output = open_output(args.output, files, written)
+        output = open_output(args.output, files, written, may_resume=True)
         is_apart = args.errors is not None and args.errors != args.output
-        errors = open_output(args.errors, files, written) if is_apart else output
+        errors = open_output(args.errors, files, written, may_resume=True) if is_apart else output
         client = GroqQueue(
             api_key=api_key,
             base_url=args.base_url,
@@ -103,8 +104,8 @@ class _Stopped(Exception):
 class _Run:
     """One pass over the input.
 
-    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure``, ``_kept``
-    and ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
+    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure``, ``_kept``,
+    ``_turns`` and ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
     called under the engine's locks. What follows it belongs to the main thread,
     which learns of ended requests through ``_events`` alone.
     """
@@ -124,7 +125,7 @@ class _Run:
         self._lines = lines
         self._output, self._errors = output, errors
         self._total = total
-        self._has_model = args.model is not None
+        self._needs_model = args.model is None
         self._defaults = {"priority": args.priority, "client": args.client}
         self._written = written
         self._journal: str | None = args.journal
@@ -135,6 +136,9 @@ class _Run:
         self.first_failure: str | None = None
         self.stopped_by: BaseException | None = None
         self._kept = 0  # accepted, and left without an answer
+
+        self._turns = Turns(is_open=not args.ordered)
+        self._places = 0  # given to lines that are sent or refused
 
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()  # bytes of an ended request's line; 0: look up
         self._window = _WINDOW_PER_WORKER * args.workers + _WINDOW_BASE
@@ -158,6 +162,8 @@ class _Run:
             finally:
                 # In-flight attempts end within their timeout; a second signal leaves at once.
                 self._is_leaving = True
+                with self._lock:
+                    self._turns.open()  # a second signal must not find answers that are only in memory
                 self._client.shutdown(cancel_futures=True)
 
     def say(self, message: str) -> None:
@@ -168,27 +174,26 @@ class _Run:
     # The main thread.
 
     def _feed(self) -> None:
-        parser = LineParser()
+        parser = LineParser(needs_model=self._needs_model)
         while not self._is_stopped() and (found := self._next_line()) is not None:
             number, raw = found
             self._read += 1
+            while not self._has_room(len(raw)) and not self._is_stopped():
+                self._wait()
+            if self._is_stopped():
+                return
             try:
                 ask = parser.parse(number, raw)
             except BadLine as problem:
                 if self._written.is_refused(number):
                     self._skip(is_failed=True)
                 else:
-                    self._write_bad(number, problem.custom_id, problem.code, str(problem))
+                    self._write_bad(number, problem.custom_id, problem.code, str(problem), len(raw))
                 continue
-            if self._read == 1 and not self._has_model and ask.payload.get("model") is None:
-                raise UsageError(f"line {number} names no model: add --model, such as --model llama-3.1-8b-instant")
             if self._is_written(ask):
                 self._skip(is_failed=not self._written.is_answered(ask.custom_id))
                 continue
-            while not self._has_room(len(raw)) and not self._is_stopped():
-                self._wait()
-            if not self._is_stopped():
-                self._submit(ask, len(raw))
+            self._submit(ask, len(raw))
             self._take_events()
             self._show()
 
@@ -234,11 +239,18 @@ class _Run:
             if isinstance(error, QueueClosed) or (stops(error) and not self._is_taken(ask, error)):
                 self._stop(error)
             else:
-                self._write_bad(ask.number, ask.custom_id, bad_code(error), f"line {ask.number}: {error}")
+                self._write_bad(ask.number, ask.custom_id, bad_code(error), f"line {ask.number}: {error}", size)
             return
+        place = self._place(size)
+        request_id = self._client.info(future).request_id
+        future.add_done_callback(partial(self._ended, place, ask.custom_id, request_id, size))
+
+    def _place(self, size: int) -> int:
+        """Return the place of a line of *size* bytes that takes room in the window until it is written."""
         self._open += 1
         self._open_bytes += size
-        future.add_done_callback(partial(self._ended, ask.custom_id, future.request_id, size))
+        self._places += 1
+        return self._places - 1
 
     def _is_taken(self, ask: Ask, error: GroqQueueError) -> bool:
         """Whether the journal refused it because it knows the custom_id with another payload."""
@@ -261,8 +273,10 @@ class _Run:
             self._open -= 1
             self._open_bytes -= size
 
-    def _write_bad(self, number: int, custom_id: str, code: str, message: str) -> None:
-        self._write_failure(bad_line(number, custom_id, code, message), message)
+    def _write_bad(self, number: int, custom_id: str, code: str, message: str, size: int) -> None:
+        write = partial(self._write_failure, bad_line(number, custom_id, code, message), message)
+        with self._lock:
+            self._turns.ended(self._place(size), partial(self._let_out, write, size))
 
     def _show(self) -> None:
         if self.progress.is_due():
@@ -294,44 +308,57 @@ class _Run:
             self.stopped_by = self.stopped_by or error
         self._events.put(0)
 
-    def _ended(self, custom_id: str, request_id: str, size: int, future: Future[Completion]) -> None:
+    def _ended(self, place: int, custom_id: str, request_id: str, size: int, future: Future[Completion]) -> None:
         try:
-            error = CancelledError("cancelled") if future.cancelled() else future.exception()
-            if error is None:
-                self._write_answer(answer_line(request_id, custom_id, future.result()), future.result())
-            elif isinstance(error, CancelledError) and self._is_leaving:
-                self._keep()
-            elif stops(error):
-                self._keep()
-                self._stop(error)  # it has no line: it is to be sent again when the cause is cured
-            else:
-                self._write_failure(error_line(request_id, custom_id, error), f"{custom_id}: {error}")
+            write = self._ending(custom_id, request_id, future)
         except Exception as error:  # whatever it is, the main thread is not to wait for this request for ever
             self._stop(error)
+            write = None
+        with self._lock:
+            self._turns.ended(place, partial(self._let_out, write, size))
+
+    def _ending(self, custom_id: str, request_id: str, future: Future[Completion]) -> Callable[[], None]:
+        """Return what is to be done about it when it is its turn, with its line ready."""
+        error = CancelledError("cancelled") if future.cancelled() else future.exception()
+        if error is None:
+            completion = future.result()
+            usage = usage_of(completion) or (0, 0, 0)
+            return partial(self._write_answer, answer_line(request_id, custom_id, completion), usage)
+        if isinstance(error, CancelledError) and self._is_leaving:
+            return self._keep
+        if stops(error):
+            self._stop(error)  # it has no line: it is to be sent again when the cause is cured
+            return self._keep
+        return partial(self._write_failure, error_line(request_id, custom_id, error), f"{custom_id}: {error}")
+
+    # Under the lock.
+
+    def _let_out(self, write: Callable[[], None] | None, size: int) -> None:
+        try:
+            if write is not None:
+                write()
+        except Exception as error:  # as in ``_ended``
+            self.stopped_by = self.stopped_by or error
         finally:
-            self._events.put(size)
+            self._events.put(size)  # only now: what waits for its turn takes room in the window
 
     def _keep(self) -> None:
-        with self._lock:
-            self._kept += 1
+        self._kept += 1
 
-    def _write_answer(self, line: bytes, completion: Completion) -> None:
-        usage = usage_of(completion) or (0, 0, 0)
-        with self._lock:
-            if self._write(self._output, line):
-                self.tally.done += 1
-                self.tally.prompt_tokens += usage[0]
-                self.tally.completion_tokens += usage[1]
+    def _write_answer(self, line: bytes, usage: tuple[int, int, int]) -> None:
+        if self._write(self._output, line):
+            self.tally.done += 1
+            self.tally.prompt_tokens += usage[0]
+            self.tally.completion_tokens += usage[1]
 
     def _write_failure(self, line: bytes, message: str) -> None:
-        with self._lock:
-            if self._write(self._errors, line):
-                self.tally.failed += 1
-                if self.first_failure is None:
-                    self.first_failure = excerpt(message)
+        if self._write(self._errors, line):
+            self.tally.failed += 1
+            if self.first_failure is None:
+                self.first_failure = excerpt(message)
 
     def _write(self, sink: Sink, line: bytes) -> bool:
-        """Write *line*; a sink that fails stops the run. Called under the lock."""
+        """Write *line*; a sink that fails stops the run."""
         if sink.is_terminal:
             self.progress.clear()
         try:
@@ -359,6 +386,8 @@ class _Run:
             if isinstance(self.stopped_by, BrokenPipeError):
                 silence_stdout()
                 return code
+            if isinstance(self.stopped_by, OSError) and isinstance(self._output, StdoutSink):
+                silence_stdout()  # what it did not take would be tried again at exit
             if self.stopped_by is not None:
                 self.progress.say(f"groq-queue: stopped: {reason(self.stopped_by)}")
             if not args.quiet:

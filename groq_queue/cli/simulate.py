@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import queue
 import sys
@@ -84,5 +85,10 @@ def _tell_counts(args: argparse.Namespace, simulator: GroqSimulator) -> None:
 
 def _problem(args: argparse.Namespace, error: ValueError | OSError) -> str:
     if isinstance(error, OSError):
-        return f"cannot listen on {args.host}:{args.port}: {error.strerror or error}; --port 0 takes any free port"
+        why = str(error.strerror or error).partition(" (while ")[0]  # asyncio adds the address once more
+        is_taken = error.errno == errno.EADDRINUSE
+        cure = (
+            "--port 0 takes any free port" if is_taken else "give an address of this machine, and a port that is free"
+        )
+        return f"cannot listen on {args.host}:{args.port}: {why}: {cure}"
     return str(error)

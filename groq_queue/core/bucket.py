@@ -26,7 +26,14 @@ Source: GCRA, ITU-T I.371, virtual-scheduling form; the law and its evidence in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NS_PER_S = 1_000_000_000
+
+_STATE = (
+    *("limit", "period_ns", "_strict", "_credited", "held"),
+    *("leased", "settled", "refunded", "lowered", "restarts", "ended"),
+)
 
 
 class Bucket:
@@ -67,6 +74,23 @@ class Bucket:
         self.lowered = 0  # units by which the server's word ever lowered the strict level
         self.restarts = 1  # how often the level began anew from zero
         self.ended = 0  # units that ended leases may have charged at the server, ever
+
+    def state(self) -> list[int]:
+        """Return everything there is to it, for ``from_state``."""
+        return [getattr(self, name) for name in _STATE]
+
+    @classmethod
+    def from_state(cls, state: Sequence[int]) -> Bucket:
+        """Return the bucket that ``state`` was asked of."""
+        bucket = cls.__new__(cls)
+        for name, value in zip(_STATE, state, strict=True):
+            setattr(bucket, name, value)
+        return bucket
+
+    def move_by(self, shift_ns: int) -> None:
+        """Go over to a clock that is ahead of the old one by *shift_ns*."""
+        self._strict += shift_ns * self.limit
+        self._credited += shift_ns * self.limit
 
     def wait_ns(self, cost: int, now_ns: int, *, credits: bool = False) -> int | None:
         """Return how long until *cost* fits if nothing else happens.

@@ -43,6 +43,9 @@ _LIMIT_FIELDS = {
 }
 
 
+_LARGEST = 10**15 - 1  # what a header can tell; with more a unit would drain in less than a nanosecond
+
+
 @dataclass(frozen=True)
 class Limits:
     """Published limits of one model; None means unlimited.
@@ -84,8 +87,10 @@ class Limits:
             limit = getattr(self, field)
             if limit is None:
                 continue
-            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-                raise ConfigurationError(f"{field}={limit!r}: a limit is a whole number >= 1, or None for unlimited")
+            if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST:
+                raise ConfigurationError(
+                    f"{field}={limit!r:.50}: a limit is a whole number >= 1, or None for unlimited"
+                )
         for field in ("minute_s", "hour_s", "day_s"):
             period = getattr(self, field)
             if isinstance(period, bool) or not isinstance(period, (int, float)) or not 1e-3 <= period <= 1e9:
@@ -136,7 +141,8 @@ class Blocked(NamedTuple):
     Attributes:
         reason: ``"limit"``, ``"hold"`` (the server told us to wait), ``"pace"`` (slowed
             down after failures) or ``"learning"`` (limits are unknown and a first
-            request is on its way).
+            request is on its way); of a shared budget also ``"behind"`` (requests of
+            other processes go first), ``"asking"`` and ``"outage"``.
         wait_ns: Nanoseconds until it may fit, or None: when an open lease ends.
         dimension: The limit that binds, or that the server named, or ``""``.
         used: Units in use of that limit.
@@ -154,6 +160,12 @@ class Blocked(NamedTuple):
             return f"{DIMENSIONS[self.dimension]}, {self.used:,} of {self.limit:,} used"
         if self.reason == "pace":
             return "the server to recover from failures"
+        if self.reason == "behind":
+            return "requests that go first"
+        if self.reason == "asking":
+            return "word from the shared budget"
+        if self.reason == "outage":
+            return "the shared budget, which cannot be reached"
         if self.reason == "hold":
             what = f" for {DIMENSIONS[self.dimension]}" if self.dimension else ""
             return f"the end of a wait the server set{what}"
@@ -380,6 +392,18 @@ class Budget:
         """Whether unused allowance will probably come back; good enough to foretell, not to send by."""
         lowered = self._buckets["TPM"].lowered if "TPM" in self._buckets else 0
         return self._credits or self._unused < 4 * lowered or "TPM" not in self._buckets
+
+    def believe_credits(self) -> None:
+        """Take it from others who share the budget that the server gives unused allowance back."""
+        self._credits = True
+
+    def capacities(self) -> dict[str, tuple[int, int]]:
+        """Return ``{dimension: (limit, period_ns)}``, as large as they are usable."""
+        return {name: (bucket.limit, bucket.period_ns) for name, bucket in self._buckets.items()}
+
+    def may_be_lowered(self, name: str, limit: int) -> bool:
+        """Return whether a server with that *limit* may lower our level: the user set none that is smaller."""
+        return self._own.get(name, limit) >= limit
 
     def held(self) -> Cost:
         """Return what all open leases hold together."""

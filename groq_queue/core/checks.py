@@ -10,6 +10,7 @@ from groq_queue.core.budget import Limits
 from groq_queue.errors import ConfigurationError
 
 _MAX_TEXT = 512
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _PATH = re.compile(r"[A-Za-z0-9._~/-]+")
 
 
@@ -85,6 +86,8 @@ def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
         raise ConfigurationError(
             f"{field}={value!r:.100}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
         )
+    if _HALF_A_PAIR.search(value):
+        raise ConfigurationError(f"{field}={value!r:.100}: holds half of a surrogate pair, which no file can hold")
     return value
 
 
@@ -111,6 +114,17 @@ def check_choice(field: str, value: Any, choices: Collection[str]) -> Any:
     return value
 
 
+def check_flag(field: str, value: Any) -> bool:
+    """Return *value* if it is True or False.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{field}={value!r:.100}: use True or False")
+    return value
+
+
 def check_timeout(value: Any) -> tuple[float, float]:
     """Return ``(connect, read)`` seconds from a number or a pair, requests' meaning.
 
@@ -133,7 +147,7 @@ def check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
     if not isinstance(limits, Mapping):
         raise ConfigurationError(f"limits={limits!r:.100}: use Limits(...), a dict of them by model, or None")
     for model, each in limits.items():
-        if not isinstance(model, str) or not isinstance(each, Limits):
+        if not isinstance(model, str) or not model.strip() or not isinstance(each, Limits):
             raise ConfigurationError(f"limits[{model!r:.50}]={each!r:.100}: use model names and Limits(...)")
     return dict(limits)
 

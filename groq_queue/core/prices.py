@@ -59,6 +59,8 @@ class Tariff:
                     f"prices[{model!r}]={pair!r:.100}: use a pair of numbers >= 0, "
                     "USD per million prompt and completion tokens"
                 )
+            if not isinstance(model, str):
+                raise ConfigurationError(f"prices[{model!r:.50}]: use the name of a model, a str")
             self._per_token[model] = (prompt, completion)
 
     def price(self, model: str, cost: Cost) -> int | None:
@@ -95,6 +97,10 @@ class Purse:
         """Turn a reservation into what was really charged."""
         self.reserved -= amount
         self.spent += actual
+
+    def inherit(self, other: Purse) -> None:
+        """Count as spent what *other* has spent or set aside: its requests may still be charged."""
+        self.spent = other.spent + other.reserved
 
     def can_ever_hold(self, amount: int) -> bool:
         """Return whether *amount* would fit if everything reserved came back unused."""

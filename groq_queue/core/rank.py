@@ -27,7 +27,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from groq_queue.errors import ConfigurationError
 
@@ -105,6 +105,24 @@ class Ranked(Protocol):
     client: str
     turn_cost: int
     arrival: int  # number of its place in line, set by ``add``; 0 once it has left the line
+
+
+class Turn(NamedTuple):
+    """Whose turn a lease is asked for; only budgets that several processes share have to know.
+
+    Attributes:
+        request_id: Of the request that is next in its lane.
+        priority: 0..10.
+        client: Its client.
+        weight: Of that client.
+        cost: What the turn counts for the client's share.
+    """
+
+    request_id: str
+    priority: int = 5
+    client: str = "default"
+    weight: float = 1.0
+    cost: int = 1
 
 
 class _Turn:
@@ -193,6 +211,10 @@ class FairOrder:
             if turn is not None:
                 level.weights += self._weights[client] - turn.weight
                 turn.weight = self._weights[client]
+
+    def weight(self, client: str) -> float:
+        """Return how many times the turns of a client of weight 1 *client* has."""
+        return self._weights.get(client, _WEIGHT_SCALE) / _WEIGHT_SCALE
 
     def add(self, request: Ranked) -> list[Entry]:
         """Line up a new request behind the others of its client and level."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import reprlib
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -19,6 +19,7 @@ from groq_queue.errors import ConfigurationError, GroqQueueError
 
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 _MAX_DEPTH = 100
+_LONG = 300  # characters of a path inside the payload, with what is wrong there
 
 
 class State(Enum):
@@ -58,6 +59,7 @@ class Request:
         "not_before_ns",
         "priority",
         "rank",
+        "refusals",
         "retries",
         "row_id",
         "seq",
@@ -109,7 +111,7 @@ class Request:
             request_id: Our id of it, if it has one already.
             call: The user's callable to run instead of sending *body*, see ``engine.calls``.
         """
-        self.id = request_id or uuid.uuid4().hex
+        self.id = request_id or os.urandom(16).hex()
         self.model = model
         self.lane = lane_of(model, tier)
         self.endpoint = endpoint
@@ -131,6 +133,7 @@ class Request:
         self.state = State.PENDING
         self.attempts = 0
         self.retries = 0
+        self.refusals = 0
         self.unknown = 0  # attempts that the server may have processed without our getting the answer
         self.last_error: GroqQueueError | None = None
         self.submitted_ns = 0
@@ -222,14 +225,15 @@ def _check_messages(messages: Any) -> None:
             raise ConfigurationError(f"messages[{index}]['role']={reprlib.repr(message.get('role'))}: a str is needed")
 
 
-def encode_payload(payload: Mapping[str, Any]) -> bytes:
+def encode_payload(payload: Mapping[str, Any], most: int = MAX_PAYLOAD_BYTES) -> bytes:
     """Return *payload* as compact UTF-8 JSON.
 
     Raises:
         ConfigurationError: A value that JSON cannot hold, named by its path, or
-            more than 10 MiB in all.
+            more than *most* bytes in all.
     """
     problem = _problem_in(payload, "payload", 0)
+    body = b""
     if problem is None:
         try:
             body = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
@@ -239,9 +243,13 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
         except (TypeError, ValueError) as error:
             problem = f"payload: {error}"
     if problem is not None:
+        if len(problem) > _LONG:  # names of keys and depth are the caller's; both ends tell enough
+            problem = f"{problem[: _LONG // 2]}…{problem[-_LONG // 2 :]}"
         raise ConfigurationError(f"{problem}; JSON cannot carry it")
-    if len(body) > MAX_PAYLOAD_BYTES:
-        raise ConfigurationError(f"payload: {len(body):,} bytes, more than the {MAX_PAYLOAD_BYTES:,} that are sent")
+    if len(body) > most:
+        raise ConfigurationError(
+            f"payload: {len(body):,} bytes, more than max_payload_bytes={most:,}: shorten it, or raise that bound"
+        )
     return body
 
 
@@ -258,7 +266,7 @@ def lower_cap(body: bytes, by: int) -> tuple[bytes, int] | None:
             if cap - by < 1:
                 return None
             payload[field] = cap - by
-            return encode_payload(payload), cap - by
+            return encode_payload(payload, len(body)), cap - by
     return None
 
 

@@ -54,6 +54,8 @@ class RetryPolicy:
 
     Args:
         max_retries: Further attempts after the first, >= 0.
+        refusals_per_retry: How many refusals that name their wait count as one retry. They are no failures: another
+            program of the organisation was faster. But a server that always refuses must not hold a lane for ever.
         max_unknown: Of these, how many may follow an attempt the server may have
             processed (a reset or timeout after the bytes had left), because each
             may be billed again.
@@ -62,6 +64,7 @@ class RetryPolicy:
     """
 
     max_retries: int = 5
+    refusals_per_retry: int = 10
     max_unknown: int = 2
     base_s: float = 0.5
     cap_s: float = 30.0
@@ -69,6 +72,10 @@ class RetryPolicy:
     def may_retry(self, retries: int) -> bool:
         """Return whether a request that was retried *retries* times may be sent once more."""
         return retries < self.max_retries
+
+    def may_ask_again(self, refusals: int) -> bool:
+        """Return whether a request that was refused *refusals* times, each time with a wait, may be sent once more."""
+        return refusals < self.max_retries * self.refusals_per_retry
 
     def may_resend(self, error: APIConnectionError, unknown_before: int) -> bool:
         """Return whether a lost exchange may be repeated, *unknown_before* such repeats having happened."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import uuid
 from collections import deque
@@ -99,19 +100,22 @@ class CeleryEngine:
         )
         self._closes: list[Callable[[], None]] = []
         self._is_closed = False
+        self._pid = os.getpid()
 
     # -- what callers ask for
 
     def check_open(self) -> None:
-        """Refuse if the queue was shut down.
+        """Refuse if the queue was shut down, or came here by a fork.
 
         Raises:
             QueueClosed: It was.
         """
+        if self._pid != os.getpid():
+            raise QueueClosed(f"this queue was made in process {self._pid}, before a fork: make a new GroqQueue here")
         if self._is_closed:
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
-    def at_close(self, close: Callable[[], None]) -> None:
+    def at_close(self, close: Callable[[], None], *, in_children: bool = True) -> None:
         """Call *close*, possibly more than once, when the last request has ended after ``shutdown``."""
         self._closes.append(close)
 
@@ -127,6 +131,7 @@ class CeleryEngine:
             ConfigurationError: A request with this custom_id has not ended yet.
             EngineUnavailable: Redis or the broker cannot be reached.
         """
+        self.check_open()
         self._pool.ensure_one()
         future: RequestFuture[Completion] = RequestFuture(request, self)
         if callback is not None:
@@ -279,6 +284,11 @@ class CeleryEngine:
             self._timers.close(wait=True)
         if interrupt is not None:
             raise interrupt
+
+    @property
+    def is_kept(self) -> bool:
+        """False: what ``leave`` counts was never given to the workers."""
+        return False
 
     def leave(self, timeout_s: float) -> int:
         """Prepare for the end of the interpreter: what workers were to send, they still will.

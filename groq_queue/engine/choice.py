@@ -13,7 +13,7 @@ from groq_queue.engine import verdicts
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.log import told
 from groq_queue.engine.roster import Roster
-from groq_queue.errors import GroqQueueError
+from groq_queue.errors import GroqQueueError, excerpt
 
 _log = logging.getLogger("groq_queue")
 
@@ -102,7 +102,8 @@ class Chooser:
             if self.purse.can_ever_hold(amount) and self.purse.reserved:
                 return None
             return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
-        granted = lane.meter.lease(head.size, now_ns)
+        lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
+        granted = lane.meter.lease(head.size, now_ns, lane.turn_of(head))
         if isinstance(granted, Lease):
             lane.is_blocked = lane.told_daily = False
             self._roster.take(lane, now_ns)
@@ -110,6 +111,8 @@ class Chooser:
         self.purse.settle(amount, 0)
         if isinstance(granted, TooLarge):
             return self._doom(lane, head, now_ns, verdicts.too_large(head, granted))
+        if isinstance(granted, GroqQueueError):
+            return self._doom(lane, head, now_ns, verdicts.of(head, granted))
         if granted.dimension in DAILY:
             error = verdicts.day_is_spent(head, granted)
             if self._raises_daily:
@@ -117,7 +120,7 @@ class Chooser:
             if not lane.told_daily:
                 lane.told_daily = True
                 facts = told("daily_limit", head)
-                self._tell_later(lambda: _log.warning("%s waits: %s", lane.name, error, extra=facts))
+                self._tell_later(lambda: _log.warning("%s waits: %s", excerpt(lane.name), error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns
 
     def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:

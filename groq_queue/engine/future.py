@@ -86,6 +86,14 @@ class RequestFuture(Future[_T]):
     def _waiting(self) -> AbstractContextManager[None]:
         return self._engine.aside() if not self.done() and self._engine.is_inside() else nullcontext()
 
+    def leave_to_parent(self, error: BaseException) -> None:
+        """End with *error* in a forked child, whose parent delivers the outcome and runs the callbacks.
+
+        The lock inside may have been held by another thread at the fork, so all of it is made anew.
+        """
+        Future.__init__(self)
+        self.set_exception(error)
+
     def end_cancelled(self) -> None:
         """Become cancelled and wake everyone who waits; called once, by the engine."""
         self._request.call = None

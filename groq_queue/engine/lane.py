@@ -9,19 +9,27 @@ from typing import Protocol
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Cost, Size
-from groq_queue.core.rank import Entry, FairOrder, is_stale
+from groq_queue.core.rank import Entry, FairOrder, Turn, is_stale
 from groq_queue.core.request import Request
+from groq_queue.errors import GroqQueueError
 
 
 class Meter(Protocol):
-    """One lane's budget as the engine uses it; ``limiters`` builds it."""
+    """One lane's budget as the engine uses it; ``limiters`` builds it.
+
+    ``lease`` and ``withdraw`` are called under the engine's lock. ``lease`` may return an
+    error, which ends the request. ``withdraw`` says that nobody waits for a lease any more.
+    """
 
     def subscribe(self, listener: Callable[[], None]) -> None: ...
     def unsubscribe(self, listener: Callable[[], None]) -> None: ...
     def price(self, size: Size) -> Cost: ...
     def expect(self, backlog: Backlog) -> tuple[Cost, Cost]: ...
     def too_large(self, size: Size) -> TooLarge | None: ...
-    def lease(self, size: Size, now_ns: int) -> Lease | Blocked | TooLarge: ...
+    def lease(
+        self, size: Size, now_ns: int, turn: Turn | None = None
+    ) -> Lease | Blocked | TooLarge | GroqQueueError: ...
+    def withdraw(self) -> None: ...
     def blocks(self, size: Size, now_ns: int) -> Blocked | None: ...
     def settle(
         self,
@@ -121,9 +129,17 @@ class Lane:
             self._stale += 1
             if self._stale > 64 and self._stale * 2 > self._pending.qsize():
                 self._sweep()
+        if self.head() is None:
+            self.meter.withdraw()
+
+    def turn_of(self, request: Request) -> Turn:
+        """Return what a shared budget has to know of a request to rank it."""
+        weight = self._order.weight(request.client)
+        return Turn(request.id, request.priority, request.client, weight, request.turn_cost)
 
     def clear(self) -> None:
         """Forget everybody; the caller ends them."""
+        self.meter.withdraw()
         self._order.clear()
         self._places = None
         self._pending = queue.PriorityQueue()

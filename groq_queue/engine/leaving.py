@@ -20,6 +20,8 @@ _GRACE_S = 5.0
 class Leaver(Protocol):
     """An engine, as the exit hook sees it."""
 
+    @property
+    def is_kept(self) -> bool: ...
     def leave(self, timeout_s: float) -> int: ...
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None: ...
 
@@ -52,10 +54,11 @@ def drain_dropped(engine: Leaver) -> None:
 
 
 def _leave_all() -> None:
-    unsent = sum(engine.leave(_GRACE_S) for engine in list(_open))
-    if unsent and sys.stderr is not None:
-        print(
-            f"groq_queue: the program ended with {unsent} requests unsent; "
-            "use `with GroqQueue(...)` or call shutdown() to wait for them",
-            file=sys.stderr,
-        )
+    unsent = {True: 0, False: 0}
+    for engine in list(_open):
+        unsent[engine.is_kept] += engine.leave(_GRACE_S)
+    wait = "use `with GroqQueue(...)` or call shutdown() to wait for them"
+    for is_kept, count in unsent.items():
+        if count and sys.stderr is not None:
+            kept = "; they stay in the journal, and the next run on it sends them" if is_kept else ""
+            print(f"groq_queue: the program ended with {count} requests unsent{kept}; {wait}", file=sys.stderr)

@@ -82,6 +82,8 @@ class WorkerPool(Generic[_Job]):
         Raises:
             GroqQueueError: The platform has no thread left.
         """
+        if self._workers:  # they leave only when it is over, or when there are too many: no lock is needed to see one
+            return
         with self._lock:
             if self._workers or self._work.is_over():
                 return

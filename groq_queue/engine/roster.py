@@ -62,6 +62,16 @@ class Roster:
         self._is_paused = False
         self._paused_models: set[str] = set()
 
+    def keep_settings_of(self, other: Roster) -> None:
+        """Take over what users set: weights and pauses."""
+        self._weights = dict(other._weights)
+        self._is_paused, self._paused_models = other._is_paused, set(other._paused_models)
+
+    def open_futures(self) -> list[RequestFuture[Completion]]:
+        """Return every Future that is open and somebody may hold."""
+        futures = [request.future for request in list(self.open) if request.future is not None]
+        return futures if self.shelf is None else futures + self.shelf.held()
+
     def lane(self, request: Request) -> Lane:
         """Return the lane of *request*, made when the first one needs it."""
         lane = self.lanes.get(request.lane)

@@ -31,6 +31,7 @@ from groq_queue.engine.calls import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
+from groq_queue.forking import renew_in_children
 
 _log = logging.getLogger("groq_queue")
 
@@ -89,6 +90,12 @@ class Runner:
         self._clock = clock
         self._dice = dice
         self._blind = 0  # refusals in a row that named no wait; approximate under threads, which only blurs a backoff
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Throw other dice in a forked child, or all children would come back at the same instants."""
+        self._dice.seed()
+        self._blind = 0
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Send *request* once and end *lease*.
@@ -115,7 +122,7 @@ class Runner:
                 raise ValueError("no choices in it")
         except ValueError as problem:
             meter.settle(lease, request.size, None, None, now_ns)
-            said = excerpt(reply.body.decode("utf-8", "replace"))
+            said = excerpt(reply.body.decode("utf-8", "replace"), 120)
             error = APIResponseError(
                 f"HTTP {reply.status} with an unreadable body ({problem}), may have been billed: {said}",
                 **_facts(request),
@@ -195,14 +202,19 @@ class Runner:
         told_ns = parse_retry_after(reply.headers.get("retry-after"), self._clock.wall_s())
         if meaning is Meaning.REFUSED:
             wait_ns = refusal.wait_ns if refusal is not None and refusal.wait_ns is not None else told_ns
+            if refusal is not None and refusal.wait_ns is not None:
+                may_ask_again = self._policy.may_ask_again(request.refusals)
+                request.refusals += 1
+            else:
+                may_ask_again = self._policy.may_retry(request.retries)
+                request.retries += 1
             if wait_ns is None:
                 wait_ns = self._blind_hold_ns()
             wait_ns += self._dice.randint(*_JITTER_NS)
             self._tell(request, meter.refused(lease, request.size, refusal, wait_ns, now_ns))
             request.size = corrected(request.size, refusal)
-            if not self._policy.may_retry(request.retries):
+            if not may_ask_again:
                 return self._failed(request, error)
-            request.retries += 1
             self._log_failed(request, error, wait_ns)
             return Outcome(Next.REFUSED, error=error)
         if refusal is not None:
@@ -263,7 +275,7 @@ class Runner:
     @staticmethod
     def _tell(request: Request, notices: list[str]) -> None:
         for notice in notices:
-            _log.warning("%s: %s", request.model, notice, extra=told("limits_noticed", request))
+            _log.warning("%s: %s", excerpt(request.model), notice, extra=told("limits_noticed", request))
 
 
 def _paid(usage: tuple[int, int, int]) -> Cost:

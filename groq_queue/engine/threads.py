@@ -39,6 +39,7 @@ from groq_queue.errors import (
     QueueClosed,
     QueueTimeout,
 )
+from groq_queue.forking import renew_in_children
 
 _log = logging.getLogger("groq_queue")
 
@@ -131,11 +132,8 @@ class ThreadEngine:
         self._max_workers = max_workers
         self._when_full = when_full
         self._keeper = keeper
-        self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
-        self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
-        self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, clock, max_workers, name)
-        self._roster = Roster(
+        self._name = name
+        self._new_roster: Callable[[], Roster] = lambda: Roster(
             meter_of=meter_of,
             on_freed=self._budget_freed,
             max_pending=max_pending,
@@ -144,32 +142,60 @@ class ThreadEngine:
             ageing_ns=ageing_ns,
             shelf=None if keeper is None else Shelf(),
         )
-        self._chooser = Chooser(
-            self._roster,
+        self._new_chooser: Callable[[Roster], Chooser] = lambda roster: Chooser(
+            roster,
             tariff or Tariff(),
             max_usd,
             raises_daily=raises_daily,
             tell_later=lambda tell: timers.after(0, tell),
         )
-        self._closes: list[Callable[[], None]] = []
+        self._begin()
+        self._closes: list[tuple[Callable[[], None], bool]] = []  # and whether a forked child calls it too
         self._is_closed = False
+        self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
         self._is_cancelling = False  # shut down with cancel_futures: nothing waits any more
         self._stopped_by: GroqQueueError | None = None
+        renew_in_children(self)
+
+    def _begin(self) -> None:
+        """Make locks, workers and places for requests."""
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
+        self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
+        self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, self._clock, self._max_workers, self._name)
+        self._roster = self._new_roster()
+        self._chooser = self._new_chooser(self._roster)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
+        roster, spent = self._roster, self._chooser.purse
+        self._begin()
+        self._roster.keep_settings_of(roster)
+        self._chooser.purse.inherit(spent)
+        self._closes = [entry for entry in self._closes if entry[1]]
+        for future in roster.open_futures():
+            future._request.state = State.FAILED
+            future.leave_to_parent(verdicts.submitted_elsewhere(future.custom_id, future.request_id))
 
     # -- what callers ask for
 
     def check_open(self) -> None:
-        """Refuse if the queue was shut down.
+        """Refuse if the queue was shut down; a callback may still submit while it drains, since it is waited for.
 
         Raises:
             QueueClosed: It was.
         """
-        if self._is_closed:
+        if self._is_closed and (self._is_sealed or not self._pool.is_inside()):
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
-    def at_close(self, close: Callable[[], None]) -> None:
-        """Call *close*, possibly more than once, when the last request has ended after ``shutdown``."""
-        self._closes.append(close)
+    def at_close(self, close: Callable[[], None], *, in_children: bool = True) -> None:
+        """Call *close*, possibly more than once, when the last request has ended after ``shutdown``.
+
+        Args:
+            close: Called in the order of these calls.
+            in_children: False if what it closes stays the parent's when the process forks.
+        """
+        self._closes.append((close, in_children))
 
     def submit(
         self,
@@ -203,12 +229,13 @@ class ThreadEngine:
             future.add_done_callback(callback)
         with self._lock:
             known = self._known(request, future, callback, is_new=is_new)
-            shed = self._make_room(request) if known is None else None
+            shed = None
+            if known is None and not self._roster.has_room(request.client):
+                shed = self._make_room(request)
+                known = self._known(request, future, callback, is_new=is_new)  # it may have been fetched meanwhile
             self.check_open()
             if self._stopped_by is not None:
                 return self._ended_at_once(request, future, self._stopped_by)
-            if known is None:
-                known = self._known(request, future, callback, is_new=is_new)
             if known is None:
                 self._take_in(request, future, shed, is_kept=callback is not None)
         if shed is not None and known is None:
@@ -329,6 +356,7 @@ class ThreadEngine:
         with self._lock:
             self._is_closed = True
             self._is_cancelling = self._is_cancelling or cancel_futures
+            self._is_sealed = self._is_cancelling or self._is_sealed or self._pool.is_inside()
             self._room.notify_all()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
         self._let_go()
@@ -350,15 +378,21 @@ class ThreadEngine:
         """Prepare for the end of the interpreter: give attempts under way at most *timeout_s*.
 
         Returns:
-            How many requests were cancelled unsent.
+            How many requests were cancelled unsent; a journal keeps them.
         """
         with self._lock:
-            self._is_closed = self._is_cancelling = True
+            self._is_closed = self._is_cancelling = self._is_sealed = True
+            count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
         self._let_go()
         self._deliver_all(unsent, is_final=False)
         self.join(timeout_s)
-        return len(unsent)
+        return count
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether requests that are left unsent stay in a journal."""
+        return self._keeper is not None
 
     def stats(self) -> Stats:
         """Return one consistent snapshot."""
@@ -442,7 +476,7 @@ class ThreadEngine:
         for lane in list(self._roster.lanes.values()):
             lane.close(self._clock.now_ns())
         self._timers.close(wait=False)
-        for close in self._closes:
+        for close, _ in self._closes:
             close()
 
     # -- under the lock
@@ -605,6 +639,8 @@ class ThreadEngine:
             call.let_go()
 
     def _budget_freed(self, lane: Lane) -> None:
+        if not lane.is_blocked:  # see ``Chooser._try``
+            return
         with self._lock:
             if lane.is_blocked and lane.head() is not None:
                 self._pool.wake()

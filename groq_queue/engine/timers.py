@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.engine.log import told
+from groq_queue.forking import renew_in_children
 
 _log = logging.getLogger("groq_queue")
 
@@ -33,12 +34,17 @@ class Timers:
     def __init__(self, clock: Clock, name: str) -> None:
         self._clock = clock
         self._name = name
+        self._count = 0
+        self._is_closed = False
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin with nothing to call; in a forked child the thread and the timers are the parent's."""
         self._changed = threading.Condition(threading.RLock())
         self._heap: list[tuple[int, int, _Timer]] = []
-        self._count = 0
         self._dead = 0
         self._thread: threading.Thread | None = None
-        self._is_closed = False
 
     def at(self, when_ns: int, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* once at *when_ns*, unless the returned function is called before."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import DIMENSIONS, Blocked, TooLarge
 from groq_queue.core.prices import Purse
@@ -11,6 +13,7 @@ from groq_queue.errors import (
     CostLimitReached,
     DailyLimitReached,
     GroqQueueError,
+    QueueClosed,
     QueueTimeout,
     RequestTooLarge,
 )
@@ -20,6 +23,13 @@ def too_large(request: Request, excess: TooLarge) -> RequestTooLarge:
     """Return the error of a request that can never fit."""
     name = f"{DIMENSIONS[excess.dimension]} ({excess.dimension})"
     return RequestTooLarge(excess.cost, excess.capacity, name, request_id=request.id, custom_id=request.custom_id)
+
+
+def of(request: Request, error: GroqQueueError) -> GroqQueueError:
+    """Return *error*, which is everybody's, as that of one request."""
+    own = error.copy()
+    own.request_id, own.custom_id = request.id, request.custom_id
+    return own
 
 
 def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
@@ -66,6 +76,16 @@ def timed_out(request: Request, bound: str, after_ns: int, reason: str) -> Queue
     )
     error.__cause__ = request.last_error
     return error
+
+
+def submitted_elsewhere(custom_id: str | None, request_id: str | None = None) -> QueueClosed:
+    """Return the error of a Future that came into this process by fork."""
+    return QueueClosed(
+        f"this request was submitted before the fork and is answered in the parent (pid {os.getppid()}): "
+        f"take the result there, or submit it again in this process (pid {os.getpid()})",
+        request_id=request_id,
+        custom_id=custom_id,
+    )
 
 
 def broken(error: BaseException, request: Request) -> GroqQueueError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from groq_queue.core.checks import check_choice, check_count, check_seconds
 from groq_queue.core.completion import Completion
+from groq_queue.engine.log import told, told_error
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError
 from groq_queue.everyday.ahead import Ahead
@@ -31,7 +32,7 @@ class Asking:
     Attributes:
         last_partial: What an interrupted or failed ``map`` or ``map_column`` had: of a
             column, the column with its missing answers; of ``map``, the answers that were
-            done but not handed out, by position. None before.
+            done but not handed out, by position. None before, and after one that ended well.
     """
 
     last_partial: Any = None
@@ -193,9 +194,17 @@ class Asking:
                     "map_column(..., done=queue.last_partial)",
                 )
             raise
+        self.last_partial = None
         if failed:
             row, first = next(iter(failed.items()))
-            _log.warning("map_column: %d of %d failed; the first, at row %d: %s", len(failed), len(asked), row, first)
+            _log.warning(
+                "map_column: %d of %d failed; the first, at row %d: %s",
+                len(failed),
+                len(asked),
+                row,
+                first,
+                extra=told("column_failed", **told_error(first)),
+            )
         return rows.like(texts)
 
     def with_options(self, **options: Any) -> View:
@@ -244,6 +253,7 @@ class Asking:
                         line.advance(failed=isinstance(outcome, Exception))
                     yield outcome
                     del outcome  # the next answer may take long
+                self.last_partial = None
             except KeyboardInterrupt as interrupt:
                 self._tell_of_map(interrupt, ahead)
                 raise

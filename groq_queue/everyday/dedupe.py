@@ -23,7 +23,9 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.stats import Explanation, RequestInfo
+from groq_queue.engine.verdicts import submitted_elsewhere
 from groq_queue.errors import ConfigurationError, GroqQueueError, QueueBusy
+from groq_queue.forking import renew_in_children
 
 _Seen = TypeVar("_Seen", RequestInfo, Explanation)
 
@@ -98,9 +100,20 @@ class Sharing:
     def __init__(self, engine: Engine, submit: Submit) -> None:
         self._engine = engine
         self._submit = submit
+        self._begin()
+        renew_in_children(self)
+
+    def _begin(self) -> None:
         self._lock = threading.RLock()
         self._calls: dict[tuple[Any, ...], _Call] = {}  # those that newcomers may join
         self._by_custom_id: dict[str, SharedFuture] = {}
+
+    def renew(self) -> None:
+        """Share nothing with the parent of a forked child."""
+        inherited = [future for call in self._calls.values() for future in call.members]
+        self._begin()
+        for future in inherited:
+            future.leave_to_parent(submitted_elsewhere(future.custom_id))
 
     def submit(self, request: Request, callback: Callable[[Future[Completion]], object] | None) -> SharedFuture:
         """Join the open call that equals *request*, or have it sent.

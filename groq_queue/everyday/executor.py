@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from groq_queue.errors import QueueClosed
+from groq_queue.forking import renew_in_children
 
 
 class QueueExecutor(Executor):
@@ -24,9 +25,14 @@ class QueueExecutor(Executor):
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
+        self._is_closed = False
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin with no call open; in a forked child those of the parent are its own."""
         self._lock = threading.RLock()
         self._open: set[Future[Any]] = set()
-        self._is_closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queue ``fn(*args, **kwargs)``.

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 
 _log = logging.getLogger("groq_queue")
@@ -26,6 +27,15 @@ _Queue = TypeVar("_Queue", bound=Closable)
 
 _lock = threading.RLock()  # guards _named, nothing is made or shut down under it
 _named: dict[str, tuple[weakref.ref[Any], object]] = {}
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread may have held the parent's when it forked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -> _Queue:
@@ -49,7 +59,11 @@ def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -
         return found
     if old is not None:
         if old.stats().running:
-            _log.warning("queue %r: its settings changed; the old one sends what it has and ends", name)
+            _log.warning(
+                "queue %r: its settings changed; the old one sends what it has and ends",
+                name,
+                extra=told("queue_replaced"),
+            )
         old.shutdown(wait=False)
     return queue
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from groq_queue.core.checks import check_count, check_path, check_seconds, check_text
+from groq_queue.core.checks import check_count, check_flag, check_path, check_seconds, check_text
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.request import encode_payload
 from groq_queue.errors import ConfigurationError
@@ -31,17 +31,6 @@ def check_options(options: Mapping[str, Any]) -> None:
         if field in _CHECKS and value is not None:
             _CHECKS[field](value)
     encode_payload({field: value for field, value in options.items() if field not in _CHECKS})
-
-
-def check_flag(field: str, value: Any) -> bool:
-    """Return *value* if it is True or False.
-
-    Raises:
-        ConfigurationError: It is not.
-    """
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{field}={value!r:.100}: use True or False")
-    return value
 
 
 def check_callback(value: Any) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from groq_queue.core.completion import Completion
 from groq_queue.engine.stats import Stats
 from groq_queue.everyday.asking import Asking
 from groq_queue.everyday.options import check_options, ours
+
+_T = TypeVar("_T")
 
 
 class View(Asking):
@@ -35,12 +37,12 @@ class View(Asking):
         return future
 
     def submit_call(
-        self, fn: Callable[..., Any], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> Future[Any]:
+        self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Future[_T]:
         """Queue your own callable with the view's options, but for parameters of the API."""
         options = ours(self._options).items()
         defaults = {name: value for name, value in options if name in _OF_CALLS and value is not None}
-        future: Future[Any] = self._queue.submit_call(
+        future: Future[_T] = self._queue.submit_call(
             fn, *args, queue_options={**defaults, **(queue_options or {})}, **kwargs
         )
         return future

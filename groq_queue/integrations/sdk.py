@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from groq_queue.engine.log import told
 from groq_queue.errors import ConfigurationError
 from groq_queue.facade import GroqQueue
 from groq_queue.integrations.turns import Hold, Opened, Turns
@@ -88,7 +89,8 @@ def _queued(base: type[Any]) -> type[Any]:
                 self._told_retries = True
                 _log.warning(
                     "the SDK sends a request again after the queue gave it up, which multiplies the attempts: "
-                    "make its client with max_retries=0"
+                    "make its client with max_retries=0",
+                    extra=told("session_retries"),
                 )
 
     return QueuedClient

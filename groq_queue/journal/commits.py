@@ -173,9 +173,9 @@ class Commits:
         lock instead of for its turn: then it stands there though its change is long over, because the
         lock goes to whoever is running; with 32 threads and a slow disk most commits carried one change.
         """
-        if self._writing.locked():
+        if not self._line or self._writing.locked():
             return
-        with contextlib.suppress(IndexError):  # nobody is
+        with contextlib.suppress(IndexError):  # nobody is any more
             place = 0
             while self._line[place].is_withdrawn:
                 place += 1

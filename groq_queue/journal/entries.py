@@ -243,6 +243,8 @@ def check_text(field: str, value: Any) -> None:
     """
     if not isinstance(value, str):
         raise ConfigurationError(f"{field}={value!r:.50}: use a str")
+    if value.isascii():
+        return
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -9,16 +9,16 @@ connection that this process has to it (POSIX locks are like that).
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import schema
 from groq_queue.journal.faults import told
+from groq_queue.mounts import mounts as _mounts
+from groq_queue.mounts import network_kind
 
 try:
     import ctypes
@@ -27,10 +27,7 @@ except ImportError:  # a Python built without it: there a child's exit closes th
 
 _SMALLEST = 512  # bytes of the smallest page
 _CHECKED_BYTES = 32 * 1024 * 1024  # a file up to here is checked page by page at each opening: about 0.1 s
-_PAGES_UNTIL_CHECKPOINT = 4_000  # 16 MB; the pages of an index are written back once for four times as many commits
 _WAL_BYTES_KEPT = 16 * 1024 * 1024
-
-_NETWORK = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|fuse\.sshfs|9p|afs|ceph|fuse\.ceph|lustre|gpfs|fuse\.glusterfs")
 
 
 def checked_path(path: Any) -> str:
@@ -83,35 +80,6 @@ def check_place(path: str, *, for_writing: bool) -> None:
             f"journal {path}: it lies on a network file system ({kind}), where write-ahead logging and locks "
             "are not reliable; put it on a local disk"
         )
-
-
-def network_kind(directory: str, mounts: str) -> str | None:
-    """Return the type of the network file system that holds *directory*, or None if it is local.
-
-    Args:
-        directory: Absolute, without links.
-        mounts: Text in the form of ``/proc/mounts``; later lines hide earlier ones.
-    """
-    best, kind = "", ""
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
-        inside = directory == point or directory.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, fields[2]
-    return kind if _NETWORK.fullmatch(kind) else None
-
-
-def _mounts() -> str:
-    """Return Linux's list of mounts; elsewhere nothing is known cheaply, so nothing is refused."""
-    if not sys.platform.startswith("linux"):
-        return ""
-    try:
-        return Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def create_if_missing(path: str) -> None:
@@ -202,7 +170,6 @@ def writer(path: str, durability: str, timeout_s: float) -> sqlite3.Connection:
         if mode != "wal":
             raise JournalError(f"journal {path}: this file system allows no write-ahead log; put it on a local disk")
         connection.execute(f"PRAGMA synchronous = {durability}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_UNTIL_CHECKPOINT}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
         connection.execute("PRAGMA mmap_size = 0")
         connection.execute("PRAGMA temp_store = MEMORY")

@@ -115,7 +115,7 @@ def _row(found: tuple[Any, ...]) -> Row:
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
     """Count through the partial indexes; the completed are what remains of all, so no row is read."""
-    found = dict.fromkeys(STATUSES, 0)
+    found: dict[str, int] = dict.fromkeys(STATUSES, 0)
     found.update(connection.execute(_BY_STATUS).fetchall())
     found["completed"] = connection.execute("SELECT count(*) FROM requests").fetchone()[0] - sum(found.values())
     return found

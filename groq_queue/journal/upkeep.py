@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -60,7 +60,7 @@ def prune(commits: Commits, path: str, keep: Collection[str]) -> int:
     return total
 
 
-def _delete(connection: sqlite3.Connection, doomed: list[str], above: int) -> tuple[int, int]:
+def _delete(connection: sqlite3.Connection, doomed: Sequence[str], above: int) -> tuple[int, int]:
     """Delete the doomed among the next rows; return how many, and the last row looked at, or 0 at the end."""
     ids = connection.execute("SELECT id, status FROM requests WHERE id > ? ORDER BY id LIMIT ?", (above, _AT_ONCE))
     looked = ids.fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -9,7 +10,9 @@ from typing import NamedTuple
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLarge, tightest
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pricing import Backlog, Cost, Estimator, Size
-from groq_queue.errors import ConfigurationError
+from groq_queue.core.rank import Turn
+from groq_queue.errors import ConfigurationError, GroqQueueError
+from groq_queue.forking import renew_in_children
 
 UserLimits = Limits | Mapping[str, Limits] | None
 """Limits of every model, by model, or None: to be learnt."""
@@ -82,14 +85,12 @@ class _Account:
         return tightest(limits for limits in chosen if limits is not None), margin
 
 
-_accounts: dict[tuple[str, str], _Account] = {}
-_accounts_lock = threading.Lock()  # guards _accounts; a leaf
+_accounts: dict[tuple[int, str, str], _Account] = {}  # by process: a forked child counts anew
 
 
 def _account(address: str, name: str) -> _Account:
     """Return the one account of that name at that address; it outlives its queues, as the server's buckets do."""
-    with _accounts_lock:
-        return _accounts.setdefault((address, name), _Account())
+    return _accounts.setdefault((os.getpid(), address, name), _Account())  # atomic, so without a lock
 
 
 class ProcessLimiter:
@@ -118,10 +119,20 @@ class ProcessLimiter:
         margin: float = 0.0,
     ) -> None:
         self._share = Share(limits, margin)
-        self._account = _Account() if account is None else _account(address, account)
-        self._account.join(self._share, now_ns)
-        self._lock = threading.Lock()  # guards _is_open
+        self._address, self._name = address, account
         self._is_open = True
+        self._begin(now_ns)
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Count anew in a forked child: the parent's levels may be half changed, and its leases end there."""
+        self._begin(0)
+
+    def _begin(self, now_ns: int) -> None:
+        self._lock = threading.Lock()  # guards _is_open
+        self._account = _Account() if self._name is None else _account(self._address, self._name)
+        if self._is_open:
+            self._account.join(self._share, now_ns)
 
     def meter(self, lane: str, model: str) -> ProcessMeter:
         """Return the one meter of *lane*, which has the limits of *model*."""
@@ -180,14 +191,17 @@ class ProcessMeter:
         with self._lock:
             return self._budget.too_large(self._price(size))
 
-    def lease(self, size: Size, now_ns: int) -> Lease | Blocked | TooLarge:
-        """Take the cost of a request of *size* from every limit, or say what is in the way."""
+    def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge | GroqQueueError:
+        """Take the cost of a request of *size* from every limit, or say what is in the way; *turn* does not matter."""
         with self._lock:
             cost = self._price(size)
             granted = self._budget.lease(cost, now_ns)
             if isinstance(granted, Blocked) and granted.wait_ns is None:
                 return self._budget.too_large(cost) or granted
             return granted
+
+    def withdraw(self) -> None:
+        """Note that nobody waits for a lease any more, which does not matter here."""
 
     def blocks(self, size: Size, now_ns: int) -> Blocked | None:
         """Return what is in the way of a request of *size*, without taking anything."""
@@ -215,11 +229,7 @@ class ProcessMeter:
             Notices for the user.
         """
         with self._lock:
-            requested = used = lease.cost
-            if usage is not None:
-                prompt, completion, cached = usage
-                requested = lease.cost._replace(prompt=prompt)
-                used = lease.cost._replace(prompt=prompt - cached, completion=completion)
+            requested, used = charged(lease.cost, usage)
             self._budget.settle(lease, requested, used, now_ns)
             if usage is not None:
                 self._estimator.learn(size, usage[0], usage[1])
@@ -307,6 +317,19 @@ class ProcessMeter:
                 break
             cost = cost._replace(completion=completion)
         return cost
+
+
+def charged(cost: Cost, usage: tuple[int, int, int] | None) -> tuple[Cost, Cost]:
+    """Return what the server charged at admission, as far as known, and what was really used.
+
+    Args:
+        cost: Leased.
+        usage: ``(prompt, completion, cached)`` tokens, or None if the answer told none.
+    """
+    if usage is None:
+        return cost, cost
+    prompt, completion, cached = usage
+    return cost._replace(prompt=prompt), cost._replace(prompt=prompt - cached, completion=completion)
 
 
 def _call(listeners: Iterable[Callable[[], None]]) -> None:

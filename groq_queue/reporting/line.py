@@ -18,6 +18,7 @@ from groq_queue.engine.stats import LaneStats, Stats
 _REWRITE_S = 0.25
 _APPEND_S = 10.0
 _RECENT_S = 30.0  # the time left is told by the pace of these last seconds: the first burst says nothing of it
+_LEAST_S = 10  # a full bucket lets a burst pass at once, which is no pace
 
 
 @dataclass
@@ -44,7 +45,7 @@ class ProgressState(NamedTuple):
         failed: Of these, those that failed.
         total: How many there will be, or None.
         seconds: Since the run began.
-        requests_per_minute, tokens_per_minute: On average so far; answered requests only.
+        requests_per_minute, tokens_per_minute: On average so far, over 10 s at least; answered requests only.
         request_limit, token_limit: What the limits allow a minute, all models together, or None if unknown.
         seconds_left: As the binding limit, or the recent pace where that is slower, says; None if nobody can tell.
         waits_for: What the next request waits for, in words, or None.
@@ -88,7 +89,7 @@ class Pace:
     def state(self, tally: Tally, stats: Stats) -> ProgressState:
         """Return how far the run is."""
         seconds = max(self.seconds, 1e-3)
-        minutes = seconds / 60
+        minutes = max(seconds, _LEAST_S) / 60
         ended = tally.done + tally.failed
         return ProgressState(
             done=ended + tally.skipped,

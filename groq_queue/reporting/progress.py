@@ -19,6 +19,7 @@ from typing import Any, Protocol, TextIO
 
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.pricing import Cost
+from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
@@ -201,32 +202,37 @@ class _ToCallable:
         except Exception:  # the user's code; a run must not end because nobody could be told how far it is
             if not self._has_failed:
                 self._has_failed = True
-                _log.exception("progress=%r raised; told once, the run goes on", self._call)
+                _log.exception(
+                    "progress=%r raised; told once, the run goes on", self._call, extra=told("progress_failed")
+                )
 
     def close(self) -> None:
         pass
 
 
 class _InNotebook:
-    """One output of a cell, updated in place: HTML, no widgets."""
+    """One output of a cell, updated in place: HTML, no widgets, and the same as plain text where no HTML is shown."""
 
     interval_s = quiet_s = _NOTEBOOK_S
 
     def __init__(self) -> None:
         display = importlib.import_module("IPython.display")  # loaded already, or this would not be a notebook
-        self._html = display.HTML
-        self._handle = display.display(self._html(""), display_id=True)
+        self._handle = display.display(_in_both_forms("", ""), raw=True, display_id=True)
 
     def show(self, state: ProgressState) -> None:
-        text = html.escape(described(state, 1_000))
+        text = described(state, 1_000)
         bar = "" if not state.total else f'<progress value="{state.done}" max="{state.total}"></progress> '
         try:
-            self._handle.update(self._html(f"<div>{bar}{text}</div>"))
+            self._handle.update(_in_both_forms(text, f"<div>{bar}{html.escape(text)}</div>"), raw=True)
         except Exception:  # the kernel's connection is not ours; a run must not end with it
-            _log.debug("the notebook's display could not be updated", exc_info=True)
+            _log.debug("the notebook's display could not be updated", exc_info=True, extra=told("progress_failed"))
 
     def close(self) -> None:
         pass
+
+
+def _in_both_forms(text: str, page: str) -> dict[str, str]:
+    return {"text/plain": text, "text/html": page}
 
 
 def _display(progress: Any, stream: TextIO, clock: Clock | None) -> Display:

@@ -48,6 +48,7 @@ def groq_simulator(
             raise pytest.UsageError(f"groq_simulator{marker.args!r}: pass options by name, such as rpm=30")
         options = {**marker.kwargs, **options}
     simulator = groq_simulator_factory(**options)
-    monkeypatch.setenv("GROQ_BASE_URL", simulator.base_url)
+    # Without a path: so the groq SDK reads it, which adds its own; GroqQueue does the same.
+    monkeypatch.setenv("GROQ_BASE_URL", simulator.base_url.removesuffix("/openai/v1"))
     monkeypatch.setenv("GROQ_API_KEY", "simulated")
     return simulator

@@ -41,7 +41,7 @@ def resolve_base_url(url: str, *, allow_http: bool = False) -> str:
     if "?" in url or "#" in url:
         raise _refused(url, "has a query or fragment: leave out everything from '?' or '#' on")
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
-        raise _refused(url, "would send the key in clear: use https://, or allow_http=True if you accept that")
+        raise _refused(url, "would send the key in clear: use https:// (a program may pass allow_http=True)")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     authority = host if port is None else f"{host}:{port}"
     return f"{parts.scheme}://{authority}{parts.path.rstrip('/') or API_PATH}"

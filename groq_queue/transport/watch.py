@@ -13,6 +13,7 @@ Units: seconds as float on CLOCK_MONOTONIC, the clock that sockets time out by.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna
 import functools
 import http.client
 import socket
@@ -26,6 +27,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from groq_queue.errors import Sent
 
 _this_thread = threading.local()
+
+# Sockets load this codec for the first host name. A process that forks while a worker does so has a child that
+# finds half a module and can resolve no name, ever; so it is loaded here, before there are threads.
+assert encodings.idna
 
 
 def now_s() -> float:
@@ -209,7 +214,7 @@ class WatchedConnection(HTTPConnection):
         return attempt
 
 
-class WatchedTLSConnection(WatchedConnection, HTTPSConnection):
+class WatchedTLSConnection(WatchedConnection, HTTPSConnection):  # pyright: ignore[reportIncompatibleVariableOverride]
     """The same over TLS."""
 
 

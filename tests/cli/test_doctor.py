@@ -13,7 +13,10 @@ import pytest
 from journal.making import entry
 from transport.raw_server import Peer, RawServer
 
+from groq_queue.cli.doctor import _models_check
 from groq_queue.journal import Journal
+from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.transport import Secret
 
 from .conftest import MODEL, Command, run_process
 
@@ -120,10 +123,22 @@ def test_a_rejected_key_is_told(simulate, command: Command, monkeypatch):
     assert KEY not in ran.out + ran.err
 
 
+def test_a_page_of_the_servers_own_trouble_is_told_without_its_markup(simulate, command: Command):
+    page = "<html><head><title>503 Busy</title></head>\n<body>Come back later</body></html>"
+
+    told = _models_check(503, page.encode(), 0.01, None, Secret("gsk_" + "x" * 52))
+
+    assert ("fail", False) == (told.level, told.is_configuration)
+    assert told.text.endswith(": 503 Busy Come back later: it is the server's own trouble: try again later")
+
+
 def test_a_model_that_is_not_served_is_told(simulate, command: Command):
     ran = command("doctor", "--base-url", simulate().base_url, "--model", "llama-9", "--json")
 
-    assert (3, "'llama-9' is not among its 1 models") == (ran.code, texts(ran)["models"].partition("; ")[2])
+    assert (3, "'llama-9' is not among its 1 models: llama-3.1-8b-instant") == (
+        ran.code,
+        texts(ran)["models"].partition("; ")[2],
+    )
 
 
 def test_a_bad_address_ends_the_matter(command: Command):
@@ -142,6 +157,7 @@ def test_a_closed_port_is_told_with_the_step_that_failed(command: Command):
 
     assert 1 == ran.code
     assert f"127.0.0.1:{port}: TCP failed: Connection refused (after DNS" in texts(ran)["connection"]
+    assert "does a server listen at this port" in texts(ran)["connection"]
 
 
 @pytest.mark.parametrize(
@@ -252,12 +268,39 @@ def test_a_journal_that_cannot_be_made_fails(simulate, command: Command, tmp_pat
     assert (3, "fail") == (ran.code, levels(ran)["journal"])
 
 
-@pytest.mark.parametrize("url", ["redis://host/0", "sqlite:///x.db", "postgres://x"])
-def test_limiters_that_are_not_built_are_said_to_be_so(simulate, command: Command, url: str):
+def test_a_limiter_that_can_be_used_is_said_to_answer(simulate, command: Command, tmp_path: Path):
+    """
+    One that is not there yet is not made by looking.
+    """
+    url, path = f"sqlite://{tmp_path}/budgets.db", tmp_path / "budgets.db"
+    before = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
+    was_made = path.exists()
+    SqliteLedger(str(path)).close()
+
+    after = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
+
+    assert (0, "ok", False) == (before.code, levels(before)["limiter"], was_made)
+    assert "does not exist" in texts(before)["limiter"]
+    assert (0, "ok") == (after.code, levels(after)["limiter"])
+    assert "answers in" in texts(after)["limiter"]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("postgres://u:secret@x", 3, "use None for this process"),
+        ("sqlite://budgets.db", 3, "three slashes"),
+        ("sqlite:///no/such/place/budgets.db", 1, "create it first"),
+    ],
+)
+def test_a_limiter_that_cannot_be_used_is_told_with_the_cure(
+    simulate, command: Command, url: str, code: int, said: str
+):
     ran = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
 
-    assert (3, "fail") == (ran.code, levels(ran)["limiter"])
-    assert "built in this release" in texts(ran)["limiter"]
+    assert (code, "fail") == (ran.code, levels(ran)["limiter"])
+    assert said in texts(ran)["limiter"]
+    assert "secret" not in ran.out
 
 
 def test_more_workers_than_files_is_pointed_at(simulate, command: Command):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from groq_queue.errors import CostLimitReached, DailyLimitReached
 from groq_queue.simulator import GroqSimulator
 from groq_queue.simulator.faults import Fault
 
-from .conftest import MODEL, Command, batch, run_process
+from .conftest import COMMAND, MODEL, Command, batch, clean_environment, run_process
 
 Simulate = Callable[..., GroqSimulator]
 Write = Callable[..., Path]
@@ -181,7 +182,9 @@ def test_an_output_with_something_in_it_is_never_touched(
         (["run"], "the following arguments are required: IN"),
         (["run", "no-such-file"], "cannot read no-such-file"),
         (["run", "."], "cannot read ."),
-        (["run", "IN", "-o", "no/such/folder"], "cannot write no/such/folder"),
+        (["run", "IN", "-o", "no/such/folder"], "there is no directory no/such: make it first"),
+        (["run", "IN", "-o", "."], "cannot write .: Is a directory: name another file"),
+        (["run", "IN", "--client", ""], "argument --client: client='': use a str of 1 to 512 characters"),
         (["run", "IN"], "line 1 names no model: add --model"),
         (["run", "IN", "--rpm", "none"], "'none' is not a whole number from 1 up"),
         (["run", "IN", "--workers", "0"], "'0' is not a whole number from 1 up"),
@@ -189,11 +192,11 @@ def test_an_output_with_something_in_it_is_never_touched(
         (["run", "IN", "--minute", "-1", "--rpm", "1"], "is not a number of seconds above 0"),
         (["run", "IN", "--priority", "soon"], "use one of critical, high, normal"),
         (["run", "IN", "--api-key", "gsk_SECRET"], "no argument takes the API key"),
-        (["run", "IN", "--mod", "m"], "unrecognized arguments"),
+        (["run", "IN", "--mod", "m"], "run: unrecognized arguments: --mod m\nTry 'groq-queue run --help'"),
         (["simulate", "--latency", "2-1"], "write the smaller number first"),
         (["simulate", "--latency", "fast"], "neither a number nor a range"),
         (["simulate", "--port", "70000"], "give 0 (any free port) to 65535"),
-        (["simulate", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
+        (["simulate", "--host", "192.0.2.1"], "give an address of this machine"),
     ],
 )
 def test_what_cannot_be_done_ends_with_2_and_its_cure(
@@ -431,3 +434,68 @@ def test_a_full_disk_stops_the_run_with_2(simulate: Simulate, command: Command, 
     assert 2 == ran.code
     assert "stopped: cannot write /dev/full" in ran.err
     assert simulator.stats().received <= 4
+
+
+def test_full_disks_behind_stdout_are_told_once_without_a_traceback(simulate: Simulate, write: Write) -> None:
+    """
+    Also when the little that was printed is lost only at the very end.
+    """
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full on this platform")
+    simulator = simulate()
+    for words in (
+        ["run", str(write(batch("a"))), "--base-url", simulator.base_url],
+        ["completion", "fish"],
+        ["completion", "zsh"],
+    ):
+        with open("/dev/full", "wb") as full:
+            ended = subprocess.run(
+                [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, env=clean_environment()
+            )
+
+        assert 2 == ended.returncode, words
+        assert 1 == ended.stderr.count("cannot write stdout: No space left on device"), ended.stderr
+        assert "Exception" not in ended.stderr
+
+
+def test_a_reader_who_has_gone_is_no_error_worth_a_word() -> None:
+    """
+    ``groq-queue completion fish | head -1``
+    """
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [*COMMAND, "completion", "fish"], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=30,
+        env=clean_environment(),
+    )  # fmt: skip
+    os.close(writing)
+
+    assert (1, "") == (ended.returncode, ended.stderr)
+
+
+def test_a_line_without_a_model_fails_alone_if_others_have_one(
+    simulate: Simulate, command: Command, write: Write
+) -> None:
+    simulator = simulate()
+
+    ran = command("run", write(batch("a"), {"prompt": "b", "custom_id": "b"}), "--base-url", simulator.base_url)
+
+    assert 1 == ran.code
+    assert "line 2 names no model, and there is no --model" == ran.by_id["b"]["error"]["message"]
+
+
+def test_only_what_can_be_resumed_is_offered_to_be(simulate: Simulate, command: Command, write: Write) -> None:
+    """
+    A report that exists is neither overwritten nor continued.
+    """
+    simulator = simulate()
+    there = write("there", name="there.json")
+    path = write(batch("a"))
+
+    report = command("run", path, "--report", there, "--base-url", simulator.base_url)
+    answers = command("run", path, "-o", there, "--base-url", simulator.base_url)
+
+    assert (2, 2) == (report.code, answers.code)
+    assert "exists and is not empty: name another file or move that one away\n" in report.err
+    assert "or move that one away, or add --resume to continue the run that wrote it\n" in answers.err
+    assert 0 == simulator.stats().received

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fleet import MODEL, Fleet, need_fleet, one_server, server
+from worker_fleet import MODEL, Fleet, need_fleet, one_server, server
 
 from groq_queue import GroqQueue, GroqSimulator, Limits
 

@@ -26,6 +26,7 @@ from groq_queue.errors import (
     GroqQueueError,
     InternalServerError,
     JournalError,
+    LimiterUnavailable,
     MissingExtraError,
     NotFoundError,
     PermissionDeniedError,
@@ -56,6 +57,7 @@ SAMPLES: list[GroqQueueError] = [
     CostLimitReached("m", **WHO),
     JournalError("m", **WHO),
     EngineUnavailable("m", address="redis://cache:6379/0", **WHO),
+    LimiterUnavailable("m", address="/tmp/budgets", **WHO),
     APIError("m", **WHO),
     APIConnectionError("m", sent="no", is_final=True, **WHO),
     APITimeoutError("m", sent="yes", **WHO),
@@ -127,6 +129,7 @@ def test_a_copy_is_equal_and_free_of_the_traceback(error: GroqQueueError) -> Non
         (DailyLimitReached, (GroqQueueError,)),
         (CostLimitReached, (GroqQueueError,)),
         (JournalError, (GroqQueueError,)),
+        (LimiterUnavailable, (GroqQueueError,)),
     ],
 )
 def test_the_tree_is_the_documented_one(kind: type, bases: tuple[type, ...]) -> None:

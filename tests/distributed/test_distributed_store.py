@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fleet import PATIENCE_S
+from worker_fleet import PATIENCE_S
 
 from groq_queue.clock import SystemClock
 from groq_queue.distributed.store import JobStore, shown_address

@@ -13,7 +13,7 @@ from concurrent.futures import wait
 
 import pytest
 import redis
-from fleet import LEASE_S, MODEL, PATIENCE_S
+from worker_fleet import LEASE_S, MODEL, PATIENCE_S
 
 from groq_queue import GroqQueue
 from groq_queue.distributed.broker import Bell

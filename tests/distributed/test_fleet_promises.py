@@ -11,7 +11,7 @@ from concurrent.futures import wait
 
 import pytest
 import redis
-from fleet import MODEL, PATIENCE_S
+from worker_fleet import MODEL, PATIENCE_S
 
 from groq_queue import (
     AuthenticationError,

@@ -8,8 +8,8 @@ from collections import Counter
 from concurrent.futures import wait
 
 import pytest
-from fleet import PATIENCE_S
 from rabbit import Rabbit, script
+from worker_fleet import PATIENCE_S
 
 from groq_queue import EngineUnavailable, GroqQueue
 

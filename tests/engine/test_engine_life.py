@@ -274,6 +274,49 @@ def test_shutdown_drains_what_waits(stage):
     assert all(future.done() and not future.cancelled() for future in futures)
 
 
+def test_a_callback_may_submit_more_while_the_queue_drains(stage):
+    """
+    A chain of follow-ups that began before the end of the with block ends before it too.
+    """
+    play = stage(max_workers=2)
+    play.hold()
+    ended = []
+
+    def go_on(future):
+        ended.append(future)
+        if len(ended) < 5:
+            play.submit(callback=go_on)
+
+    play.submit(callback=go_on)
+    play.wait_for_sends(1)
+    threading.Timer(0, play.release).start()
+    play.engine.shutdown(wait=True, cancel_futures=False)
+
+    assert 5 == len(ended)
+    with pytest.raises(QueueClosed):
+        play.submit()
+
+
+def test_no_callback_submits_more_once_the_queue_drops_what_waits(stage):
+    play = stage(max_workers=1)
+    play.hold()
+    raised = []
+
+    def go_on(future):
+        try:
+            play.submit()
+        except QueueClosed as error:
+            raised.append(error)
+
+    play.submit(callback=go_on)
+    play.wait_for_sends(1)
+    play.engine.shutdown(wait=False, cancel_futures=True)
+    play.release()
+    play.engine.shutdown(wait=True, cancel_futures=True)
+
+    assert 1 == len(raised)
+
+
 def test_shutdown_with_cancel_drops_what_waits_and_lets_attempts_end(stage):
     play = stage(max_workers=2)
     play.hold()

@@ -186,6 +186,21 @@ def test_done_answers_are_not_asked_again():
     assert [7, 8, 9, 10] == answers.index.tolist()
 
 
+def test_what_an_interruption_left_is_forgotten_when_the_next_map_ends_well():
+    """
+    Or a later cell would go on from the answers to another prompt.
+    """
+    echo = Echo()
+    for go_on in (lambda: echo.map_column(["a", "b"]), lambda: list(echo.map(["a", "b"]))):
+        with pytest.raises(APIStatusError):
+            echo.map_column(["a", "fail"])
+        assert ["a", None] == echo.last_partial
+
+        go_on()
+
+        assert echo.last_partial is None
+
+
 def test_done_answers_of_another_length_are_refused():
     with pytest.raises(ConfigurationError, match="done: 1 answers for a column of 2 values"):
         Echo().map_column(["a", "b"], done=["a"])

@@ -109,7 +109,7 @@ def test_a_callable_gets_each_state_and_the_last_one():
     assert [1, 2, 3, 3] == [state.done for state in states]
     assert {3} == {state.total for state in states}
     assert (600, 60_000) == (states[-1].request_limit, states[-1].token_limit)
-    spent = states[-1].tokens_per_minute * states[-1].seconds / 60
+    spent = states[-1].tokens_per_minute * 10 / 60  # the first ten seconds count as ten
     assert sum(answer.usage.total_tokens for answer in answers) == pytest.approx(spent)
 
 
@@ -200,8 +200,10 @@ class Handle:
     def __init__(self):
         self.shown = []
 
-    def update(self, page):
-        self.shown.append(page)
+    def update(self, forms, raw):
+        assert raw
+        self.shown.append(forms["text/html"])
+        self.plain = forms["text/plain"]
 
 
 @pytest.fixture
@@ -214,8 +216,7 @@ def notebook(monkeypatch):
 
     ipython, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
     ipython.get_ipython = ZMQInteractiveShell
-    display.HTML = str
-    display.display = lambda page, display_id: handle
+    display.display = lambda forms, raw, display_id: handle
     ipython.display = display
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
@@ -233,6 +234,7 @@ def test_a_notebook_gets_one_display_that_is_updated(notebook, capsys):
     assert 'value="4" max="4"' in notebook.shown[-1]
     assert "4/4 done" in notebook.shown[-1]
     assert "<script>" not in notebook.shown[-1]
+    assert notebook.plain.startswith("4/4 done"), "for a frontend that shows no HTML"
     assert ("", "") == tuple(capsys.readouterr())
 
 

@@ -55,7 +55,7 @@ def test_one(groq_simulator, groq_simulator_factory):
         limits = {level.dimension: level.limit for level in queue.stats().lanes[0].limits}
     assert groq_simulator.stats().received == 1
     assert limits["TPM"] == 5_000
-    assert os.environ["GROQ_BASE_URL"] == groq_simulator.base_url
+    assert os.environ["GROQ_BASE_URL"] + "/openai/v1" == groq_simulator.base_url
     assert groq_simulator_factory().base_url != groq_simulator.base_url
 
 def test_after():
@@ -65,6 +65,29 @@ def test_after():
     )
 
     assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_fixture_leads_the_official_sdk_to_the_simulator_too(tmp_path):
+    """
+    It reads the same variables, and completes the address by itself.
+    """
+    pytest.importorskip("groq")
+
+    done = pytest_of_a_user(
+        tmp_path,
+        """
+from groq import Groq
+
+def test_one(groq_simulator):
+    with Groq(max_retries=0) as sdk:
+        asked = {"role": "user", "content": "Why?"}
+        answer = sdk.chat.completions.create(model="llama-3.1-8b-instant", messages=[asked])
+    assert answer.choices[0].message.content
+    assert groq_simulator.stats().admitted == 1
+""",
+    )
+
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_options_without_names_are_refused(tmp_path):

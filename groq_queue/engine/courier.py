@@ -1,0 +1,91 @@
+"""One thread that runs an errand whenever it is due or stirred: where waiting for a store stands nobody in the way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Protocol
+
+from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.engine.log import told
+
+_log = logging.getLogger("groq_queue")
+
+
+class Errand(Protocol):
+    """What is to be done; called by one thread at a time."""
+
+    def run(self) -> int | None:
+        """Do what there is to do.
+
+        Returns:
+            The instant at which there will be more, or None: when stirred.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Do what is left to do, once and for all; raises nothing."""
+        ...
+
+
+class Courier:
+    """A daemon thread, started when first stirred, that runs one errand again and again until ``close``.
+
+    ``_changed`` guards the flags and ``_thread``, and is a leaf: ``stir`` may be called under any lock.
+    The errand runs without it.
+    """
+
+    def __init__(self, errand: Errand, clock: Clock, name: str) -> None:
+        self._errand = errand
+        self._clock = clock
+        self._name = name
+        self._changed = threading.Condition(threading.RLock())
+        self._thread: threading.Thread | None = None
+        self._is_stirred = False
+        self._is_closed = False
+
+    def stir(self) -> None:
+        """Have the errand run soon; does not block."""
+        with self._changed:
+            self._is_stirred = True
+            self._changed.notify()
+
+    def start(self) -> None:
+        """Have the thread; it is started once. Not to be called under a lock, since starting one blocks."""
+        with self._changed:
+            if self._thread is not None or self._is_closed:
+                return
+            thread = self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+        thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Finish the errand and wait for it, at most *timeout_s*. A second call only waits."""
+        with self._changed:
+            was_closed, self._is_closed = self._is_closed, True
+            self._changed.notify()
+            thread = self._thread
+        if thread is None:
+            if not was_closed:
+                self._errand.finish()
+        elif thread is not threading.current_thread() and thread.ident is not None:
+            thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        due_ns: int | None = None
+        while self._rest(due_ns):
+            try:
+                due_ns = self._errand.run()
+            except Exception:  # a bug must not end the thread that everybody's budget comes from
+                _log.exception("an errand of %s failed", self._name, extra=told("errand_failed"))
+                due_ns = self._clock.now_ns() + NS_PER_S
+        self._errand.finish()
+
+    def _rest(self, due_ns: int | None) -> bool:
+        """Wait until stirred or *due_ns*; False if closed."""
+        with self._changed:
+            while not self._is_stirred and not self._is_closed:
+                if due_ns is not None and self._clock.now_ns() >= due_ns:
+                    break
+                self._clock.wait(self._changed, due_ns)
+            self._is_stirred = False
+            return not self._is_closed

@@ -1,0 +1,194 @@
+"""Goes between the meters of one queue and the ledger that they share with other processes.
+
+The engine asks for leases under its lock, so nothing there may wait for a store.
+Meters note what their heads need; the agent, on a thread of its own, asks the
+ledger for it, brings back what was granted, and tells it how leases ended. It
+asks again when the ledger's hint says so, when an attempt of its own has ended,
+or when the store has changed, at which it looks at most 20 times a second, and
+only while somebody waits. While nothing is open it does nothing at all.
+
+No end is ever lost: what the store cannot take now is told it later, in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.core.budget import Blocked, TooLarge
+from groq_queue.errors import LimiterUnavailable
+from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Ledger, Standing
+
+_log = logging.getLogger("groq_queue")
+
+_TROUBLE = {"groq_queue_event": "limiter_trouble"}  # see engine.log
+
+_BEAT_NS = round(LEASE_S / 4 * NS_PER_S)
+_LOOK_NS = NS_PER_S // 20
+_LONGEST_LOOK_NS = NS_PER_S
+_ASK_AGAIN_NS = NS_PER_S  # without any hint: whoever stands before us may have died
+_RETRY_NS = (NS_PER_S // 4, NS_PER_S // 2, NS_PER_S)  # the last one again and again
+_OUTAGE_AFTER = 2  # failures in a row
+
+End = Callable[[Ledger], None]
+"""What the ledger is to be told, as a call."""
+
+
+class Asker(Protocol):
+    """A meter, as the agent sees it. All are thread-safe; those that return nothing may call listeners."""
+
+    @property
+    def lane(self) -> str: ...
+    def wish(self) -> tuple[Claim, KnownLimits] | None: ...
+    def deliver(self, claim: Claim, reply: Granted | Blocked | TooLarge, now_ns: int) -> None: ...
+    def give_back_late(self, now_ns: int) -> int | None: ...
+    def is_open(self) -> bool: ...
+    def stand(self, standing: Standing, now_ns: int) -> None: ...
+    def lost(self, error: LimiterUnavailable, now_ns: int) -> None: ...
+    def found(self, now_ns: int) -> None: ...
+    def withdraw(self) -> None: ...
+
+
+class Agent:
+    """An errand: ``run`` whenever stirred or due, ``finish`` at the end.
+
+    ``_lock`` guards ``_outbox`` and ``_askers`` and is a leaf. Everything else is the errand's own, and the
+    ledger is used by nobody else.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._outbox: deque[End] = deque()
+        self._askers: list[Asker] = []
+        self._due: dict[str, tuple[str, int, int]] = {}  # by lane: claim asked for, when to ask again, look interval
+        self._looked_ns = 0
+        self._beat_ns = 0
+        self._failures = 0
+        self._retry_ns = 0
+
+    def add(self, asker: Asker) -> None:
+        """Serve one more meter."""
+        with self._lock:
+            self._askers.append(asker)
+
+    def send(self, ends: list[End]) -> None:
+        """Have the ledger told of *ends*, in order; ``stir`` the courier afterwards."""
+        with self._lock:
+            self._outbox.extend(ends)
+
+    def run(self) -> int | None:
+        """Do what there is to do; return the instant at which there will be more, or None."""
+        now_ns = self._clock.now_ns()
+        if now_ns < self._retry_ns:
+            return self._retry_ns
+        try:
+            with self._lock:
+                askers = list(self._askers)
+            next_ns = self._serve(askers, now_ns)
+        except LimiterUnavailable as error:
+            return self._failed(error, askers)
+        if self._failures:
+            if self._failures >= _OUTAGE_AFTER:
+                _log.warning("the shared budget at %s can be reached again", self._ledger.address, extra=_TROUBLE)
+            self._failures = 0
+            for asker in askers:
+                asker.found(now_ns)
+        return next_ns
+
+    def finish(self) -> None:
+        """Give back what nobody will use, tell the last ends and close the ledger."""
+        with self._lock:
+            askers = list(self._askers)
+        for asker in askers:
+            asker.withdraw()
+        try:
+            self._flush()
+        except LimiterUnavailable as error:
+            count = len(self._outbox)
+            _log.warning("%d leases end without word to the shared budget: %s", count, error, extra=_TROUBLE)
+        self._ledger.close()
+
+    def _serve(self, askers: list[Asker], now_ns: int) -> int | None:
+        if self._failures:
+            self._ledger.beat()  # nothing may be due now, which would prove nothing
+        for asker in askers:
+            asker.give_back_late(now_ns)
+        may_have_freed = self._flush() or self._has_changed(now_ns)
+        for asker in askers:
+            self._ask(asker, may_have_freed, now_ns)
+        if not any(asker.is_open() for asker in askers):
+            return None
+        if now_ns - self._beat_ns >= _BEAT_NS:
+            self._ledger.beat()
+            self._beat_ns = now_ns
+            for asker in askers:
+                if asker.is_open():
+                    asker.stand(self._ledger.standing(asker.lane), now_ns)
+        late = [when for asker in askers if (when := asker.give_back_late(now_ns)) is not None]
+        looks = [max(self._looked_ns + every_ns, now_ns + 1) for _, _, every_ns in self._due.values()]
+        dues = [due_ns for _, due_ns, _ in self._due.values()]
+        return min([*late, *looks, *dues, self._beat_ns + _BEAT_NS])
+
+    def _ask(self, asker: Asker, may_have_freed: bool, now_ns: int) -> None:
+        """Ask the ledger for what a meter wants, if there is reason to."""
+        wish = asker.wish()
+        if wish is None:
+            self._due.pop(asker.lane, None)
+            return
+        claim, limits = wish
+        asked, due_ns, _ = self._due.get(asker.lane, ("", 0, 0))
+        if asked == claim.id and now_ns < due_ns and not may_have_freed:
+            return
+        reply = self._ledger.reserve(claim, limits)
+        if isinstance(reply, Blocked):
+            wait_ns = _ASK_AGAIN_NS if reply.wait_ns is None else reply.wait_ns
+            every_ns = _LOOK_NS if reply.wait_ns is None else reply.wait_ns // 20
+            self._due[asker.lane] = (
+                claim.id,
+                self._clock.now_ns() + max(1, wait_ns),
+                min(max(every_ns, _LOOK_NS), _LONGEST_LOOK_NS),
+            )
+        else:
+            self._due.pop(asker.lane, None)
+        asker.deliver(claim, reply, self._clock.now_ns())
+
+    def _has_changed(self, now_ns: int) -> bool:
+        if not self._due or now_ns - self._looked_ns < min(every_ns for _, _, every_ns in self._due.values()):
+            return False
+        self._looked_ns = now_ns
+        return self._ledger.has_changed()
+
+    def _flush(self) -> bool:
+        """Tell the ledger how leases ended; return whether there was anything."""
+        told = False
+        while True:
+            with self._lock:
+                if not self._outbox:
+                    return told
+                end = self._outbox[0]
+            try:
+                end(self._ledger)
+            except LimiterUnavailable:
+                raise
+            except Exception:  # a bug; kept, it would hold up every other end for ever
+                _log.exception("an end could not be told to the shared budget", extra=_TROUBLE)
+            told = True
+            with self._lock:
+                self._outbox.popleft()
+
+    def _failed(self, error: LimiterUnavailable, askers: list[Asker]) -> int:
+        now_ns = self._clock.now_ns()
+        wait_ns = _RETRY_NS[min(self._failures, len(_RETRY_NS) - 1)]
+        self._failures += 1
+        self._retry_ns = now_ns + wait_ns
+        if self._failures == _OUTAGE_AFTER:
+            _log.error("the shared budget cannot be reached, tried again every second: %s", error, extra=_TROUBLE)
+            for asker in askers:
+                asker.lost(error, now_ns)
+        return self._retry_ns

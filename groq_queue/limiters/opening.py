@@ -1,0 +1,43 @@
+"""Which store of shared budgets an address means."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from groq_queue.clock import Clock
+from groq_queue.errors import ConfigurationError
+from groq_queue.limiters.ledger import Ledger
+
+SCHEMES = ("sqlite", "redis", "rediss")
+
+
+def check_address(limiter: object) -> str:
+    """Return *limiter* if it may be the address of a store.
+
+    Raises:
+        ConfigurationError: It is none. Never repeats a password.
+    """
+    if isinstance(limiter, str) and limiter.partition(":")[0] in SCHEMES:
+        return limiter
+    shown = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password stands before the @
+    raise ConfigurationError(
+        f'limiter={shown!r:.100}: use None for this process, "sqlite:///path" for this host, '
+        'or "redis://host/0?scope=name" for many hosts'
+    )
+
+
+def open_ledger(address: str, clock: Clock) -> Ledger:
+    """Open the store at *address*.
+
+    Raises:
+        ConfigurationError: It is no address.
+        MissingExtraError: It needs a package that is not installed.
+        LimiterUnavailable: It cannot be used.
+    """
+    if check_address(address).startswith("sqlite:"):
+        from groq_queue.limiters.sqlite import SqliteLedger
+
+        return SqliteLedger.open(address, clock)
+    module = import_module("groq_queue.limiters.redis")
+    ledger: Ledger = module.RedisLedger.open(address)
+    return ledger

@@ -1,0 +1,366 @@
+"""The budgets of one host: a SQLite file that its processes share.
+
+Every call is one short transaction. The rollback journal is used, not the
+write-ahead log: in SQLite 3.7.0 to 3.51.2 two connections that write and
+checkpoint at once may damage a file in WAL mode. The disk is not waited for: what
+was committed survives the end of every process; a power cut may take the last
+seconds, or the file.
+
+Instants are those of the clock that never steps, which all processes of a host
+share until it is booted again; the first to come after a boot moves them over,
+by the wall clock's account of the time between.
+
+A lane's buckets stand in one row as JSON, whose integers have no bounds: a level
+is an instant times a limit.
+
+Source: https://www.sqlite.org/wal.html#walresetbug, https://www.sqlite.org/pragma.html#pragma_data_version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from groq_queue.clock import NS_PER_S, Clock, SystemClock
+from groq_queue.core.budget import Blocked, TooLarge
+from groq_queue.errors import LimiterUnavailable
+from groq_queue.forking import fork_between
+from groq_queue.limiters import budgetfile
+from groq_queue.limiters.books import Books, Reservation
+from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Seen, Standing, Units
+
+_LEASE_NS = round(LEASE_S * NS_PER_S)
+_KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that is not written down again
+
+
+class SqliteLedger:
+    """Budgets in a file; see ``Ledger``. Not thread-safe; useless in a forked child until ``renew``."""
+
+    def __init__(self, path: str, clock: Clock | None = None, boot_id: str | None = None) -> None:
+        """
+        Args:
+            path: Absolute, of a file that exists or can be made.
+            clock: Tells the time; every process of the host has to have the same.
+            boot_id: Tells one boot of the host from another; None asks the host.
+
+        Raises:
+            LimiterUnavailable: The file cannot be used.
+        """
+        self.address = path
+        self.token = secrets.token_hex(8)
+        self._clock = clock or SystemClock()
+        self._boot_id = budgetfile.boot_id() if boot_id is None else boot_id
+        self._pid = os.getpid()
+        self._steps = threading.RLock()  # held while SQLite is used, so that no fork comes in between; guards nothing
+        fork_between(self._steps)
+        self._db: sqlite3.Connection | None = None
+        self._version = 0  # of the data, as SQLite counts it, when last looked at
+        self._changes = 0  # what others may have waited for, as the file counts it, when last looked at
+        self._connect()
+
+    @classmethod
+    def open(cls, url: str, clock: Clock | None = None) -> SqliteLedger:
+        """Open, or make, the file that *url* names: ``sqlite:///path``.
+
+        Raises:
+            ConfigurationError: It names none.
+            LimiterUnavailable: The file cannot be used.
+        """
+        return cls(budgetfile.path_of(url), clock)
+
+    # -- claims
+
+    def reserve(self, claim: Claim, limits: KnownLimits) -> Granted | Blocked | TooLarge:
+        with self._step() as (db, now_ns):
+            self._sweep(db, now_ns)
+            self._keep_alive(db, now_ns)
+            self._changes = _changes(db)
+            if _reservation(db, claim.id) is not None:
+                return Granted(claim.id)
+            books = _books(db, claim.lane)
+            if books.differs_from(limits):
+                books.fit(limits, _open_costs(db, claim.lane), now_ns)
+                _store(db, claim.lane, books)
+            excess = books.too_large(claim.cost)
+            if excess is not None:
+                self._leave_line(db, claim.lane, claim.id)
+                return excess
+            tag = self._line_up(db, books, claim)
+            blocked = books.holds_until(now_ns)
+            if blocked is None and not _is_first(db, claim):
+                blocked = Blocked("behind", None)
+            blocked = blocked or books.blocks(claim.cost, now_ns)
+            if blocked is not None:
+                return blocked
+            self._grant(db, books, claim, tag, now_ns)
+            return Granted(claim.id)
+
+    def settle(
+        self,
+        lane: str,
+        claim_id: str,
+        requested: Units,
+        used: Units,
+        seen: Mapping[str, Seen],
+        limits: KnownLimits,
+    ) -> None:
+        with self._step() as (db, now_ns):
+            ended = _reservation(db, claim_id)
+            if ended is None:
+                return
+            db.execute("DELETE FROM reservations WHERE id = ?", (claim_id,))
+            books = _books(db, lane)
+            books.settle(ended, requested, used, now_ns)
+            new = books.fit(limits, _open_costs(db, lane), now_ns)
+            books.observe(ended, seen, new, now_ns)
+            _store(db, lane, books)
+            self._note_change(db)
+
+    def refund(self, lane: str, claim_id: str) -> None:
+        with self._step() as (db, _):
+            ended = _reservation(db, claim_id)
+            if ended is None:
+                self._leave_line(db, lane, claim_id)
+                return
+            db.execute("DELETE FROM reservations WHERE id = ?", (claim_id,))
+            books = _books(db, lane)
+            books.refund(ended)
+            _store(db, lane, books)
+            self._note_change(db)
+
+    # -- what the server, or an outage, adds
+
+    def charge(self, lane: str, used: Units, limits: KnownLimits) -> None:
+        with self._books_changed(lane, limits) as (books, now_ns):
+            books.charge(used, now_ns)
+
+    def hold(self, lane: str, wait_ns: int, dimension: str) -> None:
+        with self._books_changed(lane, {}) as (books, now_ns):
+            books.hold(wait_ns, dimension, now_ns)
+
+    def at_least(self, lane: str, dimension: str, used: int, age_ns: int, limits: KnownLimits) -> None:
+        with self._books_changed(lane, limits) as (books, now_ns):
+            books.at_least(dimension, used, age_ns, now_ns)
+
+    # -- looking
+
+    def standing(self, lane: str) -> Standing:
+        with self._step() as (db, now_ns):
+            alive = db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0]
+            return _books(db, lane).standing(alive, now_ns)
+
+    def has_changed(self) -> bool:
+        with self._translated() as db:
+            version = budgetfile.patiently(db, "PRAGMA data_version").fetchone()[0]
+            if version == self._version:
+                return False
+            changes = _changes(db)
+            self._version = version
+            return changes != self._changes
+
+    def beat(self) -> None:
+        if budgetfile.is_gone(self.address, self._identity):
+            self._drop_connection()
+            self._connect()
+        with self._step() as (db, now_ns):
+            self._note_time(db, now_ns)
+            db.execute("INSERT OR REPLACE INTO processes VALUES (?, ?)", (self.token, now_ns + _LEASE_NS))
+
+    def renew(self) -> None:
+        self.token = secrets.token_hex(8)
+        self._pid = os.getpid()
+        self._db = None  # not closed: that would take the parent's locks away
+        self._version = self._changes = 0
+
+    def close(self) -> None:
+        if self._db is None or os.getpid() != self._pid:
+            return
+        with suppress(LimiterUnavailable), self._step() as (db, now_ns):
+            self._bury(db, self.token, now_ns)
+        self._drop_connection()
+
+    # -- steps
+
+    @contextmanager
+    def _translated(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection; what goes wrong with it is LimiterUnavailable."""
+        if os.getpid() != self._pid:
+            raise LimiterUnavailable(
+                f"limiter {self.address}: it was opened before a fork; make the GroqQueue in the child",
+                address=self.address,
+            )
+        with self._steps:
+            try:
+                if self._db is None:
+                    self._connect()
+                assert self._db is not None
+                yield self._db
+            except (sqlite3.Error, json.JSONDecodeError) as error:
+                raise budgetfile.told(self.address, error) from error
+
+    @contextmanager
+    def _step(self) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """One transaction, and the instant at which it has the file to itself."""
+        with self._translated() as db:
+            budgetfile.patiently(db, "BEGIN IMMEDIATE")
+            try:
+                yield db, self._clock.now_ns()
+                budgetfile.patiently(db, "COMMIT")
+            except BaseException:
+                if os.getpid() == self._pid:  # else the parent is about to commit what a child would take out
+                    with suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _books_changed(self, lane: str, limits: KnownLimits) -> Iterator[tuple[Books, int]]:
+        with self._step() as (db, now_ns):
+            books = _books(db, lane)
+            books.fit(limits, _open_costs(db, lane), now_ns)
+            yield books, now_ns
+            _store(db, lane, books)
+
+    def _connect(self) -> None:
+        with self._steps:
+            db, self._identity = budgetfile.connect(self.address)
+            budgetfile.keep(db)
+            self._db = db
+        try:
+            with self._step() as (_, now_ns):
+                self._note_time(db, now_ns)
+        except BaseException:
+            self._drop_connection()
+            raise
+
+    def _drop_connection(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with self._steps, suppress(sqlite3.Error):
+                db.close()
+            budgetfile.let_go(db)
+
+    def _note_time(self, db: sqlite3.Connection, now_ns: int) -> None:
+        """Write down what both clocks say, for whoever comes after the next boot."""
+        wall_ns = round(self._clock.wall_s() * NS_PER_S)
+        last = db.execute("SELECT boot_id, now_ns, wall_ns FROM clock").fetchone()
+        if last is not None and (last[0] != self._boot_id or now_ns < last[1]):
+            self._move(db, now_ns - last[1] - max(0, wall_ns - last[2]))
+        db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?, ?)", (self._boot_id, now_ns, wall_ns))
+
+    def _move(self, db: sqlite3.Connection, shift_ns: int) -> None:
+        """Go over to the clock of this boot; no process of an earlier one is alive."""
+        for name, state in db.execute("SELECT name, state FROM lanes").fetchall():
+            books = Books(json.loads(state))
+            books.move_by(shift_ns)
+            _store(db, name, books)
+        db.execute("UPDATE reservations SET granted_ns = granted_ns + ?", (shift_ns,))
+        db.execute("UPDATE processes SET until_ns = 0")
+
+    # -- processes
+
+    def _keep_alive(self, db: sqlite3.Connection, now_ns: int) -> None:
+        row = db.execute("SELECT until_ns FROM processes WHERE token = ?", (self.token,)).fetchone()
+        if row is None or row[0] - now_ns < _KEEP_ALIVE_BELOW_NS:
+            db.execute("INSERT OR REPLACE INTO processes VALUES (?, ?)", (self.token, now_ns + _LEASE_NS))
+
+    def _sweep(self, db: sqlite3.Connection, now_ns: int) -> None:
+        dead = db.execute("SELECT token FROM processes WHERE until_ns <= ?", (now_ns,)).fetchall()
+        for (token,) in dead:
+            self._bury(db, token, now_ns)
+
+    def _bury(self, db: sqlite3.Connection, token: str, now_ns: int) -> None:
+        """Charge in full what a process reserved, and take it out of every line."""
+        left = db.execute(
+            "SELECT lane, granted_ns, cost, ended FROM reservations WHERE process = ?", (token,)
+        ).fetchall()
+        for lane, granted_ns, cost, ended in left:
+            books = _books(db, lane)
+            books.expire(Reservation(granted_ns, json.loads(cost), json.loads(ended)), now_ns)
+            _store(db, lane, books)
+        db.execute("DELETE FROM reservations WHERE process = ?", (token,))
+        db.execute("DELETE FROM waiters WHERE process = ?", (token,))
+        db.execute("DELETE FROM processes WHERE token = ?", (token,))
+        self._note_change(db)
+
+    # -- the line
+
+    def _line_up(self, db: sqlite3.Connection, books: Books, claim: Claim) -> int:
+        """Return the tag of a claim, which stands in line from now on."""
+        row = db.execute("SELECT tag FROM waiters WHERE id = ?", (claim.id,)).fetchone()
+        if row is not None:
+            return int(row[0])
+        whose = (claim.lane, claim.priority, claim.client)
+        last = db.execute("SELECT ends FROM turns WHERE lane = ? AND priority = ? AND client = ?", whose).fetchone()
+        tag, ends = books.turn(claim.priority, last[0] if last else 0, claim.turn_cost, claim.weight)
+        db.execute("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?)", (*whose, ends))
+        db.execute(
+            "INSERT INTO waiters (id, lane, process, priority, client, tag, ends) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (claim.id, claim.lane, self.token, claim.priority, claim.client, tag, ends),
+        )
+        return tag
+
+    def _leave_line(self, db: sqlite3.Connection, lane: str, claim_id: str) -> None:
+        """Take a claim out of the line; its turn is given back if it was its client's last."""
+        row = db.execute("SELECT priority, client, tag, ends FROM waiters WHERE id = ?", (claim_id,)).fetchone()
+        if row is None:
+            return
+        priority, client, tag, ends = row
+        db.execute("DELETE FROM waiters WHERE id = ?", (claim_id,))
+        db.execute(
+            "UPDATE turns SET ends = ? WHERE lane = ? AND priority = ? AND client = ? AND ends = ?",
+            (tag, lane, priority, client, ends),
+        )
+        self._note_change(db)
+
+    def _grant(self, db: sqlite3.Connection, books: Books, claim: Claim, tag: int, now_ns: int) -> None:
+        granted = books.grant(claim.cost, claim.priority, tag, now_ns)
+        db.execute("DELETE FROM waiters WHERE id = ?", (claim.id,))
+        db.execute(
+            "DELETE FROM turns WHERE lane = ? AND priority = ? AND ends <= ?",
+            (claim.lane, claim.priority, books.turn_now(claim.priority)),
+        )
+        db.execute(
+            "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?)",
+            (claim.id, claim.lane, self.token, now_ns, json.dumps(dict(claim.cost)), json.dumps(dict(granted.ended))),
+        )
+        _store(db, claim.lane, books)
+        self._note_change(db)
+
+    def _note_change(self, db: sqlite3.Connection) -> None:
+        """Count what others may have waited for; a heart-beat or a newcomer in line is nothing of that kind."""
+        db.execute("UPDATE changes SET number = number + 1")
+        self._changes += 1
+
+
+def _books(db: sqlite3.Connection, lane: str) -> Books:
+    row = db.execute("SELECT state FROM lanes WHERE name = ?", (lane,)).fetchone()
+    return Books(None if row is None else json.loads(row[0]))
+
+
+def _store(db: sqlite3.Connection, lane: str, books: Books) -> None:
+    db.execute("INSERT OR REPLACE INTO lanes VALUES (?, ?)", (lane, json.dumps(books.state(), separators=(",", ":"))))
+
+
+def _reservation(db: sqlite3.Connection, claim_id: str) -> Reservation | None:
+    row = db.execute("SELECT granted_ns, cost, ended FROM reservations WHERE id = ?", (claim_id,)).fetchone()
+    return None if row is None else Reservation(row[0], json.loads(row[1]), json.loads(row[2]))
+
+
+def _open_costs(db: sqlite3.Connection, lane: str) -> Iterator[Any]:
+    for (cost,) in db.execute("SELECT cost FROM reservations WHERE lane = ?", (lane,)):
+        yield json.loads(cost)
+
+
+def _is_first(db: sqlite3.Connection, claim: Claim) -> bool:
+    first = "SELECT id FROM waiters WHERE lane = ? ORDER BY priority, tag, arrival LIMIT 1"
+    return bool(db.execute(first, (claim.lane,)).fetchone()[0] == claim.id)
+
+
+def _changes(db: sqlite3.Connection) -> int:
+    return int(budgetfile.patiently(db, "SELECT number FROM changes").fetchone()[0])

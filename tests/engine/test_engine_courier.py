@@ -1,0 +1,156 @@
+"""The courier runs an errand when stirred or due, on one thread, and finishes it once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from groq_queue.clock import NS_PER_S, FakeClock
+from groq_queue.engine.courier import Courier
+
+PATIENCE_S = 10.0
+
+
+class Errand:
+    """Counts its runs; ``answer`` says when the next is due."""
+
+    def __init__(self, answer: Callable[[int], int | None] = lambda run: None) -> None:
+        self._answer = answer
+        self._changed = threading.Condition()
+        self.runs = 0
+        self.finished = 0
+        self.threads: set[int] = set()
+
+    def run(self) -> int | None:
+        with self._changed:
+            self.runs += 1
+            self.threads.add(threading.get_ident())
+            self._changed.notify_all()
+        return self._answer(self.runs)
+
+    def finish(self) -> None:
+        with self._changed:
+            self.finished += 1
+            self._changed.notify_all()
+
+    def wait_for(self, runs: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.runs >= runs, PATIENCE_S)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def hired(clock: FakeClock) -> Iterator[Callable[[Errand], Courier]]:
+    couriers: list[Courier] = []
+
+    def hire(errand: Errand) -> Courier:
+        couriers.append(Courier(errand, clock, "courier"))
+        return couriers[-1]
+
+    yield hire
+    for courier in couriers:
+        courier.close(PATIENCE_S)
+
+
+def test_nothing_runs_until_stirred(hired: Callable[[Errand], Courier]) -> None:
+    errand = Errand()
+    courier = hired(errand)
+    courier.start()
+    before = errand.runs
+
+    courier.stir()
+    errand.wait_for(1)
+
+    assert 0 == before
+
+
+def test_a_stir_before_the_start_is_not_lost(hired: Callable[[Errand], Courier]) -> None:
+    errand = Errand()
+    courier = hired(errand)
+
+    courier.stir()
+    courier.start()
+
+    errand.wait_for(1)
+
+
+def test_a_stir_while_it_runs_makes_it_run_again(hired: Callable[[Errand], Courier]) -> None:
+    courier: list[Courier] = []
+
+    def stir_once(run: int) -> None:
+        if run == 1:
+            courier[0].stir()
+
+    errand = Errand(stir_once)
+    courier.append(hired(errand))
+    courier[0].start()
+    courier[0].stir()
+
+    errand.wait_for(2)
+
+
+def test_it_runs_again_when_due(hired: Callable[[Errand], Courier], clock: FakeClock) -> None:
+    due_ns = clock.now_ns() + 5 * NS_PER_S
+    errand = Errand(lambda run: due_ns if run == 1 else None)
+    courier = hired(errand)
+    courier.start()
+    courier.stir()
+    errand.wait_for(1)
+    while not clock.is_awaited(5):
+        pass
+
+    clock.advance(5)
+
+    errand.wait_for(2)
+
+
+def test_a_broken_run_is_logged_and_tried_again(
+    hired: Callable[[Errand], Courier], clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_once(run: int) -> None:
+        if run == 1:
+            raise ValueError("broken")
+
+    errand = Errand(break_once)
+    courier = hired(errand)
+    courier.start()
+    courier.stir()
+    errand.wait_for(1)
+    courier.stir()
+    errand.wait_for(2)
+
+    assert "an errand of courier failed" in caplog.text
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_it_finishes_once_whether_or_not_it_ever_ran(hired: Callable[[Errand], Courier], starts: bool) -> None:
+    errand = Errand()
+    courier = hired(errand)
+    if starts:
+        courier.start()
+
+    courier.close(PATIENCE_S)
+    courier.close(PATIENCE_S)
+    courier.start()
+    courier.stir()
+
+    assert (1, 0) == (errand.finished, errand.runs)
+
+
+def test_all_runs_are_on_one_thread_of_its_own(hired: Callable[[Errand], Courier]) -> None:
+    errand = Errand()
+    courier = hired(errand)
+    for _ in range(3):
+        courier.start()
+    for run in (1, 2, 3):
+        courier.stir()
+        errand.wait_for(run)
+
+    assert 1 == len(errand.threads)
+    assert threading.get_ident() not in errand.threads

@@ -1,0 +1,158 @@
+"""The rows of the fault table: what is done, what is expected, and who measures it.
+
+A row is measured by a scenario of this folder, in a process of its own, or by a
+test of another folder, which is run; or it says why there is nothing to measure yet.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import endings, futures, http, inputs, limits, resources
+from .harness import Figure
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        number: ``"D01"`` and so on.
+        what: What is done.
+        is_gate: A release needs it.
+        scenario: Measures it, given whether at full scale; or None.
+        tests: Names of tests that measure it, from the root of the repository.
+        missing: Why nothing measures it.
+        quick_s: A generous bound of its quick scale; 0 has no quick scale.
+        full_s: The same of its full scale.
+    """
+
+    number: str
+    what: str
+    is_gate: bool = False
+    scenario: Callable[[bool], Figure] | None = None
+    tests: tuple[str, ...] = ()
+    missing: str = ""
+    quick_s: float = 90
+    full_s: float = 300
+
+
+def _row(
+    scenario: Callable[[bool], Figure], what: str, gate: str = "", *, quick_s: float = 90, full_s: float = 300
+) -> Row:
+    return Row(scenario.__name__.upper(), what, gate == "G", scenario, quick_s=quick_s, full_s=full_s)
+
+
+def _tested(number: str, what: str, gate: str, *tests: str, full_s: float = 900) -> Row:
+    return Row(number, what, gate == "G", tests=tests, full_s=full_s)
+
+
+def _free_threaded(full: bool) -> Figure:
+    failures = sum(not scenario(full).passed for scenario in (futures.d01, futures.d05, futures.d09))
+    return Figure(not failures, f"D01, D05 and D09 on a free-threaded build: failures {failures}")
+
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    _D74 = Row("D74", "D01, D05, D09 on a free-threaded build", scenario=_free_threaded)
+else:
+    _D74 = Row("D74", "D01, D05, D09 on a free-threaded build", missing="not run: this Python has its lock")
+
+_KILLS = "tests/durability/test_durable_kills.py::test_killed"
+_OWNERS = "tests/durability/test_durable_owners.py::test"
+_CRASH = "tests/journal/test_journal_crash.py::test"
+
+ROWS = (
+    _row(futures.d01, "10,000 submits from 32 threads", "G"),
+    _row(futures.d02, "500 equal submits, one worker: first in, first out"),
+    _row(futures.d03, "100 callbacks that raise"),
+    _row(futures.d04, "a callback of 5 s, 2 workers, 20 requests"),
+    _row(futures.d05, "cancel a queued and a running one", "G"),
+    _row(futures.d06, "result(timeout) too short, then result()"),
+    _row(futures.d07, "wait, as_completed, wrap_future, FIRST_EXCEPTION"),
+    _row(futures.d08, "200 queues made, used, closed; one dropped"),
+    _row(futures.d09, "D01 and D05 at a switch interval of 1 µs"),
+    _row(futures.d10, "1,000 payloads that cannot be ordered, 16 threads", "G"),
+    _row(futures.d11, "1,200 single submits: no lost wake-up"),
+    _row(futures.d12, "100 futures, number 37 fails"),
+    _row(endings.d13, "a with block waits for all", "G"),
+    _row(endings.d14, "an exception inside with, 500 queued", "G"),
+    _row(endings.d15, "the script ends without shutdown", "G", full_s=600),
+    _row(endings.d16, "shutdown twice, from a callback, a worker, 8 threads"),
+    _row(endings.d17, "submit after shutdown"),
+    _row(endings.d18, "SIGTERM at random times, then restart", "G"),
+    _row(endings.d19, "a queue at module level, fork Pool(4)", "G"),
+    _row(endings.d20, "gunicorn --preload -w 4"),
+    _row(endings.d21, "exit while a retry is pending"),
+    _row(endings.d22, "SIGINT at random instants of a submit loop"),
+    _row(limits.d23, "two minutes of backlog at 300 RPM", "G"),
+    _row(limits.d24, "a TPM limit, mixed sizes", "G"),
+    _row(limits.d25, "a request larger than TPM"),
+    _row(limits.d26, "200 low queued, one high"),
+    _tested("D27", "high at twice the capacity, one low: bounded wait", "",
+            "tests/engine/test_engine_fairness.py::test_with_ageing_a_wait_is_bounded_under_twice_the_capacity_of_high"),
+    _row(limits.d28, "client A 1,000, B 10; then five equal ones"),
+    _row(limits.d29, "429 with Retry-After, 8 workers", "G"),
+    _row(limits.d30, "429 without a wait, 20 clients"),
+    _row(limits.d31, "real x-ratelimit headers"),
+    _row(limits.d32, "the same as garbage"),
+    _row(limits.d33, "max_pending, and one per client"),
+    _row(limits.d34, "rpm=1, 50 queued, then close"),
+    _row(http.d35, "100,000 requests, 10 % random faults", "G", full_s=900),
+    _row(http.d36, "refused; nope.invalid"),
+    _row(http.d37, "TLS self-signed, expired, for another host", "G"),
+    _row(http.d38, "HTML pages instead of JSON"),
+    _row(http.d39, "statuses that are final"),
+    _row(http.d40, "statuses that are retried"),
+    _row(http.d41, "a server that says nothing, or drips", "G"),
+    _row(http.d42, "bodies cut short"),
+    _row(http.d43, "100 MB plain; a decompression bomb"),
+    _row(http.d44, "a server that closes idle connections"),
+    _row(http.d45, "proxies, NO_PROXY, http off loopback"),
+    _row(http.d46, "the server restarts under 200 requests"),
+    _row(http.d47, "a server that only fails"),
+    _row(http.d48, "the key is revoked with 1,000 queued"),
+    _row(http.d49, "stream=True"),
+    Row("D49b", "redirects 301 to 308; a netrc entry", scenario=http.redirects),
+    _row(inputs.d50, "24 bad inputs", "G"),
+    _row(inputs.d51, "unknown keyword arguments"),
+    _row(inputs.d52, "no key anywhere"),
+    _row(inputs.d53, "20 MB payloads"),
+    _row(inputs.d54, "1,000 random Unicode texts"),
+    _tested("D55", "kill -9 at 200 random moments over one journal", "G",
+            f"{_KILLS}_at_random_moments_over_one_journal"),
+    _tested("D56", "kill right after submit returned, 200 times", "G", f"{_KILLS}_right_after_submit_has_returned"),
+    _tested("D57", "power loss: nothing is acknowledged before its fsync (strace)", "",
+            f"{_CRASH}_nothing_is_acknowledged_before_the_disk_has_it"),
+    _tested("D58", "integrity after a kill at the Nth write, and while the file is made", "G",
+            f"{_KILLS}_at_the_nth_write_of_a_new_file", f"{_KILLS}_while_the_file_is_made"),
+    _tested("D59", "restart, ask for what is completed", "", f"{_OWNERS}_a_second_run_of_a_script_sends_nothing"),
+    _tested("D60", "newer schemas refused, half-made files new (one schema was released so far)", "",
+            "tests/durability/test_durable_refusals.py::test_a_newer_schema_is_refused_as_it_is",
+            "tests/journal/test_journal_opening.py::test_a_file_that_a_crash_left_without_schema_is_a_new_journal"),
+    _tested("D61", "places where no file can be", "",
+            "tests/durability/test_durable_refusals.py::test_a_place_where_no_file_can_be_is_refused",
+            "tests/durability/test_durable_refusals.py::test_what_is_read_only_is_refused_as_it_is"),
+    _tested("D62", "100,000 requests through one journal", "",
+            "tests/durability/test_durable_volume.py::test_a_hundred_thousand_requests_through_one_file"),
+    _tested("D63", "another process reads for 60 s", "", f"{_OWNERS}_somebody_who_reads_for_long_slows_no_submit"),
+    _tested("D64", "export under load", "", f"{_OWNERS}_an_export_under_load_has_all_that_was_accepted_before"),
+    _tested("D65", "a second process opens the same journal", "G", f"{_OWNERS}_a_second_process_is_refused_at_once"),
+    _tested("D66", "the owner is stopped and goes on", "", f"{_OWNERS}_a_stopped_owner_stays_the_owner"),
+    _row(resources.d67, "a sentinel key through all paths, DEBUG", "G"),
+    _row(resources.d68, "repr, str, vars, pickles"),
+    _row(resources.d69, "the key and the command line"),
+    _row(resources.d70, "newlines, ANSI and 10 kB in names and messages"),
+    _row(resources.d71, "soak at 50/s with 5 % faults", quick_s=0, full_s=4_000),
+    _row(resources.d72, "100,000 pending"),
+    _row(resources.d73, "journal submits, full durability"),
+    _D74,
+    *(Row(number, what, gate, missing="not built: no gateway yet") for number, what, gate in (
+        ("D75", "gateway defaults", True), ("D76", "SSE client leaves", False),
+        ("D77", "upstream dies mid-SSE", False), ("D78", "gateway body caps", False),
+    )),
+    *(Row(number, what, missing="not here: belongs to the distributed tests") for number, what in (
+        ("D79", "4 processes, one Redis budget"), ("D80", "Celery workers killed mid-task"),
+    )),
+)  # fmt: skip
+"""In the order in which they are shown."""

@@ -1,0 +1,58 @@
+"""Budgets of every kind, for the contracts that all of them keep, and a redis-server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from organisation import OneProcess, Organisation
+from redis_server import RedisServer, missing, must_be_there
+from stores import STORES, Store
+
+
+@pytest.fixture(scope="session")
+def one_redis_server() -> Iterator[RedisServer]:
+    reason = missing()
+    if reason is not None:
+        if must_be_there():
+            pytest.fail(reason)
+        pytest.skip(reason)
+    pytest.importorskip("redis")
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(one_redis_server: RedisServer) -> RedisServer:
+    """A running server that holds nothing."""
+    one_redis_server.ask("FLUSHALL")
+    one_redis_server.ask("SCRIPT FLUSH")
+    return one_redis_server
+
+
+def made(kind: str, request: pytest.FixtureRequest) -> Store:
+    return STORES[kind](request.getfixturevalue("redis_server" if kind == "redis" else "tmp_path"))
+
+
+@pytest.fixture(params=list(STORES))
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """A fresh store of each kind."""
+    fresh = made(request.param, request)
+    yield fresh
+    fresh.close()
+
+
+@pytest.fixture(params=["process", *STORES])
+def organisation(request: pytest.FixtureRequest) -> Iterator[Organisation | OneProcess]:
+    """An organisation on each kind of limiter."""
+    if request.param == "process":
+        alone = OneProcess()
+        yield alone
+        alone.close()
+        return
+    fresh = made(request.param, request)
+    organisation = Organisation(fresh)
+    yield organisation
+    organisation.close()
+    fresh.close()

@@ -1,0 +1,604 @@
+"""What every store of shared budgets promises: one law, each claim counted once, nobody passed, nobody waited for."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+from stores import Store
+
+from groq_queue.clock import NS_PER_S
+from groq_queue.core.budget import Blocked, TooLarge
+from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Ledger, Seen
+
+MINUTE = 60 * NS_PER_S
+DAY = 86_400 * NS_PER_S
+LANE = "https://api org model"
+TPM: KnownLimits = {"TPM": (6_000, MINUTE)}
+FOUR: KnownLimits = {"RPM": (10, MINUTE), "RPD": (1_000, DAY), "TPM": (6_000, MINUTE), "TPD": (100_000, DAY)}
+_numbers = itertools.count(1)
+
+
+def claim(ledger: Ledger, tokens: int = 100, **facts: Any) -> Claim:
+    cost = {"RPM": 1, "RPD": 1, "TPM": tokens, "TPD": tokens}
+    return Claim(f"{ledger.token}-{next(_numbers)}", facts.pop("lane", LANE), cost, **facts)
+
+
+def ask(ledger: Ledger, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> Any:
+    return ledger.reserve(claim(ledger, tokens, **facts), limits)
+
+
+def granted(ledger: Ledger, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> Claim:
+    asked = claim(ledger, tokens, **facts)
+    assert Granted(asked.id) == ledger.reserve(asked, limits)
+    return asked
+
+
+def settle(ledger: Ledger, asked: Claim, used: int | None = None, limits: KnownLimits = TPM, **seen: Seen) -> None:
+    """End a reservation whose request was charged in full, or used *used* tokens."""
+    real = dict(asked.cost) if used is None else {**asked.cost, "TPM": used, "TPD": used}
+    ledger.settle(asked.lane, asked.id, asked.cost, real, seen, limits)
+
+
+def spend(ledger: Ledger, tokens: int, limits: KnownLimits = TPM, **facts: Any) -> None:
+    settle(ledger, granted(ledger, tokens, limits, **facts), limits=limits)
+
+
+def used(ledger: Ledger, dimension: str = "TPM") -> int:
+    return {level.dimension: level.used for level in ledger.standing(LANE).levels}.get(dimension, 0)
+
+
+def assert_wait(store: Store, expected_s: float, blocked: Any) -> None:
+    assert isinstance(blocked, Blocked), blocked
+    assert blocked.wait_ns is not None
+    assert round(expected_s * NS_PER_S) - store.slack_ns <= blocked.wait_ns <= round(expected_s * NS_PER_S)
+
+
+# -- the law
+
+
+@pytest.mark.parametrize(
+    ("dimension", "limit", "period_ns", "in_use", "requested", "wait_s"),
+    [
+        ("TPD", 100_000, DAY, 97_050, 3_619, 578.016),
+        ("TPM", 6_000, MINUTE, 5_914, 1_822, 17.36),
+        ("TPM", 6_000, MINUTE, 3_513, 3_166, 6.79),
+        ("TPD", 500_000, DAY, 500_370, 1_000, (500_370 + 1_000 - 500_000) * 86_400 / 500_000),
+    ],
+)
+def test_the_wait_is_what_the_server_would_say(
+    store: Store, dimension: str, limit: int, period_ns: int, in_use: int, requested: int, wait_s: float
+) -> None:
+    """
+    Figures of real refusals: wait = (used + requested - limit) / (limit / period). Used may pass the limit.
+    """
+    ledger, limits = store.open(), {dimension: (limit, period_ns)}
+    first = granted(ledger, min(in_use, limit), limits)
+    settle(ledger, first, in_use, limits)
+
+    blocked = ask(ledger, requested, limits)
+
+    assert_wait(store, wait_s, blocked)
+    assert ("limit", dimension, limit) == (blocked.reason, blocked.dimension, blocked.limit)
+
+
+def test_a_told_wait_is_enough(store: Store) -> None:
+    ledger = store.open()
+    spend(ledger, 6_000)
+    asked = claim(ledger, 150)
+
+    blocked = ledger.reserve(asked, TPM)
+    assert_wait(store, 1.5, blocked)
+    store.advance(blocked.wait_ns / NS_PER_S)
+
+    assert Granted(asked.id) == ledger.reserve(asked, TPM)
+
+
+def test_all_dimensions_are_taken_or_none(store: Store) -> None:
+    """
+    The request limit is spent; what is denied takes no token.
+    """
+    ledger, limits = store.open(), {**FOUR, "RPM": (1, MINUTE)}
+    spend(ledger, 100, limits)
+
+    denied = ask(ledger, 3_000, limits)
+
+    assert isinstance(denied, Blocked)
+    assert "RPM" == denied.dimension
+    assert (100, 100, 1) == (used(ledger, "TPM"), used(ledger, "TPD"), used(ledger, "RPD"))
+
+
+def test_denied_tries_burn_no_request(store: Store) -> None:
+    ledger = store.open()
+    spend(ledger, 6_000, FOUR)
+    waiting = claim(ledger, 6_000)
+
+    for _ in range(20):
+        assert isinstance(ledger.reserve(waiting, FOUR), Blocked)
+
+    assert (1, 1) == (used(ledger, "RPM"), used(ledger, "RPD"))
+
+
+def test_a_reservation_does_not_drain_until_it_ends(store: Store) -> None:
+    """
+    Nobody knows when its request arrived, so no time can be told at which the next one fits.
+    """
+    ledger = store.open()
+    held = granted(ledger, 4_000)
+    store.advance(2)
+    waiting = claim(ledger, 4_000)
+
+    assert Blocked("limit", None, "TPM", 4_000, 6_000) == ledger.reserve(waiting, TPM)
+
+    settle(ledger, held)
+    assert_wait(store, 20, ledger.reserve(waiting, TPM))
+
+
+def test_what_costs_more_than_the_limit_is_too_large(store: Store) -> None:
+    ledger = store.open()
+
+    assert TooLarge(6_001, 6_000, "TPM") == ask(ledger, 6_001)
+    assert isinstance(ask(ledger, 6_000), Granted)
+
+
+def test_a_limit_of_which_it_takes_nothing_does_not_block(store: Store) -> None:
+    ledger, limits = store.open(), {**TPM, "ASPH": (100, 3_600 * NS_PER_S)}
+    ledger.charge(LANE, {"ASPH": 500}, limits)
+
+    assert isinstance(ask(ledger, 100, limits), Granted)
+
+
+def test_lanes_have_budgets_of_their_own(store: Store) -> None:
+    ledger = store.open()
+    granted(ledger, 6_000, lane="one")
+
+    assert isinstance(ask(ledger, 6_000, lane="other"), Granted)
+
+
+def test_what_one_process_took_another_cannot(store: Store) -> None:
+    one, two = store.open(), store.open()
+    granted(one, 4_000)
+
+    assert isinstance(ask(two, 4_000), Blocked)
+    assert isinstance(ask(two, 2_000), Blocked)  # behind the first, which is its own claim of equal rank
+    assert [4_000, 4_000] == [used(one), used(two)]
+
+
+def test_a_dimension_that_is_learnt_later_holds_what_is_open(store: Store) -> None:
+    one, two = store.open(), store.open()
+    granted(one, 500, limits={})
+    granted(one, 700, limits={})
+
+    spend(two, 100, TPM)
+
+    assert 1_300 == used(one)
+    assert isinstance(ask(one, 5_000, limits={}), Blocked)
+
+
+def test_a_limit_that_changes_keeps_the_units_in_use(store: Store) -> None:
+    ledger = store.open()
+    spend(ledger, 6_000)
+
+    blocked = ask(ledger, 100, {"TPM": (12_000, MINUTE)})
+
+    assert isinstance(blocked, Granted)
+    assert 6_000 < used(ledger) <= 6_100
+
+
+# -- every claim counts once
+
+
+def test_a_claim_that_is_repeated_is_granted_once(store: Store) -> None:
+    ledger = store.open()
+    asked = granted(ledger, 1_000)
+
+    again = ledger.reserve(asked, TPM)
+
+    assert Granted(asked.id) == again
+    assert 1_000 == used(ledger)
+
+
+def test_a_reservation_ends_once(store: Store) -> None:
+    ledger = store.open()
+    one, two = granted(ledger, 1_000), granted(ledger, 500)
+
+    settle(ledger, one)
+    settle(ledger, one)
+    ledger.refund(LANE, one.id)
+    ledger.refund(LANE, two.id)
+    ledger.refund(LANE, two.id)
+    settle(ledger, two)
+    ledger.refund(LANE, "nobody-1")
+
+    assert 0 <= 1_000 - used(ledger) <= store.slack_ns // 10_000_000
+
+
+def test_a_refund_frees_at_once(store: Store) -> None:
+    ledger = store.open()
+    ledger.refund(LANE, granted(ledger, 6_000).id)
+
+    assert isinstance(ask(ledger, 6_000), Granted)
+
+
+def test_real_use_may_pass_the_limit(store: Store) -> None:
+    ledger = store.open()
+    settle(ledger, granted(ledger, 6_000), used=9_000)
+
+    assert_wait(store, 31, ask(ledger, 100))
+
+
+# -- strict, until the server's headers disprove it
+
+
+def test_unused_allowance_counts_until_the_server_is_seen_to_give_it_back(store: Store) -> None:
+    ledger = store.open()
+    settle(ledger, granted(ledger, 1_000), used=100)
+    before = ledger.standing(LANE).credits, used(ledger)
+
+    for _ in range(4):
+        asked = granted(ledger, 1_000)
+        settle(ledger, asked, 100, TPM, TPM=Seen(6_000, 5_900, lowers=True))
+
+    assert not before[0]
+    assert 900 < before[1] <= 1_000
+    assert ledger.standing(LANE).credits
+    assert used(ledger) <= 500
+
+
+def test_a_users_own_smaller_limit_is_not_loosened_by_headers(store: Store) -> None:
+    ledger = store.open()
+
+    for _ in range(4):
+        settle(ledger, granted(ledger, 1_000), 100, TPM, TPM=Seen(60_000, 59_900, lowers=False))
+
+    assert not ledger.standing(LANE).credits
+    assert 3_900 <= used(ledger) <= 4_000
+
+
+def test_headers_tell_what_others_spent(store: Store) -> None:
+    ledger = store.open()
+    settle(ledger, granted(ledger, 100), 100, TPM, TPM=Seen(6_000, 1_000, lowers=True))
+
+    assert 4_900 <= used(ledger) <= 5_000
+    assert isinstance(ask(ledger, 3_000), Blocked)
+
+
+def test_a_limit_learnt_from_an_answer_begins_where_the_answer_says(store: Store) -> None:
+    ledger = store.open()
+    settle(ledger, granted(ledger, 100, limits={}), 100, TPM, TPM=Seen(6_000, 2_000, lowers=True))
+
+    assert 3_900 <= used(ledger) <= 4_000
+
+
+def test_proof_of_a_level_raises_and_never_lowers(store: Store) -> None:
+    ledger = store.open()
+    spend(ledger, 3_000)
+
+    ledger.at_least(LANE, "TPM", 1_000, 0, TPM)
+    lower = used(ledger)
+    ledger.at_least(LANE, "TPM", 5_000, 5 * NS_PER_S, TPM)
+    higher = used(ledger)
+
+    assert 2_900 <= lower <= 3_000
+    assert 4_400 <= higher <= 4_500
+
+
+def test_what_was_spent_without_asking_is_charged(store: Store) -> None:
+    ledger = store.open()
+    ledger.charge(LANE, {"TPM": 7_000, "RPM": 3}, FOUR)
+
+    assert 6_900 <= used(ledger) <= 7_000
+    assert 3 == used(ledger, "RPM")
+
+
+# -- pauses
+
+
+def test_a_pause_is_everybodys(store: Store) -> None:
+    one, two = store.open(), store.open()
+
+    one.hold(LANE, 2 * NS_PER_S, "TPM")
+    asked = claim(two)
+    blocked = two.reserve(asked, TPM)
+    store.advance(2)
+
+    assert_wait(store, 2, blocked)
+    assert ("hold", "TPM") == (blocked.reason, blocked.dimension)
+    assert Granted(asked.id) == two.reserve(asked, TPM)
+
+
+def test_a_shorter_pause_does_not_end_a_longer_one(store: Store) -> None:
+    ledger = store.open()
+    for seconds in (30, 600, 1):
+        ledger.hold(LANE, seconds * NS_PER_S, "TPD" if seconds == 600 else "TPM")
+
+    blocked = ask(ledger)
+
+    assert_wait(store, 600, blocked)
+    assert "TPD" == blocked.dimension
+    assert blocked.wait_ns - 1 * NS_PER_S <= ledger.standing(LANE).held_ns <= blocked.wait_ns
+
+
+# -- the line
+
+
+def test_priorities_are_strict_across_processes(store: Store) -> None:
+    """
+    The LOW one came first and would fit, but the HIGH one goes first.
+    """
+    one, two = store.open(), store.open()
+    held = granted(one, 5_000)
+    low, high = claim(one, 2_000, priority=8), claim(two, 2_000, priority=1)
+    blocked = [one.reserve(low, TPM), two.reserve(high, TPM)]
+
+    behind = one.reserve(low, TPM)
+    one.refund(LANE, held.id)
+    still_behind = one.reserve(low, TPM)
+
+    assert ["limit", "limit"] == [each.reason for each in blocked]
+    assert [Blocked("behind", None)] * 2 == [behind, still_behind]
+    assert Granted(high.id) == two.reserve(high, TPM)
+    assert Granted(low.id) == one.reserve(low, TPM)
+
+
+def test_equals_go_by_arrival(store: Store) -> None:
+    one, two = store.open(), store.open()
+    held = granted(one, 6_000)
+    first, second = claim(two, 3_000), claim(one, 3_000)
+    two.reserve(first, TPM)
+    one.reserve(second, TPM)
+    one.refund(LANE, held.id)
+
+    assert Blocked("behind", None) == one.reserve(second, TPM)
+    assert Granted(first.id) == two.reserve(first, TPM)
+    assert Granted(second.id) == one.reserve(second, TPM)
+
+
+def order_of(store: Store, ledger: Ledger, waiting: list[Claim]) -> list[str]:
+    """Return the clients in the order in which their claims are granted, one at a time."""
+    order = []
+    while waiting:
+        for each in list(waiting):
+            if isinstance(ledger.reserve(each, TPM), Granted):
+                order.append(each.client)
+                waiting.remove(each)
+                ledger.refund(LANE, each.id)
+                break
+    return order
+
+
+def queue_up(ledger: Ledger, clients: str, **facts: Any) -> list[Claim]:
+    held = granted(ledger, 6_000)
+    waiting = [claim(ledger, 6_000, client=client, **facts) for client in clients]
+    for each in waiting:
+        ledger.reserve(each, TPM)
+    ledger.refund(LANE, held.id)
+    return waiting
+
+
+def test_clients_of_one_priority_take_turns(store: Store) -> None:
+    ledger = store.open()
+    waiting = queue_up(ledger, "XXXXXXYYY")
+
+    assert "XYXYXYXXX" == "".join(order_of(store, ledger, waiting))
+
+
+def test_a_client_of_more_weight_has_more_turns(store: Store) -> None:
+    ledger = store.open()
+    held = granted(ledger, 6_000)
+    waiting = [claim(ledger, 6_000, client=client, weight=2.0 if client == "X" else 1.0) for client in "XXXXXXYYY"]
+    for each in waiting:
+        ledger.reserve(each, TPM)
+    ledger.refund(LANE, held.id)
+
+    order = "".join(order_of(store, ledger, waiting))
+
+    assert (4, 2) == (order[:6].count("X"), order[:6].count("Y"))
+
+
+def test_a_client_that_was_away_has_no_turns_saved_up(store: Store) -> None:
+    ledger = store.open()
+    order_of(store, ledger, queue_up(ledger, "XXXX"))
+
+    assert "YYXYX" == "".join(order_of(store, ledger, queue_up(ledger, "YYYXX")))
+
+
+def test_who_leaves_the_line_has_its_turn_back(store: Store) -> None:
+    ledger = store.open()
+    held = granted(ledger, 6_000)
+    for _ in range(3):
+        gone = claim(ledger, 6_000, client="X")
+        ledger.reserve(gone, TPM)
+        ledger.refund(LANE, gone.id)
+    waiting = [claim(ledger, 6_000, client=client) for client in "YYX"]
+    for each in waiting:
+        ledger.reserve(each, TPM)
+    ledger.refund(LANE, held.id)
+
+    assert "YXY" == "".join(order_of(store, ledger, waiting))
+
+
+def test_who_leaves_the_line_lets_others_pass(store: Store) -> None:
+    one, two = store.open(), store.open()
+    held = granted(one, 6_000)
+    gone, next_one = claim(one, 6_000), claim(two, 6_000)
+    one.reserve(gone, TPM)
+    two.reserve(next_one, TPM)
+
+    one.refund(LANE, gone.id)
+    one.refund(LANE, held.id)
+
+    assert Granted(next_one.id) == two.reserve(next_one, TPM)
+
+
+def test_a_claim_that_never_fits_keeps_nobody(store: Store) -> None:
+    ledger = store.open()
+    held = granted(ledger, 6_000)
+    large = claim(ledger, 5_000, priority=0)
+    ledger.reserve(large, TPM)
+    ledger.refund(LANE, held.id)
+
+    shrunk: KnownLimits = {"TPM": (1_000, MINUTE)}
+    assert isinstance(ledger.reserve(large, shrunk), TooLarge)
+
+    assert isinstance(ask(ledger, 500, shrunk), Granted)
+
+
+# -- the dead
+
+
+def test_what_a_dead_process_reserved_is_charged_in_full_and_drains(store: Store) -> None:
+    """
+    Its requests may have been sent; from its death on they count as if they had arrived at its last moment.
+    """
+    dead, alive = store.open(), store.open()
+    for _ in range(3):
+        granted(dead, 2_000)
+    waiting = claim(alive, 100)
+    assert Blocked("limit", None, "TPM", 6_000, 6_000) == alive.reserve(waiting, TPM)
+
+    store.kill(dead)
+    store.advance(LEASE_S + 1)
+    blocked = alive.reserve(waiting, TPM)
+    store.advance(1)
+
+    assert_wait(store, 1, blocked)
+    assert Granted(waiting.id) == alive.reserve(waiting, TPM)
+
+
+def test_a_dead_process_stands_in_nobodys_way(store: Store) -> None:
+    dead, alive = store.open(), store.open()
+    held = granted(alive, 6_000)
+    best, next_one = claim(dead, 6_000, priority=0), claim(alive, 6_000)
+    dead.reserve(best, TPM)
+    alive.reserve(next_one, TPM)
+    alive.refund(LANE, held.id)
+    assert Blocked("behind", None) == alive.reserve(next_one, TPM)
+
+    store.kill(dead)
+    store.advance(LEASE_S + 1)
+
+    assert Granted(next_one.id) == alive.reserve(next_one, TPM)
+
+
+def test_who_beats_keeps_what_it_has(store: Store) -> None:
+    one, two = store.open(), store.open()
+    granted(one, 6_000)
+    store.advance(LEASE_S + 1)
+
+    assert Blocked("limit", None, "TPM", 6_000, 6_000) == ask(two, 100)
+
+
+def test_an_end_that_comes_after_death_counts_nothing_twice(store: Store) -> None:
+    late, alive = store.open(), store.open()
+    asked = granted(late, 6_000)
+    store.kill(late)
+    store.advance(LEASE_S + 1)
+    ask(alive, 100)
+
+    settle(late, asked)
+
+    assert used(alive) <= 6_000
+
+
+def test_who_closes_leaves_the_line_and_is_charged(store: Store) -> None:
+    one, two = store.open(), store.open()
+    granted(one, 6_000)
+    one.reserve(claim(one, 100, priority=0), TPM)
+
+    store.kill(one)
+    one.close()
+
+    assert_wait(store, 1, ask(two, 100))
+
+
+def test_the_living_are_counted(store: Store) -> None:
+    one, two = store.open(), store.open()
+    ask(one)
+    ask(two)
+    both = one.standing(LANE).processes
+    store.kill(two)
+    store.advance(LEASE_S + 1)
+
+    assert (2, 1) == (both, one.standing(LANE).processes)
+
+
+# -- news
+
+
+def test_a_waiter_hears_that_budget_was_freed(store: Store) -> None:
+    one, two = store.open(), store.open()
+    held = granted(one, 6_000)
+    two.reserve(claim(two), TPM)
+
+    one.refund(LANE, held.id)
+
+    assert any(two.has_changed() for _ in range(100))
+
+
+def test_denied_tries_wake_nobody(store: Store) -> None:
+    one, two = store.open(), store.open()
+    granted(one, 6_000)
+    first, second = claim(one), claim(two)
+    for _ in range(2):
+        one.reserve(first, TPM)
+        two.reserve(second, TPM)
+    two.has_changed()
+    two.reserve(second, TPM)
+
+    for _ in range(3):
+        one.reserve(first, TPM)
+        one.beat()
+
+    assert not two.has_changed()
+
+
+# -- random histories
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_history_ever_passes_the_limit(store: Store, seed: int) -> None:
+    """
+    The oracle is a server that meters each request at a random moment between its grant and its end, and keeps
+    what was requested; three processes take, settle, give back and wait in whatever order.
+    """
+    dice = random.Random(seed)
+    ledgers = [store.open() for _ in range(3)]
+    limits: KnownLimits = {"TPM": (1_000, 10 * NS_PER_S), "RPM": (20, 10 * NS_PER_S)}
+    waiting: dict[int, Claim] = {}
+    running: list[tuple[Ledger, Claim, float]] = []
+    arrivals: list[tuple[float, int]] = []
+    for _ in range(400):
+        number = dice.randrange(len(ledgers))
+        act = dice.random()
+        if act < 0.4:
+            ledger = ledgers[number]
+            asked = waiting.pop(number, None) or claim(ledger, dice.randint(1, 400), priority=dice.choice((1, 5, 8)))
+            if isinstance(ledger.reserve(asked, limits), Granted):
+                running.append((ledger, asked, store.now_s()))
+            else:
+                waiting[number] = asked
+        elif act < 0.65 and running:
+            owner, asked, since_s = running.pop(dice.randrange(len(running)))
+            arrivals.append((dice.uniform(since_s, store.now_s()), asked.cost["TPM"]))
+            settle(owner, asked, dice.randint(1, asked.cost["TPM"]), limits)
+        elif act < 0.7 and running:
+            owner, asked, _ = running.pop(dice.randrange(len(running)))
+            owner.refund(LANE, asked.id)
+        else:
+            store.advance(dice.uniform(0.01, store.longest_step_s))
+
+    assert 30 < len(arrivals)
+    assert highest(arrivals, 1_000, 10.0) <= 1_000.001
+    assert highest([(when_s, 1) for when_s, _ in arrivals], 20, 10.0) <= 20.001
+
+
+def highest(arrivals: list[tuple[float, int]], limit: int, period_s: float) -> float:
+    """Return the highest level of a bucket that meters *arrivals*, by an arithmetic of its own."""
+    level = last_s = most = 0.0
+    for when_s, units in sorted(arrivals):
+        level = max(0.0, level - (when_s - last_s) * limit / period_s) + units
+        last_s, most = when_s, max(most, level)
+    return most

@@ -1,0 +1,529 @@
+"""What is particular to budgets in a file: places that cannot hold one, boots, forks, and files that vanish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores import SqliteStore
+
+from groq_queue import GroqQueue, GroqSimulator, Limits
+from groq_queue.clock import NS_PER_S, FakeClock
+from groq_queue.core.budget import Blocked
+from groq_queue.errors import ConfigurationError, LimiterUnavailable
+from groq_queue.limiters import budgetfile
+from groq_queue.limiters.ledger import Claim, Granted, KnownLimits
+from groq_queue.limiters.sqlite import SqliteLedger
+
+TPM: KnownLimits = {"TPM": (6_000, 60 * NS_PER_S)}
+TPD: KnownLimits = {"TPD": (86_400, 86_400 * NS_PER_S)}  # a token drains each second
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    made = SqliteStore(tmp_path)
+    yield made
+    made.close()
+
+
+def spend(ledger: SqliteLedger, tokens: int, limits: KnownLimits = TPM) -> None:
+    cost = dict.fromkeys(limits, tokens)
+    claim = Claim(f"{ledger.token}-1", "lane", cost)
+    assert isinstance(ledger.reserve(claim, limits), Granted)
+    ledger.settle("lane", claim.id, cost, cost, {}, limits)
+
+
+def used(ledger: SqliteLedger) -> int:
+    return ledger.standing("lane").levels[0].used
+
+
+# -- which file
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///var/lib/budgets.db", "/var/lib/budgets.db"),
+        ("sqlite:////var/lib/budgets.db", "/var/lib/budgets.db"),
+        ("sqlite:///with%20space/b.db", "/with space/b.db"),
+        ("sqlite:///budgets.db", "{cwd}/budgets.db"),
+        ("sqlite:budgets.db", "{cwd}/budgets.db"),
+    ],
+)
+def test_a_url_names_a_file(url: str, path: str) -> None:
+    assert path.replace("{cwd}", os.getcwd()) == budgetfile.path_of(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:", "sqlite:///", "sqlite://budgets.db", "sqlite:///:memory:", "sqlite:///b.db?mode=ro", "sqlite:///a#b"],
+)
+def test_a_url_that_names_no_file_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="three slashes"):
+        SqliteLedger.open(url)
+
+
+@pytest.mark.parametrize("limiter", ["postgres://u:secret@h/db", 5, "", Path("/tmp/x")])
+def test_a_queue_says_which_limiters_there_are(limiter: Any) -> None:
+    with pytest.raises(ConfigurationError, match="use None for this process") as caught:
+        GroqQueue(api_key="k", limiter=limiter)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_queue_says_what_can_be_done_in_an_outage() -> None:
+    with pytest.raises(ConfigurationError, match="local_share"):
+        GroqQueue(api_key="k", on_outage="panic")  # type: ignore[arg-type]
+
+
+# -- places that cannot hold one
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_text(path: Path) -> None:
+    path.write_text("dear diary, " * 100)
+
+
+def make_others(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE diary (line)")
+    db.close()
+
+
+def make_newer(path: Path) -> None:
+    SqliteLedger(str(path)).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+
+
+def make_damaged(path: Path) -> None:
+    SqliteLedger(str(path)).close()
+    content = bytearray(path.read_bytes())
+    content[4096 : 4096 * 3] = b"\xff" * 4096 * 2
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (make_directory, "this is a directory; name a file in it"),
+        (make_text, "no budget file, or damaged"),
+        (make_others, "belongs to another program; name another path"),
+        (make_newer, "its schema is version 99"),
+        (make_damaged, "damaged"),
+    ],
+)
+def test_a_file_that_holds_no_budgets_is_told_with_the_cure_and_left_alone(
+    tmp_path: Path, make: Any, said: str
+) -> None:
+    path = tmp_path / "budgets.db"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+
+    with pytest.raises(LimiterUnavailable, match=said) as caught:
+        spend(SqliteLedger(str(path)), 1)
+
+    assert str(path) == caught.value.address
+    assert before == (path.read_bytes() if path.is_file() else None)
+
+
+def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(LimiterUnavailable, match="create it first"):
+        SqliteLedger(str(tmp_path / "no" / "budgets.db"))
+
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """
+    The tests may run as root, whom nothing stops; so the question is answered for an ordinary user.
+    """
+    path = tmp_path / "budgets.db"
+    SqliteLedger(str(path)).close()
+    closed = tmp_path if what == "directory" else path
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda name, mode: str(name) != str(closed) and access(name, mode))
+
+    with pytest.raises(LimiterUnavailable, match=r"writable|may not read and write"):
+        SqliteLedger(str(path))
+
+
+def test_a_file_that_hosts_would_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgetfile, "mounts", lambda: f"server:/home {tmp_path} nfs4 rw 0 0\n")
+
+    with pytest.raises(LimiterUnavailable, match=r"network file system \(nfs4\).*share by redis://"):
+        SqliteLedger(str(tmp_path / "budgets.db"))
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_queue_over_such_a_place_is_not_made(tmp_path: Path) -> None:
+    before = threading.active_count()
+
+    with pytest.raises(LimiterUnavailable, match="create it first"):
+        GroqQueue(api_key="k", limiter=f"sqlite://{tmp_path}/no/budgets.db")
+
+    assert before == threading.active_count()
+
+
+def test_the_file_is_for_its_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        ledger = SqliteLedger(str(tmp_path / "budgets.db"))
+        spend(ledger, 1)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+        ledger.close()
+    finally:
+        os.umask(before)
+
+    assert {"budgets.db", "budgets.db-journal"} == set(modes)
+    assert {0o600} == set(modes.values())
+
+
+def test_no_key_is_stored(tmp_path: Path) -> None:
+    with GroqSimulator() as groq:
+        queue = GroqQueue(
+            api_key="gsk_verysecret", base_url=groq.base_url, model="llama-3.1-8b-instant",
+            limiter=f"sqlite://{tmp_path}/budgets.db",
+        )  # fmt: skip
+        with queue:
+            queue.submit("Why?").result(PATIENCE_S)
+
+    assert all(b"verysecret" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+# -- time
+
+
+def test_levels_outlive_every_process(store: SqliteStore) -> None:
+    first = store.open()
+    spend(first, 5_000, TPD)
+    store.kill(first)
+    first.close()
+    store.clock.advance(1_000)
+
+    assert 4_000 == used(store.open())
+
+
+class Boot:
+    """A clock of one boot of the host: its steady part began anew, its wall went on."""
+
+    def __init__(self, uptime_s: float, wall_s: float) -> None:
+        self._fake = FakeClock(round(uptime_s * NS_PER_S))
+        self.wall = wall_s
+
+    def now_ns(self) -> int:
+        return self._fake.now_ns()
+
+    def wall_s(self) -> float:
+        return self.wall
+
+    def wait(self, condition: Any, until_ns: int | None) -> None:
+        self._fake.wait(condition, until_ns)
+
+
+@pytest.mark.parametrize("uptime_s", [10.0, 5_000_000.0])
+def test_after_a_boot_levels_have_drained_by_the_wall_clock(store: SqliteStore, uptime_s: float) -> None:
+    """
+    Whether the new boot's clock stands lower or higher than the old one's.
+    """
+    before = store.open(Boot(1_000_000, 1_800_000_000), boot_id="one")
+    spend(before, 5_000, TPD)
+
+    after = store.open(Boot(uptime_s, 1_800_001_000), boot_id="two")
+
+    assert 4_000 == used(after)
+
+
+def test_a_wall_clock_that_went_back_over_a_boot_drains_nothing(store: SqliteStore) -> None:
+    before = store.open(Boot(1_000_000, 1_800_000_000), boot_id="one")
+    spend(before, 5_000, TPD)
+
+    after = store.open(Boot(10, 1_700_000_000), boot_id="two")
+
+    assert 5_000 == used(after)
+
+
+def test_what_was_open_at_a_boot_is_charged(store: SqliteStore) -> None:
+    before = store.open(Boot(1_000_000, 1_800_000_000), boot_id="one")
+    assert isinstance(before.reserve(Claim("x-1", "lane", {"TPD": 5_000}), TPD), Granted)
+    store.kill(before)
+
+    after = store.open(Boot(10, 1_800_000_000), boot_id="two")
+    blocked = after.reserve(Claim("y-1", "lane", {"TPD": 86_400}), TPD)
+
+    assert Blocked("limit", 5_000 * NS_PER_S, "TPD", 5_000, 86_400) == blocked
+
+
+def test_wall_clocks_that_differ_by_hours_change_nothing(store: SqliteStore) -> None:
+    ahead, behind = Boot(1_000, 1_800_003_600), Boot(1_000, 1_799_996_400)
+    one, two = store.open(ahead, boot_id="same"), store.open(behind, boot_id="same")
+    for _ in range(3):
+        one.beat()
+        two.beat()
+    spend(one, 5_000, TPD)
+    two.beat()
+    one.beat()
+
+    assert [5_000, 5_000] == [used(one), used(two)]
+
+
+# -- forks and files
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_never_uses_what_it_inherited(tmp_path: Path) -> None:
+    """
+    Not even at its end, when its objects are freed: the parent is in the middle of a transaction.
+    """
+    script = """
+import os, sys
+from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.ledger import Claim
+from groq_queue.errors import LimiterUnavailable
+ledger = SqliteLedger(sys.argv[1])
+limits = {"TPM": (6_000, 60 * 10**9)}
+with ledger._step() as (db, now_ns):
+    db.execute("UPDATE changes SET number = 41")
+    for number in range(10_000):  # more than fits into memory: some of it is in the file already
+        db.execute("INSERT INTO lanes VALUES (?, ?)", (f"lane {number}", "{}" + " " * 500))
+    if not (child := os.fork()):
+        try:
+            ledger.standing("lane")
+        except LimiterUnavailable as error:
+            print("make the GroqQueue in the child" in str(error), flush=True)
+        ledger.close()
+        sys.exit()
+    os.waitpid(child, 0)
+    db.execute("UPDATE changes SET number = number + 1")
+print(db.execute("SELECT number FROM changes").fetchone()[0], db.execute("PRAGMA integrity_check").fetchone()[0])
+print(db.execute("SELECT count(*) FROM lanes").fetchone()[0])
+ledger.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "budgets.db")], capture_output=True, text=True, timeout=60
+    )
+
+    assert ("True\n42 ok\n10000\n", 0) == (done.stdout, done.returncode), done.stderr
+
+
+def test_a_file_that_was_removed_is_made_again(store: SqliteStore) -> None:
+    """
+    Else this process would go on in a file that nobody else can see.
+    """
+    one = store.open()
+    spend(one, 5_000)
+    store.path.unlink()
+
+    one.beat()
+    two = store.open()
+    spend(two, 3_000)
+
+    assert [3_000, 3_000] == [used(one), used(two)]
+
+
+def test_a_locked_file_is_an_outage_that_ends(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgetfile, "_BUSY_S", 0.0)
+    ledger = store.open()
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+
+    with pytest.raises(LimiterUnavailable, match="kept it locked"):
+        ledger.standing("lane")
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert [] == ledger.standing("lane").levels
+
+
+def test_a_row_that_is_no_state_is_damage(store: SqliteStore) -> None:
+    ledger = store.open()
+    ledger._db.execute("INSERT INTO lanes VALUES ('lane', 'rubbish')")
+
+    with pytest.raises(LimiterUnavailable, match="damaged"):
+        ledger.standing("lane")
+
+
+def test_a_process_killed_in_mid_transaction_harms_nothing(tmp_path: Path) -> None:
+    """
+    It dies with half of its changes on their way into the file; the next to come rolls them back.
+    """
+    script = """
+import os, signal, sys
+from groq_queue.limiters.sqlite import SqliteLedger
+ledger = SqliteLedger(sys.argv[1])
+ledger.charge("lane", {"TPM": 1_000}, {"TPM": (6_000, 10**18)})
+with ledger._step() as (db, now_ns):
+    for number in range(10_000):
+        db.execute("INSERT INTO lanes VALUES (?, ?)", (f"lane {number}", "x" * 500))
+    db.execute("UPDATE lanes SET state = '{}'")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = tmp_path / "budgets.db"
+    subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
+    size = path.stat().st_size
+
+    ledger = SqliteLedger(str(path))
+    levels = ledger.standing("lane").levels
+    ledger.close()
+
+    assert size > 1_000_000  # it had begun to write
+    assert [("TPM", 1_000)] == [(level.dimension, level.used) for level in levels]
+
+
+# -- a queue
+
+
+def test_a_program_is_the_same_with_another_limiter(tmp_path: Path) -> None:
+    """
+    One argument decides where budgets are counted; results, errors and callbacks are the same.
+    """
+
+    def program(limiter: str | None) -> tuple[Any, ...]:
+        limits, called = Limits(rpm=60, tpm=2_000, minute_s=1), []
+        with (
+            GroqSimulator(limits=limits, latency=0.001) as groq,
+            GroqQueue(
+                api_key="k", base_url=groq.base_url, model="llama-3.1-8b-instant", limits=limits, limiter=limiter
+            ) as queue,
+        ):
+            futures = [
+                queue.submit(f"{number}?", max_completion_tokens=50, callback=lambda future: called.append(1))
+                for number in range(30)
+            ]
+            texts = [len(future.result(PATIENCE_S).text) > 0 for future in futures]
+            try:
+                queue.submit("Too much?", max_completion_tokens=5_000)
+            except Exception as error:
+                failure = type(error).__name__
+            stats = queue.stats()
+        return texts, failure, len(called), stats.completed, stats.refused, len(groq.log)
+
+    assert program(None) == program(f"sqlite://{tmp_path}/budgets.db")
+
+
+def test_two_queues_of_one_process_share_a_file_too(tmp_path: Path) -> None:
+    limits = Limits(tpm=1_500, minute_s=1)
+    with GroqSimulator(limits=limits, latency=0.001) as groq:
+        queues = [
+            GroqQueue(
+                api_key="k",
+                base_url=groq.base_url,
+                model="llama-3.1-8b-instant",
+                limits=limits,
+                limiter=f"sqlite://{tmp_path}/budgets.db",
+            )
+            for _ in range(2)
+        ]
+        futures = [queue.submit("Why?", max_completion_tokens=90) for _ in range(20) for queue in queues]
+        for future in futures:
+            future.result(PATIENCE_S)
+        for queue in queues:
+            queue.shutdown()
+
+        assert (40, 0) == (groq.stats().admitted, groq.stats().refused)
+
+
+def eventually(path: Path, question: str, expected: Any) -> None:
+    """Return when the file answers *question* as *expected*."""
+    pause, found = threading.Event(), None
+    for _ in range(round(PATIENCE_S * 50)):
+        with contextlib.closing(sqlite3.connect(path, timeout=10)) as db:
+            found = db.execute(question).fetchall()
+        if found == expected:
+            return
+        pause.wait(0.02)
+    raise AssertionError(found)
+
+
+def test_what_ranks_a_request_reaches_the_file_and_leaves_with_it(tmp_path: Path) -> None:
+    """
+    The minute is spent by somebody else. Of those that wait, the head of the lane stands in line, while it waits.
+    """
+    path, limits = tmp_path / "budgets.db", Limits(tpm=1_000, minute_s=10_000)
+    in_line = "SELECT priority, client, (ends - tag) FROM waiters"
+    with GroqSimulator() as groq:
+        queue = GroqQueue(
+            api_key="k",
+            base_url=groq.base_url,
+            model="llama-3.1-8b-instant",
+            limits=limits,
+            limiter=f"sqlite://{path}",
+        )
+        queue.set_weight("acme", 4)
+        queue.submit("Why?", max_completion_tokens=900).result(PATIENCE_S)
+        low = queue.submit("Low?", max_completion_tokens=900, priority="low")
+        eventually(path, in_line, [(8, "default", 1 << 20)])
+        high = queue.submit("High?", max_completion_tokens=900, priority="high", client="acme")
+        eventually(path, in_line, [(1, "acme", 1 << 18)])
+        high.cancel()
+        eventually(path, in_line, [(8, "default", 1 << 20)])
+        low.cancel()
+        eventually(path, in_line, [])
+        queue.submit("Again?", max_completion_tokens=900)
+        eventually(path, in_line, [(5, "default", 1 << 20)])
+        queue.cancel_all()
+        eventually(path, in_line, [])
+        queue.shutdown()
+
+
+def test_a_queue_that_ends_leaves_nothing_open_in_the_file(tmp_path: Path) -> None:
+    with GroqSimulator(tpm=10_000) as groq:
+        for _ in range(2):
+            with GroqQueue(
+                api_key="k",
+                base_url=groq.base_url,
+                model="llama-3.1-8b-instant",
+                limits=Limits(tpm=10_000),
+                limiter=f"sqlite://{tmp_path}/budgets.db",
+            ) as queue:
+                queue.submit("Why?").result(PATIENCE_S)
+
+    with sqlite3.connect(tmp_path / "budgets.db") as db:
+        left = [
+            db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("processes", "reservations", "waiters")
+        ]
+    db.close()
+    assert [0, 0, 0] == left
+
+
+def test_requests_fail_with_the_stores_error_if_so_wished(tmp_path: Path) -> None:
+    """
+    A whole queue whose file turns into something else while it runs.
+    """
+    path = tmp_path / "budgets.db"
+    with GroqSimulator(tpm=10_000) as groq:
+        queue = GroqQueue(
+            api_key="k",
+            base_url=groq.base_url,
+            model="llama-3.1-8b-instant",
+            limits=Limits(tpm=10_000),
+            limiter=f"sqlite://{path}",
+            on_outage="raise",
+        )
+        queue.submit("Why?").result(PATIENCE_S)
+        path.unlink()
+        path.mkdir()
+        future = queue.submit("And now?", custom_id="mine")
+        error = future.exception(PATIENCE_S)
+        path.rmdir()
+        queue.shutdown()
+
+    assert isinstance(error, LimiterUnavailable)
+    assert ("mine", str(path)) == (error.custom_id, error.address)

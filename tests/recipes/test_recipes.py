@@ -1,0 +1,283 @@
+"""Each recipe does what its first lines say, with the real packages, in a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from textwrap import dedent
+
+import pytest
+
+from groq_queue import GroqQueue, Limits
+from groq_queue.testing import Fault
+
+from .conftest import HERE, PATIENCE_S, Kitchen, Pace
+
+Make = Callable[..., Kitchen]
+
+CITIES = ["Oslo", "Lima", "Pune", "Kyiv", "Accra", "Quito", "Hanoi", "Turin"]
+
+
+def test_the_script_prints_answers_in_the_order_of_its_questions(make_kitchen: Make) -> None:
+    """
+    One that fails for good is told in its place; one that fails once is asked again.
+    """
+    faults = [
+        Fault(status=400, match=lambda call: "Pune" in call.prompt),
+        Fault(status=503, match=lambda call: "Lima" in call.prompt, times=1),
+    ]
+    kitchen = make_kitchen(faults=faults)
+
+    ran = kitchen.cook("script.py")
+
+    assert CITIES == [line.partition(":")[0] for line in ran.lines]
+    assert "Pune: failed, " in ran.lines[2]
+    assert all(f'river near {city}."' in line for city, line in zip(CITIES, ran.lines, strict=True) if city != "Pune")
+    assert "8/8 done, 1 failed" in ran.err
+    assert 0 == kitchen.groq.stats().refused
+    assert 2 == sum("Lima" in prompt for prompt in kitchen.prompts())
+
+
+def test_the_notebook_cell_runs_again_on_the_queue_it_made(make_kitchen: Make) -> None:
+    """
+    Five runs leave no more threads than one may; the second cell, with nothing interrupted, asks nothing.
+    """
+    ran = make_kitchen().drive(
+        dedent(f"""
+        import threading
+        cell = compile(open({str(HERE / "notebook_cell.py")!r}).read(), "cell", "exec")
+        names = {{}}
+        counts = []
+        for _ in range(5):
+            exec(cell, names)
+            counts.append(threading.active_count())
+        print(counts)
+        """)
+    )
+
+    assert ["None -> None"] * 5 == ran.lines[2:-1:6]
+    assert [f"{4 * run} answers so far" for run in range(1, 6)] == ran.lines[5:-1:6]
+    assert max(json.loads(ran.lines[-1])) <= 1 + 4 + 1  # the main thread, four workers, one that watches the clock
+
+
+def test_an_interrupted_notebook_cell_goes_on_from_what_it_had(make_kitchen: Make) -> None:
+    """
+    Between the two runs nothing is asked twice.
+    """
+    # The first answer comes at once and teaches the limits; the interrupt comes while the others are on their way.
+    pace = Pace(quick=1, then_s=3)
+    kitchen = make_kitchen(latency=pace)
+    process = kitchen.start(
+        sys.executable,
+        "-c",
+        dedent(f"""
+        cells = open({str(HERE / "notebook_cell.py")!r}).read().split("# %%")
+        names = {{}}
+        try:
+            exec("#" + cells[1], names)
+        except KeyboardInterrupt:
+            print("interrupted with", sum(mood is not None for mood in names["queue"].last_partial))
+        exec("#" + cells[2], names)
+        exec("#" + cells[3], names)
+        """),
+    )
+    assert kitchen.groq.wait_for_requests(2, timeout=PATIENCE_S)
+
+    pace.is_quick.set()
+    process.send_signal(signal.SIGINT)
+    ran = kitchen.wait(process)
+
+    assert 0 == ran.code, ran.err
+    kept = int(re.search(r"interrupted with (\d)", ran.out)[1])  # type: ignore[index]
+    assert kept >= 1
+    assert "to continue: map_column" in ran.err
+    assert [False, False, True, False, False] == [line.endswith("-> None") for line in ran.lines[1:6]]
+    assert kitchen.groq.stats().received <= 2 * 4 - kept
+
+
+def test_the_pandas_column_fits_its_frame(make_kitchen: Make) -> None:
+    """
+    Filtered rows, a missing value, the same text twice: the answers stand beside their questions.
+    """
+    pytest.importorskip("pandas")
+    kitchen = make_kitchen(faults=[Fault(status=400, match=lambda call: "lamp" in call.prompt)], latency=0.3)
+    tickets = [("Where is it?", "open"), ("Broken cup", "open"), ("", "open"), ("old", "closed"), ("No lamp", "open")]
+    with open(kitchen.directory / "tickets.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("text", "status"), *tickets, tickets[0]])
+
+    ran = kitchen.cook("pandas_column.py", "tickets.csv", "answered.csv")
+
+    with open(kitchen.directory / "answered.csv", newline="") as file:
+        topics = [row["topic"] for row in csv.DictReader(file)]
+    assert "3 of 6 rows have a topic" == ran.lines[-1]
+    assert [True, True, False, False, False, True] == [bool(topic) for topic in topics]
+    assert topics[0] == topics[5] != topics[1]
+    assert "answer" in json.loads(topics[0])
+    assert 3 == kitchen.groq.stats().received  # of six rows: one missing, one closed, one twice
+
+
+def test_the_polars_column_fits_its_frame(make_kitchen: Make) -> None:
+    pytest.importorskip("polars")
+
+    ran = make_kitchen().cook("polars_column.py")
+
+    rows = json.loads(ran.out)
+    assert ["tea", "rust", None, "snow"] == [row["word"] for row in rows]
+    assert [None] == [row["haiku"] for row in rows if row["word"] is None]
+    assert all(f'about {row["word"]}."' in row["haiku"] for row in rows if row["word"])
+
+
+def test_the_cron_job_killed_in_the_middle_sends_only_what_is_left(make_kitchen: Make) -> None:
+    """
+    What was answered when it was killed is not sent again; a third run sends nothing at all.
+    """
+    pace = Pace(quick=14, then_s=600)
+    kitchen = make_kitchen(latency=pace)
+    articles = kitchen.directory / "articles"
+    articles.mkdir()
+    for number in range(40):
+        (articles / f"{number:02}.txt").write_text(f"Article {number:02}")
+    job = (sys.executable, HERE / "cron_resume.py", "articles", "run.db")
+    process = kitchen.start(*job)
+    assert kitchen.groq.wait_for_requests(14 + 8, timeout=PATIENCE_S)  # every worker waits for what will not come
+
+    process.kill()
+    kitchen.wait(process)
+    pace.is_quick.set()
+    with sqlite3.connect(kitchen.directory / "run.db") as journal:
+        kept = journal.execute("SELECT count(*) FROM requests WHERE status = 'completed'").fetchone()[0]
+    journal.close()
+    before = kitchen.groq.stats().received
+    second = kitchen.wait(kitchen.start(*job))
+    third = kitchen.wait(kitchen.start(*job))
+
+    assert 0 < kept <= 14
+    assert f"40 articles, {40 - kept} requests sent by this run\n" == second.out, second.err
+    assert "40 articles, 0 requests sent by this run\n" == third.out, third.err
+    assert before + 40 - kept == kitchen.groq.stats().received
+    summaries = sorted(articles.glob("*.summary"))
+    assert 40 == len(summaries)
+    assert all(f'Article {path.stem}"' in path.read_text() for path in summaries)
+
+
+def test_the_cron_job_leaves_a_run_that_is_still_at_work_alone(make_kitchen: Make) -> None:
+    kitchen = make_kitchen()
+    journal = kitchen.directory / "run.db"
+    with GroqQueue(api_key="k", base_url=kitchen.groq.base_url, limits=Limits(rpm=9), journal=journal):
+        ran = kitchen.cook("cron_resume.py", ".", "run.db")
+
+    assert "" == ran.out
+    assert ran.err.startswith("not now: ")
+
+
+def test_callbacks_ask_more_and_the_queue_waits_for_that_too(make_kitchen: Make) -> None:
+    """
+    One that raises, here for an answer that failed, is logged with its traceback and harms no other.
+    """
+    faults = [Fault(status=400, match=lambda call: call.prompt == "Write about rust.")]
+    kitchen = make_kitchen(faults=faults)
+
+    ran = kitchen.cook("callbacks.py")
+
+    tea, rust, snow = ran.lines
+    assert re.fullmatch(r'tea: .*"Write about tea."\. => .*"Make it shorter: .*', tea)
+    assert re.fullmatch(r'snow: .*"Write about snow."\. => .*"Make it shorter: .*', snow)
+    assert "rust: None => None" == rust
+    assert "a done-callback of" in ran.err
+    assert "BadRequestError" in ran.err
+    assert 5 == kitchen.groq.stats().received
+
+
+def test_urgent_requests_go_first_and_clients_take_turns_by_weight(make_kitchen: Make) -> None:
+    """
+    Of any four turns of the level three are gold's while it has something to send; within a client it is FIFO.
+    """
+    kitchen = make_kitchen()
+
+    ran = kitchen.cook("priorities_and_clients.py")
+
+    assert "the last in line: pending behind 17" == ran.lines[0]
+    order = ran.lines[1].split()
+    assert 17 == len(order)
+    assert "watchdog" == order[0]
+    assert [f"batch-{number}" for number in range(4)] == order[-4:]
+    for client in ("gold", "free"):
+        assert [f"{client}-{number}" for number in range(6)] == [name for name in order if name.startswith(client)]
+    assert 2 == sum(name.startswith("free") for name in order[1:9])  # gold's six, and one of free's for three
+    assert 17 == kitchen.groq.stats().received
+
+
+def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
+    """
+    Killed in the middle, run again, run once more: every line is answered, and none that was answered is sent again.
+    """
+    pace = Pace(quick=100, then_s=600)
+    kitchen = make_kitchen(latency=pace)
+    programs = kitchen.directory / "bin"
+    programs.mkdir()
+    for name, words in {"groq-queue": " -m groq_queue", "python3": ""}.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+        (programs / name).chmod(0o755)
+    kitchen.environment["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    lines = [
+        {"custom_id": f"q{n}", "model": "llama-3.1-8b-instant", "prompt": f"Why {n}?", "max_completion_tokens": 16}
+        for n in range(200)
+    ]
+    (kitchen.directory / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("sh", HERE / "shell_jsonl.sh", "questions.jsonl", "answers.jsonl")
+    process = kitchen.start(*command)
+    assert kitchen.groq.wait_for_requests(100 + 64, timeout=PATIENCE_S)  # every worker waits for what will not come
+
+    os.killpg(process.pid, signal.SIGKILL)
+    kitchen.wait(process)
+    pace.is_quick.set()
+    with sqlite3.connect(kitchen.directory / "run.db") as journal:
+        kept = journal.execute("SELECT count(*) FROM requests WHERE status = 'completed'").fetchone()[0]
+    journal.close()
+    before = kitchen.groq.stats().received
+    second = kitchen.wait(kitchen.start(*command))
+    third = kitchen.wait(kitchen.start(*command))
+
+    assert 0 < kept <= 100
+    assert 0 == second.code, second.err
+    assert 0 == third.code, third.err
+    assert before + 200 - kept == kitchen.groq.stats().received
+    assert {f"q{n}" for n in range(200)} == {line.split("\t")[0] for line in second.lines[1:]}
+    assert "all answered" == second.lines[0] == third.lines[0]
+    assert sorted(second.lines) == sorted(third.lines)
+    assert 201 == len(third.lines)
+    assert re.search(r"requests +200\n", second.err)  # the estimate
+    assert re.search(r"completed +200 ", second.err)  # the status
+
+
+def test_several_processes_that_divide_the_limits_are_never_refused(make_kitchen: Make) -> None:
+    """
+    Together they send more than the limit holds at once, so each has to wait for its share.
+    """
+    kitchen = make_kitchen(rpm=120, tpm=60_000)
+
+    ran = kitchen.cook("several_processes.py")
+
+    assert ["126 answers from 3 processes"] == ran.lines
+    assert 126 == kitchen.groq.stats().received == kitchen.groq.stats().admitted
+
+
+def test_every_recipe_is_run_here_and_says_who_needs_it() -> None:
+    recipes = [path for path in HERE.iterdir() if path.suffix in (".py", ".sh") and not path.name.startswith(_OTHERS)]
+    told = "".join(path.read_text() for path in HERE.glob("test_recipes*.py"))
+
+    assert len(recipes) == 16
+    for recipe in recipes:
+        text = recipe.read_text()
+        assert "\nFor " in text or "\n# For " in text, recipe.name
+        assert 20 <= len(text.splitlines()) <= 70, recipe.name
+        assert recipe.name in told or recipe.stem in told, recipe.name
+
+
+_OTHERS = ("__init__", "conftest", "test_")
