@@ -39,7 +39,7 @@ def d23(full: bool) -> Figure:
     allowance = rpm + rpm * took / period_s  # a full bucket at once, then as it drains
     use = sent / allowance
     return Figure(
-        refused == 0 and use >= (0.99 if full else 0.9),
+        refused == 0 and use >= (0.99 if full else 0.9) / SLACK,
         f"{length_s} s at {rpm} per {period_s} s: sent {sent}, refused {refused}, "
         f"use {use:.1%} of the allowance (bar 99 %)",
     )
@@ -64,7 +64,7 @@ def d24(full: bool) -> Figure:
         )
     allowance = tpm + tpm * length_s / period_s
     use = charged / allowance
-    ok = stats.refused == 0 and use >= (0.95 if full else 0.7)
+    ok = stats.refused == 0 and use >= (0.95 if full else 0.7) / SLACK
     return Figure(
         ok,
         f"{length_s} s at {tpm:,} tokens per {period_s} s: refused {stats.refused} of {stats.received}, "
