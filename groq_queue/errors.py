@@ -153,6 +153,18 @@ class JournalError(GroqQueueError):
     """The journal file cannot be read or written; the message names its path."""
 
 
+class EngineUnavailable(GroqQueueError):
+    """The broker of ``engine="celery"``, or the Redis behind it, cannot be reached or has lost its data.
+
+    Attributes:
+        address: Where it was looked for, without a password.
+    """
+
+    def __init__(self, message: str = "", *, address: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.address = address
+
+
 class APIError(GroqQueueError):
     """An attempt failed at or on the way to the API.
 

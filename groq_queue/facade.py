@@ -33,6 +33,7 @@ from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
 from groq_queue.engine.observed import Observer
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
+from groq_queue.engine.threads import ThreadEngine
 from groq_queue.errors import ConfigurationError
 from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
 from groq_queue.everyday.context import client_or_context, priority_or_context
@@ -69,6 +70,11 @@ class GroqQueue(Asking):
             shares among queues with the same key.
         limits: ``Limits`` of every model, or ``{model: Limits}``; None learns
             them from the server's answers, one request at a time until the first is in.
+        engine: None sends from threads of this process; ``"celery"`` has ``groq-queue worker``
+            processes send, on any host, which also decide what a key, a limit, a retry and a time-out
+            are: arguments about these are refused, *api_key* is not used and does not travel.
+        broker: With an engine. ``"redis://host:6379/0"`` or ``"amqp://user@host//"``; None reads ``GROQ_QUEUE_BROKER``.
+        state: With an engine. Address of the Redis in which requests stand; None is *broker*.
         max_workers: Most requests on their way at once, >= 1.
         max_pending: Most requests waiting, >= 1, or None for no bound.
         max_pending_per_client: The same for each client.
@@ -134,6 +140,9 @@ class GroqQueue(Asking):
         model: str | None = None,
         organization: str | None = None,
         limits: Limits | Mapping[str, Limits] | None = None,
+        engine: str | None = None,
+        broker: str | None = None,
+        state: str | None = None,
         max_workers: int = 8,
         max_pending: int | None = 10_000,
         max_pending_per_client: int | None = None,
@@ -161,7 +170,7 @@ class GroqQueue(Asking):
     ) -> None:
         settings = checked({name: value for name, value in locals().items() if name != "self"})
         parts = assemble(settings)
-        self._base_url = settings.payers.address
+        self._base_url = settings.payers.address if settings.engine is None else f"by {settings.engine} workers"
         self._settings = settings
         self._engine = parts.engine
         self._limiter = parts.limiter
@@ -178,6 +187,7 @@ class GroqQueue(Asking):
         self._finalizer = weakref.finalize(self, _thread.start_new_thread, drain_dropped, (self._engine,))
         self._finalizer.atexit = False
         if self._keeping is not None:
+            assert isinstance(self._engine, ThreadEngine)
             try:
                 self._keeping.resume(self._engine)
             except BaseException:
@@ -220,6 +230,11 @@ class GroqQueue(Asking):
         """
         from groq_queue.simulator import GroqSimulator
 
+        if options.get("engine") is not None:
+            raise ConfigurationError(
+                f"engine={options['engine']!r}: a simulated queue sends by itself; run `groq-queue simulate`, start "
+                "workers with GROQ_BASE_URL set to the address it prints, and use GroqQueue(engine=...)"
+            )
         for field in ("api_key", "base_url", "accounts"):
             if field in options:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
@@ -259,6 +274,28 @@ class GroqQueue(Asking):
         if make is not None and not callable(make):
             raise ConfigurationError(f"make={make!r:.100}: use a callable that returns a queue, or None")
         return reuse(check_text("name", name), make or cls, settings)
+
+    @classmethod
+    def attach(
+        cls, request_id: str, *, broker: str | None = None, state: str | None = None
+    ) -> RequestFuture[Completion]:
+        """Return a Future of a request that any process submitted with ``engine="celery"``.
+
+        Works until an hour after the request has ended. A Future keeps threads of its own until it ends.
+
+        Args:
+            request_id: What ``future.request_id`` was there.
+            broker: As for ``GroqQueue``.
+            state: As for ``GroqQueue``.
+
+        Raises:
+            ConfigurationError: Nobody knows such a request.
+            EngineUnavailable: Redis cannot be reached, within 10 s.
+            MissingExtraError: Celery or redis is not installed.
+        """
+        from groq_queue.assembly.sharing import attach
+
+        return attach(check_text("request_id", request_id), broker, state)
 
     @property
     def base_url(self) -> str:
@@ -333,6 +370,7 @@ class GroqQueue(Asking):
             QueueTimeout: It is expected to start too late for its ``deadline``, or its
                 ``max_wait`` or ``deadline`` passed while the queue was full.
             QueueClosed: After ``shutdown``.
+            EngineUnavailable: The broker of ``engine="celery"`` cannot be reached, within 10 s.
         """
         path = check_path("endpoint", endpoint)
         check_text("model", model, optional=True)
@@ -409,6 +447,11 @@ class GroqQueue(Asking):
         self, call: Call, arguments: Mapping[str, Any], options: Mapping[str, Any], endpoint: str = "call"
     ) -> RequestFuture[Any]:
         """Queue *call*, priced by *arguments*; see ``submit_call`` for the *options*."""
+        if self._settings.engine is not None:
+            raise ConfigurationError(
+                f"engine={self._settings.engine!r}: a callable or a stream cannot travel to the workers; "
+                "use submit(), or another queue for calls and adapters"
+            )
         if self._keeping is not None:
             raise ConfigurationError(
                 "journal: a callable cannot be stored in a file, so a queue with a journal takes none; "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from groq_queue.assembly.accounts import Accounts, accounts_of
+from groq_queue.assembly.elsewhere import base_url_of, refuse_what_workers_decide
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.budget import Limits
 from groq_queue.core.checks import (
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 class Settings(NamedTuple):
     """The arguments of ``GroqQueue``, where they are documented."""
 
+    engine: str | None
+    broker: str | None
+    state: str | None
+    only_base_url: str | None
     payers: Accounts
     model: str | None
     limits: Limits | dict[str, Limits] | None
@@ -68,8 +73,16 @@ def checked(given: Mapping[str, Any]) -> Settings:
         ConfigurationError: One cannot be used; the message names it.
     """
     organization = check_text("organization", given["organization"], optional=True)
+    engine = None if given["engine"] is None else check_choice("engine", given["engine"], ("celery",))
+    refuse_what_workers_decide(given)
     return Settings(
-        payers=accounts_of(
+        engine=engine,
+        broker=check_text("broker", given["broker"], optional=True),
+        state=check_text("state", given["state"], optional=True),
+        only_base_url=base_url_of(given) if engine is not None else None,
+        payers=Accounts(None, {})
+        if engine is not None
+        else accounts_of(
             given["api_key"], given["base_url"], organization, given["accounts"], allow_http=given["allow_http"] is True
         ),
         model=check_text("model", given["model"], optional=True),

@@ -17,6 +17,7 @@ from groq_queue.engine.courier import Courier
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed
+from groq_queue.engine.protocol import Engine
 from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import Attempts, ThreadEngine
@@ -33,7 +34,7 @@ _log = logging.getLogger("groq_queue")
 class Parts(NamedTuple):
     """What a queue consists of."""
 
-    engine: ThreadEngine
+    engine: Engine
     limiter: Limiter
     admission: Admission
     keeping: Keeping | None
@@ -48,13 +49,21 @@ class Parts(NamedTuple):
         return self.engine.submit(request, callback=callback)
 
 
-def assemble(settings: Settings) -> Parts:
+def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None = None) -> Parts:
     """Build the parts of a queue; nothing is sent before ``Keeping.resume`` or the first ``submit``.
+
+    Args:
+        settings: Of the queue.
+        around: Returns what is to stand around the attempts, or None.
 
     Raises:
         ConfigurationError: Another open queue of the account counts in other periods.
         JournalError: The journal cannot be used.
     """
+    if settings.engine is not None:
+        from groq_queue.assembly.sharing import assemble_shared
+
+        return assemble_shared(settings)
     clock = settings.clock
     timers = Timers(clock, "groq_queue")
     closes: list[Callable[[], None]] = []
@@ -69,6 +78,8 @@ def assemble(settings: Settings) -> Parts:
         keeping = None
         if settings.journal is not None:
             attempts, keeping = _kept(settings, attempts, limiter, admission, timers)
+        if around is not None:
+            attempts = around(attempts)
     except BaseException:  # a queue that was not made must leave no limits behind
         limiter.close(clock.now_ns())
         raise

@@ -168,6 +168,25 @@ Print a completion script. To use it in every new shell:
   fish   groq-queue completion fish > ~/.config/fish/completions/groq-queue.fish
 """
 
+_WORKER_DESCRIPTION = """\
+Send what other processes submit with GroqQueue(engine="celery"), until Ctrl-C or
+SIGTERM: then it gives back what waits, finishes what is on its way, and ends.
+
+Start as many as you like, on any host. They share the limits of the account if
+all have the same --limiter; without it each believes that it is alone.
+"""
+
+_WORKER_EPILOG = """\
+examples:
+  groq-queue worker --broker redis://127.0.0.1:6379/0 --rpm 30 --tpm 6000
+  groq-queue worker --broker redis://cache/0 --limiter redis://cache/1 --lanes urgent:4,bulk:16
+
+environment: GROQ_API_KEY unless the server is this machine, GROQ_BASE_URL, GROQ_QUEUE_BROKER
+
+exit codes: 0 it was stopped   1 it broke: start it again
+  2 usage, or the broker cannot be reached   3 configuration, or the key was rejected
+"""
+
 _ESTIMATE_DESCRIPTION = """\
 Say what sending every line of a file would take, and send nothing: requests,
 tokens, money, time, the limit that says so, and what never fits. Reads the same
@@ -313,6 +332,12 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor(args)
 
 
+def _worker(args: argparse.Namespace) -> int:
+    from groq_queue.cli.worker import worker
+
+    return worker(args)
+
+
 def _completion(args: argparse.Namespace) -> int:
     from groq_queue.cli.completion import completion
 
@@ -386,6 +411,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate_arguments(simulate)
     simulate.set_defaults(command=_simulate)
     _add_journal_commands(commands)
+
+    worker = commands.add_parser(
+        "worker", help="send what other processes submit", description=_WORKER_DESCRIPTION, epilog=_WORKER_EPILOG,
+        formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    _add_worker_arguments(worker)
+    worker.set_defaults(command=_worker)
 
     doctor = commands.add_parser(
         "doctor", help="check key, address, network, clock and journal", description=_DOCTOR_DESCRIPTION,
@@ -518,6 +550,33 @@ def _add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="makes latencies and answers repeat (default: 0)"
     )
     parser.add_argument("--json", action="store_true", help="print the counts at the end as one JSON object, on stdout")
+
+
+def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--broker", metavar="URL", help="redis://… or amqp://… that submitters use too (default: GROQ_QUEUE_BROKER)"
+    )
+    parser.add_argument("--state", metavar="URL", help="the Redis in which requests stand (default: the broker)")
+    parser.add_argument("--base-url", metavar="U", help="where the API is (default: GROQ_BASE_URL, else Groq)")
+    parser.add_argument("--lanes", metavar="L", help="threads for each lane (default: urgent:4,normal:8,bulk:8)")
+    parser.add_argument("--lease", type=_seconds, default=15.0, metavar="S",
+                        help="seconds of silence after which a worker counts as dead (default: 15)")  # fmt: skip
+    _add_limits(parser.add_argument_group("limits of your account (default: learnt from the server's answers)"))
+    budget = parser.add_argument_group("budget")
+    budget.add_argument("--limiter", metavar="URL", help="where all workers count together, sqlite:///… or redis://…")
+    budget.add_argument("--on-outage", choices=("wait", "raise", "local_share"),
+                        help="while the limiter is away (default: wait)")  # fmt: skip
+    budget.add_argument("--organization", metavar="NAME", help="who pays, where workers have several keys")
+    budget.add_argument("--margin", type=float, default=0.0, metavar="F",
+                        help="share of every limit to leave unused (default: 0)")  # fmt: skip
+    budget.add_argument("--on-daily-limit", choices=("raise", "wait"), default="raise",
+                        help="raise: requests fail when a day's limit is spent (default: raise)")  # fmt: skip
+    sending = parser.add_argument_group("sending")
+    sending.add_argument("--max-retries", type=_count_from_0, default=5, metavar="N",
+                         help="further attempts after the first (default: 5)")  # fmt: skip
+    sending.add_argument("--timeout", type=_seconds, default=(5, 60), metavar="S",
+                         help="seconds of silence after which an attempt is given up (default: 60)")  # fmt: skip
+    parser.add_argument("--verbose", action="store_true", help="tell every step on stderr")
 
 
 def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:

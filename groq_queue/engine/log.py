@@ -33,10 +33,12 @@ EVENTS = {
     "callback_raised": "a done-callback raised; ERROR",
     "column_failed": "some rows of map_column have no answer; WARNING",
     "daily_limit": "a lane waits for a limit per day; WARNING",
+    "ended_before": "a request that workers share had ended already; WARNING",
     "errand_failed": "what keeps a shared budget up to date broke: a bug; ERROR",
     "future_taken": "somebody else ended a Future of ours; ERROR",
     "journal_recovered": "what was on its way when the last process ended was decided about; WARNING",
     "journal_trouble": "the journal could not be read or written, or had the answer already; DEBUG to ERROR",
+    "left_to_workers": "the program ends while workers still have its requests; WARNING",
     "limits_noticed": "the server's limits differ from what was set; WARNING",
     "limiter_trouble": "the store of a shared budget could not be reached, or can be again; WARNING or ERROR",
     "no_thread": "the system refused another worker thread; WARNING",
@@ -45,6 +47,8 @@ EVENTS = {
     "queue_replaced": "a named queue was asked for with other settings; WARNING",
     "queue_stopped": "an error that holds for all, such as a rejected key; ERROR",
     "session_retries": "a session, an SDK or a callable repeats by itself what the queue repeats; WARNING",
+    "store_away": 'broker or Redis of engine="celery" cannot be reached; DEBUG to ERROR',
+    "store_back": "it can be reached again; WARNING",
     "timer_failed": "a timer's callback raised; ERROR",
 }
 

@@ -24,7 +24,7 @@ class QueueAdapter(HTTPAdapter):
             raise ConfigurationError(
                 f"max_retries={options['max_retries']!r:.100}: the queue retries; set GroqQueue(max_retries=...)"
             )
-        options.setdefault("pool_maxsize", max(DEFAULT_POOLSIZE, queue._engine._max_workers))
+        options.setdefault("pool_maxsize", max(DEFAULT_POOLSIZE, queue._settings.max_workers))
         super().__init__(**options)
 
     def send(

@@ -159,6 +159,8 @@ def test_what_is_read_only_is_refused_as_it_is(modes: tuple[int, int], used: str
     simulator = simulate()
     script = (
         f"import os, sys; sys.path.insert(0, {str(LIVING.parent)!r}); import living, groq_queue.journal; "
+        # What is loaded late may lie where another user may not read.
+        "from groq_queue.transport.wire import default_user_agent; default_user_agent(); "
         "os.setuid(65534); living.try_to_open(*sys.argv[1:])"
     )
     with tempfile.TemporaryDirectory() as folder:  # pytest's own may not be entered by others

@@ -225,7 +225,7 @@ def d10(full: bool) -> Figure:
 
 
 def d11(full: bool) -> Figure:
-    count = 1_200 if full else 60
+    count = 1_200 if full else 30
     draws = random.Random(11)
     late = []
     with server() as bad, queue(bad.url("ok")) as q:

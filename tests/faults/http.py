@@ -203,7 +203,7 @@ def d41(full: bool) -> Figure:
     said, slowest = [], 0.0
     with server() as bad:
         for name in ("silent", "dripheaders", "dripbody", "continue"):
-            with queue(bad.url(name), timeout=(0.5, 0.5), max_retries=0) as q:
+            with queue(bad.url(name), timeout=(0.3, 0.3), max_retries=0) as q:
                 begin = time.monotonic()
                 said.append(kind(error_of(q.submit("x"))))
                 slowest = max(slowest, time.monotonic() - begin)
@@ -288,7 +288,7 @@ def d45(full: bool) -> Figure:
 
 
 def d46(full: bool) -> Figure:
-    count, away_s = (200, 3.0) if full else (24, 0.4)
+    count, away_s = (200, 3.0) if full else (12, 0.3)
     bad = Server()
     try:
         with queue(bad.url("slow-0.05"), max_workers=8, max_retries=8) as q:
@@ -310,7 +310,7 @@ def d46(full: bool) -> Figure:
 def d47(full: bool) -> Figure:
     count, retries = (200, 5) if full else (30, 2)
     with server() as bad, queue(bad.url("status-500"), max_retries=retries, max_workers=8) as q:
-        futures = [q.submit(f"{number}", deadline=60 if full else 4) for number in range(count)]
+        futures = [q.submit(f"{number}", deadline=60 if full else 2) for number in range(count)]
         kinds = Counter(kind(error_of(future)) for future in futures)
         sent = bad.seen("status-500")["sent"]
     ok = sent <= count * (1 + retries) and kinds["answer"] == 0 and sum(kinds.values()) == count

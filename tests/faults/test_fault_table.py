@@ -18,7 +18,10 @@ SLACK = 20  # a busy machine must not fail the suite; the table holds the times 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, forks, sends signals")
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.scenario and row.quick_s], ids=lambda row: row.number)
+QUICK = [row for row in ROWS if row.scenario and row.quick_s and row.number != "D67"]  # test_api_key_nowhere runs it
+
+
+@pytest.mark.parametrize("row", QUICK, ids=lambda row: row.number)
 def test_a_row_holds_at_quick_scale(row):
     if row.number == "D20" and importlib.util.find_spec("gunicorn") is None:
         pytest.skip("gunicorn is not installed")

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "limiters": {"core", "errors", "clock", "forking", "mounts"},
     "simulator": set(),
     "journal": {"core", "errors", "clock", "mounts"},
-    "assembly": {"core", "engine", "transport", "journal", "limiters", "errors", "clock"},
+    "distributed": {"core", "engine", "errors", "clock"},
+    "assembly": {"core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
     "reporting": {"core", "engine", "limiters", "errors", "clock"},
     "everyday": {"core", "engine", "errors", "clock", "reporting", "forking"},
     "facade": {
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "cli": {
         *("core", "engine", "transport", "journal", "limiters", "simulator", "reporting"),
         *("facade", "errors", "clock", "__init__"),
+        *("assembly", "distributed"),
     },
     "__main__": {"cli"},
 }
@@ -90,7 +92,7 @@ def test_core_touches_no_thread_no_socket_and_no_clock():
 
 
 def test_only_the_engine_and_the_clock_start_or_know_threads():
-    allowed = {"engine", "simulator"}
+    allowed = {"engine", "simulator", "distributed"}
     for path in files():
         if path.relative_to(PACKAGE).parts[0] not in allowed:
             assert "threading.Thread(" not in path.read_text(), path.name

@@ -1,0 +1,176 @@
+"""``engine="celery"``: what a submitting process may ask for, and what a worker consists of.
+
+A setting that belongs to whoever sends is refused here by name, so that nobody believes it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from groq_queue.assembly.admission import Admission
+from groq_queue.assembly.settings import Settings
+from groq_queue.assembly.wiring import Parts, assemble
+from groq_queue.clock import Clock, SystemClock
+from groq_queue.core.completion import Completion
+from groq_queue.distributed.broker import Bell, check_broker
+from groq_queue.distributed.engine import CeleryEngine
+from groq_queue.distributed.holding import Holding
+from groq_queue.distributed.store import JobStore, shown_address
+from groq_queue.distributed.worker import LaneWorkers
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.timers import Timers
+from groq_queue.errors import ConfigurationError
+from groq_queue.limiters.process import ProcessLimiter
+
+LEASE_S = 15.0
+
+
+class Addresses(NamedTuple):
+    """Where the messages go, and where the requests stand."""
+
+    broker: str
+    state: str
+
+
+def addresses_of(broker: str | None, state: str | None) -> Addresses:
+    """Check and complete the two addresses.
+
+    Raises:
+        ConfigurationError: One is missing or of an unknown kind.
+    """
+    broker = broker or os.environ.get("GROQ_QUEUE_BROKER")
+    if broker is None:
+        raise ConfigurationError(
+            'broker: none given and GROQ_QUEUE_BROKER is not set; engine="celery" needs one, '
+            'such as broker="redis://127.0.0.1:6379/0"'
+        )
+    scheme = check_broker(broker)
+    if state is None and not scheme.startswith("redis"):
+        raise ConfigurationError(
+            f"state: with broker={shown_address(broker)!r} requests stand in a Redis: name it, "
+            'such as state="redis://127.0.0.1:6379/0"'
+        )
+    state = state or broker
+    if state.partition("://")[0] not in ("redis", "rediss", "unix"):
+        raise ConfigurationError(f"state={shown_address(state)!r:.100}: use redis://host:6379/0 or rediss://…")
+    return Addresses(broker, state)
+
+
+def assemble_shared(settings: Settings) -> Parts:
+    """Build the parts of a queue whose requests workers send.
+
+    Raises:
+        ConfigurationError: An address cannot be used.
+        MissingExtraError: Celery or redis is not installed.
+    """
+    clock = settings.clock
+    engine_of, addresses = _opened(settings.broker, settings.state, clock)
+    limiter = ProcessLimiter(settings.limits, shown_address(addresses.broker), "celery", clock.now_ns())
+    try:
+        admission = Admission(limiter, settings.tariff, is_capped=False, by_tokens=settings.fair_by == "tokens")
+        engine = engine_of(
+            price=lambda request: limiter.meter(request.lane, request.model).price(request.size).tokens,
+            max_pending=settings.max_pending,
+            max_pending_per_client=settings.max_pending_per_client,
+            when_full=settings.when_full,
+            tariff=settings.tariff,
+            base_url=settings.only_base_url,
+        )
+    except BaseException:
+        limiter.close(clock.now_ns())
+        raise
+    engine.at_close(lambda: limiter.close(clock.now_ns()))
+    return Parts(engine, limiter, admission, None)
+
+
+def attach(request_id: str, broker: str | None, state: str | None) -> RequestFuture[Completion]:
+    """Return a Future of a request that any process submitted.
+
+    Raises:
+        ConfigurationError: Nobody knows it, or an address cannot be used.
+        EngineUnavailable: Redis cannot be reached.
+    """
+    engine_of, _ = _opened(broker, state, SystemClock())
+    engine = engine_of(price=lambda request: 0)
+    try:
+        return engine.attach(request_id)
+    finally:
+        engine.shutdown(wait=False, cancel_futures=False)  # it ends with the Future
+
+
+def _opened(broker: str | None, state: str | None, clock: Clock) -> tuple[Callable[..., CeleryEngine], Addresses]:
+    addresses = addresses_of(broker, state)
+    bell = Bell(addresses.broker)
+    store = JobStore(addresses.state, clock)
+
+    def engine_of(**options: Any) -> CeleryEngine:
+        return CeleryEngine(store=store, bell=bell, clock=clock, timers=Timers(clock, "groq_queue"), **options)
+
+    return engine_of, addresses
+
+
+class Worker:
+    """A worker process's parts, joined; made once in a process.
+
+    Args:
+        settings: Of the embedded engine.
+        addresses: Of broker and state.
+        threads: ``{lane: threads}``.
+        lease_s: Seconds after the last sign of life in which what this worker holds is its own.
+        on_stopped: Called when a rejected key, or the like, makes further work pointless.
+        on_dead: Called when a lane is served no more though nobody has stopped it.
+
+    Raises:
+        EngineUnavailable: Redis cannot be reached.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        addresses: Addresses,
+        *,
+        threads: Mapping[str, int],
+        lease_s: float,
+        on_stopped: Callable[[], None],
+        on_dead: Callable[[], None],
+    ) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._bell = Bell(addresses.broker)
+        self._store = JobStore(addresses.state, settings.clock)
+        self._store.check()
+        self._holding = Holding(
+            self._store,
+            self._bell,
+            settings.clock,
+            owner=self.name,
+            lease_s=lease_s,
+            threads=dict(threads),
+            base_url=settings.payers.address,
+            on_stopped=on_stopped,
+        )
+        self._parts = assemble(settings, around=self._holding.fence)
+        self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._holding.work, on_dead)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._holding.begin(self._parts.accept, self._parts.engine)
+        self._lanes.start()
+
+    def stop(self) -> None:
+        """Take nothing more, give back what is not on its way, and wait for what is."""
+        self._lanes.stop()
+        self._holding.stop()
+        self._lanes.join()
+        self._holding.close()
+        self._parts.engine.shutdown(wait=True, cancel_futures=True)
+        self._store.close()
+        self._bell.close()
+
+    @property
+    def stopped_by(self) -> Exception | None:
+        """The error that made further work pointless, or None."""
+        return self._holding.stopped_by

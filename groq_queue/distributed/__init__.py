@@ -1,0 +1,14 @@
+"""A queue that several processes and hosts work on: Celery wakes the workers, Redis keeps the requests.
+
+* ``record``: a request and its outcome as JSON, the form in which both travel;
+* ``scripts`` and ``store``: where each request stands, in Redis, changed by Lua scripts only;
+* ``broker``: the Celery app whose messages are wake-up calls, one for each request accepted;
+* ``engine`` and ``replies``: the submitting process;
+* ``holding`` and ``worker``: the process that sends.
+
+A message names no request. Whoever gets one asks the store for the request that is next by priority and by
+its client's turn. So a message that comes twice finds another request or none, one that is lost is sent again by
+whoever sweeps, and order, cancellation and fairness do not depend on what the broker can do.
+
+No key, callable or pickle travels. Retries, budgets and errors are those of the embedded engine in each worker.
+"""

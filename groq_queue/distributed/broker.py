@@ -1,0 +1,124 @@
+"""The Celery app that submitters and workers share: one task, three queues, JSON only.
+
+Its messages are wake-up calls without content: see the package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groq_queue.distributed.lanes import LANES, Lane
+from groq_queue.distributed.store import shown_address
+from groq_queue.errors import ConfigurationError, EngineUnavailable, MissingExtraError
+
+TASK = "groq_queue.take_next"
+
+_SETTINGS = {
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_ignore_result": True,
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_create_missing_queues": False,
+    "task_default_queue": "gq.normal",
+    "worker_pool": "threads",
+    "worker_prefetch_multiplier": 1,
+    "worker_send_task_events": False,
+    "worker_hijack_root_logger": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_connection_timeout": 2,
+}
+_REDIS_OPTIONS = {
+    # A call that is delivered twice finds another request or none: this need not be longer than a task takes.
+    "visibility_timeout": 3_600,
+    "socket_connect_timeout": 2,
+    "socket_timeout": 10,
+    "socket_keepalive": True,
+}
+
+
+def make_app(broker: str) -> Any:
+    """Return a Celery app of that broker; nothing is connected yet.
+
+    Raises:
+        ConfigurationError: The address names no broker that is supported.
+        MissingExtraError: Celery is not installed.
+    """
+    scheme = check_broker(broker)
+    try:
+        from celery import Celery
+        from kombu import Queue
+    except ImportError:
+        raise MissingExtraError("engine='celery' needs more: pip install 'groq_queue[celery]'") from None
+    app = Celery("groq_queue", broker=broker, set_as_current=False, fixups=[])
+    app.conf.update(
+        _SETTINGS,
+        broker_transport_options={} if scheme.startswith("amqp") else dict(_REDIS_OPTIONS),
+        task_queues=[Queue(lane.queue, routing_key=lane.queue) for lane in LANES],
+    )
+    return app
+
+
+def check_broker(broker: str) -> str:
+    """Return the scheme of an address.
+
+    Raises:
+        ConfigurationError: It names no broker that is supported.
+    """
+    scheme = broker.partition("://")[0]
+    if scheme not in ("redis", "rediss", "amqp", "amqps") or "://" not in broker:
+        raise ConfigurationError(
+            f"broker={shown_address(broker)!r:.100}: use redis://host:6379/0, rediss://… or amqp://user@host//"
+        )
+    return scheme
+
+
+class Bell:
+    """Rings for a free worker: sends messages to the broker; safe to use from many threads."""
+
+    def __init__(self, broker: str) -> None:
+        self._app = make_app(broker)
+        self._address = shown_address(broker)
+        app = self._app
+        self._trouble = (*app.connection_for_write().connection_errors, *app.connection_for_write().channel_errors)
+
+    def ring(self, lane: Lane, times: int = 1) -> None:
+        """Send wake-up calls.
+
+        Raises:
+            EngineUnavailable: The broker cannot be reached.
+        """
+        try:
+            with self._app.producer_or_acquire() as producer:
+                for _ in range(times):
+                    self._app.send_task(TASK, queue=lane.queue, producer=producer, retry=False, ignore_result=True)
+        except self._errors() as problem:
+            raise EngineUnavailable(
+                f"the broker at {self._address} cannot be used ({type(problem).__name__}: {problem}): "
+                "see that it runs and that this address reaches it, then submit again",
+                address=self._address,
+            ) from None
+
+    def waiting(self, lane: Lane) -> int:
+        """Return how many calls nobody has answered yet.
+
+        Raises:
+            EngineUnavailable: The broker cannot be reached.
+        """
+        try:
+            with self._app.connection_or_acquire() as connection, connection.channel() as channel:
+                queue = self._app.amqp.queues[lane.queue].bind(channel)
+                return int(queue.queue_declare().message_count)
+        except self._errors() as problem:
+            raise EngineUnavailable(f"the broker at {self._address}: {problem}", address=self._address) from None
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._app.close()
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        from kombu.exceptions import OperationalError
+
+        return (*self._trouble, OperationalError, OSError)

@@ -1,0 +1,599 @@
+"""The engine of a submitting process: requests go into Redis, workers elsewhere send them, their ends come back.
+
+What ``ThreadEngine`` promises holds here too: a Future ends once, is cancellable until bytes leave, and its
+callbacks run in this process. What cannot hold is refused, see ``assembly.sharing``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NoReturn
+
+from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.core.completion import Completion
+from groq_queue.core.prices import Tariff
+from groq_queue.core.pricing import Size
+from groq_queue.core.request import Request, State
+from groq_queue.distributed.broker import Bell
+from groq_queue.distributed.lanes import lane_for
+from groq_queue.distributed.record import Ending, decode_ending, encode_ending, encode_request, is_final
+from groq_queue.distributed.register import Register
+from groq_queue.distributed.replies import Listener
+from groq_queue.distributed.store import JobStore
+from groq_queue.engine import verdicts
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.history import RunFacts
+from groq_queue.engine.log import told
+from groq_queue.engine.pool import WorkerPool
+from groq_queue.engine.shelf import Group
+from groq_queue.engine.stats import Explanation, RequestInfo, Stats
+from groq_queue.engine.timers import Timers
+from groq_queue.errors import ConfigurationError, EngineUnavailable, GroqQueueError, QueueClosed, error_of
+
+_log = logging.getLogger("groq_queue")
+
+_TRY_AGAIN_S = 1
+_CALLS = 256  # more requests that wait need no further wake-up calls: who is awake goes on until none waits
+_Task = Callable[[], None]
+
+
+class CeleryEngine:
+    """Has workers elsewhere send what it is given, and ends the Futures of this process.
+
+    ``_lock`` guards the register, the tasks of the pool and the flags. Redis and the broker are
+    asked outside it. The pool has one thread, which ends Futures and so runs the callbacks; while a callback waits for
+    another Future a second one takes its place. What workers tell is noted by the listener's thread.
+
+    Args:
+        store: Where requests stand; closed with the engine.
+        bell: Wakes workers; closed with the engine.
+        clock: Tells the time.
+        timers: Calls back at instants; closed with the engine.
+        price: Returns how many tokens a request is priced at.
+        max_pending: Most requests of this process waiting, or None.
+        max_pending_per_client: The same for each client.
+        when_full: ``"block"`` or ``"raise"``.
+        tariff: Prices.
+        base_url: Where the requests may be sent only; None: wherever the workers send.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        bell: Bell,
+        clock: Clock,
+        timers: Timers,
+        price: Callable[[Request], int],
+        max_pending: int | None = None,
+        max_pending_per_client: int | None = None,
+        when_full: str = "block",
+        tariff: Tariff | None = None,
+        base_url: str | None = None,
+    ) -> None:
+        self._store = store
+        self._bell = bell
+        self._clock = clock
+        self._timers = timers
+        self._price = price
+        self._when_full = when_full
+        self._base_url = base_url
+        self._reply = uuid.uuid4().hex
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
+        self._quiet = threading.Condition(self._lock)
+        self._pool: WorkerPool[_Task] = WorkerPool(self, self._lock, clock, 1, "groq_queue-celery")
+        self._register = Register(tariff or Tariff(), max_pending, max_pending_per_client)
+        self._tasks: deque[_Task] = deque()
+        self._weights: dict[str, float] = {}
+        self._listener = Listener(
+            store, clock, self._reply, on_news=self._hear, on_doubt=self._ask_all, on_end=self._hang_up
+        )
+        self._closes: list[Callable[[], None]] = []
+        self._is_closed = False
+        self._pid = os.getpid()
+
+    # -- what callers ask for
+
+    def check_open(self) -> None:
+        """Refuse if the queue was shut down, or came here by a fork.
+
+        Raises:
+            QueueClosed: It was.
+        """
+        if self._pid != os.getpid():
+            raise QueueClosed(f"this queue was made in process {self._pid}, before a fork: make a new GroqQueue here")
+        if self._is_closed:
+            raise QueueClosed("submit() after shutdown: make a new GroqQueue")
+
+    def at_close(self, close: Callable[[], None], *, in_children: bool = True) -> None:
+        """Call *close*, possibly more than once, when the last request has ended after ``shutdown``."""
+        self._closes.append(close)
+
+    def submit(
+        self, request: Request, *, callback: Callable[[Future[Completion]], object] | None = None
+    ) -> RequestFuture[Completion]:
+        """Store a request for the workers; blocks while the queue is full, if so configured.
+
+        Raises:
+            QueueClosed: The queue was shut down.
+            QueueFull: There is no room, and the queue does not block.
+            QueueTimeout: Its time passed while the queue was full.
+            ConfigurationError: A request with this custom_id has not ended yet.
+            EngineUnavailable: Redis or the broker cannot be reached.
+        """
+        self.check_open()
+        self._pool.ensure_one()
+        future: RequestFuture[Completion] = RequestFuture(request, self)
+        if callback is not None:
+            future.add_done_callback(callback)
+        with self._lock:
+            self._make_room(request)
+            self.check_open()
+            request.submitted_ns = self._clock.now_ns()
+            request.future = future
+            self._register.accept(request)
+        try:
+            if request.not_before_ns is None:
+                self._send_out(request)
+            else:
+                self._send_later(request, request.not_before_ns)
+        except BaseException:
+            with self._lock:
+                self._register.undo(request)
+                self._room.notify_all()
+                self._note_if_quiet()
+            raise
+        self._listener.begin()
+        for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
+            if after_ns is not None:
+                self._expire_after(request, bound, after_ns)
+        return future
+
+    def attach(self, request_id: str) -> RequestFuture[Completion]:
+        """Return a Future of a request that any process submitted.
+
+        Raises:
+            ConfigurationError: Nobody knows a request of that id.
+            EngineUnavailable: Redis cannot be reached.
+        """
+        standing = self._store.attach(request_id, self._reply)
+        if standing.status is None:
+            raise ConfigurationError(
+                f"request_id={request_id!r:.100}: {self._store.address} knows no such request; "
+                "how a request ended is kept for an hour"
+            )
+        request = Request(
+            model="", endpoint="", body=None, size=Size(0, 0), priority=5, custom_id=standing.custom_id,
+            request_id=request_id,
+        )  # fmt: skip
+        future: RequestFuture[Completion] = RequestFuture(request, self)
+        request.submitted_ns = self._clock.now_ns()
+        request.future = future
+        self._pool.ensure_one()
+        with self._lock:
+            self._register.accept(request)
+            self._register.stored.add(request_id)
+        if is_final(standing.status):
+            ending = decode_ending(standing.status, standing.ending, custom_id=request.custom_id)
+            self._do(lambda: self._end(request_id, ending))
+        else:
+            self._listener.begin()
+        return future
+
+    def cancel(self, request: Request) -> bool:
+        """Cancel a request that no worker is sending; see ``RequestFuture.cancel``.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached, so nobody knows.
+        """
+        with self._lock:
+            if request.state is not State.PENDING:
+                return request.state is State.CANCELLED
+            is_here = request.id in self._register.open and request.id not in self._register.stored
+        cancelled = Ending(State.CANCELLED)
+        if not is_here and self._store.withdraw([request.id], "cancelled", encode_ending(cancelled)) != [1]:
+            return False
+        self._end(request.id, cancelled)
+        return True
+
+    def cancel_all(self, is_meant: Callable[[Request | Group], bool]) -> int:
+        """Cancel every request that *is_meant* and that no worker is sending; return how many.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached; those that it has go on.
+        """
+        with self._lock:
+            meant = [request for request in self._register.pending() if is_meant(request)]
+        return self._cancel_many(meant)
+
+    def set_priority(self, request: Request, priority: int) -> bool:
+        """Move a request that no worker has taken to the end of another level; False if one has."""
+        with self._lock:
+            if request.state is not State.PENDING:
+                return False
+            is_stored = request.id in self._register.stored
+        if is_stored and not self._store.move(request.id, priority):
+            return False
+        with self._lock:
+            if request.state is State.PENDING:
+                self._register.change_priority(request, priority)
+        if is_stored:
+            self._ring(priority)
+        return True
+
+    def request_of(self, custom_id: str) -> Request | None:
+        """Return the request of that custom_id that has not ended, or None."""
+        with self._lock:
+            return self._register.find(custom_id)
+
+    def set_weight(self, client: str, weight: float) -> None:
+        """Give what *client* submits here from now on that many times the turns of a client of weight 1."""
+        with self._lock:
+            self._weights[client] = weight
+
+    def pause(self, model: str | None) -> None:
+        """Refuse: the workers serve others too."""
+        _refuse_pause()
+
+    def resume(self, model: str | None) -> None:
+        """Refuse, as ``pause``."""
+        _refuse_pause()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait until every request of this process has ended; False if *timeout_s* passed first."""
+        until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
+        with self._lock:
+            while self._register.open and not self._pool.is_inside():
+                if until_ns is not None and self._clock.now_ns() >= until_ns:
+                    return False
+                self._clock.wait(self._quiet, until_ns)
+            return not self._register.open
+
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
+        """Refuse new requests; let workers end the others, or cancel those that none is sending."""
+        with self._lock:
+            self._is_closed = True
+            self._room.notify_all()
+            dropped = self._register.pending() if cancel_futures else []
+        interrupt: BaseException | None = None
+        try:
+            self._cancel_many(dropped)
+        except EngineUnavailable as error:  # the queue ends all the same: their Futures say why
+            for request in dropped:
+                self._end(request.id, Ending(State.FAILED, error=error.copy()))
+        except BaseException as raised:
+            interrupt = raised
+        with self._lock:
+            self._note_if_quiet()
+            is_idle = self._pool.is_empty() and self.is_over()
+        if is_idle:
+            self.all_left()
+        if wait and not self._pool.is_inside():
+            self.join()
+            self._pool.join()
+            self._timers.close(wait=True)
+        if interrupt is not None:
+            raise interrupt
+
+    @property
+    def is_kept(self) -> bool:
+        """False: what ``leave`` counts was never given to the workers."""
+        return False
+
+    def leave(self, timeout_s: float) -> int:
+        """Prepare for the end of the interpreter: what workers were to send, they still will.
+
+        Returns:
+            How many requests will never be sent, because this process kept them until their ``not_before``.
+        """
+        with self._lock:
+            self._is_closed = True
+            open_count = len(self._register.open)
+            kept = sum(id not in self._register.stored for id in self._register.open)
+        if open_count:
+            _log.warning(
+                "the program ends while %d of its requests are with the workers; GroqQueue.attach(request_id, ...) "
+                "reads how they end, for an hour",
+                open_count - kept,
+                extra=told("left_to_workers"),
+            )
+        return kept
+
+    def stats(self) -> Stats:
+        """Return one consistent snapshot of what this process submitted, as far as it has been told."""
+        with self._lock:
+            return self._register.stats(is_running=not self._is_closed)
+
+    def facts(self) -> tuple[Stats, RunFacts]:
+        """Return what a report is made of, as of one instant."""
+        with self._lock:
+            tally = self._register.tally
+            return self.stats(), tally.history.facts(self._clock.now_ns(), tally.mean_flight_ns())
+
+    def info(self, request: Request) -> RequestInfo:
+        """Return one request's state."""
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            return RequestInfo(
+                request_id=request.id,
+                custom_id=request.custom_id,
+                client=request.client,
+                model=request.model,
+                priority=request.priority,
+                state=request.state.value,
+                attempts=request.attempts,
+                waited=((request.started_ns or now_ns) - request.submitted_ns) / NS_PER_S,
+                tokens=self._price(request),
+                last_error=request.last_error,
+            )
+
+    def explain(self, request: Request) -> Explanation:
+        """Return why a request waits; when it starts only the workers could tell."""
+        with self._lock:
+            state, is_stored = request.state, request.id in self._register.stored
+        reason = None
+        if state is State.PENDING:
+            reason = "its not_before" if not is_stored else "its turn at the workers"
+            if is_stored and not self._store.workers():
+                reason = "a worker: none is running; start one with `groq-queue worker`"
+        return Explanation(request.id, request.custom_id, state.value, None, reason, None)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Let another thread end Futures while the calling one waits for one."""
+        return self._pool.aside()
+
+    def is_inside(self) -> bool:
+        """Return whether the caller runs inside a callback."""
+        return self._pool.is_inside()
+
+    def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
+        """Not called: there is no journal."""
+
+    # -- what the pool asks for
+
+    def find_job(self) -> tuple[_Task | None, int | None]:
+        """Return the next thing to be done."""
+        return (self._tasks.popleft() if self._tasks else None), None
+
+    def has_more(self) -> bool:
+        """Return whether anything is left to be done."""
+        return bool(self._tasks)
+
+    def is_over(self) -> bool:
+        """Return whether there will never be anything to do again."""
+        return self._is_closed and not self._register.open and not self._tasks
+
+    def run(self, job: _Task) -> None:
+        """Do it."""
+        try:
+            job()
+        except Exception:  # a bug must not end the thread that ends every Future
+            _log.exception("a Future could not be ended", extra=told("attempt_broke"))
+
+    def all_left(self) -> None:
+        """Close what the engine was given."""
+        self._timers.close(wait=False)
+        self._listener.close()
+        for close in self._closes:
+            close()
+
+    # -- under the lock
+
+    def _make_room(self, request: Request) -> None:
+        """Wait until there is room, or raise; callbacks never wait, because they make the room."""
+        bounds = [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
+        until_ns = self._clock.now_ns() + min(bounds) if bounds else None
+        while not self._register.has_room(request.client) and not self._is_closed:
+            if self._when_full == "raise":
+                raise self._register.full(request)
+            if self._pool.is_inside():
+                return
+            if until_ns is not None and self._clock.now_ns() >= until_ns:
+                raise verdicts.timed_out(request, "max_wait or deadline", min(bounds), "room")
+            self._clock.wait(self._room, until_ns)
+
+    def _note_if_quiet(self) -> None:
+        if not self._register.open:
+            self._quiet.notify_all()
+            if self._is_closed:
+                self._pool.dismiss()
+
+    # -- outside the lock
+
+    def _send_out(self, request: Request) -> None:
+        """Store a request and wake a worker."""
+        with self._lock:
+            weight = self._weights.get(request.client, 1.0)
+        waiting = self._store.enqueue(
+            request.id,
+            encode_request(request, self._base_url),
+            priority=request.priority,
+            model=request.model,
+            client=request.client,
+            weight=weight,
+            cost=request.turn_cost,
+            reply=self._reply,
+            custom_id=request.custom_id,
+        )
+        try:
+            if waiting <= _CALLS:
+                self._bell.ring(lane_for(request.priority))
+        except EngineUnavailable:
+            # Redis has it but the broker is away. If it can be taken back submit() says so; if a worker was
+            # faster, or Redis is away now too, it is accepted: workers look for what nobody was woken for.
+            if self._try_withdraw(request):
+                raise
+        with self._lock:
+            if request.id in self._register.open:
+                self._register.stored.add(request.id)
+            request.body = None  # Redis has it
+
+    def _try_withdraw(self, request: Request) -> bool:
+        try:
+            return self._store.withdraw([request.id], "cancelled", encode_ending(Ending(State.CANCELLED))) == [1]
+        except EngineUnavailable:
+            return False
+
+    def _send_later(self, request: Request, after_ns: int) -> None:
+        request.timers.append(
+            self._timers.at(request.submitted_ns + after_ns, lambda: self._do(lambda: self._send_due(request)))
+        )
+
+    def _send_due(self, request: Request) -> None:
+        with self._lock:
+            if request.state is not State.PENDING or request.id not in self._register.open:
+                return
+        request.not_before_ns = None
+        try:
+            self._send_out(request)
+        except EngineUnavailable as error:
+            _log.warning("%s is sent out later: %s", request, error, extra=told("store_away", request))
+            self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._send_due(request)))
+
+    def _ring(self, priority: int) -> None:
+        """Wake a worker for what was stored before; workers also look by themselves, so raises nothing."""
+        try:
+            self._bell.ring(lane_for(priority))
+        except EngineUnavailable as error:
+            _log.debug("no worker is woken: %s", error, extra=told("store_away"))
+
+    def _cancel_many(self, requests: Sequence[Request]) -> int:
+        with self._lock:
+            stored = [request.id for request in requests if request.id in self._register.stored]
+            here = [request.id for request in requests if request.id not in self._register.stored]
+        cancelled = Ending(State.CANCELLED)
+        answers = self._store.withdraw(stored, "cancelled", encode_ending(cancelled)) if stored else []
+        done = here + [id for id, answer in zip(stored, answers, strict=True) if answer == 1]
+        interrupt: BaseException | None = None
+        for id in done:
+            try:
+                self._end(id, cancelled)
+            except BaseException as raised:  # a Ctrl-C out of a callback must not leave the others open
+                interrupt = interrupt or raised
+        if interrupt is not None:
+            raise interrupt
+        return len(done)
+
+    def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
+        call_off = self._timers.at(
+            request.submitted_ns + after_ns, lambda: self._do(lambda: self._expire(request, bound, after_ns))
+        )
+        with self._lock:
+            if request.future is not None:
+                request.timers.append(call_off)
+                return
+        call_off()  # it has ended meanwhile
+
+    def _expire(self, request: Request, bound: str, after_ns: int) -> None:
+        """End a request whose ``max_wait`` or ``deadline`` has come while it waits."""
+        with self._lock:
+            is_waiting = request.state is State.PENDING and request.id in self._register.open
+            if not is_waiting or (bound == "max_wait" and request.attempts):
+                return
+            is_stored = request.id in self._register.stored
+            error = verdicts.timed_out(request, bound, after_ns, "its turn at the workers")
+        expired = Ending(State.EXPIRED, error=error, attempts=request.attempts)
+        try:
+            if is_stored and self._store.withdraw([request.id], "expired", encode_ending(expired)) != [1]:
+                return
+        except EngineUnavailable:
+            self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._expire(request, bound, after_ns)))
+            return
+        self._end(request.id, expired)
+
+    def _hear(self, news: list[list[Any]]) -> None:
+        """Note what workers told."""
+        ended = []
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            for word, *facts in news:
+                if word == "began":
+                    self._register.began(facts[0], facts[1], now_ns)
+                    self._room.notify_all()
+                elif word == "rests":
+                    error = error_of(json.loads(facts[1])) if facts[1] else None
+                    self._register.rests(facts[0], error, now_ns)
+                elif word == "ended" and facts[0] in self._register.open:
+                    ended.append(facts[0])
+        if ended:
+            self._ask(ended)
+
+    def _ask_all(self) -> None:
+        """Ask where every open request stands."""
+        with self._lock:
+            ids = self._register.awaited()
+        self._ask(ids)
+
+    def _ask(self, ids: list[str]) -> None:
+        """Ask where requests stand, and have the Futures of those that ended end."""
+        for id, standing in zip(ids, self._store.standings(ids), strict=True):
+            if standing.status is None:
+                with self._lock:
+                    is_lost = id in self._register.awaited()  # else it ended, long ago or just now
+                if is_lost:
+                    self._do(partial(self._end, id, Ending(State.FAILED, error=self._lost(id))))
+            elif is_final(standing.status):
+                ending = decode_ending(standing.status, standing.ending, custom_id=standing.custom_id or None)
+                self._do(partial(self._end, id, ending))
+
+    def _lost(self, id: str) -> GroqQueueError:
+        return EngineUnavailable(
+            f"request {id[:8]}: the Redis at {self._store.address} has forgotten it, so its data was deleted or lost; "
+            "nobody knows whether it was sent: submit it again, and let Redis write its data (appendonly yes, "
+            "maxmemory-policy noeviction)",
+            address=self._store.address,
+            request_id=id,
+        )
+
+    def _do(self, task: _Task) -> None:
+        """Have the pool do *task*."""
+        with self._lock:
+            self._tasks.append(task)
+            self._pool.wake()
+        self._pool.grow()
+
+    def _end(self, id: str, ending: Ending) -> None:
+        """End the Future of a request, unless it was ended before, and forget what it held."""
+        with self._lock:
+            request = self._register.end(id, ending, self._clock.now_ns())
+            self._room.notify_all()
+        if request is None:
+            return
+        for call_off in request.timers:
+            call_off()
+        with self._lock:
+            future, request.future = request.future, None
+        request.timers, request.body = [], None
+        try:
+            with self._pool.inside():
+                if ending.state is State.CANCELLED:
+                    future.end_cancelled()
+                else:
+                    future.end(ending.result, ending.error)
+        finally:
+            with self._lock:
+                self._register.let_go(request)
+                self._note_if_quiet()
+
+    def _hang_up(self) -> None:
+        """Let go of the connections, once nobody listens any more."""
+        self._store.forget_replies(self._reply)
+        self._store.close()
+        self._bell.close()
+
+
+def _refuse_pause() -> NoReturn:
+    raise ConfigurationError(
+        "pause: with engine='celery' the workers serve other processes too; stop workers instead "
+        "(what waits stays stored), or start them again to resume"
+    )

@@ -1,0 +1,204 @@
+"""What one submitting process knows of its open requests, as far as it has been told."""
+
+from __future__ import annotations
+
+from groq_queue.clock import NS_PER_S
+from groq_queue.core.prices import Purse, Tariff
+from groq_queue.core.request import Request, State
+from groq_queue.distributed.record import Ending
+from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.stats import LaneStats, Stats
+from groq_queue.engine.tally import Tally
+from groq_queue.errors import ConfigurationError, GroqQueueError, QueueFull
+
+_FIRST = "a worker"  # all that a submitting process knows of what a request waits for
+
+
+class Register:
+    """Not thread-safe: the engine's lock guards it.
+
+    Attributes:
+        open: Requests whose Future has not ended, by their id.
+        stored: Ids of those that Redis has accepted.
+    """
+
+    def __init__(self, tariff: Tariff, max_pending: int | None, max_pending_per_client: int | None) -> None:
+        self.open: dict[str, Request] = {}
+        self.stored: set[str] = set()
+        self.tally = Tally()
+        self._ending: set[str] = set()  # counted as ended, Future still open
+        self._by_custom_id: dict[str, Request] = {}
+        self._lanes: dict[str, tuple[str, int]] = {}  # name -> model, attempts on their way
+        self._began_ns: dict[str, int] = {}
+        self._purse = Purse(None)
+        self._tariff = tariff
+        self._max_pending = max_pending
+        self._max_pending_per_client = max_pending_per_client
+
+    # -- a request's way
+
+    def accept(self, request: Request) -> None:
+        """Take a new request in.
+
+        Raises:
+            ConfigurationError: One of its name is open.
+        """
+        if request.custom_id is not None and request.custom_id in self._by_custom_id:
+            raise ConfigurationError(
+                f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
+            )
+        self.open[request.id] = request
+        if request.custom_id is not None:
+            self._by_custom_id[request.custom_id] = request
+        self._lanes.setdefault(request.lane, (request.model, 0))
+        self.tally.submitted += 1
+        self.tally.count_pending(request, 1)
+
+    def undo(self, request: Request) -> None:
+        """Forget a request that could not be stored."""
+        if self.open.pop(request.id, None) is not None:
+            self._unname(request)
+            self.tally.submitted -= 1
+            self.tally.count_pending(request, -1)
+
+    def began(self, id: str, attempts: int, now_ns: int) -> None:
+        """Note that an attempt of a request is on its way."""
+        request = self._unended(id)
+        if request is None or request.state is not State.PENDING:
+            return
+        request.state = State.RUNNING
+        if request.started_ns is None:
+            request.started_ns = now_ns
+        self.tally.count_pending(request, -1)
+        self.tally.started(request, now_ns)
+        self._began_ns[id] = now_ns
+        self._fly(request, 1)
+        request.attempts = attempts
+
+    def rests(self, id: str, error: GroqQueueError | None, now_ns: int) -> None:
+        """Note that a request waits for a further attempt."""
+        request = self._unended(id)
+        if request is None or request.state is not State.RUNNING:
+            return
+        request.last_error = error
+        self._land(request, Outcome(Next.AGAIN, error=error), now_ns)
+        self.tally.waits_again(request)
+        self.tally.count_pending(request, 1)
+        request.state = State.PENDING
+
+    def end(self, id: str, ending: Ending, now_ns: int) -> Request | None:
+        """Note how a request ended and return it, its Future still open; None if it had ended, or is nobody's here."""
+        if ending.attempts:
+            self.began(id, ending.attempts, now_ns)  # where nobody has told us
+        request = self._unended(id)
+        if request is None:
+            return None
+        if request.state is State.RUNNING:
+            is_answer = ending.state is State.COMPLETED
+            outcome = Outcome(Next.DONE if is_answer else Next.FAILED, error=ending.error, charged=ending.charged)
+            self._land(request, outcome, now_ns)
+            amount = self._tariff.price(request.model, ending.charged)
+            self._purse.settle(0, amount or 0)
+        else:
+            self.tally.count_pending(request, -1)
+        request.attempts = ending.attempts or request.attempts
+        request.state = ending.state
+        self.tally.ended[ending.state] += 1
+        self._unname(request)
+        self._ending.add(id)
+        return request
+
+    def let_go(self, request: Request) -> None:
+        """Forget a request whose Future has ended."""
+        self.open.pop(request.id, None)
+        self._ending.discard(request.id)
+        self.stored.discard(request.id)
+
+    def change_priority(self, request: Request, priority: int) -> None:
+        """Note that a request waits at another level."""
+        self.tally.count_pending(request, -1)
+        request.priority = priority
+        self.tally.count_pending(request, 1)
+
+    # -- questions
+
+    def find(self, custom_id: str) -> Request | None:
+        """Return the request of that name that has not ended, or None."""
+        return self._by_custom_id.get(custom_id)
+
+    def pending(self) -> list[Request]:
+        """Return the requests that are not on their way, as far as known."""
+        return [request for request in self.open.values() if request.state is State.PENDING]
+
+    def awaited(self) -> list[str]:
+        """Return the ids of requests whose end Redis will tell."""
+        return [id for id in self.open if id in self.stored and id not in self._ending]
+
+    def has_room(self, client: str) -> bool:
+        """Return whether one more request of *client* may wait."""
+        if self._max_pending is not None and self.tally.pending >= self._max_pending:
+            return False
+        most = self._max_pending_per_client
+        return most is None or self.tally.pending_by_client[client] < most
+
+    def full(self, request: Request) -> QueueFull:
+        """Return the error that there is no room for *request*."""
+        limit, client = self._max_pending, None
+        if limit is None or self.tally.pending < limit:
+            limit, client = self._max_pending_per_client, request.client
+        whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
+        interval_ns = self.tally.start_interval_ns()
+        return QueueFull(
+            f"{whose}={limit:,} requests waiting: wait for some to end",
+            limit=limit or 0,
+            client=client,
+            retry_after=None if interval_ns is None else interval_ns / NS_PER_S,
+            request_id=request.id,
+            custom_id=request.custom_id,
+        )
+
+    def stats(self, *, is_running: bool) -> Stats:
+        """Return all counts of the requests of this process; budgets are the workers'."""
+        tally = self.tally
+        lanes = []
+        for name, (model, in_flight) in self._lanes.items():
+            pending = tally.pending_by_lane[name]
+            lanes.append(LaneStats(name, model, pending, in_flight, False, _FIRST if pending else None, ()))
+        return Stats(
+            pending=tally.pending,
+            in_flight=tally.in_flight,
+            submitted=tally.submitted,
+            completed=tally.ended[State.COMPLETED],
+            failed=tally.ended[State.FAILED],
+            cancelled=tally.ended[State.CANCELLED],
+            expired=tally.ended[State.EXPIRED],
+            attempts=tally.attempts,
+            refused=tally.refused,
+            retried=tally.retried,
+            prompt_tokens=tally.prompt_tokens,
+            completion_tokens=tally.completion_tokens,
+            cost=self._purse.spent_usd,
+            pending_by_priority=dict(sorted(tally.pending_by_priority.items())),
+            pending_by_client=dict(tally.pending_by_client),
+            wait_percentiles=tally.wait_percentiles(),
+            lanes=tuple(lanes),
+            running=is_running,
+        )
+
+    # -- inside
+
+    def _unended(self, id: str) -> Request | None:
+        return None if id in self._ending else self.open.get(id)
+
+    def _unname(self, request: Request) -> None:
+        if request.custom_id is not None:
+            self._by_custom_id.pop(request.custom_id, None)
+
+    def _fly(self, request: Request, change: int) -> None:
+        model, in_flight = self._lanes.get(request.lane, (request.model, 0))
+        self._lanes[request.lane] = model, in_flight + change
+
+    def _land(self, request: Request, outcome: Outcome, now_ns: int) -> None:
+        self.tally.came_out(request, outcome, now_ns)
+        self.tally.landed(now_ns - self._began_ns.pop(request.id, now_ns))
+        self._fly(request, -1)
