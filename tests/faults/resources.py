@@ -69,7 +69,7 @@ def everything_of(error: BaseException | None, depth: int = 3) -> str:
 
 def secret_run(url: Any, journal: str | None = None) -> str:
     """Go through the normal paths, good and bad, and return all that was told of it anywhere in the process."""
-    log = Lines()
+    log, level = Lines(), logging.getLogger().level
     logging.getLogger().addHandler(log)
     logging.getLogger().setLevel(logging.DEBUG)
     told: list[str] = []
@@ -83,6 +83,7 @@ def secret_run(url: Any, journal: str | None = None) -> str:
             told += [repr(pickle.dumps(error)) for error in errors]
             told += [repr(q), str(q.stats()), str(q.report()), repr(vars(q)), repr(vars(q._engine)), repr(q._settings)]
     logging.getLogger().removeHandler(log)
+    logging.getLogger().setLevel(level)
     return "\n".join([*told, *log.lines])
 
 
