@@ -76,7 +76,7 @@ def draw(rows: list[dict[str, Any]], minute_s: float, file: str) -> None:
 
     panels = [
         Panel(
-            f"{row['contender']}: {row['refused']:,} refused, {row['lost']:,} lost, {row['utilisation']:.1%} of the limit",
+            f"{row['contender']}: {row['refused']:,} refused, {row['lost']:,} lost, {row['utilisation']:.1%} used",
             row["answers_at"],
             row["refusals_at"],
         )
