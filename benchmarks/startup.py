@@ -11,10 +11,7 @@ help is compared with an interpreter that imports argparse and ends.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -22,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from rig.measure import parser_of, write_json
 
 import groq_queue
 
@@ -88,9 +87,7 @@ def measured(place: str, kind: str, rounds: int) -> list[dict[str, str | float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two rounds, to see that it runs")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser = parser_of(__doc__)
     options = parser.parse_args()
     rounds = 2 if options.quick else 25
 
@@ -105,17 +102,7 @@ def main() -> None:
             f"{each['what']:45} adds {each['adds_ms']:6} ms to {each['baseline_ms']:6} ms, ratio {each['ratio']:.2f} "
             f"[{each['ratio_min']:.2f}..{each['ratio_max']:.2f}]"
         )
-    if options.json:
-        report = {
-            "benchmark": "startup",
-            "version": groq_queue.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "rounds": rounds,
-            "rows": rows,
-        }
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump(report, out, indent=2)
+    write_json(options.json, "startup", rounds=rounds, rows=rows)
 
 
 if __name__ == "__main__":
