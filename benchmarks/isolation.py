@@ -67,9 +67,11 @@ def main() -> None:
         minute, free, slow, names = 1.0, 160, 40, list(_QUICK)
     rows: list[dict[str, Any]] = []
     ours: list[float] = []
-    for name in names:
+    for name in options.contenders:
         if not CONTENDERS[name].is_here:
             print(f"{name}: not installed, skipped (pip install 'groq_queue[bench]')")
+    for name in names:
+        if not CONTENDERS[name].is_here:
             continue
         runs = [in_child(__file__, "run", name, minute, free, slow) for _ in range(options.rounds)]
         times = [run["time_ratio"] for run in runs]

@@ -107,7 +107,7 @@ def main() -> None:
     parallel = options.parallel
     if options.quick:
         minute, capacities, loads, names, parallel = 2.0, 2.0, ["uniform tokens"], list(_QUICK), len(_QUICK)
-    for name in names:
+    for name in options.contenders:
         if not CONTENDERS[name].is_here:
             print(f"{name}: not installed, skipped (pip install 'groq_queue[bench]')")
     names = [name for name in names if CONTENDERS[name].is_here]
