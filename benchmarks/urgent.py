@@ -147,22 +147,26 @@ def _let_pass(seconds: float) -> None:
 def _urgent_figures(server: Remote, submitted: list[float]) -> dict[str, float]:
     records = server.records()
     began = records[0][0]
-    lates, passed, offsets = [], [], []
-    for place, each in enumerate(records):
-        due = began + (place + 1 - _URGENT_PER_S) / _URGENT_PER_S
-        if place >= 2 * _URGENT_PER_S and not each[5].startswith("HIGH"):
-            offsets.append(each[0] - due)
+    dues = [began + (place + 1 - _URGENT_PER_S) / _URGENT_PER_S for place in range(len(records))]
+    low = [
+        each[0] - due
+        for each, due in list(zip(records, dues, strict=True))[2 * _URGENT_PER_S :]
+        if each[5].startswith("LOW")
+    ]
+    offset = min(low, default=0.0)  # what the whole run stands behind a bucket opened by the first arrival
+    lates, waits, passed = [], [], []
+    for each, due in zip(records, dues, strict=True):
         if each[5].startswith("HIGH"):
             asked = submitted[int(each[5].split()[1])]
-            lates.append(each[0] - max(due, asked))
+            lates.append(1e3 * (each[0] - max(due + offset, asked)))
+            waits.append(1e3 * (each[0] - asked))
             passed.append(sum(asked < other[0] < each[0] for other in records))
-    offset = min(offsets, default=0.0)
     return {
-        "late_ms": 1e3 * (median(lates) - offset),
-        "late_max_ms": 1e3 * (max(lates) - offset),
-        "waited_ms": 1e3
-        * median([each[0] - submitted[int(each[5].split()[1])] for each in records if "HIGH" in each[5]]),
+        "late_ms": median(lates),
+        "late_max_ms": max(lates),
+        "waited_ms": median(waits),
         "low_that_passed": max(passed),
+        "offset_ms": 1e3 * offset,
     }
 
 
@@ -196,7 +200,7 @@ def main() -> None:
         for name in ("p50_ms", "p99_ms", "offset_ms"):
             row[name] = spread([run[name] for run in taken[side]])
         both = [mine["p50_ms"] / run["p50_ms"] for mine, run in zip(taken["groq_queue"], taken[side], strict=True)]
-        row["ratio_p50"] = spread(both)
+        row["ratio_p50"] = spread(both, ".3f")
         rows.append(row)
         print(
             f"release, {side:15}: p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms beyond an offset of "
@@ -215,7 +219,7 @@ def main() -> None:
     for place, side in enumerate(("ours", "theirs")):
         for name in ("late_ms", "late_max_ms", "waited_ms", "low_that_passed"):
             row[f"{side}_{name}"] = spread([pair[place][name] for pair in pairs])
-    row["ratio_waited"] = spread([mine["waited_ms"] / other["waited_ms"] for mine, other in pairs])
+    row["ratio_waited"] = spread([mine["waited_ms"] / other["waited_ms"] for mine, other in pairs], ".4f")
     rows.append(row)
     print(
         f"HIGH behind {behind:,} LOW: {row['ours_late_ms']} ms after its budget is there (latest "
