@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from rig.loads import WARM, Job
+from rig.loads import MODEL, OTHER, WARM, Job
 from rig.measure import is_installed
 
 THREADS = 32
@@ -275,7 +275,7 @@ def litellm(course: Course) -> Run:
     library.suppress_debug_info = True
     scale = 60 / course.minute_s  # it knows minutes of 60 s only
     models = []
-    for model in {*course.limits, WARM}:
+    for model in (MODEL, OTHER, WARM):
         rpm, tpm = course.of(model)
         told = {"model": f"openai/{model}", "api_key": "k", "api_base": course.base_url}
         limits = {"rpm": rpm and round(rpm * scale), "tpm": tpm and round(tpm * scale)}
