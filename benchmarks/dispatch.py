@@ -1,24 +1,22 @@
 """What does a no-op cost on its way through the engine, against a bare ThreadPoolExecutor?
 
 Both submit N calls that do nothing and wait for the last result; ours with
-priorities, fair turns, limits and leases switched on. The ratio is ours over
-the baseline's: above 1 we are faster. Rounds alternate, so that a noisy machine
-disturbs both.
+priorities, fair turns, limits and leases switched on. The round trip is one call
+at a time: submit, then wait for its result. The ratio is ours over the baseline's:
+above 1 we are faster. Rounds alternate, so that a noisy machine disturbs both.
 
     python benchmarks/dispatch.py [--quick] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
-from groq_queue import Limits, __version__
+from rig.measure import median, paired, parser_of, ratios, spread, write_json
+
+from groq_queue import Limits
 from groq_queue.clock import SystemClock
 from groq_queue.core.budget import Lease
 from groq_queue.core.completion import Completion
@@ -76,45 +74,42 @@ def theirs(workers: int, count: int) -> float:
         return count / (time.perf_counter() - began)
 
 
+def ours_in_turn(workers: int, count: int) -> float:
+    engine = engine_of(workers)
+    began = time.perf_counter()
+    for _ in range(count):
+        engine.submit(Request(model="m", endpoint="e", body=b"{}", size=_SIZE, priority=5)).result()
+    took = time.perf_counter() - began
+    engine.shutdown(wait=True, cancel_futures=False)
+    return count / took
+
+
+def theirs_in_turn(workers: int, count: int) -> float:
+    with ThreadPoolExecutor(workers) as pool:
+        began = time.perf_counter()
+        for _ in range(count):
+            pool.submit(Cost, 10, 10).result()
+        return count / (time.perf_counter() - began)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small round, to see that it runs")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser = parser_of(__doc__)
     options = parser.parse_args()
     count, rounds = (500, 1) if options.quick else (20_000, 5)
 
     rows = []
-    for workers in (4, 8, 32):
-        pairs = [(ours(workers, count), theirs(workers, count)) for _ in range(rounds)]
-        ratios = [mine / other for mine, other in pairs]
-        rows.append(
-            {
-                "workers": workers,
-                "ours_per_s": round(statistics.median(mine for mine, _ in pairs)),
-                "executor_per_s": round(statistics.median(other for _, other in pairs)),
-                "ratio": round(statistics.median(ratios), 3),
-                "ratio_min": round(min(ratios), 3),
-                "ratio_max": round(max(ratios), 3),
-            }
-        )
+    cases = [("burst", workers, ours, theirs) for workers in (4, 8, 32)]
+    cases.append(("round trip", 4, ours_in_turn, theirs_in_turn))
+    for what, workers, one, other in cases:
+        mine, executor = paired(rounds, partial(one, workers, count), partial(other, workers, count))
+        row = {"what": what, "workers": workers, "ours_per_s": round(median(mine))}
+        row |= {"executor_per_s": round(median(executor)), "ratio": spread(ratios(mine, executor))}
+        rows.append(row)
         print(
-            f"{workers:3} workers: {rows[-1]['ours_per_s']:>9,} no-ops/s, ThreadPoolExecutor "
-            f"{rows[-1]['executor_per_s']:>9,}/s, ratio {rows[-1]['ratio']:.2f} "
-            f"[{rows[-1]['ratio_min']:.2f}..{rows[-1]['ratio_max']:.2f}]"
+            f"{what:10} {workers:3} workers: {row['ours_per_s']:>9,} no-ops/s, ThreadPoolExecutor "
+            f"{row['executor_per_s']:>9,}/s, ratio {row['ratio']}"
         )
-    if options.json:
-        report = {
-            "benchmark": "dispatch",
-            "version": __version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "rounds": rounds,
-            "requests": count,
-            "rows": rows,
-        }
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump(report, out, indent=2)
-    sys.exit(0)
+    write_json(options.json, "dispatch", rounds=rounds, requests=count, rows=rows)
 
 
 if __name__ == "__main__":

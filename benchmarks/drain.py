@@ -10,17 +10,16 @@ nothing but compute. Rounds alternate, so that a noisy machine disturbs both.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-from groq_queue import GroqQueue, Limits, __version__
+from rig.measure import parser_of, write_json
+
+from groq_queue import GroqQueue, Limits
 
 NO_LIMITS = Limits(rpm=10**8, tpm=10**11)
 SIMULATOR = """
@@ -56,9 +55,7 @@ def drained_per_s(base_url: str, journal: str | None, durability: str, workers: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small round, to see that it runs")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser = parser_of(__doc__)
     parser.add_argument("--directory", help="where the files are made; the disk that is measured")
     options = parser.parse_args()
     rounds = 1 if options.quick else 5
@@ -100,17 +97,7 @@ def main() -> None:
                     )
                 assert simulator.stdin is not None
                 simulator.stdin.close()
-    if options.json:
-        report = {
-            "benchmark": "drain",
-            "version": __version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "rounds": rounds,
-            "rows": rows,
-        }
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump(report, out, indent=2)
+    write_json(options.json, "drain", rounds=rounds, rows=rows)
 
 
 if __name__ == "__main__":

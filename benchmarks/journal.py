@@ -16,10 +16,7 @@ ours, are measured too where they are installed, with as many threads.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import sqlite3
 import statistics
 import sys
@@ -28,7 +25,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from groq_queue import GroqQueue, Limits, __version__
+from rig.measure import parser_of, write_json
+
+from groq_queue import GroqQueue, Limits
 from groq_queue.core.pricing import Size
 from groq_queue.journal import Entry, Journal
 
@@ -124,9 +123,7 @@ def huey(path: str, threads: int, count: int) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small round, to see that it runs")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser = parser_of(__doc__)
     parser.add_argument("--directory", help="where the files are made; the disk that is measured")
     options = parser.parse_args()
     count, rounds = (320, 1) if options.quick else (8_000, 5)
@@ -196,19 +193,7 @@ def main() -> None:
                     f"{name}, {threads} threads: ours FULL is {ratio:.2f} times as fast "
                     f"[{min(ratios):.2f}..{max(ratios):.2f}]"
                 )
-    if options.json:
-        report = {
-            "benchmark": "journal",
-            "version": __version__,
-            "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
-            "machine": platform.machine(),
-            "rounds": rounds,
-            "adds": count,
-            "rows": rows,
-        }
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump(report, out, indent=2)
+    write_json(options.json, "journal", sqlite=sqlite3.sqlite_version, rounds=rounds, adds=count, rows=rows)
     sys.exit(0)
 
 

@@ -22,7 +22,6 @@ import gc
 import json
 import math
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -34,7 +33,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from groq_queue import GroqQueue, Limits, Priority, __version__
+from rig.measure import parser_of, write_json
+
+from groq_queue import GroqQueue, Limits, Priority
 
 _LEVELS = tuple(Priority)
 _BATCHES = 8  # of which the median counts: a busy machine disturbs some
@@ -183,9 +184,7 @@ def median_of(rounds: int, part: str, *sizes: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser = parser_of(__doc__)
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
@@ -241,19 +240,7 @@ def main() -> None:
         f"a pending request above its payload: {memory['ours_bytes']:,} bytes; "
         f"ThreadPoolExecutor {memory['executor_bytes']:,}; ratio {memory['ratio']:.2f}"
     )
-    if options.json:
-        report = {
-            "benchmark": "scaling",
-            "version": __version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "rounds": rounds,
-            "growth": rows,
-            "latency": latency,
-            "memory": memory,
-        }
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump(report, out, indent=2)
+    write_json(options.json, "scaling", rounds=rounds, growth=rows, latency=latency, memory=memory)
 
 
 if __name__ == "__main__":

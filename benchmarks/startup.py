@@ -4,17 +4,17 @@ Each figure is the median of fresh interpreters. "installed" has the bytecode th
 leaves beside the files; "source" is a checkout under PYTHONDONTWRITEBYTECODE, where
 our files are compiled at each start and those of the dependencies are not. The
 ratio is ours and theirs together over theirs alone: 1 would be free. The page of
-help is compared with an interpreter that imports argparse and ends.
+help is compared with an interpreter that imports argparse and ends. A second table
+tells what each import takes above a bare interpreter, in time and in resident memory
+(where /proc tells it), beside the official SDKs where they are installed; its ratio is
+that of the times, ours over the other's.
 
     python benchmarks/startup.py [--quick] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -22,6 +22,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+from rig.measure import is_installed, parser_of, ratios, spread, write_json
 
 import groq_queue
 
@@ -29,6 +32,49 @@ DOORS = {
     "import groq_queue": "import groq_queue",
     "from groq_queue import GroqQueue": "from groq_queue import GroqQueue",
 }
+
+
+OTHERS = ("urllib3", "requests", "groq", "openai", "litellm")
+_RESIDENT = """
+import os, time
+def now():
+    try:
+        with open("/proc/self/statm") as file:
+            return time.perf_counter(), int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        return time.perf_counter(), 0.0
+began, before = now()
+"""
+
+
+def above_bare(door: str, place: str) -> tuple[float, float]:
+    """Return the milliseconds and megabytes that *door* adds to a bare interpreter."""
+    script = f"{_RESIDENT}{door}\nended, after = now()\nprint((ended - began) * 1e3, after - before)"
+    ms, mb = run(["-c", script], place).split()
+    return float(ms), float(mb)
+
+
+def beside_others(place: str, rounds: int) -> list[dict[str, Any]]:
+    doors = {"groq_queue": "from groq_queue import GroqQueue"}
+    for name in OTHERS:
+        if is_installed(name):
+            doors[name] = f"import {name}"
+        else:
+            print(f"{name}: not installed, skipped (pip install 'groq_queue[bench]')")
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in doors}
+    for _ in range(rounds):
+        for name, door in doors.items():
+            taken[name].append(above_bare(door, place))
+    ours = [ms for ms, _ in taken["groq_queue"]]
+    rows = []
+    for name, pairs in taken.items():
+        times = [ms for ms, _ in pairs]
+        row = {"import": name, "ms": spread(times, ".0f"), "mb": spread([mb for _, mb in pairs], ".1f")}
+        rows.append(row | {"ratio": spread(ratios(ours, times))})
+        print(
+            f"import {name:10}: {row['ms']} ms and {row['mb']} MB above a bare interpreter, ratio {rows[-1]['ratio']}"
+        )
+    return rows
 
 
 def imports(door: str, place: str) -> tuple[float, float]:
@@ -58,7 +104,7 @@ def run(words: list[str], place: str) -> str:
         text=True,
         check=True,
         cwd=place,
-        env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**kept, "PYTHONDONTWRITEBYTECODE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )
     return done.stdout
 
@@ -88,9 +134,7 @@ def measured(place: str, kind: str, rounds: int) -> list[dict[str, str | float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two rounds, to see that it runs")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser = parser_of(__doc__)
     options = parser.parse_args()
     rounds = 2 if options.quick else 25
 
@@ -100,22 +144,13 @@ def main() -> None:
         rows = measured(place, "source", rounds)
         run(["-m", "compileall", "-q", str(copy)], place)
         rows += measured(place, "installed", rounds)
+        beside = beside_others(place, min(rounds, 9))
     for each in rows:
         print(
             f"{each['what']:45} adds {each['adds_ms']:6} ms to {each['baseline_ms']:6} ms, ratio {each['ratio']:.2f} "
             f"[{each['ratio_min']:.2f}..{each['ratio_max']:.2f}]"
         )
-    if options.json:
-        report = {
-            "benchmark": "startup",
-            "version": groq_queue.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "rounds": rounds,
-            "rows": rows,
-        }
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump(report, out, indent=2)
+    write_json(options.json, "startup", rounds=rounds, rows=rows, beside=beside)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import random
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import urllib3
+from rig.measure import parser_of, write_json
 
-from groq_queue import GroqQueue, GroqSimulator, Limits, __version__
+from groq_queue import GroqQueue, GroqSimulator, Limits
 
 MODEL = "llama-3.1-8b-instant"
 WORKERS = 32
@@ -152,12 +152,10 @@ def measure(name: str, side: str, minute_s: float, seconds: float) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short load, to see that it runs")
+    parser = parser_of(__doc__)
     parser.add_argument("--minute", type=float, default=10.0, help="seconds of the simulator's minute")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each load")
     parser.add_argument("--only", nargs="*", choices=LOADS, help="loads to run")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--side", choices=("queue", "pool"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -181,18 +179,7 @@ def main() -> None:
             f"{pool['refused']:6} {queue['utilisation'] / pool['utilisation']:6.3f}",
             flush=True,
         )
-    if options.json:
-        report = {
-            "benchmark": "utilisation",
-            "version": __version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "minute_s": minute,
-            "seconds": seconds,
-            "rows": rows,
-        }
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump(report, out, indent=2)
+    write_json(options.json, "utilisation", minute_s=minute, seconds=seconds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What the benchmarks share: servers in their own process, loads, ways to send, rounds and ratios."""
