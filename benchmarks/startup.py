@@ -150,7 +150,7 @@ def main() -> None:
             f"{each['what']:45} adds {each['adds_ms']:6} ms to {each['baseline_ms']:6} ms, ratio {each['ratio']:.2f} "
             f"[{each['ratio_min']:.2f}..{each['ratio_max']:.2f}]"
         )
-    write_json(options.json, "startup", rounds=rounds, rows=rows, beside=beside)
+    write_json(options.json, "startup", rounds=rounds, rows=rows, beside=beside, beside_rounds=min(rounds, 9))
 
 
 if __name__ == "__main__":

@@ -101,9 +101,8 @@ def _table_of(name: str, report: dict[str, Any]) -> str:
         table = _pivot(report["rows"])
     else:
         columns = COLUMNS.get(report["benchmark"], {})
-        rows = [
-            row for row in report.get("rows", []) if next(iter(columns), "") in row and len(columns.keys() & row) > 2
-        ]
+        told = report.get("beside") or report.get("rows", [])
+        rows = [row for row in told if next(iter(columns), "") in row and len(columns.keys() & row) > 2]
         table = _markdown(list(columns.values()), [[_told(row.get(key, "")) for key in columns] for row in rows])
     return f"\n{table}\n{_footnote(report)}\n\n"
 
@@ -130,7 +129,8 @@ def _footnote(report: dict[str, Any]) -> str:
     else:
         told += f", load average {report['load_average']}"
     if "rounds" in report:
-        told += f", {report['rounds']} rounds" if report["rounds"] > 1 else ", one round"
+        rounds = report.get("beside_rounds", report["rounds"])
+        told += f", {rounds} rounds" if rounds > 1 else ", one round"
     return f"{told}, commit {report['commit']}."
 
 
