@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from groq_queue.distributed.broker import TASK, make_app
@@ -67,7 +68,7 @@ class LaneWorkers:
         from celery.worker import state
 
         self._is_stopping = True
-        state.should_stop = 0
+        state.should_stop = 0  # type: ignore[assignment]  # an exit code, says its code; None, say its stubs
 
     def join(self) -> None:
         """Wait until every call that was taken has ended."""
@@ -117,7 +118,7 @@ def _pool_class(app: Any) -> type[Any]:
 
     from celery.concurrency.thread import TaskPool
 
-    class LanePool(TaskPool):  # type: ignore[misc]
+    class LanePool(TaskPool):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.executor = ThreadPoolExecutor(self.limit, "groq_queue-lane", initializer=app.set_current)
@@ -127,11 +128,12 @@ def _pool_class(app: Any) -> type[Any]:
 
 def _consumer_class() -> type[Any]:
     """Return Celery's consumer with a loop that can wait in a thread of its own."""
-    from celery import bootsteps
     from celery.worker import state
     from celery.worker.consumer import Consumer
 
-    class LaneConsumer(Consumer):  # type: ignore[misc]
+    bootsteps: Any = import_module("celery.bootsteps")  # whose stubs do not name RUN
+
+    class LaneConsumer(Consumer):
         """Acknowledges on the thread that reads, and takes no calls beyond its threads.
 
         Celery's own blocking loop sleeps for two seconds on end while every thread is busy, and does not notice
@@ -143,8 +145,8 @@ def _consumer_class() -> type[Any]:
             self._todo: deque[Callable[[], Any]] = deque()
             super().__init__(*args, **kwargs)
 
-        def call_soon(self, todo: Any, *args: Any, **kwargs: Any) -> None:
-            self._todo.append(partial(todo, *args, **kwargs))
+        def call_soon(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+            self._todo.append(partial(p, *args, **kwargs))
             self._freed.set()
 
         call_soon_ack = call_soon  # another thread must not write into the connection that this one reads

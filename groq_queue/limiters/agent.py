@@ -87,9 +87,9 @@ class Agent:
         now_ns = self._clock.now_ns()
         if now_ns < self._retry_ns:
             return self._retry_ns
+        with self._lock:
+            askers = list(self._askers)
         try:
-            with self._lock:
-                askers = list(self._askers)
             next_ns = self._serve(askers, now_ns)
         except LimiterUnavailable as error:
             return self._failed(error, askers)

@@ -69,7 +69,7 @@ class SharedLimiter:
         self._limits = limits
         self._scope = f"{address} {account}"
         self._margin = margin
-        self._on_outage = on_outage
+        self._on_outage: OnOutage = on_outage
         self._ledger, self._clock, self._hire = ledger, clock, hire
         self._begin()
         renew_in_children(self)
@@ -138,7 +138,7 @@ class SharedMeter(ProcessMeter):
         self._agent = agent
         self._courier = courier
         self._new_id = new_id
-        self._on_outage = on_outage
+        self._on_outage: OnOutage = on_outage
         self._turn = _NOBODY  # whose claim or grant it is
         self._claim: Claim | None = None
         self._reply: Blocked | TooLarge | None = None
