@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import threading
 import tracemalloc
 import zlib
@@ -21,39 +22,45 @@ CALM = (5.0, 5.0)
 
 
 class Pieces:
-    """Looks like a urllib3 response whose body arrives in given pieces."""
+    """A body that arrives in given pieces."""
 
-    def __init__(self, *pieces: bytes, length: int | None) -> None:
-        self.pieces, self.length_remaining = list(pieces), length
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
         self.asked: list[int] = []
 
-    def read1(self, amount: int, decode_content: bool) -> bytes:
-        assert not decode_content
+    def read1(self, amount: int) -> bytes:
         self.asked.append(amount)
-        piece = self.pieces.pop(0) if self.pieces else b""
-        if self.length_remaining is not None:
-            self.length_remaining -= len(piece)
-        return piece
+        return self.pieces.pop(0) if self.pieces else b""
 
 
 def test_no_more_is_asked_for_than_is_left():
     """
     http.client would wait for bytes beyond the announced length.
     """
-    raw = Pieces(b"abc", b"de", length=5)
+    body = Pieces(b"abc", b"de")
 
-    assert b"abcde" == read_body(raw, Attempt(CALM), 100)
-    assert [5, 2] == raw.asked
+    assert b"abcde" == read_body(body.read1, 5, Attempt(CALM), 100)
+    assert [5, 2] == body.asked
 
 
 def test_a_body_of_unknown_length_is_read_until_its_end():
     """
     The empty piece is the end.
     """
-    raw = Pieces(b"abc", b"de", length=None)
+    body = Pieces(b"abc", b"de")
 
-    assert b"abcde" == read_body(raw, Attempt(CALM), 100)
-    assert 3 == len(raw.asked)
+    assert b"abcde" == read_body(body.read1, None, Attempt(CALM), 100)
+    assert 3 == len(body.asked)
+
+
+def test_a_body_that_ends_before_its_length_is_not_believed():
+    """
+    http.client itself would return what there is.
+    """
+    body = Pieces(b"abc", b"de")
+
+    with pytest.raises(http.client.IncompleteRead):
+        read_body(body.read1, 6, Attempt(CALM), 100)
 
 
 def test_a_bomb_is_never_unpacked():
