@@ -61,6 +61,13 @@ def _rebuild(body: dict[str, Any], custom_id: str | None, attempts: int, waited:
     return Completion(body, custom_id=custom_id, attempts=attempts, waited=waited)
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(object_hook=Node, parse_constant=_refuse_constant)  # json.loads would make one a call
+
+
 def decode_object(body: bytes) -> dict[str, Any]:
     """Parse an answer's body.
 
@@ -71,7 +78,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
         ValueError: The body is not one JSON object in UTF-8, or is nested too deep.
     """
     try:
-        decoded = json.loads(body.decode("utf-8"), object_hook=Node, parse_constant=_refuse_constant)
+        decoded = _decoder.decode(body.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(decoded, dict):
@@ -80,10 +87,6 @@ def decode_object(body: bytes) -> dict[str, Any]:
 
 
 _MAX_TOKENS = 10**12  # more is no count of tokens
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:

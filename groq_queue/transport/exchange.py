@@ -93,7 +93,8 @@ def fields_of(answer: http.client.HTTPResponse) -> dict[str, str]:
         Unacceptable: They leave open where the answer ends, so its rest could pass for the next one.
     """
     headers = answer.headers
-    fields = {name.lower(): value for name, value in headers.items()}
+    # Not items(): that looks in each value for surrogates, which Latin-1 cannot have.
+    fields = {name.lower(): value for name, value in headers.raw_items()}
     if len(fields) < len(headers) and len(set(headers.get_all("content-length", ()))) > 1:
         raise Unacceptable("answer has two lengths")
     if answer.length is None and "content-length" in fields and not answer.chunked:
