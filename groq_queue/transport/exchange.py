@@ -18,6 +18,7 @@ from urllib.parse import SplitResult
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import PORTS, port_of
 from groq_queue.transport.secret import Secret
+from groq_queue.transport.watch import Attempt
 from groq_queue.transport.wire import Unacceptable
 
 _ONE_PIECE = 65_536  # up to this size, copying a body is cheaper than a second packet
@@ -52,13 +53,7 @@ class Head:
         self._proxy_key = proxy_key
 
     def encoded(self, endpoint: str, length: int) -> bytes:
-        """Return the head of a request; to be used up at once, since it holds the key.
-
-        Raises:
-            ValueError: *endpoint* cannot stand in a request line.
-        """
-        if _UNWRITABLE.search(endpoint):
-            raise ValueError(f"endpoint {excerpt(endpoint)!r} is not a path")
+        """Return the head of a request; to be used up at once, since it holds the key."""
         # One expression each: a local variable would show the key in a traceback.
         if self._proxy_key is None:
             return (
@@ -70,11 +65,18 @@ class Head:
         ).encode("ascii")
 
 
-def write(sock: Any, head: Head, endpoint: str, body: bytes) -> bool:
+def write(sock: Any, attempt: Attempt, head: Head, endpoint: str, body: bytes) -> bool:
     """Send one request whole; return whether the peer took all of it.
 
     A server that refuses a large body may answer, then close; that answer is still readable.
+
+    Raises:
+        ValueError: *endpoint* cannot stand in a request line; nothing was sent.
+        OSError: The time is over, or TLS broke.
     """
+    if _UNWRITABLE.search(endpoint):
+        raise ValueError(f"endpoint {excerpt(endpoint)!r} is not a path")
+    attempt.wrote = True
     try:
         if len(body) <= _ONE_PIECE:
             sock.sendall(head.encoded(endpoint, len(body)) + body)

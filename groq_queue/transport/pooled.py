@@ -30,10 +30,13 @@ from groq_queue.transport.address import is_loopback, port_of
 from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.exchange import Head, fields_of, write
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt, WatchedConnection, WatchedTLSConnection, now_s, watching
+from groq_queue.transport.watch import Attempt, WatchedConnection, WatchedTLSConnection, now_s, set_timeout, watching
 from groq_queue.transport.wire import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport, broke_off
 
 _KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
+# Used again so soon, a connection is not asked whether it still stands: asking hands the interpreter to another
+# thread, and among 32 busy ones the asker then waits for its turn. One that just closed is stale like any other.
+_JUST_USED_S = 0.01
 
 
 class PooledTransport(WireTransport):
@@ -107,9 +110,8 @@ class PooledTransport(WireTransport):
             else:
                 connection.serve(attempt)
             sock: Any = connection.sock
-            sock.settimeout(attempt.patience_s())
-            attempt.wrote = True
-            is_usable = write(sock, self._head, endpoint, body)
+            set_timeout(sock, attempt.patience_s())
+            is_usable = write(sock, attempt, self._head, endpoint, body)
             answer = attempt.answer = http.client.HTTPResponse(sock, method="POST")
             answer.begin()
             fields = fields_of(answer)
@@ -130,14 +132,15 @@ class PooledTransport(WireTransport):
 
     def _kept_connection(self) -> WatchedConnection | None:
         """Return the connection used last that is still good, or None."""
-        oldest = now_s() - _KEPT_S
+        now = now_s()
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 return None
+            idle_s = now - connection.idle_since
             # Readable while idle means closed by the server, or bytes that nobody asked for.
-            if connection.idle_since >= oldest and connection.is_connected:
+            if idle_s <= _KEPT_S and (idle_s < _JUST_USED_S or connection.is_connected):
                 return connection
             connection.close()
 

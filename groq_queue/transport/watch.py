@@ -131,6 +131,12 @@ class Attempt:
                 connection.owner = None
 
 
+def set_timeout(sock: Any, seconds: float) -> None:
+    """Bound each operation on *sock*; a bound that it has already is not set again, which would be a system call."""
+    if not isinstance(sock, socket.socket) or sock.gettimeout() != seconds:  # TLS inside TLS does not tell its own
+        sock.settimeout(seconds)
+
+
 def shut_down(sock: Any) -> None:
     """Wake whoever reads or writes *sock*, which stays open until its owner closes it."""
     plain = getattr(sock, "socket", sock)  # TLS inside TLS keeps the real one here
