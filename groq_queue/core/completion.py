@@ -92,7 +92,7 @@ _MAX_TOKENS = 10**12  # more is no count of tokens
 def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Return ``(prompt, completion, cached)`` tokens of an answer, or None if it tells no usage."""
     usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, (dict, Mapping)):  # dict first: it needs no look into the registry of ABCs
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if not isinstance(prompt, int) or not isinstance(completion, int) or prompt < 0 or completion < 0:
@@ -100,5 +100,5 @@ def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:
     if max(prompt, completion) > _MAX_TOKENS:
         return None
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+    cached = details.get("cached_tokens") if isinstance(details, (dict, Mapping)) else 0
     return prompt, completion, min(cached, prompt) if isinstance(cached, int) and cached > 0 else 0

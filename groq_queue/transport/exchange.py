@@ -11,7 +11,6 @@ cannot be had back without a parser of our own, so it stays.
 from __future__ import annotations
 
 import http.client
-import re
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -22,8 +21,6 @@ from groq_queue.transport.watch import Attempt
 from groq_queue.transport.wire import Unacceptable
 
 _ONE_PIECE = 65_536  # up to this size, copying a body is cheaper than a second packet
-_UNWRITABLE = re.compile(r"[^\x21-\x7e]")
-_CONTROL = re.compile(r"[^\x20-\x7e]")
 
 
 class Head:
@@ -42,7 +39,7 @@ class Head:
     """
 
     def __init__(self, prefix: str, parts: SplitResult, user_agent: str, key: Secret, proxy_key: Secret | None) -> None:
-        if _CONTROL.search(user_agent):
+        if not (user_agent.isascii() and user_agent.isprintable()):
             raise ConfigurationError(f"user_agent {excerpt(user_agent)!r} is not printable ASCII")
         self._start = f"POST {prefix}"
         self._fixed = (
@@ -74,7 +71,7 @@ def write(sock: Any, attempt: Attempt, head: Head, endpoint: str, body: bytes) -
         ValueError: *endpoint* cannot stand in a request line; nothing was sent.
         OSError: The time is over, or TLS broke.
     """
-    if _UNWRITABLE.search(endpoint):
+    if not (endpoint.isascii() and endpoint.isprintable()) or " " in endpoint:
         raise ValueError(f"endpoint {excerpt(endpoint)!r} is not a path")
     attempt.wrote = True
     try:
