@@ -35,7 +35,8 @@ from groq_queue.transport.wire import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPO
 
 _KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
 # Used again so soon, a connection is not asked whether it still stands: asking hands the interpreter to another
-# thread, and among 32 busy ones the asker then waits for its turn. One that just closed is stale like any other.
+# thread, and among 32 busy ones the asker then waits for its turn. One that just closed is stale like any other;
+# given up is only to notice, in that time, a server that sends more than the length it announced.
 _JUST_USED_S = 0.01
 
 
