@@ -51,6 +51,7 @@ class Reader:
         """
         name = opening.checked_path(path)
         opening.check_place(name, for_writing=False)
+        opening.check_is_there(name)
         opening.check_contents(name, needs_schema=True)
         return cls(name, busy_timeout_s, clock or SystemClock())
 

@@ -70,6 +70,7 @@ class Journal:
         durability: Literal["full", "normal"] = "full",
         busy_timeout_s: float = 30.0,
         clock: Clock | None = None,
+        may_make: bool = True,
     ) -> Journal:
         """Own the journal at *path*, which is made if it is missing (its directory is not).
 
@@ -80,6 +81,7 @@ class Journal:
                 the last moments.
             busy_timeout_s: How long another program's lock is waited for.
             clock: Where the time in the rows is read.
+            may_make: False: it has to be there.
 
         Raises:
             ConfigurationError: An argument cannot be used.
@@ -91,6 +93,8 @@ class Journal:
         name = opening.checked_path(path)
         clock = clock or SystemClock()
         opening.check_place(name, for_writing=True)
+        if not may_make:
+            opening.check_is_there(name)
         owner = Ownership(name)
         writer = reader = None
         try:
