@@ -295,10 +295,7 @@ def test_paging_reads_the_index_and_sorts_nothing(journal):
     assert 50_000 == seen
     journal._connection.set_trace_callback(None)
     plans = [
-        [
-            step[3].replace("rowid>", "id>")
-            for step in journal._connection.execute("EXPLAIN QUERY PLAN " + statement)
-        ]
+        [step[3].replace("rowid>", "id>") for step in journal._connection.execute("EXPLAIN QUERY PLAN " + statement)]
         for statement in statements[:4]
     ]
     using = "SEARCH requests USING INDEX unfinished (status=? AND "
