@@ -27,7 +27,7 @@ exit codes: 0 nothing failed   1 network, server, journal or limiter   3 key or 
 def add_to(commands: Commands) -> None:
     """Say what may be typed after ``groq-queue doctor``."""
     parser = add_command(
-        commands, "doctor", "check key, address, network, clock and journal", doctor, _DESCRIPTION, _EPILOG
+        commands, "doctor", "check key, address, network, clock, journal and limiter", doctor, _DESCRIPTION, _EPILOG
     )
     add_base_url(parser)
     parser.add_argument("--model", metavar="M", help="also check that the API serves this model")

@@ -57,7 +57,9 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--state", metavar="URL", help="the Redis in which requests stand (default: the broker)")
     add_base_url(parser)
-    parser.add_argument("--lanes", metavar="L", help="threads for each lane (default: urgent:4,normal:8,bulk:8)")
+    parser.add_argument("--lanes", metavar="L",
+                        help="threads for each lane: urgent (priorities 0-4), normal (5), bulk (6-10); a lane that is "
+                             "left out is not served (default: urgent:4,normal:8,bulk:8)")  # fmt: skip
     parser.add_argument("--lease", type=seconds, default=15.0, metavar="S",
                         help="seconds of silence after which a worker counts as dead (default: 15)")  # fmt: skip
     add_limits(parser.add_argument_group("limits of your account (default: learnt from the server's answers)"))
