@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
+from typing import Any
 
 from groq_queue.cli import UsageError, silence_stdout
 from groq_queue.cli.files import Sink, StdoutSink
@@ -320,11 +321,8 @@ class Job:
         """Tell what was done, and return the exit code."""
         self._take_events()
         code = self._exit_code()
-        stats = self._client.stats()
-        tally = self.tally
         known = self._read if self._total is None else max(self._total, self._read)
-        unsent = known - tally.done - tally.failed - tally.skipped
-        is_whole = self._total is not None or self._is_read
+        unsent = known - self.tally.done - self.tally.failed - self.tally.skipped
         with self._lock:
             self.progress.clear()
             if isinstance(self.stopped_by, BrokenPipeError):
@@ -332,38 +330,31 @@ class Job:
                 return code
             if isinstance(self.stopped_by, OSError) and isinstance(self._output, StdoutSink):
                 silence_stdout()  # what it did not take would be tried again at exit
-            if self.stopped_by is not None:
-                self.progress.say(f"groq-queue: stopped: {reason(self.stopped_by)}")
-            if not args.quiet:
-                if self.first_failure is not None:
-                    self.progress.say(f"first failure: {self.first_failure}")
-                self.progress.say(
-                    f"{tally.done:,} done, {tally.failed:,} failed"
-                    + (f", {_skipped(tally)}" if tally.skipped else "")
-                    + (f", {unsent:,} not sent" if unsent else "")
-                    + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
-                    f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
-                )
-            if self._is_stopped() and (unsent or not is_whole):
-                self.progress.say(self._rest(unsent, is_whole, args))
+            for line in self._told(unsent, args):
+                self.progress.say(line)
         if args.json:
-            summary = {
-                "done": tally.done,
-                "failed": tally.failed,
-                "skipped": tally.skipped,
-                "unsent": unsent,
-                "stored": self._kept if self._journal is not None else 0,
-                "seconds": round(self.progress.seconds, 3),
-                "requests": stats.attempts,
-                "refused": stats.refused,
-                "prompt_tokens": tally.prompt_tokens,
-                "completion_tokens": tally.completion_tokens,
-                "tokens": tally.tokens,
-                "stopped_by": None if self.stopped_by is None else reason(self.stopped_by),
-                "exit_code": int(code),
-            }
-            print(json.dumps(summary), file=sys.stderr if isinstance(self._output, StdoutSink) else sys.stdout)
+            summary = json.dumps(self._summary(unsent, code))
+            print(summary, file=sys.stderr if isinstance(self._output, StdoutSink) else sys.stdout)
         return code
+
+    def _told(self, unsent: int, args: argparse.Namespace) -> Iterator[str]:
+        """Yield in words why it stopped, what was done, and how to go on."""
+        tally, stats = self.tally, self._client.stats()
+        if self.stopped_by is not None:
+            yield f"groq-queue: stopped: {reason(self.stopped_by)}"
+        if not args.quiet:
+            if self.first_failure is not None:
+                yield f"first failure: {self.first_failure}"
+            yield (
+                f"{tally.done:,} done, {tally.failed:,} failed"
+                + (f", {_skipped(tally)}" if tally.skipped else "")
+                + (f", {unsent:,} not sent" if unsent else "")
+                + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
+                f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
+            )
+        is_whole = self._total is not None or self._is_read
+        if self._is_stopped() and (unsent or not is_whole):
+            yield self._rest(unsent, is_whole, args)
 
     def _rest(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
         """Tell what has no answer, where it is kept, and how to go on."""
@@ -376,6 +367,25 @@ class Job:
             return f"{told}; to continue, run these into another file"
         same_input = " on the same input" if args.input == "-" else ""
         return f"{told}; to continue, run the same command{same_input}{'' if args.resume else ' with --resume'}"
+
+    def _summary(self, unsent: int, code: int) -> dict[str, Any]:
+        """Return the same as JSON-like objects."""
+        tally, stats = self.tally, self._client.stats()
+        return {
+            "done": tally.done,
+            "failed": tally.failed,
+            "skipped": tally.skipped,
+            "unsent": unsent,
+            "stored": self._kept if self._journal is not None else 0,
+            "seconds": round(self.progress.seconds, 3),
+            "requests": stats.attempts,
+            "refused": stats.refused,
+            "prompt_tokens": tally.prompt_tokens,
+            "completion_tokens": tally.completion_tokens,
+            "tokens": tally.tokens,
+            "stopped_by": None if self.stopped_by is None else reason(self.stopped_by),
+            "exit_code": int(code),
+        }
 
     def _exit_code(self) -> int:
         if self._signal is not None:
