@@ -76,6 +76,12 @@ class Tally:
         self._landings += 1
         self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / min(self._landings, 50)
 
+    def wait_percentiles(self) -> dict[int, float]:
+        """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""
+        if not self._waits_ns:
+            return {}
+        return {percent: quantile(self._waits_ns, percent / 100) / 1e9 for percent in (50, 90, 99)}
+
     def stats(self, lanes: Iterable[LaneStats], *, cost: float, is_running: bool) -> Stats:
         """Return all counts, with those of the *lanes*."""
         return Stats(
@@ -98,12 +104,6 @@ class Tally:
             lanes=tuple(lanes),
             running=is_running,
         )
-
-    def wait_percentiles(self) -> dict[int, float]:
-        """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""
-        if not self._waits_ns:
-            return {}
-        return {percent: quantile(self._waits_ns, percent / 100) / 1e9 for percent in (50, 90, 99)}
 
     def start_interval_ns(self) -> int | None:
         """Return the mean time between the last starts, or None before the second."""
