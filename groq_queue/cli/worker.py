@@ -79,7 +79,8 @@ def worker(args: argparse.Namespace) -> int:
     import logging
 
     from groq_queue.assembly.settings import checked
-    from groq_queue.assembly.sharing import Worker, addresses_of
+    from groq_queue.assembly.sharing import addresses_of
+    from groq_queue.assembly.working import Worker
     from groq_queue.distributed.lanes import DEFAULT_THREADS, parse_lanes
 
     logging.basicConfig(
