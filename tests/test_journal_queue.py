@@ -478,11 +478,11 @@ def test_a_shrunk_request_keeps_its_name_and_is_shrunk_again(simulator, path):
 def test_a_time_limit_goes_on_across_a_restart(open_queue):
     queue = open_queue()
     queue.pause()
-    future = queue.submit("a", custom_id="a", deadline=0.05)
+    future = queue.submit("a", custom_id="a", deadline=1.0)
     queue.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         future.result(0)
-    threading.Event().wait(0.06)
+    threading.Event().wait(1.05)
 
     with open_queue() as queue:
         assert queue.join(10)
