@@ -422,9 +422,9 @@ def test_a_full_disk_refuses_the_request_and_the_queue_goes_on_when_there_is_roo
 
 
 def test_an_attempt_that_cannot_be_counted_is_not_sent_but_tried_later(open_queue, simulator, monkeypatch):
-    import groq_queue.assembly.keeping as keeping
+    import groq_queue.assembly.claiming as claiming
 
-    monkeypatch.setattr(keeping, "_TRY_AGAIN_S", (0.01, 0.01))
+    monkeypatch.setattr(claiming, "_TRY_AGAIN_S", (0.01, 0.01))
     with open_queue() as queue:
         journal = queue._keeping._journal
         claim, failures = journal.claim, [2]
@@ -493,11 +493,11 @@ def test_a_shrunk_request_keeps_its_name_and_is_shrunk_again(simulator, path):
 def test_a_time_limit_goes_on_across_a_restart(open_queue):
     queue = open_queue()
     queue.pause()
-    future = queue.submit("a", custom_id="a", deadline=0.05)
+    future = queue.submit("a", custom_id="a", deadline=1.0)
     queue.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         future.result(0)
-    threading.Event().wait(0.06)
+    threading.Event().wait(1.05)
 
     with open_queue() as queue:
         assert queue.join(10)

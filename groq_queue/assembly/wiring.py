@@ -150,7 +150,8 @@ def _kept(
     settings: Settings, attempts: Attempts, limiter: Limiter, admission: Admission, timers: Timers
 ) -> tuple[Attempts, Keeping]:
     """Open the journal, decide about what was on its way, and join it to what runs the attempts."""
-    from groq_queue.assembly.keeping import Keeping, KeptAttempts
+    from groq_queue.assembly.claiming import KeptAttempts
+    from groq_queue.assembly.keeping import Keeping
     from groq_queue.journal import Journal
 
     assert settings.journal is not None

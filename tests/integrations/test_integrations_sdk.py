@@ -11,12 +11,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from waiting import wait_until
 
 from groq_queue import ConfigurationError, GroqQueue, GroqSimulator, Limits, QueueTimeout
 from groq_queue.integrations import sdk_http_client
 from groq_queue.simulator import Fault
 
-from .conftest import KEY, MODEL, PATIENCE_S, InThread, wait_until
+from .conftest import KEY, MODEL, PATIENCE_S, InThread
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 

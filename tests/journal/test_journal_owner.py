@@ -90,7 +90,7 @@ def test_a_child_forked_in_the_middle_of_a_write_is_not_stuck(journal):
     """
     The writer's lock is held at the fork, for ever in the child: it is not asked for there.
     """
-    with journal._commits._writing, journal._reader._reading:
+    with journal._commits._writing, journal._reading:
         child = os.fork()
         if child == 0:
             refused = 0
