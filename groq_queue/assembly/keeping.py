@@ -335,9 +335,8 @@ class Keeping:
             custom_id=row.custom_id if row.is_named else None,
             shrinks=bool(row.options.get("shrinks")),
             request_id=row.request_id,
+            **{name: bound for name in _BOUNDS if (bound := row.options.get(name)) is not None},
         )
-        for name in _BOUNDS:
-            setattr(request, name, row.options.get(name))
         request.lane = row.lane
         request.row_id = row.row_id
         request.attempts = row.attempts

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -20,6 +21,10 @@ from groq_queue.errors import ConfigurationError, GroqQueueError
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 _MAX_DEPTH = 100
 _LONG = 300  # characters of a path inside the payload, with what is wrong there
+
+_dice = random.Random()  # of our own: a program that seeds the stdlib's would repeat its ids
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_dice.seed)  # ids of a forked child are not those of its parent
 
 
 class State(Enum):
@@ -37,42 +42,45 @@ class Request:
     """One submitted request.
 
     Everything that changes is guarded by the lock of the engine that holds it.
+    A million may wait: what few of them have is not stored until it differs from the default.
     """
 
     __slots__ = (
+        "__dict__",  # made for the first of those below, 0.5 kB: only with a value that is not the default
+        "_id",
         "arrival",
         "attempts",
         "body",
-        "call",
         "client",
         "custom_id",
-        "deadline_ns",
-        "due_ns",
         "endpoint",
         "future",
-        "id",
         "is_shelved",
         "lane",
-        "last_error",
-        "max_wait_ns",
         "model",
-        "not_before_ns",
         "priority",
         "rank",
-        "refusals",
-        "retries",
         "row_id",
         "seq",
-        "shrinks",
         "size",
         "started_ns",
         "state",
         "submitted_ns",
-        "timers",
         "turn_cost",
-        "unknown",
         "was_taken",
     )
+
+    call: Any = None  # the user's callable, dropped when the request ends
+    max_wait_ns: int | None = None
+    deadline_ns: int | None = None
+    not_before_ns: int | None = None
+    shrinks = False
+    retries = 0
+    refusals = 0
+    unknown = 0  # attempts that the server may have processed without our getting the answer
+    last_error: GroqQueueError | None = None
+    due_ns: int | None = None  # when it comes back into its lane
+    timers: tuple[Callable[[], None], ...] = ()  # each calls one timer off
 
     def __init__(
         self,
@@ -111,38 +119,45 @@ class Request:
             request_id: Our id of it, if it has one already.
             call: The user's callable to run instead of sending *body*, see ``engine.calls``.
         """
-        self.id = request_id or os.urandom(16).hex()
+        self._id: str | int = request_id or _dice.getrandbits(128)
         self.model = model
         self.lane = lane_of(model, tier)
         self.endpoint = endpoint
         self.body: bytes | None = body  # dropped when the request ends, and while a journal has it
-        self.call = call  # dropped likewise
         self.size = size
         self.priority = priority
         self.client = client
         self.custom_id = custom_id
-        self.max_wait_ns = max_wait_ns
-        self.deadline_ns = deadline_ns
-        self.not_before_ns = not_before_ns
         self.turn_cost = turn_cost
-        self.shrinks = shrinks
         self.rank = priority
         self.arrival = 0  # number of its place in its lane's line; 0 while it stands in none
         self.seq: tuple[int, int] | None = None  # its entry's place in the heap, once it had one
         self.was_taken = False  # its client's turn was counted
         self.state = State.PENDING
         self.attempts = 0
-        self.retries = 0
-        self.refusals = 0
-        self.unknown = 0  # attempts that the server may have processed without our getting the answer
-        self.last_error: GroqQueueError | None = None
         self.submitted_ns = 0
-        self.due_ns: int | None = None  # when it comes back into its lane
         self.started_ns: int | None = None
         self.row_id: int | None = None  # of its row in the journal
         self.is_shelved = False  # it stands there only
         self.future: Any = None
-        self.timers: list[Callable[[], None]] = []  # each calls one timer off
+        if call is not None:
+            self.call = call
+        if max_wait_ns is not None:
+            self.max_wait_ns = max_wait_ns
+        if deadline_ns is not None:
+            self.deadline_ns = deadline_ns
+        if not_before_ns is not None:
+            self.not_before_ns = not_before_ns
+        if shrinks:
+            self.shrinks = True
+
+    @property
+    def id(self) -> str:
+        """Our id of it: 32 hex digits, unlike any other's. Written out when it is first asked for."""
+        known = self._id
+        if not isinstance(known, str):
+            known = self._id = f"{known:032x}"
+        return known
 
     def __str__(self) -> str:
         return f"request {self.custom_id!r}" if self.custom_id is not None else f"request {self.id[:8]}"

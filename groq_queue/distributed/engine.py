@@ -445,8 +445,8 @@ class CeleryEngine:
             return False
 
     def _send_later(self, request: Request, after_ns: int) -> None:
-        request.timers.append(
-            self._timers.at(request.submitted_ns + after_ns, lambda: self._do(lambda: self._send_due(request)))
+        request.timers += (
+            self._timers.at(request.submitted_ns + after_ns, lambda: self._do(lambda: self._send_due(request))),
         )
 
     def _send_due(self, request: Request) -> None:
@@ -490,7 +490,7 @@ class CeleryEngine:
         )
         with self._lock:
             if request.future is not None:
-                request.timers.append(call_off)
+                request.timers += (call_off,)
                 return
         call_off()  # it has ended meanwhile
 
@@ -573,7 +573,7 @@ class CeleryEngine:
             call_off()
         with self._lock:
             future, request.future = request.future, None
-        request.timers, request.body = [], None
+        request.timers, request.body = (), None
         try:
             with self._pool.inside():
                 if ending.state is State.CANCELLED:
