@@ -268,9 +268,9 @@ from groq_queue.core.request import Request
 random.seed(0)
 request = lambda: Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5)
 before, child = request(), os.fork()
-print(before.id, request().id, request().id, flush=True)
 if child:
     os.waitpid(child, 0)
+print(before.id, request().id, request().id, flush=True)
 """
 
 
