@@ -27,7 +27,7 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.record import Record
-from groq_queue.core.request import MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
+from groq_queue.core.request import CHAT, MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
 from groq_queue.engine.calls import Call
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
@@ -314,7 +314,7 @@ class GroqQueue(Asking):
         *,
         messages: Any = None,
         model: str | None = None,
-        endpoint: str = "chat/completions",
+        endpoint: str = CHAT,
         priority: Any = None,
         client: str | None = None,
         custom_id: str | None = None,
@@ -372,7 +372,7 @@ class GroqQueue(Asking):
             QueueClosed: After ``shutdown``.
             EngineUnavailable: The broker of ``engine="celery"`` cannot be reached, within 10 s.
         """
-        path = check_path("endpoint", endpoint)
+        path = CHAT if endpoint == CHAT else check_path("endpoint", endpoint)
         check_text("model", model, optional=True)
         check_flag("shrink", shrink)
         check_flag("dedupe", dedupe)
@@ -549,7 +549,7 @@ class GroqQueue(Asking):
         model: str | None = None,
         latency: float | None = None,
         output_share: float | None = None,
-        endpoint: str = "chat/completions",
+        endpoint: str = CHAT,
         **params: Any,
     ) -> Estimate:
         """Say what *prompts* would take through this queue, and send nothing.
