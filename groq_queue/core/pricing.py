@@ -97,11 +97,7 @@ def size_of(payload: Mapping[str, Any], tokens: int | None = None, audio_s: floa
     return _size(base, completion, seconds, False)
 
 
-# One object for each size and each cost: a million requests have few different ones, and to make one takes longer.
-_cost = lru_cache(_SIZES)(Cost)
-
-
-@lru_cache(_SIZES)
+@lru_cache(_SIZES)  # a million requests have few different sizes, and to make one takes longer than to find it
 def _size(base: int, completion: int | None, audio_s: int, is_exact: bool) -> Size:
     return Size(base, completion, audio_s, is_exact)
 
@@ -221,15 +217,12 @@ class Estimator:
 
     def price(self, size: Size) -> Cost:
         """Return what a request of *size* is expected to be charged at admission."""
-        prompt, completion, audio_s, is_exact = size
-        if not is_exact:
-            ratio = self._ratios.get(prompt.bit_length())
-            if ratio is not None:
-                prompt = -int(-prompt * ratio.value() // 1)
-            prompt = prompt if prompt > 1 else 1
-            if completion is None:
-                completion = self._allowance()
-        return _cost(prompt, completion or 0, audio_s)
+        if size.is_exact:
+            return Cost(size.base, size.completion or 0, size.audio_s)
+        completion = self._allowance() if size.completion is None else size.completion
+        ratio = self._ratios.get(size.base.bit_length())
+        prompt = size.base if ratio is None else -int(-size.base * ratio.value() // 1)
+        return Cost(max(1, prompt), completion, size.audio_s)
 
     def learn(self, size: Size, prompt: int, completion: int) -> None:
         """Take the truth of one answer."""
