@@ -108,7 +108,6 @@ class Request:
 
     def __init__(
         self,
-        *,
         model: str,
         endpoint: str,
         body: bytes | None,
@@ -116,10 +115,11 @@ class Request:
         priority: int,
         client: str = "default",
         custom_id: str | None = None,
+        tier: str | None = None,
+        *,
         max_wait_ns: int | None = None,
         deadline_ns: int | None = None,
         not_before_ns: int | None = None,
-        tier: str | None = None,
         turn_cost: int = 1,
         shrinks: bool = False,
         request_id: str | None = None,
@@ -134,10 +134,10 @@ class Request:
             priority: 0..10.
             client: Whose turn it uses.
             custom_id: The caller's own id.
+            tier: Service tier with budgets of its own, or None for the usual one.
             max_wait_ns: Nanoseconds from submit in which it must have started.
             deadline_ns: Nanoseconds from submit after which no attempt starts.
             not_before_ns: Nanoseconds from submit before which no attempt starts.
-            tier: Service tier with budgets of its own, or None for the usual one.
             shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
             request_id: Our id of it, if it has one already.
@@ -211,8 +211,9 @@ def build_payload(
     if content is not None and messages is not None:
         raise ConfigurationError("messages=: the prompt was given as well; pass one of the two")
     payload: dict[str, Any] = {}
+    prompt: list[dict[str, str]] | None = None
     if isinstance(content, str):
-        messages = [{"role": "user", "content": content}]
+        messages = prompt = [{"role": "user", "content": content}]
     elif isinstance(content, (dict, Mapping)):
         payload.update(content)
     elif isinstance(content, (list, Sequence)) and not isinstance(content, (bytes, bytearray)):
@@ -230,7 +231,7 @@ def build_payload(
     if not isinstance(payload["model"], str) or not payload["model"].strip():
         given = reprlib.repr(payload["model"])
         raise ConfigurationError(f"model={given}: name a model in submit(), in the payload or in GroqQueue(model=...)")
-    if endpoint == CHAT:
+    if endpoint == CHAT and (prompt is None or payload["messages"] is not prompt):
         _check_messages(payload.get("messages"))
     if payload.get("stream"):
         raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
