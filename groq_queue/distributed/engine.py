@@ -569,11 +569,13 @@ class CeleryEngine:
             self._room.notify_all()
         if request is None:
             return
-        for call_off in request.timers:
-            call_off()
+        if request.timers:
+            for call_off in request.timers:
+                call_off()
+            request.timers = ()
         with self._lock:
             future, request.future = request.future, None
-        request.timers, request.body = (), None
+        request.body = None
         try:
             with self._pool.inside():
                 if ending.state is State.CANCELLED:
