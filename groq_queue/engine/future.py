@@ -67,6 +67,9 @@ class RequestFuture(Future[_T]):
         self._request = request
         self._engine = engine
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a Future belongs to its process and is not pickled: pass on its result() or its request_id")
+
     @property
     def request_id(self) -> str:
         """Our id of the request."""
