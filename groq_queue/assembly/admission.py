@@ -43,6 +43,8 @@ class Admission:
             excess = meter.too_large(request.size)
         if excess is not None:
             raise verdicts.too_large(request, excess)
+        if not self._is_capped and not self._by_tokens:
+            return
         cost = meter.price(request.size)
         if self._is_capped and self._tariff.price(request.model, cost) is None:
             raise ConfigurationError(

@@ -46,8 +46,7 @@ def check_nanoseconds(field: str, value: Any) -> int | None:
     Raises:
         ConfigurationError: It is not, or is beyond a year.
     """
-    seconds = check_seconds(field, value)
-    return None if seconds is None else round(seconds * 1e9)
+    return None if value is None else round(check_seconds(field, value) * 1e9)
 
 
 def check_dollars(field: str, value: Any) -> Any:
@@ -86,7 +85,7 @@ def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
         raise ConfigurationError(
             f"{field}={value!r:.100}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
         )
-    if _HALF_A_PAIR.search(value):
+    if not value.isascii() and _HALF_A_PAIR.search(value):
         raise ConfigurationError(f"{field}={value!r:.100}: holds half of a surrogate pair, which no file can hold")
     return value
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from groq_queue.core.headers import Refusal
@@ -21,8 +22,10 @@ from groq_queue.core.headers import Refusal
 _BYTES_PER_TOKEN = 3
 _PER_MESSAGE = 4
 _PER_REQUEST = 8
+_PRICED = frozenset({"messages", "input", "prompt", "tools", "functions", "response_format", "documents"})
 _PER_IMAGE = 1_810  # largest of the measured 780..1,810 tokens an image, whatever its file size
 _DEFAULT_COMPLETION = 1_024  # allowance of a request without a cap, until answers were seen
+_SIZES = 4_096  # different sizes that are kept to be shared
 _WINDOW = 64  # answers over which the worst ratio is remembered
 _QUANTILE = 0.95
 
@@ -76,40 +79,51 @@ def size_of(payload: Mapping[str, Any], tokens: int | None = None, audio_s: floa
         tokens: The caller's own total, prompt and completion; overrides the estimate.
         audio_s: Seconds of audio it refers to.
     """
-    seconds = -int(-audio_s // 1)
+    seconds = -int(-audio_s // 1) if audio_s else 0
     cap = payload.get("max_completion_tokens") or payload.get("max_tokens")
     completion = cap if isinstance(cap, int) and not isinstance(cap, bool) and cap > 0 else None
     if tokens is not None:
         known = min(completion or 0, tokens)
-        return Size(tokens - known, known, seconds, is_exact=True)
+        return _size(tokens - known, known, seconds, True)
     base = _PER_REQUEST
-    for key in ("messages", "input", "prompt", "tools", "functions", "response_format", "documents"):
-        value = payload.get(key)
-        if value:
+    for key, value in payload.items():
+        if key in _PRICED and value:
             base += _text_tokens(value)
-    if "input" in payload and "messages" not in payload:
-        completion = completion or 0  # embeddings and speech answer with no tokens
-    if seconds and "messages" not in payload:
-        return Size(0, 0, seconds, is_exact=True)  # audio is counted in seconds alone
-    return Size(base, completion, seconds)
+    if "messages" not in payload:
+        if seconds:
+            return _size(0, 0, seconds, True)  # audio is counted in seconds alone
+        if "input" in payload:
+            completion = completion or 0  # embeddings and speech answer with no tokens
+    return _size(base, completion, seconds, False)
+
+
+@lru_cache(_SIZES)  # a million requests have few different sizes, and to make one takes longer than to find it
+def _size(base: int, completion: int | None, audio_s: int, is_exact: bool) -> Size:
+    return Size(base, completion, audio_s, is_exact)
 
 
 def _text_tokens(value: Any) -> int:
     if isinstance(value, str):
-        return len(value.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + 1
+        # Whether it is ASCII alone, a str knows without looking.
+        size = len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+        return size // _BYTES_PER_TOKEN + 1
+    total = 0
     if isinstance(value, (list, tuple)):
-        return sum(_PER_MESSAGE + _text_tokens(element) for element in value)
-    if isinstance(value, Mapping):
+        for element in value:
+            total += _PER_MESSAGE + _text_tokens(element)
+        return total
+    if isinstance(value, (dict, Mapping)):
         if "content" in value and "role" in value:
-            return sum(_content_tokens(part) for key, part in value.items() if key != "role")
-        return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + 1
+            for key, part in value.items():
+                if key != "role":
+                    total += _content_tokens(part) if isinstance(part, (list, tuple)) else _text_tokens(part)
+            return total
+        return _text_tokens(json.dumps(value, ensure_ascii=False))
     return 1
 
 
-def _content_tokens(content: Any) -> int:
-    """Price a message's content; images cost a constant, never their base64 length."""
-    if not isinstance(content, (list, tuple)):
-        return _text_tokens(content)
+def _content_tokens(content: list[Any] | tuple[Any, ...]) -> int:
+    """Price the parts of a message's content; images cost a constant, never their base64 length."""
     total = 0
     for part in content:
         if isinstance(part, Mapping) and part.get("type") in ("image_url", "image", "input_image"):

@@ -9,17 +9,46 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from json import encoder
 from typing import Any
 
 from groq_queue.core.pricing import Size
 from groq_queue.errors import ConfigurationError, GroqQueueError
 
+CHAT = "chat/completions"
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 _MAX_DEPTH = 100
 _LONG = 300  # characters of a path inside the payload, with what is wrong there
+
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+
+_dice = random.Random()  # of our own: a program that seeds the stdlib's would repeat its ids
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_dice.seed)  # ids of a forked child are not those of its parent
+
+
+def _make_encode() -> Callable[[Any, int], Iterable[str]]:
+    """Return what writes JSON in pieces; made once, as ``json.dumps`` makes it anew for each call, which takes longer.
+
+    Nothing is remembered to find circles: ``encode_payload`` has looked.
+    """
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+    in_c: Any = getattr(encoder, "c_make_encoder", None)  # undocumented, and missing on some interpreters
+    write: Any = getattr(encoder, "encode_basestring", None)
+    try:
+        made: Callable[[Any, int], Iterable[str]] = in_c(
+            None, plain.default, write, None, ":", ",", False, False, False
+        )
+    except TypeError:
+        return plain.iterencode  # type: ignore[return-value]
+    return made
+
+
+_encode = _make_encode()
 
 
 class State(Enum):
@@ -37,46 +66,48 @@ class Request:
     """One submitted request.
 
     Everything that changes is guarded by the lock of the engine that holds it.
+    A million may wait: what few of them have is not stored until it differs from the default.
     """
 
     __slots__ = (
+        "__dict__",  # made for the first of those below, 0.5 kB: only with a value that is not the default
+        "_id",
         "arrival",
         "attempts",
         "body",
-        "call",
         "client",
         "custom_id",
-        "deadline_ns",
-        "due_ns",
         "endpoint",
         "future",
-        "id",
         "is_shelved",
         "lane",
-        "last_error",
-        "max_wait_ns",
         "model",
-        "not_before_ns",
         "priority",
         "rank",
-        "refusals",
-        "retries",
         "row_id",
         "seq",
-        "shrinks",
         "size",
         "started_ns",
         "state",
         "submitted_ns",
-        "timers",
         "turn_cost",
-        "unknown",
         "was_taken",
     )
 
+    call: Any = None  # the user's callable, dropped when the request ends
+    max_wait_ns: int | None = None
+    deadline_ns: int | None = None
+    not_before_ns: int | None = None
+    shrinks = False
+    retries = 0
+    refusals = 0
+    unknown = 0  # attempts that the server may have processed without our getting the answer
+    last_error: GroqQueueError | None = None
+    due_ns: int | None = None  # when it comes back into its lane
+    timers: tuple[Callable[[], None], ...] = ()  # each calls one timer off
+
     def __init__(
         self,
-        *,
         model: str,
         endpoint: str,
         body: bytes | None,
@@ -84,10 +115,11 @@ class Request:
         priority: int,
         client: str = "default",
         custom_id: str | None = None,
+        tier: str | None = None,
+        *,
         max_wait_ns: int | None = None,
         deadline_ns: int | None = None,
         not_before_ns: int | None = None,
-        tier: str | None = None,
         turn_cost: int = 1,
         shrinks: bool = False,
         request_id: str | None = None,
@@ -102,47 +134,54 @@ class Request:
             priority: 0..10.
             client: Whose turn it uses.
             custom_id: The caller's own id.
+            tier: Service tier with budgets of its own, or None for the usual one.
             max_wait_ns: Nanoseconds from submit in which it must have started.
             deadline_ns: Nanoseconds from submit after which no attempt starts.
             not_before_ns: Nanoseconds from submit before which no attempt starts.
-            tier: Service tier with budgets of its own, or None for the usual one.
             shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
             request_id: Our id of it, if it has one already.
             call: The user's callable to run instead of sending *body*, see ``engine.calls``.
         """
-        self.id = request_id or os.urandom(16).hex()
+        self._id: str | int = request_id or _dice.getrandbits(128)
         self.model = model
-        self.lane = lane_of(model, tier)
+        self.lane = model if tier is None else lane_of(model, tier)
         self.endpoint = endpoint
         self.body: bytes | None = body  # dropped when the request ends, and while a journal has it
-        self.call = call  # dropped likewise
         self.size = size
         self.priority = priority
         self.client = client
         self.custom_id = custom_id
-        self.max_wait_ns = max_wait_ns
-        self.deadline_ns = deadline_ns
-        self.not_before_ns = not_before_ns
         self.turn_cost = turn_cost
-        self.shrinks = shrinks
         self.rank = priority
         self.arrival = 0  # number of its place in its lane's line; 0 while it stands in none
         self.seq: tuple[int, int] | None = None  # its entry's place in the heap, once it had one
         self.was_taken = False  # its client's turn was counted
         self.state = State.PENDING
         self.attempts = 0
-        self.retries = 0
-        self.refusals = 0
-        self.unknown = 0  # attempts that the server may have processed without our getting the answer
-        self.last_error: GroqQueueError | None = None
         self.submitted_ns = 0
-        self.due_ns: int | None = None  # when it comes back into its lane
         self.started_ns: int | None = None
         self.row_id: int | None = None  # of its row in the journal
         self.is_shelved = False  # it stands there only
         self.future: Any = None
-        self.timers: list[Callable[[], None]] = []  # each calls one timer off
+        if call is not None:
+            self.call = call
+        if max_wait_ns is not None:
+            self.max_wait_ns = max_wait_ns
+        if deadline_ns is not None:
+            self.deadline_ns = deadline_ns
+        if not_before_ns is not None:
+            self.not_before_ns = not_before_ns
+        if shrinks:
+            self.shrinks = True
+
+    @property
+    def id(self) -> str:
+        """Our id of it: 32 hex digits, unlike any other's. Written out when it is first asked for."""
+        known = self._id
+        if not isinstance(known, str):
+            known = self._id = f"{known:032x}"
+        return known
 
     def __str__(self) -> str:
         return f"request {self.custom_id!r}" if self.custom_id is not None else f"request {self.id[:8]}"
@@ -172,11 +211,12 @@ def build_payload(
     if content is not None and messages is not None:
         raise ConfigurationError("messages=: the prompt was given as well; pass one of the two")
     payload: dict[str, Any] = {}
-    if isinstance(content, Mapping):
+    prompt: list[dict[str, str]] | None = None
+    if isinstance(content, str):
+        messages = prompt = [{"role": "user", "content": content}]
+    elif isinstance(content, (dict, Mapping)):
         payload.update(content)
-    elif isinstance(content, str):
-        messages = [{"role": "user", "content": content}]
-    elif isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
+    elif isinstance(content, (list, Sequence)) and not isinstance(content, (bytes, bytearray)):
         messages = content
     elif content is not None:
         raise ConfigurationError(
@@ -191,7 +231,7 @@ def build_payload(
     if not isinstance(payload["model"], str) or not payload["model"].strip():
         given = reprlib.repr(payload["model"])
         raise ConfigurationError(f"model={given}: name a model in submit(), in the payload or in GroqQueue(model=...)")
-    if endpoint == "chat/completions":
+    if endpoint == CHAT and (prompt is None or payload["messages"] is not prompt):
         _check_messages(payload.get("messages"))
     if payload.get("stream"):
         raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
@@ -212,12 +252,13 @@ def lane_of(model: str, tier: str | None) -> str:
 def _check_messages(messages: Any) -> None:
     if messages is None:
         raise ConfigurationError("messages: nothing to send; pass a prompt, messages or a payload with messages")
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+    # The usual types stand first: asking an abstract class takes a quarter of a microsecond.
+    if not isinstance(messages, (list, tuple, Sequence)) or isinstance(messages, (str, bytes)):
         raise ConfigurationError(f"messages={reprlib.repr(messages)}: a list of message dicts is needed")
     if not messages:
         raise ConfigurationError("messages=[]: at least one message is needed")
     for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
+        if not isinstance(message, (dict, Mapping)):
             raise ConfigurationError(
                 f"messages[{index}]={reprlib.repr(message)}: a message is a dict with role and content"
             )
@@ -232,16 +273,15 @@ def encode_payload(payload: Mapping[str, Any], most: int = MAX_PAYLOAD_BYTES) ->
         ConfigurationError: A value that JSON cannot hold, named by its path, or
             more than *most* bytes in all.
     """
-    problem = _problem_in(payload, "payload", 0)
-    body = b""
+    body, problem = b"", None if _is_plain(payload, _MAX_DEPTH) else _problem_in(payload, "payload", 0)
     if problem is None:
         try:
-            body = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+            body = "".join(_encode(payload, 0)).encode("utf-8")
         except UnicodeEncodeError as error:
             near = error.object[max(0, error.start - 20) : error.start]
             problem = f"payload: holds half of a surrogate pair after {near!r}"
         except (TypeError, ValueError) as error:
-            problem = f"payload: {error}"
+            problem = _problem_in(payload, "payload", 0) or f"payload: {error}"
     if problem is not None:
         if len(problem) > _LONG:  # names of keys and depth are the caller's; both ends tell enough
             problem = f"{problem[: _LONG // 2]}…{problem[-_LONG // 2 :]}"
@@ -268,6 +308,29 @@ def lower_cap(body: bytes, by: int) -> tuple[bytes, int] | None:
             payload[field] = cap - by
             return encode_payload(payload, len(body)), cap - by
     return None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Return whether *value* is dicts and lists of the plainest kind, at most *depth* of them inside each other.
+
+    What is inside a float or a str is left to the encoder.
+    """
+    inner: Iterable[Any]
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        inner = value.values()
+    elif type(value) is list:
+        inner = value
+    else:
+        return False
+    for each in inner:
+        if type(each) in _LEAVES:
+            continue
+        if depth == 1 or not _is_plain(each, depth - 1):
+            return False
+    return True
 
 
 def _problem_in(value: Any, path: str, depth: int) -> str | None:

@@ -408,8 +408,8 @@ class CeleryEngine:
             request.body = None  # Redis has it
 
     def _send_later(self, request: Request, after_ns: int) -> None:
-        request.timers.append(
-            self._timers.at(request.submitted_ns + after_ns, lambda: self._do(lambda: self._send_due(request)))
+        request.timers += (
+            self._timers.at(request.submitted_ns + after_ns, lambda: self._do(lambda: self._send_due(request))),
         )
 
     def _send_due(self, request: Request) -> None:
@@ -446,7 +446,7 @@ class CeleryEngine:
         )
         with self._lock:
             if request.future is not None:
-                request.timers.append(call_off)
+                request.timers += (call_off,)
                 return
         call_off()  # it has ended meanwhile
 
@@ -485,11 +485,13 @@ class CeleryEngine:
             self._room.notify_all()
         if request is None:
             return
-        for call_off in request.timers:
-            call_off()
+        if request.timers:
+            for call_off in request.timers:
+                call_off()
+            request.timers = ()
         with self._lock:
             future, request.future = request.future, None
-        request.timers, request.body = [], None
+        request.body = None
         try:
             with self._pool.inside():
                 if ending.state is State.CANCELLED:

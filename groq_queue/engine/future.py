@@ -1,19 +1,30 @@
-"""The Future of a request: the stdlib's, cancellable until bytes leave."""
+"""The Future of a request: the stdlib's, cancellable until bytes leave, and light while nobody waits for it.
+
+A stdlib Future makes a Condition and two lists, 1.3 kB, before anybody waits. Here they
+are made when somebody does, and are a lock and the lists: whoever waits hangs a waiter
+of his own into the list, as the stdlib's ``wait`` and ``as_completed`` do.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State
 from groq_queue.engine.log import told
+from groq_queue.forking import fork_between
 
 _log = logging.getLogger("groq_queue")
 _T = TypeVar("_T")
+
+_OVER = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
+_unwatched = threading.RLock()  # guards each Future that has no _Watch yet; a leaf, held for a few assignments
+fork_between(_unwatched)
 
 
 class Owner(Protocol):
@@ -25,17 +36,39 @@ class Owner(Protocol):
     def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
 
 
+class _Watch:
+    """What a Future needs once somebody waits for it, or wants to be called."""
+
+    __slots__ = ("callbacks", "lock", "waiters")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # guards the lists and the Future's state
+        self.waiters: list[Any] = []
+        self.callbacks: list[Callable[[Any], object]] = []
+
+
 class RequestFuture(Future[_T]):
     """A ``concurrent.futures.Future`` whose request may wait, be retried and be cancelled.
 
     The base class stays in its pending state until the request ends, because a
     request may run, fail and wait again; ``running`` and ``cancel`` ask the engine.
+
+    The lock of ``_watch`` guards the state and the result, ``_unwatched`` while there is none.
     """
 
+    __slots__ = ("_engine", "_exception", "_request", "_result", "_state", "_watch")
+
     def __init__(self, request: Request, engine: Owner) -> None:
-        super().__init__()
+        # Not the base's: it would make what is made in _watched.
+        self._state = PENDING
+        self._result: _T | None = None
+        self._exception: BaseException | None = None
+        self._watch: _Watch | None = None
         self._request = request
         self._engine = engine
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Future belongs to its process and is not pickled: pass on its result() or its request_id")
 
     @property
     def request_id(self) -> str:
@@ -59,15 +92,25 @@ class RequestFuture(Future[_T]):
     def result(self, timeout: float | None = None) -> _T:
         """Return the result; inside a callback another worker takes over meanwhile."""
         try:
-            with self._waiting():
-                return super().result(timeout)
+            self._await(timeout)
+            if self._exception is not None:
+                raise self._exception
+            return self._result  # type: ignore[return-value]
         finally:
             del self  # its error holds this frame, and both would live until a garbage collection
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error, or None; inside a callback another worker takes over meanwhile."""
-        with self._waiting():
-            return super().exception(timeout)
+        self._await(timeout)
+        return self._exception
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+        return self._state in _OVER
+
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
+        return self._state == CANCELLED_AND_NOTIFIED
 
     def running(self) -> bool:
         """Return whether an attempt is on its way."""
@@ -79,40 +122,50 @@ class RequestFuture(Future[_T]):
         One that raises is logged with the custom_id and harms nothing, not even
         with SystemExit on a worker thread.
         """
-        super().add_done_callback(_Guarded(fn, self._request))
-        if self._request.is_shelved and self._request.row_id is not None:
+        watch = self._watched()
+        with watch.lock:
+            is_open = self._state not in _OVER
+            if is_open:
+                watch.callbacks.append(fn)
+        if not is_open:
+            self._call_back(fn)
+        elif self._request.is_shelved and self._request.row_id is not None:
             self._engine.keep(self, self._request.row_id)
 
-    def _waiting(self) -> AbstractContextManager[None]:
-        return self._engine.aside() if not self.done() and self._engine.is_inside() else nullcontext()
+    def set_result(self, result: _T) -> None:
+        """End with *result*."""
+        self._finish(FINISHED, result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """End with *exception*."""
+        self._finish(FINISHED, None, exception)
 
     def leave_to_parent(self, error: BaseException) -> None:
         """End with *error* in a forked child, whose parent delivers the outcome and runs the callbacks.
 
         The lock inside may have been held by another thread at the fork, so all of it is made anew.
         """
-        Future.__init__(self)
+        RequestFuture.__init__(self, self._request, self._engine)
         self.set_exception(error)
 
     def end_cancelled(self) -> None:
         """Become cancelled and wake everyone who waits; called once, by the engine."""
-        self._request.call = None
-        try:
-            super().cancel()  # runs the callbacks
-        finally:
-            self.set_running_or_notify_cancel()  # wakes wait() and as_completed()
+        if self._request.call is not None:
+            self._request.call = None
+        self._deliver(CANCELLED_AND_NOTIFIED, None, None)
 
     def end(self, result: _T | None, error: BaseException | None) -> None:
         """Deliver; called once, by the engine."""
-        call, self._request.call = self._request.call, None
+        call = self._request.call
         if call is not None:
+            self._request.call = None
             result, error = call.ending(result, error)
             del call
+        self._deliver(FINISHED, result, error)
+
+    def _deliver(self, state: str, result: _T | None, error: BaseException | None) -> None:
         try:
-            if error is None:
-                self.set_result(result)  # type: ignore[arg-type]
-            else:
-                self.set_exception(error)
+            self._finish(state, result, error)
         except InvalidStateError:
             _log.error(
                 "%s: its Future was ended by somebody else; the outcome is dropped",
@@ -120,19 +173,109 @@ class RequestFuture(Future[_T]):
                 extra=told("future_taken", self._request),
             )
 
+    def _finish(self, state: str, result: _T | None, error: BaseException | None) -> None:
+        """Enter the final *state*, wake everyone who waits, run the callbacks."""
+        with _unwatched:
+            if self._watch is None and self._state not in _OVER:
+                # Nothing is called from here on: a signal handler could bring a watch into being.
+                self._result, self._exception, self._state = result, error, state
+                return
+        watch = self._watched()
+        with watch.lock:
+            if self._state in _OVER:
+                raise InvalidStateError(f"{self._state}: {self!r}")
+            self._result, self._exception, self._state = result, error, state
+            for waiter in watch.waiters:
+                if state == CANCELLED_AND_NOTIFIED:
+                    waiter.add_cancelled(self)
+                elif error is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            callbacks, watch.callbacks = watch.callbacks, []
+        for callback in callbacks:
+            self._call_back(callback)
 
-class _Guarded:
-    """A done-callback that cannot kill the thread it runs on."""
-
-    def __init__(self, fn: Callable[[Future[Any]], object], request: Request) -> None:
-        self._fn = fn
-        self._request = request
-
-    def __call__(self, future: Future[Any]) -> None:
+    def _call_back(self, fn: Callable[[Future[_T]], object]) -> None:
+        """Run a done-callback, which cannot kill the thread it runs on."""
         try:
-            self._fn(future)
+            fn(self)
         except BaseException as error:
             _log.exception("a done-callback of %s raised", self._request, extra=told("callback_raised", self._request))
             # On a caller's own thread a Ctrl-C must still reach the caller.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
+
+    # -- waiting
+
+    def _watched(self) -> _Watch:
+        """Return what waiting needs, made when it is first needed."""
+        watch = self._watch
+        if watch is None:
+            fresh = _Watch()
+            with _unwatched:
+                if self._watch is None:
+                    self._watch = fresh
+                watch = self._watch
+        return watch
+
+    @property
+    def _condition(self) -> Any:  # type: ignore[override]
+        """What the stdlib's ``wait`` and ``as_completed`` hold while they look or hang in a waiter."""
+        return self._watched().lock
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        """Where they hang it."""
+        return self._watched().waiters
+
+    def _await(self, timeout: float | None) -> None:
+        """Wait until it has ended.
+
+        Raises:
+            TimeoutError: It has not, within *timeout* seconds.
+            CancelledError: It was cancelled.
+        """
+        if self._state not in _OVER:
+            with self._waiting():
+                self._block(timeout)
+        if self._state == CANCELLED_AND_NOTIFIED:
+            raise CancelledError
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        return self._engine.aside() if not self.done() and self._engine.is_inside() else nullcontext()
+
+    def _block(self, timeout: float | None) -> None:
+        watch, waiter = self._watched(), _Waiter()
+        with watch.lock:
+            if self._state in _OVER:
+                return
+            watch.waiters.append(waiter)
+        try:
+            if not waiter.wait(timeout) and self._state not in _OVER:
+                raise TimeoutError
+        finally:
+            with watch.lock:
+                watch.waiters.remove(waiter)
+
+
+class _Waiter:
+    """One caller of ``result`` or ``exception``."""
+
+    __slots__ = ("_ended",)
+
+    def __init__(self) -> None:
+        self._ended = threading.Lock()  # held until it has ended
+        self._ended.acquire()
+
+    def add_result(self, future: Future[Any]) -> None:
+        """Called under the Future's lock, once, when it ends."""
+        self._ended.release()
+
+    add_exception = add_cancelled = add_result
+
+    def wait(self, timeout: float | None) -> bool:
+        """Return whether it ended within *timeout* seconds, None is any time."""
+        if timeout is None:
+            return self._ended.acquire()
+        return self._ended.acquire(timeout > 0, timeout if timeout > 0 else -1)

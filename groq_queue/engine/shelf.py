@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from groq_queue.core.request import Request
 
-_NEAR_IN_ALL = 20_000  # requests of all stacks that may stand in memory, about 2 kB each
+_NEAR_IN_ALL = 20_000  # requests of all stacks that may stand in memory, about 1 kB each
 _NEAR_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no shelf
 _NEAR_AT_LEAST = 4
 _LOW = 500  # near requests below which a page is fetched

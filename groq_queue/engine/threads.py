@@ -459,7 +459,8 @@ class ThreadEngine:
             _log.exception("an attempt of %s broke", request, extra=told("attempt_broke", request))
             lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
             outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
-        request.last_error = outcome.error
+        if outcome.error is not request.last_error:
+            request.last_error = outcome.error
         if outcome.next is Next.STOP and outcome.error is not None:
             self._stop(outcome.error)
         if outcome.next in (Next.AGAIN, Next.REFUSED):
@@ -603,7 +604,7 @@ class ThreadEngine:
         """Keep a pending request out of its lane until *due_ns*."""
         self._roster.away.add(request)
         request.due_ns = due_ns
-        request.timers.append(self._timers.at(due_ns, lambda: self._come_back(request)))
+        request.timers += (self._timers.at(due_ns, lambda: self._come_back(request)),)
 
     def _withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""
@@ -732,7 +733,7 @@ class ThreadEngine:
         call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
         with self._lock:
             if request.future is not None:
-                request.timers.append(call_off)
+                request.timers += (call_off,)
                 return
         call_off()  # it has ended meanwhile
 
@@ -791,12 +792,14 @@ class ThreadEngine:
 
         One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
         """
-        for call_off in request.timers:
-            call_off()
+        if request.timers:
+            for call_off in request.timers:
+                call_off()
+            request.timers = ()
         if is_final and request.row_id is not None and self._keeper is not None:
             self._keeper.ended(request, result, error)
         future, request.future = request.future, None
-        request.timers, request.body = [], None
+        request.body = None
         if error is not None:
             error.__traceback__ = None  # its frames hold the prompt and the answer
         try:

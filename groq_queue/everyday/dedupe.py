@@ -63,6 +63,8 @@ class _Call:
 class SharedFuture(RequestFuture[Completion]):
     """The Future of one caller of a shared request."""
 
+    __slots__ = ("_call", "_custom_id", "_level", "_sharing")
+
     def __init__(self, call: _Call, sharing: Sharing, custom_id: str | None) -> None:
         super().__init__(call.request, sharing)
         self._call = call

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import collections
 import json
+import os
+import subprocess
+import sys
 import types
 from enum import Enum, IntEnum
 from typing import Any
@@ -241,3 +244,47 @@ def test_a_tier_has_a_lane_of_its_own() -> None:
     request = Request(model="m", endpoint=CHAT, body=b"{}", size=Size(1, 1), priority=5, tier="flex")
 
     assert ("m", "m (flex)") == (request.model, request.lane)
+
+
+# -- its id
+
+
+def test_an_id_is_32_hex_digits_and_stays() -> None:
+    made = [Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5) for _ in range(1_000)]
+    ids = [request.id for request in made]
+
+    assert 1_000 == len(set(ids))
+    assert all(32 == len(id) and int(id, 16) >= 0 for id in ids)
+    assert ids == [request.id for request in made]
+    given = Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5, request_id="mine")
+    assert "mine" == given.id
+
+
+_TWO_PROCESSES = """
+import os, random
+random.seed(0)
+from groq_queue.core.pricing import Size
+from groq_queue.core.request import Request
+random.seed(0)
+request = lambda: Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5)
+before, child = request(), os.fork()
+if child:
+    os.waitpid(child, 0)
+print(before.id, request().id, request().id, flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_no_other_process_has_the_same_ids() -> None:
+    """
+    Neither a forked child, but for a request it inherits, nor the same program started again with a seed of its own.
+    """
+    told = [
+        subprocess.run([sys.executable, "-c", _TWO_PROCESSES], capture_output=True, text=True, check=True, timeout=60)
+        for _ in range(2)
+    ]
+    lines = [line.split() for done in told for line in done.stdout.splitlines()]
+
+    assert 4 == len(lines)
+    assert lines[0][0] == lines[1][0]
+    assert 10 == len({id for line in lines for id in line})
