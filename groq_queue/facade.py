@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.assembly.settings import checked
@@ -238,8 +238,8 @@ class GroqQueue(Asking):
         for field in ("api_key", "base_url", "accounts"):
             if field in options:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
-        model = options.setdefault("model", "llama-3.1-8b-instant")
         known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
+        model = options.setdefault("model", next(iter(known)) if isinstance(known, dict) else "llama-3.1-8b-instant")
         models = tuple(known) if isinstance(known, dict) else (model,)
         try:
             simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
@@ -631,10 +631,18 @@ class GroqQueue(Asking):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        before = self.stats() if isinstance(error, KeyboardInterrupt) else None
-        self.shutdown(wait=True, cancel_futures=kind is not None)
-        if error is not None and before is not None:
-            tell_what_is_left(error, before, self.stats())
+        before = self.stats()
+        try:
+            self.shutdown(wait=True, cancel_futures=kind is not None)
+        except BaseException as interrupt:  # Ctrl-C while it drains counts as one inside the block
+            self.shutdown(wait=True, cancel_futures=True)
+            tell_what_is_left(interrupt, before, self.stats(), is_kept=self._engine.is_kept)
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            tell_what_is_left(error, before, self.stats(), is_kept=self._engine.is_kept)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a queue holds threads and connections and is not copied or pickled: make one in each process")
 
     def __repr__(self) -> str:
         stats = self._engine.stats()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import os
@@ -165,14 +166,13 @@ OUTPACED = {
 }
 
 
-@pytest.mark.parametrize("max_retries", [0, 1])
 @pytest.mark.parametrize(("times", "attempts"), [(9, 10), (None, 11)])
-def test_losing_the_race_for_a_slot_is_no_failure_but_has_an_end(groq, times, attempts, max_retries):
+def test_losing_the_race_for_a_slot_is_no_failure_but_has_an_end(groq, times, attempts):
     """
     Another program of the organisation may be faster ten times in a row; max_retries counts failures.
     """
     groq.add_fault(Fault(status=429, body=OUTPACED, times=times))
-    with queue_for(groq, max_retries=max_retries) as queue:
+    with queue_for(groq, max_retries=1) as queue:
         error = queue.submit("x").exception(30)
 
     assert attempts == len(groq.log)
@@ -336,6 +336,18 @@ def test_two_hundred_queues_leave_no_thread_and_no_descriptor(groq):
 
     assert threads == threading.active_count()
     assert descriptors() <= files + 2
+
+
+def test_a_simulated_queue_with_limits_per_model_uses_the_first_by_default():
+    with GroqQueue.simulated(latency=0, limits={"a": Limits(rpm=10), "b": Limits(rpm=20)}) as queue:
+        assert "a" == queue.submit("x").result(10)["model"]
+
+
+def test_a_queue_is_neither_copied_nor_pickled(groq):
+    with queue_for(groq) as queue:
+        for take in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="make one in each process"):
+                take(queue)
 
 
 def test_a_simulated_queue_says_so_and_needs_no_key(monkeypatch):

@@ -9,6 +9,7 @@ it; what it works with is imported when it is called.
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments without the program's name; None takes the process's own.
     """
+    _be_lenient()
     try:
         code = _main(argv)
         if sys.stdout is not None:
@@ -88,6 +90,17 @@ def silence_stdout() -> None:
         os.close(nowhere)
     except (OSError, ValueError):
         pass  # stdout is not a file, so nothing will be flushed to one
+
+
+def _be_lenient() -> None:
+    """Let neither a closed stderr nor a terminal without some characters keep a command from its work."""
+    import os
+
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(message: object) -> None:

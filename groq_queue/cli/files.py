@@ -54,6 +54,8 @@ class StdoutSink:
     name = "stdout"
 
     def __init__(self) -> None:
+        if sys.stdout is None:
+            raise UsageError("cannot write stdout: it is closed: name a file with -o")
         self._stream = sys.stdout.buffer
         self.is_terminal = sys.stdout.isatty()
 
@@ -69,6 +71,8 @@ def open_input(path: str, files: contextlib.ExitStack) -> tuple[BinaryIO, str, i
         UsageError: It cannot be read.
     """
     if path == "-":
+        if sys.stdin is None:
+            raise UsageError("cannot read stdin: it is closed: name a file")
         return sys.stdin.buffer, "stdin", None
     try:
         stream = files.enter_context(open(path, "rb"))  # noqa: SIM115 - the stack closes it

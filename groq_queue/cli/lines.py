@@ -49,10 +49,12 @@ def read_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     number = 0
     while raw := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
         if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
             while (rest := stream.readline(1 << 20)) and not rest.endswith(b"\n"):
                 pass
-        if not raw.isspace():
+        if raw and not raw.isspace():
             yield number, raw
 
 
@@ -82,7 +84,6 @@ class LineParser:
     def _parse(self, number: int, raw: bytes) -> Ask:
         name = f"line-{number}"
         if self._is_json is None:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
             start = raw.strip()
             if start in (b"{", b"[") or start.startswith((b"[{", b"[ {")):
                 raise NotLines(f"line {number} begins a JSON document of many lines or an array: {_NOT_A_LINE_EACH}")

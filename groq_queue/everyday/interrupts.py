@@ -16,12 +16,17 @@ def tell(interrupt: BaseException, line: str) -> None:
         print(f"groq_queue: interrupted: {line}", file=sys.stderr)
 
 
-def tell_what_is_left(interrupt: BaseException, before: Stats, after: Stats) -> None:
-    """Say what leaving the ``with`` block by *interrupt* cancelled."""
+def tell_what_is_left(interrupt: BaseException, before: Stats, after: Stats, *, is_kept: bool) -> None:
+    """Say what leaving the ``with`` block by *interrupt* cancelled, and whether a journal keeps that."""
     cancelled = after.cancelled - before.cancelled
-    if cancelled:
+    if not cancelled:
+        return
+    done = f"{after.completed:,} answers are done and stay in their Futures"
+    if is_kept:
+        tell(interrupt, f"{done}, {cancelled:,} requests stay unsent in the journal, and the next run on it sends them")
+    else:
         tell(
             interrupt,
-            f"{after.completed:,} answers are done and stay in their Futures, {cancelled:,} requests were cancelled "
-            "unsent; to continue, submit those whose Future is cancelled() again",
+            f"{done}, {cancelled:,} requests were cancelled unsent; to continue, submit those whose Future is "
+            "cancelled() again",
         )

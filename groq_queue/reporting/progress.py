@@ -81,10 +81,12 @@ def watching(
     Raises:
         ConfigurationError: *progress* is neither.
     """
-    if progress is None or progress is False:
+    stream = stream or sys.stderr
+    is_blind = progress is True and stream is None  # pythonw, and some daemons, have no stderr
+    if progress is None or progress is False or is_blind:
         yield _Nobody()
         return
-    watch = _Watch(stats, total, _display(progress, stream or sys.stderr, clock), clock or SystemClock())
+    watch = _Watch(stats, total, _display(progress, stream, clock), clock or SystemClock())
     try:
         yield watch
     finally:

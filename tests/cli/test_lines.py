@@ -91,10 +91,11 @@ def test_a_byte_order_mark_does_not_hide_json() -> None:
     """
     Editors on Windows write one.
     """
-    (ask,) = _parse(b'\xef\xbb\xbf{"prompt": "x"}')
+    marked = b'\xef\xbb\xbf{"prompt": "x"}\r\n'
 
-    assert isinstance(ask, Ask)
-    assert _messages("x") == ask.payload
+    assert [(1, b'{"prompt": "x"}\r\n')] == list(read_lines(io.BytesIO(marked)))
+    assert [(2, b"x")] == list(read_lines(io.BytesIO(b"\xef\xbb\xbf\r\nx")))
+    assert [] == list(read_lines(io.BytesIO(b"\xef\xbb\xbf")))
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,36 @@ def test_the_key_of_the_environment_is_never_shown(simulate: Simulate, write: Wr
     assert 0 == sum("SENTINEL" in ran.out + ran.err for ran in rans)
 
 
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        ("<&-", 2, "cannot read stdin: it is closed"),
+        (">&-", 2, "cannot write stdout: it is closed"),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_a_closed_stream_is_told_and_a_closed_stderr_stops_nothing(
+    simulate: Simulate, tmp_path: Path, closed: str, code: int, said: str
+) -> None:
+    simulator = simulate()
+    source = "-" if closed == "<&-" else tmp_path / "in.jsonl"
+    (tmp_path / "in.jsonl").write_text('{"prompt": "x"}\n')
+    command = f"{sys.executable} -m groq_queue run {source} --model {MODEL} --base-url {simulator.base_url} {closed}"
+
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, env=clean_environment(), timeout=30)
+
+    assert code == ended.returncode, ended.stderr
+    assert said in ended.stderr
+    assert (code == 0) is ("Simulated" in ended.stdout)
+
+
+def test_a_terminal_that_lacks_characters_shows_all_the_others() -> None:
+    ended = run_process("run", "--help", PYTHONIOENCODING="latin-1")
+
+    assert 0 == ended.code, ended.err
+    assert "\\u2026" in ended.out
+
+
 def test_the_version_is_the_packages() -> None:
     """
     Bug reports need it.

@@ -102,6 +102,24 @@ def test_a_with_block_tells_what_it_cancelled_when_result_is_interrupted(ctrl_c,
     )
 
 
+def test_an_interrupt_while_the_block_drains_cancels_what_has_not_started(ctrl_c, capsys):
+    def press_once_it_drains():
+        while queue.stats().running or queue.stats().completed < 5:
+            queue.join(0.001)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), GroqQueue.simulated(latency=0, limits=Limits(rpm=5)) as queue:  # noqa: PT012
+        futures = [queue.submit(f"{n}") for n in range(12)]
+        pressed = threading.Thread(target=press_once_it_drains)
+        pressed.start()
+    pressed.join(SOON_S)
+
+    assert (5, 7) == (sum(future.done() and not future.cancelled() for future in futures), queue.stats().cancelled)
+    assert capsys.readouterr().err.startswith(
+        "groq_queue: interrupted: 5 answers are done and stay in their Futures, 7 "
+    )
+
+
 def test_one_interrupt_is_told_once(ctrl_c, capsys):
     with pytest.raises(KeyboardInterrupt), GroqQueue.simulated(latency=0, limits=Limits(rpm=5)) as queue:  # noqa: PT012
         queue.submit("0", callback=lambda _: None)
