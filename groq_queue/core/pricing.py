@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from groq_queue.core.headers import Refusal
@@ -50,6 +51,10 @@ class Cost(NamedTuple):
         if dimension == "OTPM":
             return self.completion
         return self.audio_s
+
+
+cost_of: Callable[[tuple[int, int, int]], Cost] = partial(tuple.__new__, Cost)
+"""Make a ``Cost`` of its three parts at half the price of calling it; several are made for each attempt."""
 
 
 class Size(NamedTuple):
@@ -169,21 +174,20 @@ class _Mean:
 class _WorstRatio:
     """The largest recent ratio, with a margin that shrinks as answers come in."""
 
-    __slots__ = ("_current", "_previous", "_seen")
+    __slots__ = ("_current", "_previous", "_seen", "value")
 
     def __init__(self) -> None:
         self._current = 0.0
         self._previous = 0.0
         self._seen = 0
+        self.value = 0.0  # until the first is learnt
 
     def learn(self, ratio: float) -> None:
         if self._seen and self._seen % _WINDOW == 0:
             self._previous, self._current = self._current, 0.0
         self._current = max(self._current, ratio)
         self._seen += 1
-
-    def value(self) -> float:
-        return max(self._current, self._previous) * (1 + 1 / (self._seen + 2))
+        self.value = max(self._current, self._previous) * (1 + 1 / (self._seen + 2))
 
 
 class Estimator:
@@ -203,12 +207,14 @@ class Estimator:
 
     def price(self, size: Size) -> Cost:
         """Return what a request of *size* is expected to be charged at admission."""
-        if size.is_exact:
-            return Cost(size.base, size.completion or 0, size.audio_s)
-        completion = self._allowance() if size.completion is None else size.completion
-        ratio = self._ratios.get(size.base.bit_length())
-        prompt = size.base if ratio is None else -int(-size.base * ratio.value() // 1)
-        return Cost(max(1, prompt), completion, size.audio_s)
+        base, completion, audio_s, is_exact = size
+        if is_exact:
+            return cost_of((base, completion or 0, audio_s))
+        if completion is None:
+            completion = self._allowance()
+        ratio = self._ratios.get(base.bit_length())
+        prompt = base if ratio is None else -int(-base * ratio.value // 1)
+        return cost_of((prompt if prompt > 1 else 1, completion, audio_s))
 
     def learn(self, size: Size, prompt: int, completion: int) -> None:
         """Take the truth of one answer."""

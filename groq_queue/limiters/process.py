@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLarge, tightest
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.pricing import Backlog, Cost, Estimator, Size
+from groq_queue.core.pricing import Backlog, Cost, Estimator, Size, cost_of
 from groq_queue.core.rank import Turn
 from groq_queue.errors import ConfigurationError, GroqQueueError
 from groq_queue.forking import renew_in_children
@@ -196,7 +196,7 @@ class ProcessMeter:
         with self._lock:
             cost = self._price(size)
             granted = self._budget.lease(cost, now_ns)
-            if isinstance(granted, Blocked) and granted.wait_ns is None:
+            if type(granted) is Blocked and granted.wait_ns is None:
                 return self._budget.too_large(cost) or granted
             return granted
 
@@ -235,7 +235,8 @@ class ProcessMeter:
                 self._estimator.learn(size, usage[0], usage[1])
             notices = [] if seen is None else self._budget.observe(lease, seen, now_ns)
             listeners = self._listeners
-        _call(listeners)
+        for listener in listeners:
+            listener()
         return notices
 
     def refund(self, lease: Lease) -> None:
@@ -329,7 +330,8 @@ def charged(cost: Cost, usage: tuple[int, int, int] | None) -> tuple[Cost, Cost]
     if usage is None:
         return cost, cost
     prompt, completion, cached = usage
-    return cost._replace(prompt=prompt), cost._replace(prompt=prompt - cached, completion=completion)
+    _, asked, audio_s = cost
+    return cost_of((prompt, asked, audio_s)), cost_of((prompt - cached, completion, audio_s))
 
 
 def _call(listeners: Iterable[Callable[[], None]]) -> None:
