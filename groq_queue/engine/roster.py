@@ -175,12 +175,7 @@ class Roster:
     def line_up(self, request: Request) -> bool:
         """Put a request into its lane; return whether that changed who is next there."""
         lane = self.lane(request)
-        before = lane.head()
-        if request.was_taken:
-            lane.put_back(request)
-        else:
-            lane.add(request)
-        return lane.head() is not before
+        return lane.put_back(request) if request.was_taken else lane.add(request)
 
     def take(self, lane: Lane, now_ns: int) -> Request:
         """Take the head of *lane* for an attempt."""
