@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request
@@ -22,7 +21,6 @@ from groq_queue.errors import (
     RateLimitError,
 )
 
-_K = TypeVar("_K")
 _CLIENTS = 100
 _BINS = 240
 _WIDTH_NS = 250_000_000  # of a bin at first
@@ -100,12 +98,16 @@ class History:
             if self._began_ns is None or request.submitted_ns < self._began_ns:
                 self._began_ns = request.submitted_ns
             wait_ns = now_ns - request.submitted_ns
-            client: str | None = request.client
-            if client not in self._clients and len(self._clients) >= _CLIENTS:
-                client = None
             place = place_of(wait_ns)
-            _sketch(self._levels, request.priority).add(wait_ns, place)
-            _sketch(self._clients, client).add(wait_ns, place)
+            level = self._levels.get(request.priority)
+            if level is None:
+                level = self._levels[request.priority] = Sketch()
+            level.add(wait_ns, place)
+            client = self._clients.get(request.client)
+            if client is None:
+                name = request.client if len(self._clients) < _CLIENTS else None
+                client = self._clients.setdefault(name, Sketch())
+            client.add(wait_ns, place)
         lane = self._lanes.get(request.lane)
         if lane is None:
             lane = LaneFacts(request.lane, request.model, now_ns, now_ns, 0, 0, 0, 0, 0, [])
@@ -117,14 +119,17 @@ class History:
     def ended(self, request: Request, charged: Cost, now_ns: int, *, is_answer: bool, is_refused: bool) -> None:
         """Note the end of an attempt."""
         lane = self._lanes[request.lane]
-        lane.answered += is_answer
-        lane.refused += is_refused
-        lane.prompt_tokens += charged.prompt
-        lane.completion_tokens += charged.completion
+        prompt, completion, _ = charged
+        lane.prompt_tokens += prompt
+        lane.completion_tokens += completion
         found = self._bin(lane, now_ns)
-        found[1] += is_answer
-        found[2] += is_refused
-        found[3] += charged.tokens
+        found[3] += prompt + completion
+        if is_answer:
+            lane.answered += 1
+            found[1] += 1
+        elif is_refused:
+            lane.refused += 1
+            found[2] += 1
 
     def retried(self, request: Request) -> None:
         """Note that a request waits for a further attempt."""
@@ -149,7 +154,11 @@ class History:
         """Return the bin of this instant, after widening all bins if the timeline has become too long."""
         if self._origin_ns is None:
             self._origin_ns = now_ns
-        self._ended_ns = max(self._ended_ns, now_ns)
+        if now_ns > self._ended_ns:
+            self._ended_ns = now_ns
+        place = (now_ns - self._origin_ns) // self._width_ns
+        if 0 <= place < len(lane.bins):
+            return lane.bins[place]
         while (place := max(0, now_ns - self._origin_ns) // self._width_ns) >= _BINS:
             self._width_ns *= 2
             for each in self._lanes.values():
@@ -157,13 +166,6 @@ class History:
         while len(lane.bins) <= place:
             lane.bins.append([0, 0, 0, 0])
         return lane.bins[place]
-
-
-def _sketch(sketches: dict[_K, Sketch], key: _K) -> Sketch:
-    found = sketches.get(key)
-    if found is None:
-        found = sketches[key] = Sketch()
-    return found
 
 
 def _halved(bins: list[list[int]]) -> list[list[int]]:

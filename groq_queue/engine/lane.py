@@ -19,8 +19,12 @@ class Meter(Protocol):
     """One lane's budget as the engine uses it; ``limiters`` builds it.
 
     ``lease`` and ``withdraw`` are called under the engine's lock. ``lease`` may return an
-    error, which ends the request. ``withdraw`` says that nobody waits for a lease any more.
+    error, which ends the request; it gets a turn if the budget ``asks_whose_turn`` it is.
+    ``withdraw`` says that nobody waits for a lease any more.
     """
+
+    @property
+    def asks_whose_turn(self) -> bool: ...
 
     def subscribe(self, listener: Callable[[], None]) -> None: ...
     def unsubscribe(self, listener: Callable[[], None]) -> None: ...
@@ -204,4 +208,5 @@ class Lane:
         self._stale = 0  # entries of the heap to be skipped
 
     def _freed(self) -> None:
-        self._on_freed(self)
+        if self.is_blocked:  # see ``Chooser._try``
+            self._on_freed(self)

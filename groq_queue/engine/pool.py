@@ -91,6 +91,11 @@ class WorkerPool(Generic[_Job]):
         self._start(is_vital=True)
         self.grow()  # what a signal handler left to us meanwhile
 
+    @property
+    def is_short(self) -> bool:
+        """Whether ``wake`` found workers missing; may be asked without the lock."""
+        return self._wanted > 0
+
     def wake(self) -> None:
         """See to it that one idle worker looks again. The lock is held; call ``grow`` after releasing it."""
         if self._has_leader:
@@ -188,7 +193,8 @@ class WorkerPool(Generic[_Job]):
         try:
             while True:
                 job = self._next()
-                self.grow()
+                if self._wanted:
+                    self.grow()
                 if job is None:
                     break
                 self._work.run(job)

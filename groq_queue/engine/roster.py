@@ -11,6 +11,7 @@ from groq_queue.core.rank import rank_of
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.runner import Outcome
 from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.tally import Tally
 from groq_queue.errors import QueueFull
@@ -104,18 +105,17 @@ class Roster:
             if model in (None, lane.model):
                 lane.is_paused = False
 
-    def by_urgency(self) -> list[Lane]:
-        """Return the lanes that may send, most urgent head first; at equal rank the least busy lane."""
-        ready = [
-            (head.rank, lane.in_flight, lane)
-            for lane in self.lanes.values()
-            if not lane.is_paused
-            and (lane.max_in_flight is None or lane.in_flight < lane.max_in_flight)
-            and (head := lane.head()) is not None
-        ]
+    def by_urgency(self) -> list[tuple[Lane, Request]]:
+        """Return the lanes that may send, each with its head, the most urgent first; at equal rank the least busy."""
+        ready = []
+        for lane in self.lanes.values():
+            if not lane.is_paused and (lane.max_in_flight is None or lane.in_flight < lane.max_in_flight):
+                head = lane.head()
+                if head is not None:
+                    ready.append((lane, head))
         if len(ready) > 1:
-            ready.sort(key=lambda entry: entry[:2])
-        return [lane for _, _, lane in ready]
+            ready.sort(key=lambda found: (found[1].rank, found[0].in_flight))
+        return ready
 
     def find(self, custom_id: str) -> Request | None:
         """Return the request of that custom_id that has not ended, or None."""
@@ -129,7 +129,7 @@ class Roster:
 
     def rank(self, request: Request, now_ns: int) -> int:
         """Return the rank of *request* if it lined up now."""
-        return rank_of(request.priority, now_ns, self._ageing_ns)
+        return request.priority if self._ageing_ns is None else rank_of(request.priority, now_ns, self._ageing_ns)
 
     # -- a request's way
 
@@ -174,7 +174,7 @@ class Roster:
 
     def line_up(self, request: Request) -> bool:
         """Put a request into its lane; return whether that changed who is next there."""
-        lane = self.lane(request)
+        lane = self.lanes.get(request.lane) or self.lane(request)
         return lane.put_back(request) if request.was_taken else lane.add(request)
 
     def take(self, lane: Lane, now_ns: int) -> Request:
@@ -188,10 +188,11 @@ class Roster:
         self.tally.started(request, now_ns)
         return request
 
-    def land(self, lane: Lane, flight_ns: int) -> None:
+    def land(self, request: Request, lane: Lane, outcome: Outcome, began_ns: int, now_ns: int) -> None:
         """Note the end of an attempt."""
         lane.in_flight -= 1
-        self.tally.landed(flight_ns)
+        self.tally.came_out(request, outcome, now_ns)
+        self.tally.landed(now_ns - began_ns)
 
     def wait_again(self, request: Request) -> None:
         """Make a request that was attempted a pending one; it stands nowhere yet."""

@@ -41,9 +41,15 @@ class Tally:
     def count_pending(self, request: Request | Group, change: int) -> None:
         """Note that *request*, or several of a group, began (+) or ceased (-) to wait."""
         self.pending += change
-        _count(self.pending_by_client, request.client, change)
-        _count(self.pending_by_priority, request.priority, change)
-        _count(self.pending_by_lane, request.lane, change)
+        clients, levels, lanes = self.pending_by_client, self.pending_by_priority, self.pending_by_lane
+        client, level, lane = request.client, request.priority, request.lane
+        clients[client] = of_client = clients.get(client, 0) + change
+        levels[level] = of_level = levels.get(level, 0) + change
+        lanes[lane] = of_lane = lanes.get(lane, 0) + change
+        if not (of_client and of_level and of_lane):  # forgotten at zero
+            _forget_nobody(clients, client)
+            _forget_nobody(levels, level)
+            _forget_nobody(lanes, lane)
 
     def started(self, request: Request, now_ns: int) -> None:
         """Note the start of an attempt."""
@@ -56,12 +62,13 @@ class Tally:
 
     def came_out(self, request: Request, outcome: Outcome, now_ns: int) -> None:
         """Note what an attempt led to and what it cost."""
+        charged = outcome.charged
         is_refused = isinstance(outcome.error, RateLimitError)
-        self.refused += is_refused
-        self.prompt_tokens += outcome.charged.prompt
-        self.completion_tokens += outcome.charged.completion
-        is_answer = outcome.next is Next.DONE
-        self.history.ended(request, outcome.charged, now_ns, is_answer=is_answer, is_refused=is_refused)
+        if is_refused:
+            self.refused += 1
+        self.prompt_tokens += charged.prompt
+        self.completion_tokens += charged.completion
+        self.history.ended(request, charged, now_ns, is_answer=outcome.next is Next.DONE, is_refused=is_refused)
 
     def waits_again(self, request: Request) -> None:
         """Note that a request waits for a further attempt."""
@@ -71,8 +78,9 @@ class Tally:
     def landed(self, flight_ns: int) -> None:
         """Note the end of an attempt that took *flight_ns*."""
         self.in_flight -= 1
-        self._landings += 1
-        self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / min(self._landings, 50)
+        if self._landings < 50:
+            self._landings += 1
+        self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / self._landings
 
     def wait_percentiles(self) -> dict[int, float]:
         """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""
@@ -91,8 +99,6 @@ class Tally:
         return round(self._mean_flight_ns)
 
 
-def _count(counter: Counter[_K], key: _K, change: int) -> None:
-    """Change a count, and forget it at zero."""
-    counter[key] += change
+def _forget_nobody(counter: Counter[_K], key: _K) -> None:
     if not counter[key]:
-        del counter[key]
+        counter.pop(key, None)

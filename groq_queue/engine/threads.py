@@ -87,7 +87,8 @@ class ThreadEngine:
     flags. It is re-entrant, so that a signal handler may cancel or shut down while
     the interrupted thread holds it. Meters and timers are locked under it; nothing
     is sent, settled or called back under it. Whenever it is free, some worker is
-    looking or was notified if some lane's head could pass.
+    looking or was notified if some lane's head could pass. ``_delivered`` alone is
+    changed without it, by workers that take it next.
 
     Args:
         attempts: Runs single attempts.
@@ -132,6 +133,7 @@ class ThreadEngine:
         self._max_workers = max_workers
         self._when_full = when_full
         self._keeper = keeper
+        self._landing_frees = max_in_flight is not None or max_usd is not None  # what another head may wait for
         self._name = name
         self._new_roster: Callable[[], Roster] = lambda: Roster(
             meter_of=meter_of,
@@ -165,6 +167,8 @@ class ThreadEngine:
         self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, self._clock, self._max_workers, self._name)
         self._roster = self._new_roster()
         self._chooser = self._new_chooser(self._roster)
+        self._seeking_room = 0  # submitters that wait for room
+        self._delivered: list[Request] = []  # their Futures have ended, their workers are on the way to ``find_job``
 
     def renew(self) -> None:
         """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
@@ -228,12 +232,13 @@ class ThreadEngine:
         if callback is not None:
             future.add_done_callback(callback)
         with self._lock:
-            known = self._known(request, future, callback, is_new=is_new)
+            known = self._known(request, future, callback, is_new=is_new) if request.row_id is not None else None
             shed = None
             if known is None and not self._roster.has_room(request.client):
                 shed = self._make_room(request)
                 known = self._known(request, future, callback, is_new=is_new)  # it may have been fetched meanwhile
-            self.check_open()
+            if self._is_closed:
+                self.check_open()
             if self._stopped_by is not None:
                 return self._ended_at_once(request, future, self._stopped_by)
             if known is None:
@@ -242,8 +247,10 @@ class ThreadEngine:
             with self._lock:
                 full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
             self._deliver(shed, error=full)
-        self._pool.grow()
-        self._restock()
+        if self._pool.is_short:
+            self._pool.grow()
+        if request.row_id is not None:
+            self._restock()
         if known is None:
             self._watch_bounds(request)
         elif known is not future and callback is not None:
@@ -430,8 +437,10 @@ class ThreadEngine:
 
     def find_job(self) -> tuple[Job | None, int | None]:
         """Take the most urgent head whose lease is granted now."""
+        while self._delivered:
+            self._forget(self._delivered.pop())
         job, next_ns = self._chooser.choose(self._clock.now_ns())
-        if job is not None:
+        if job is not None and self._seeking_room:
             self._make_known_room()
         return job, next_ns
 
@@ -446,7 +455,7 @@ class ThreadEngine:
     def run(self, job: Job) -> None:
         """Run one attempt and do what its outcome says."""
         if job.lease is None:
-            self._deliver(job.request, error=job.error)
+            self._hand_over(job.request, None, job.error)
         else:
             self._attempt(job, job.lease)
 
@@ -460,16 +469,30 @@ class ThreadEngine:
             lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
             outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
         request.last_error = outcome.error
-        if outcome.next is Next.STOP and outcome.error is not None:
-            self._stop(outcome.error)
-        if outcome.next in (Next.AGAIN, Next.REFUSED):
+        way = outcome.next
+        if way is Next.AGAIN or way is Next.REFUSED:
             self._requeue(job, outcome)
             return
+        if way is Next.STOP and outcome.error is not None:
+            self._stop(outcome.error)
         with self._lock:
-            self._land(job, outcome)
-            self._roster.end(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
-        self._pool.grow()
-        self._deliver(request, outcome.result, outcome.error, is_final=outcome.next is not Next.STOP)
+            self._land(job, outcome, self._clock.now_ns())
+            self._roster.end(request, State.COMPLETED if way is Next.DONE else State.FAILED)
+        if self._pool.is_short:
+            self._pool.grow()
+        self._hand_over(request, outcome.result, outcome.error, is_final=way is not Next.STOP)
+
+    def _hand_over(
+        self, request: Request, result: Completion | None, error: BaseException | None, *, is_final: bool = True
+    ) -> None:
+        """End the Future of a worker's request, which the worker forgets as it looks for the next job."""
+        try:
+            self._end(request, result, error, is_final=is_final)
+        finally:
+            if self._roster.shelf is None:
+                self._delivered.append(request)
+            else:
+                self._forget_and_restock(request)
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -521,7 +544,8 @@ class ThreadEngine:
             )
         if not request.submitted_ns:
             request.submitted_ns = self._clock.now_ns()
-            self._check_in_time(request)
+            if request.deadline_ns is not None:
+                self._check_in_time(request, request.deadline_ns)
         if shed is not None:
             self._withdraw(shed, State.FAILED)
         shelf = self._roster.shelf
@@ -535,7 +559,7 @@ class ThreadEngine:
     def _stand(self, request: Request) -> None:
         """Put a request in memory into its lane, or let it stand away until it may be sent or its timer ends it."""
         request.rank = self._roster.rank(request, request.submitted_ns)
-        if _is_past(request, self._clock.now_ns()):
+        if _has_bounds(request) and _is_past(request, self._clock.now_ns()):
             self._roster.away.add(request)
         elif request.not_before_ns:
             self._send_away(request, request.submitted_ns + request.not_before_ns)
@@ -575,22 +599,24 @@ class ThreadEngine:
                 return None
             if until_ns is not None and self._clock.now_ns() >= until_ns:
                 raise self._timed_out(request, "max_wait or deadline", min(bounds))
-            self._clock.wait(self._room, until_ns)
+            self._seeking_room += 1
+            try:
+                self._clock.wait(self._room, until_ns)
+            finally:
+                self._seeking_room -= 1
         return None
 
     def _make_known_room(self) -> None:
         """Tell blocked submitters that one request waits less; they may be of clients with bounds of their own."""
         self._room.notify_all()
 
-    def _check_in_time(self, request: Request) -> None:
+    def _check_in_time(self, request: Request, deadline_ns: int) -> None:
         """Refuse a request that cannot be expected to start before its ``deadline``."""
-        if request.deadline_ns is None:
-            return
         count = self._roster.lane(request).ahead_of_newcomer(request)
         ahead = Backlog().plus(request.size, count)
         start_ns = expected_start(self._roster, request, ahead, request.submitted_ns, self._max_workers)
         start_ns = start_ns or 0  # nobody can tell: it is taken in
-        late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
+        late_ns = max(start_ns, request.not_before_ns or 0) - deadline_ns
         if late_ns > 0:
             raise verdicts.too_late(request, start_ns, late_ns, count)
 
@@ -612,13 +638,18 @@ class ThreadEngine:
         if self._roster.lane(request).is_blocked:
             self._pool.wake()  # somebody waits for a head that may have changed
 
-    def _land(self, job: Job, outcome: Outcome) -> None:
+    def _land(self, job: Job, outcome: Outcome, now_ns: int) -> None:
         """Note the end of an attempt, and what it cost."""
         self._chooser.pay(job, outcome.charged)
-        self._roster.tally.came_out(job.request, outcome, self._clock.now_ns())
-        self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
-        if job.lane.max_in_flight is not None or self._chooser.purse.is_capped:
+        self._roster.land(job.request, job.lane, outcome, job.began_ns, now_ns)
+        if self._landing_frees:
             self._pool.wake()
+
+    def _forget(self, request: Request) -> None:
+        """Forget a request whose Future has ended."""
+        self._roster.let_go(request)
+        if not self._roster.open:
+            self._note_if_quiet()
 
     def _note_if_quiet(self) -> None:
         if self._is_idle():
@@ -639,8 +670,6 @@ class ThreadEngine:
             call.let_go()
 
     def _budget_freed(self, lane: Lane) -> None:
-        if not lane.is_blocked:  # see ``Chooser._try``
-            return
         with self._lock:
             if lane.is_blocked and lane.head() is not None:
                 self._pool.wake()
@@ -663,11 +692,12 @@ class ThreadEngine:
         error: GroqQueueError | None = None
         has_ended, is_final = True, False
         with self._lock:
-            self._land(job, outcome)
+            now_ns = self._clock.now_ns()
+            self._land(job, outcome, now_ns)
             wait_ns = outcome.wait_ns
             if outcome.next is Next.AGAIN:
                 wait_ns = max(wait_ns, job.lane.meter.turn_ns(self._roster.tally.pending_by_lane[request.lane]))
-            due_ns = self._clock.now_ns() + wait_ns
+            due_ns = now_ns + wait_ns
             if self._stopped_by is not None:
                 self._roster.end(request, State.FAILED)
                 error = self._stopped_by.copy()
@@ -688,7 +718,7 @@ class ThreadEngine:
             self._deliver(request, error=error, is_final=is_final)
 
     def _watch_bounds(self, request: Request) -> None:
-        if not request.is_shelved:
+        if _has_bounds(request) and not request.is_shelved:
             for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
                 if after_ns is not None:
                     self._expire_after(request, bound, after_ns)
@@ -787,29 +817,41 @@ class ThreadEngine:
         *,
         is_final: bool = True,
     ) -> None:
-        """End the Future of a request whose state says ended, and forget what it held.
+        """End the Future of a request whose state says ended, on any thread, and forget the request."""
+        try:
+            with self._pool.inside():
+                self._end(request, result, error, is_final=is_final)
+        finally:
+            self._forget_and_restock(request)
+
+    def _end(self, request: Request, result: Completion | None, error: BaseException | None, *, is_final: bool) -> None:
+        """End the Future of a request, inside of which its callbacks run, and drop what it held.
 
         One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
         """
-        for call_off in request.timers:
-            call_off()
+        if request.timers:
+            for call_off in request.timers:
+                call_off()
+            request.timers = []
         if is_final and request.row_id is not None and self._keeper is not None:
             self._keeper.ended(request, result, error)
         future, request.future = request.future, None
-        request.timers, request.body = [], None
+        request.body = None
         if error is not None:
             error.__traceback__ = None  # its frames hold the prompt and the answer
-        try:
-            with self._pool.inside():
-                if request.state is State.CANCELLED:
-                    future.end_cancelled()
-                else:
-                    future.end(result, error)
-        finally:
-            with self._lock:
-                self._roster.let_go(request)
-                self._note_if_quiet()
-            self._restock()
+        if request.state is State.CANCELLED:
+            future.end_cancelled()
+        else:
+            future.end(result, error)
+
+    def _forget_and_restock(self, request: Request) -> None:
+        with self._lock:
+            self._forget(request)
+        self._restock()
+
+
+def _has_bounds(request: Request) -> bool:
+    return request.max_wait_ns is not None or request.deadline_ns is not None
 
 
 def _bounds_of(request: Request) -> list[int]:

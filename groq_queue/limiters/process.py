@@ -157,6 +157,8 @@ class ProcessMeter:
     arithmetic only and is a leaf: nothing else is locked and nobody is called under it.
     """
 
+    asks_whose_turn = False
+
     def __init__(self, limits: Limits | None, margin: float = 0.0) -> None:
         self._lock = threading.Lock()
         self._budget = Budget(limits)
