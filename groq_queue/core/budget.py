@@ -282,7 +282,8 @@ class Budget:
             or (pace.rate is not None and pace.wait_ns(now_ns))
         ):
             return self._what_blocks(cost, now_ns)
-        units = _units_of(cost)
+        prompt, completion, audio_s = cost
+        units = (1, prompt + completion, prompt, completion, audio_s)  # see _PLACES
         parts: list[Part] = []
         for name, bucket in self._buckets.items():
             count = units[_PLACES[name]]

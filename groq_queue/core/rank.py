@@ -289,14 +289,20 @@ class FairOrder:
             return self._promote(request.rank, level)
         turn = level.turns[request.client]
         level.now += request.turn_cost * _UNIT // level.weights
-        turn.in_line = None
         turn.start = turn.finish
         turn.live -= 1
         entries: Sequence[Entry] = ()
-        if turn.live:
-            entries = _line_up(level, turn)
-        else:
+        if not turn.live:
             self._forget(level, request.client)
+        elif turn.start > level.now or turn.gone:
+            turn.in_line = None
+            entries = _line_up(level, turn)
+        else:  # the one behind steps forward; said again because most turns come here
+            assert turn.behind is not None
+            turn.in_line = first = turn.behind.popleft()
+            turn.finish = finish = turn.start + first.turn_cost * _UNIT // turn.weight
+            level.open += 1
+            entries = ((first.rank, (finish, first.arrival), first),)
         if level.open and (not level.early or level.early[0][0] > level.now):
             return entries
         promoted = self._promote(request.rank, level)

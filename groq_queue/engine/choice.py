@@ -29,14 +29,14 @@ class Job:
         lane: Lane,
         began_ns: int,
         lease: Lease | None,
-        reserved: int = 0,
+        reserved: int | None = None,
         error: GroqQueueError | None = None,
     ) -> None:
         self.request = request
         self.lane = lane
         self.began_ns = began_ns
         self.lease = lease
-        self.reserved = reserved  # picodollars
+        self.reserved = reserved  # picodollars; None if its model has no price
         self.error = error
 
 
@@ -88,9 +88,8 @@ class Chooser:
 
     def pay(self, job: Job, charged: Cost) -> None:
         """Turn the money set aside for an attempt into what it cost."""
-        amount = self._tariff.price(job.request.model, charged) or 0
-        if amount or job.reserved:
-            self.purse.settle(job.reserved, amount)
+        if job.reserved is not None:
+            self.purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
 
     def _try(self, lane: Lane, head: Request, now_ns: int) -> Job | int | None:
         """Take *head* if money and every limit allow.
@@ -98,10 +97,11 @@ class Chooser:
         Returns:
             The job; or the instant at which it may pass; or None if only another request's end can tell.
         """
-        meter, amount = lane.meter, 0
+        meter = lane.meter
+        amount: int | None = None
         if self._is_capped:
-            amount = self._tariff.price(head.model, meter.price(head.size)) or 0
-            if not self.purse.reserve(amount):
+            amount = self._tariff.price(head.model, meter.price(head.size))
+            if amount is not None and not self.purse.reserve(amount):
                 if self.purse.can_ever_hold(amount) and self.purse.reserved:
                     return None
                 return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
@@ -111,11 +111,13 @@ class Chooser:
             lane.is_blocked = lane.told_daily = False
             self._roster.take(lane, now_ns)
             if not self._is_capped:  # nothing could be refused for it, so it was not priced before
-                amount = self._tariff.price(head.model, granted.cost) or 0
-                self.purse.reserve(amount)
+                amount = self._tariff.price(head.model, granted.cost)
+                if amount is not None:
+                    self.purse.reserve(amount)
             return Job(head, lane, now_ns, granted, amount)
         assert not isinstance(granted, Lease)
-        self.purse.settle(amount, 0)
+        if amount is not None:
+            self.purse.settle(amount, 0)
         if isinstance(granted, TooLarge):
             return self._doom(lane, head, now_ns, verdicts.too_large(head, granted))
         if isinstance(granted, GroqQueueError):

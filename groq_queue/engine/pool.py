@@ -213,7 +213,7 @@ class WorkerPool(Generic[_Job]):
             while True:
                 job, next_ns = self._work.find_job()
                 if job is not None:
-                    if not self._has_leader and self._work.has_more():
+                    if not self._has_leader and self._has_more_hands() and self._work.has_more():
                         self.wake()
                     return job
                 if self._work.is_over():
@@ -222,6 +222,10 @@ class WorkerPool(Generic[_Job]):
                     self.wake()  # somebody else must watch the time
                     return None
                 self._idle(next_ns)
+
+    def _has_more_hands(self) -> bool:
+        """Return whether, nobody leading, there is somebody to be woken or started."""
+        return self._parked_count > 0 or self._workers - self._aside < self._size
 
     def _idle(self, next_ns: int | None) -> None:
         """Wait as the leader until *next_ns*, or parked until needed."""

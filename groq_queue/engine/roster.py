@@ -191,8 +191,7 @@ class Roster:
     def land(self, request: Request, lane: Lane, outcome: Outcome, began_ns: int, now_ns: int) -> None:
         """Note the end of an attempt."""
         lane.in_flight -= 1
-        self.tally.came_out(request, outcome, now_ns)
-        self.tally.landed(now_ns - began_ns)
+        self.tally.landed(request, outcome, now_ns - began_ns, now_ns)
 
     def wait_again(self, request: Request) -> None:
         """Make a request that was attempted a pending one; it stands nowhere yet."""

@@ -60,8 +60,12 @@ class Tally:
             self._waits_ns.append(now_ns - request.submitted_ns)
         self.history.started(request, now_ns)
 
-    def came_out(self, request: Request, outcome: Outcome, now_ns: int) -> None:
-        """Note what an attempt led to and what it cost."""
+    def landed(self, request: Request, outcome: Outcome, flight_ns: int, now_ns: int) -> None:
+        """Note the end of an attempt that took *flight_ns*, what it led to and what it cost."""
+        self.in_flight -= 1
+        if self._landings < 50:
+            self._landings += 1
+        self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / self._landings
         charged = outcome.charged
         is_refused = isinstance(outcome.error, RateLimitError)
         if is_refused:
@@ -74,13 +78,6 @@ class Tally:
         """Note that a request waits for a further attempt."""
         self.retried += 1
         self.history.retried(request)
-
-    def landed(self, flight_ns: int) -> None:
-        """Note the end of an attempt that took *flight_ns*."""
-        self.in_flight -= 1
-        if self._landings < 50:
-            self._landings += 1
-        self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / self._landings
 
     def wait_percentiles(self) -> dict[int, float]:
         """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""

@@ -437,8 +437,8 @@ class ThreadEngine:
 
     def find_job(self) -> tuple[Job | None, int | None]:
         """Take the most urgent head whose lease is granted now."""
-        while self._delivered:
-            self._forget(self._delivered.pop())
+        if self._delivered:
+            self._forget(self._delivered)
         job, next_ns = self._chooser.choose(self._clock.now_ns())
         if job is not None and self._seeking_room:
             self._make_known_room()
@@ -454,13 +454,10 @@ class ThreadEngine:
 
     def run(self, job: Job) -> None:
         """Run one attempt and do what its outcome says."""
-        if job.lease is None:
-            self._hand_over(job.request, None, job.error)
-        else:
-            self._attempt(job, job.lease)
-
-    def _attempt(self, job: Job, lease: Lease) -> None:
-        request, lane = job.request, job.lane
+        request, lane, lease = job.request, job.lane, job.lease
+        if lease is None:
+            self._hand_over(request, None, job.error)
+            return
         try:
             outcome = self._attempts.attempt(request, lease, lane.meter)
         except BaseException as error:
@@ -645,9 +642,10 @@ class ThreadEngine:
         if self._landing_frees:
             self._pool.wake()
 
-    def _forget(self, request: Request) -> None:
-        """Forget a request whose Future has ended."""
-        self._roster.let_go(request)
+    def _forget(self, delivered: list[Request]) -> None:
+        """Forget requests whose Futures have ended."""
+        while delivered:
+            self._roster.let_go(delivered.pop())
         if not self._roster.open:
             self._note_if_quiet()
 
@@ -846,7 +844,7 @@ class ThreadEngine:
 
     def _forget_and_restock(self, request: Request) -> None:
         with self._lock:
-            self._forget(request)
+            self._forget([request])
         self._restock()
 
 

@@ -196,7 +196,9 @@ class ProcessMeter:
     def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge | GroqQueueError:
         """Take the cost of a request of *size* from every limit, or say what is in the way; *turn* does not matter."""
         with self._lock:
-            cost = self._price(size)
+            cost = self._estimator.price(size)
+            if size.completion is None:
+                cost = self._fitting(cost, size)
             granted = self._budget.lease(cost, now_ns)
             if type(granted) is Blocked and granted.wait_ns is None:
                 return self._budget.too_large(cost) or granted
@@ -233,7 +235,7 @@ class ProcessMeter:
         with self._lock:
             requested, used = charged(lease.cost, usage)
             self._budget.settle(lease, requested, used, now_ns)
-            if usage is not None:
+            if usage is not None and not size.is_exact:
                 self._estimator.learn(size, usage[0], usage[1])
             notices = [] if seen is None else self._budget.observe(lease, seen, now_ns)
             listeners = self._listeners
@@ -310,9 +312,12 @@ class ProcessMeter:
             return self._budget.ledger()
 
     def _price(self, size: Size) -> Cost:
-        """Price a request; the allowance of one without a cap never makes it too large by itself."""
         cost = self._estimator.price(size)
-        if size.completion is not None or size.is_exact:
+        return self._fitting(cost, size) if size.completion is None else cost
+
+    def _fitting(self, cost: Cost, size: Size) -> Cost:
+        """Lower the guessed allowance of a request without a cap: it never makes the request too large by itself."""
+        if size.is_exact:
             return cost
         while (excess := self._budget.too_large(cost)) is not None:
             completion = cost.completion - (excess.cost - excess.capacity)
