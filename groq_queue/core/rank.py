@@ -333,6 +333,8 @@ class FairOrder:
             entries = _line_up(level, turn)
         else:
             turn.leave(request)
+        if level.open and (not level.early or level.early[0][0] > level.now):
+            return entries
         return (*entries, *self._promote(request.rank, level))
 
     def clear(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from groq_queue.clock import Clock
@@ -49,6 +49,19 @@ class Work(Protocol[_Job]):
         ...
 
 
+class _Inside:
+    """Counts how deep a thread is inside callbacks; a context that every thread may be in, each by itself."""
+
+    def __init__(self, mine: threading.local) -> None:
+        self._mine = mine
+
+    def __enter__(self) -> None:
+        self._mine.depth = getattr(self._mine, "depth", 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._mine.depth -= 1
+
+
 class WorkerPool(Generic[_Job]):
     """At most *size* daemon threads that do what *work* finds.
 
@@ -75,6 +88,7 @@ class WorkerPool(Generic[_Job]):
         self._parked_count = 0
         self._has_leader = False
         self._mine = threading.local()  # .depth > 0 on workers and inside callbacks
+        self._inside = _Inside(self._mine)
 
     def ensure_one(self) -> None:
         """Have at least one worker, so that what is accepted next will be done.
@@ -146,14 +160,9 @@ class WorkerPool(Generic[_Job]):
         """Return whether the caller runs on a worker or inside a callback, and so must not wait for the pool."""
         return self._depth() > 0
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
+    def inside(self) -> AbstractContextManager[None]:
         """Mark the calling thread as inside a callback."""
-        self._mine.depth = self._depth() + 1
-        try:
-            yield
-        finally:
-            self._mine.depth -= 1
+        return self._inside
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -236,16 +236,16 @@ class Roster:
             for future in self.shelf.held():
                 self.shelf.take_off(future._request)
                 self._hold(future._request)
-            for group, count, _ in self.shelf.clear(lambda group: True):
-                self.tally.count_pending(group, -count)
+            self.shelf.clear(lambda group: True)
         pending = [request for request in self.open if request.state is State.PENDING]
         for lane in self.lanes.values():
             lane.clear()
         self.away.clear()
+        self.tally.count_nobody_pending()
         for request in pending:
             request.arrival = 0
-            self.tally.count_pending(request, -1)
-            self.end(request, state)
+            self._ends(request, state)
+        self.tally.ended[state] += len(pending)
         return pending
 
     def withdraw_meant(self, is_meant: Callable[[Request | Group], bool], state: State) -> list[Request]:
@@ -270,8 +270,11 @@ class Roster:
 
     def end(self, request: Request, state: State) -> None:
         """Note how a request ended; its Future is still to be ended."""
-        request.state = state
+        self._ends(request, state)
         self.tally.ended[state] += 1
+
+    def _ends(self, request: Request, state: State) -> None:
+        request.state = state
         if request.custom_id is not None:
             self._by_custom_id.pop(request.custom_id, None)
         if request.row_id is not None and self.shelf is not None:

@@ -51,6 +51,13 @@ class Tally:
             _forget_nobody(levels, level)
             _forget_nobody(lanes, lane)
 
+    def count_nobody_pending(self) -> None:
+        """Note that nothing waits any more."""
+        self.pending = 0
+        self.pending_by_client.clear()
+        self.pending_by_priority.clear()
+        self.pending_by_lane.clear()
+
     def started(self, request: Request, now_ns: int) -> None:
         """Note the start of an attempt."""
         self.attempts += 1

@@ -283,7 +283,8 @@ class ThreadEngine:
                 return request.state is State.CANCELLED
             self._withdraw(request, State.CANCELLED)
         self._deliver(request)
-        self._pool.grow()
+        if self._pool.is_short:
+            self._pool.grow()
         return True
 
     def cancel_all(self, is_meant: Callable[[Request | Group], bool]) -> int:
@@ -489,7 +490,7 @@ class ThreadEngine:
             if self._roster.shelf is None:
                 self._delivered.append(request)
             else:
-                self._forget_and_restock(request)
+                self._forget_and_restock([request])
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -631,7 +632,8 @@ class ThreadEngine:
     def _withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""
         self._roster.withdraw(request, state)
-        self._make_known_room()
+        if self._seeking_room:
+            self._make_known_room()
         if self._roster.lane(request).is_blocked:
             self._pool.wake()  # somebody waits for a head that may have changed
 
@@ -800,11 +802,17 @@ class ThreadEngine:
             main thread), once all are ended; or None.
         """
         interrupt: BaseException | None = None
-        for request in requests:
-            try:
-                self._deliver(request, error=None if error is None else error.copy(), is_final=is_final)
-            except BaseException as raised:  # kept, so that it cannot leave the other Futures open
-                interrupt = interrupt or raised
+        delivered = []
+        try:
+            with self._pool.inside():
+                for request in requests:
+                    delivered.append(request)
+                    try:
+                        self._end(request, None, None if error is None else error.copy(), is_final=is_final)
+                    except BaseException as raised:  # kept, so that it cannot leave the other Futures open
+                        interrupt = interrupt or raised
+        finally:
+            self._forget_and_restock(delivered)
         return interrupt
 
     def _deliver(
@@ -820,7 +828,7 @@ class ThreadEngine:
             with self._pool.inside():
                 self._end(request, result, error, is_final=is_final)
         finally:
-            self._forget_and_restock(request)
+            self._forget_and_restock([request])
 
     def _end(self, request: Request, result: Completion | None, error: BaseException | None, *, is_final: bool) -> None:
         """End the Future of a request, inside of which its callbacks run, and drop what it held.
@@ -842,9 +850,9 @@ class ThreadEngine:
         else:
             future.end(result, error)
 
-    def _forget_and_restock(self, request: Request) -> None:
+    def _forget_and_restock(self, delivered: list[Request]) -> None:
         with self._lock:
-            self._forget([request])
+            self._forget(delivered)
         self._restock()
 
 
