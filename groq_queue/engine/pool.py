@@ -87,6 +87,7 @@ class WorkerPool(Generic[_Job]):
         self._aside = 0  # of these, blocked in a callback that waits for another request
         self._parked_count = 0
         self._has_leader = False
+        self._leads_until: int | None = None  # when the leader looks again by itself, if there is one
         self._mine = threading.local()  # .depth > 0 on workers and inside callbacks
         self._inside = _Inside(self._mine)
 
@@ -119,6 +120,11 @@ class WorkerPool(Generic[_Job]):
         elif self._workers - self._aside < self._size:
             self._workers += 1
             self._wanted += 1
+
+    def wake_by(self, when_ns: int) -> None:
+        """See to it that some worker looks at *when_ns*, which a leader may do anyway. Else as ``wake``."""
+        if not self._has_leader or self._leads_until is None or self._leads_until > when_ns:
+            self.wake()
 
     def grow(self) -> None:
         """Start the workers that ``wake`` found missing. The lock is not held, since starting a thread blocks.
@@ -245,7 +251,7 @@ class WorkerPool(Generic[_Job]):
             finally:
                 self._parked_count -= 1
         else:
-            self._has_leader = True
+            self._has_leader, self._leads_until = True, next_ns
             try:
                 self._clock.wait(self._due, next_ns)
             finally:

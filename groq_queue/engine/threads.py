@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import Lease
+from groq_queue.core.budget import DAILY, Lease
 from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Backlog
@@ -651,6 +651,15 @@ class ThreadEngine:
         if not self._roster.open:
             self._note_if_quiet()
 
+    def _look_in_time(self, lane: Lane, head: Request) -> None:
+        """Have a worker look when *head* may pass. Most leases end without changing when, and wake nobody."""
+        meter, now_ns = lane.meter, self._clock.now_ns()
+        blocked = None if meter.asks_whose_turn else meter.blocks(head.size, now_ns)  # that one has to be asked
+        if blocked is None or blocked.dimension in DAILY:
+            self._pool.wake()
+        elif blocked.wait_ns is not None:
+            self._pool.wake_by(now_ns + blocked.wait_ns)
+
     def _note_if_quiet(self) -> None:
         if self._is_idle():
             self._quiet.notify_all()
@@ -671,9 +680,11 @@ class ThreadEngine:
 
     def _budget_freed(self, lane: Lane) -> None:
         with self._lock:
-            if lane.is_blocked and lane.head() is not None:
-                self._pool.wake()
-        self._pool.grow()
+            head = lane.head() if lane.is_blocked else None
+            if head is not None:
+                self._look_in_time(lane, head)
+        if self._pool.is_short:
+            self._pool.grow()
 
     def _come_back(self, request: Request) -> None:
         """Put a request whose time has come into its lane."""
