@@ -317,8 +317,10 @@ class Budget:
 
     def settle(self, lease: Lease, requested: Cost, used: Cost, now_ns: int) -> None:
         """End *lease*: the server charged *requested*, and *used* is the truth. A second end does nothing."""
-        if not self._close(lease):
+        if not lease.is_open:
             return
+        lease.is_open = False
+        self._leases.discard(lease)
         took_ns = now_ns - lease.granted_ns
         if took_ns > self._slowest_ns:
             self._slowest_ns = took_ns
@@ -332,8 +334,10 @@ class Budget:
 
     def refund(self, lease: Lease) -> None:
         """End *lease*: nothing was charged. A second end does nothing."""
-        if not self._close(lease):
+        if not lease.is_open:
             return
+        lease.is_open = False
+        self._leases.discard(lease)
         for _, bucket, units, _ in lease.parts:
             bucket.refund(units)
 
@@ -482,13 +486,6 @@ class Budget:
         blocked = self.blocks(cost, now_ns)
         assert blocked is not None
         return blocked
-
-    def _close(self, lease: Lease) -> bool:
-        if not lease.is_open:
-            return False
-        lease.is_open = False
-        self._leases.discard(lease)
-        return True
 
     def _learn(self, name: str, limit: int, now_ns: int, notices: list[str]) -> Bucket:
         """Note the server's *limit* and return its bucket."""

@@ -199,6 +199,7 @@ class Estimator:
     def __init__(self) -> None:
         self._ratios: dict[int, _WorstRatio] = {}
         self._outputs: deque[int] = deque(maxlen=200)
+        self._answers = 0  # that were counted there, ever
         self._allowances: deque[int] = deque(maxlen=8)  # what refusals of requests without a cap named
         self._usual_output = 0  # larger than nearly every output of requests without a cap
         self._mean_ratio = _Mean(0.75)  # real prompt / estimated; the byte rule is above most texts
@@ -224,11 +225,12 @@ class Estimator:
             self._mean_share.learn(completion / size.completion)
         if prompt > 0:
             self._mean_ratio.learn(prompt / size.base)
-            self._ratios.setdefault(size.base.bit_length(), _WorstRatio()).learn(prompt / size.base)
+            self._worst(size).learn(prompt / size.base)
         if size.completion is None:
             self._mean_output.learn(completion)
             self._outputs.append(completion)
-            if len(self._outputs) % 10 == 1 or len(self._outputs) == self._outputs.maxlen:
+            self._answers += 1
+            if completion > self._usual_output or self._answers % 10 == 1:  # sorting them for each would cost the most
                 self._usual_output = max(1, quantile(self._outputs, _QUANTILE))
 
     def learn_requested(self, size: Size, requested: int) -> None:
@@ -239,7 +241,14 @@ class Estimator:
             self._allowances.append(max(1, requested - round(size.base * self._mean_ratio.value)))
         elif requested > size.completion:
             prompt = requested - size.completion
-            self._ratios.setdefault(size.base.bit_length(), _WorstRatio()).learn(prompt / size.base)
+            self._worst(size).learn(prompt / size.base)
+
+    def _worst(self, size: Size) -> _WorstRatio:
+        """Return what was learnt of prompts about as long as that of *size*."""
+        worst = self._ratios.get(size.base.bit_length())
+        if worst is None:
+            worst = self._ratios[size.base.bit_length()] = _WorstRatio()
+        return worst
 
     def _allowance(self) -> int:
         """Return what the server is taken to count for a completion without a cap.

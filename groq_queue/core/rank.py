@@ -289,20 +289,14 @@ class FairOrder:
             return self._promote(request.rank, level)
         turn = level.turns[request.client]
         level.now += request.turn_cost * _UNIT // level.weights
+        turn.in_line = None
         turn.start = turn.finish
         turn.live -= 1
         entries: Sequence[Entry] = ()
-        if not turn.live:
-            self._forget(level, request.client)
-        elif turn.start > level.now or turn.gone:
-            turn.in_line = None
+        if turn.live:
             entries = _line_up(level, turn)
-        else:  # the one behind steps forward; said again because most turns come here
-            assert turn.behind is not None
-            turn.in_line = first = turn.behind.popleft()
-            turn.finish = finish = turn.start + first.turn_cost * _UNIT // turn.weight
-            level.open += 1
-            entries = ((first.rank, (finish, first.arrival), first),)
+        else:
+            self._forget(level, request.client)
         if level.open and (not level.early or level.early[0][0] > level.now):
             return entries
         promoted = self._promote(request.rank, level)
@@ -399,11 +393,13 @@ class FairOrder:
     def _promote(self, rank: int, level: _Level) -> list[Entry]:
         """Line up every turn whose start has come; if nobody stands in line, time jumps to the next start."""
         entries: list[Entry] = []
-        while level.early and (level.early[0][0] <= level.now or not level.open):
-            start, _, turn = heapq.heappop(level.early)
+        early = level.early
+        while early and (early[0][0] <= level.now or not level.open):
+            start, _, turn = heapq.heappop(early)
             if turn.live and turn.in_line is None:
-                level.now = max(level.now, start)
-                entries += _line_up(level, turn)
+                if start > level.now:
+                    level.now = start
+                entries.append(_step(level, turn))
         if not level.turns and not level.open:
             self._latest = max(self._latest, level.now)
             del self._levels[rank]
@@ -418,13 +414,19 @@ class FairOrder:
 
 def _line_up(level: _Level, turn: _Turn) -> Sequence[Entry]:
     """Bring the turn's first request behind into line, at once or when its start comes."""
-    request = turn.first()
     if turn.start > level.now:
-        heapq.heappush(level.early, (turn.start, request.arrival, turn))
+        heapq.heappush(level.early, (turn.start, turn.first().arrival, turn))
         return ()
-    assert turn.behind is not None
-    turn.behind.popleft()
-    return (_stand(level, turn, request),)
+    return (_step(level, turn),)
+
+
+def _step(level: _Level, turn: _Turn) -> Entry:
+    """Let the turn's first request behind step into line."""
+    behind = turn.behind
+    assert behind is not None
+    if turn.gone:
+        turn.first()
+    return _stand(level, turn, behind.popleft())
 
 
 def _stand(level: _Level, turn: _Turn, request: Ranked) -> Entry:
