@@ -28,10 +28,11 @@ from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told
+from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.routed import Limiter
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group, Page
-from groq_queue.engine.threads import Attempts, ThreadEngine
+from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import (
     CostLimitReached,
