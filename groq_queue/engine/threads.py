@@ -18,13 +18,14 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
-from groq_queue.engine.bounds import check_in_time, has_bounds, is_past, timed_out
+from groq_queue.engine.bounds import check_in_time, timed_out
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.delivery import Delivery
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.log import told, told_error
+from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Attempts, Keeper
 from groq_queue.engine.room import Room
@@ -39,6 +40,7 @@ from groq_queue.errors import (
     ConfigurationError,
     GroqQueueError,
     QueueClosed,
+    QueueTimeout,
 )
 from groq_queue.forking import renew_in_children
 
@@ -133,6 +135,9 @@ class ThreadEngine:
         self._room = Room(
             self._roster, self._lock, self._clock, self._when_full, self._takes_more, self._pool.is_inside
         )
+        self._places = Places(
+            self._roster, self._lock, self._clock, self._timers, self._pool, self._room, self._end_expired
+        )
         self._stocking = Stocking(self._roster, self._lock, self._timers, self._keeper, self._unshelve)
         self._delivery = Delivery(
             self._roster, self._lock, self._pool, self._keeper, self._note_if_quiet, self._stocking.restock
@@ -221,7 +226,7 @@ class ThreadEngine:
         if request.row_id is not None:
             self._stocking.restock()
         if known is None:
-            self._watch_bounds(request)
+            self._places.watch_bounds(request)
         elif known is not future and callback is not None:
             known.add_done_callback(callback)
         return known or future
@@ -250,7 +255,7 @@ class ThreadEngine:
         with self._lock:
             if request.state is not State.PENDING:
                 return request.state is State.CANCELLED
-            self._withdraw(request, State.CANCELLED)
+            self._places.withdraw(request, State.CANCELLED)
         self._delivery.end(request)
         if self._pool.is_short:
             self._pool.grow()
@@ -472,24 +477,14 @@ class ThreadEngine:
             request.submitted_ns = self._clock.now_ns()
             check_in_time(self._roster, request, self._max_workers)
         if shed is not None:
-            self._withdraw(shed, State.FAILED)
+            self._places.withdraw(shed, State.FAILED)
         shelf = self._roster.shelf
         if shelf is not None and request.row_id is not None and shelf.wants(request):
             self._roster.shelve(request, future, is_kept=is_kept, is_new=True)
             return
         request.future = future
         self._roster.accept(request)
-        self._stand(request)
-
-    def _stand(self, request: Request) -> None:
-        """Put a request in memory into its lane, or let it stand away until it may be sent or its timer ends it."""
-        request.rank = self._roster.rank(request, request.submitted_ns)
-        if has_bounds(request) and is_past(request, self._clock.now_ns()):
-            self._roster.away.add(request)
-        elif request.not_before_ns:
-            self._send_away(request, request.submitted_ns + request.not_before_ns)
-        else:
-            self._line_up(request)
+        self._places.stand(request)
 
     def _ended_at_once(
         self, request: Request, future: RequestFuture[Completion], error: GroqQueueError
@@ -502,24 +497,6 @@ class ThreadEngine:
         self._roster.end(request, State.FAILED)
         self._timers.after(0, lambda: self._delivery.end(request, error=error.copy(), is_final=False))
         return future
-
-    def _line_up(self, request: Request) -> None:
-        """Put a request into its lane; behind an unchanged head nothing has changed for those who wait."""
-        if self._roster.line_up(request):
-            self._pool.wake()
-
-    def _send_away(self, request: Request, due_ns: int) -> None:
-        """Keep a pending request out of its lane until *due_ns*."""
-        self._roster.away.add(request)
-        request.due_ns = due_ns
-        request.timers.append(self._timers.at(due_ns, lambda: self._come_back(request)))
-
-    def _withdraw(self, request: Request, state: State) -> None:
-        """End a pending request where it stands."""
-        self._roster.withdraw(request, state)
-        self._room.tell()
-        if self._roster.lane(request).is_blocked:
-            self._pool.wake()  # somebody waits for a head that may have changed
 
     def _land(self, job: Job, outcome: Outcome, now_ns: int) -> None:
         """Note the end of an attempt, and what it cost."""
@@ -563,17 +540,6 @@ class ThreadEngine:
         if self._pool.is_short:
             self._pool.grow()
 
-    def _come_back(self, request: Request) -> None:
-        """Put a request whose time has come into its lane."""
-        with self._lock:
-            if request not in self._roster.away:
-                return
-            self._roster.away.discard(request)
-            if not request.was_taken:
-                request.rank = self._roster.rank(request, self._clock.now_ns())
-            self._line_up(request)
-        self._pool.grow()
-
     def _requeue(self, job: Job, outcome: Outcome) -> None:
         """Let a request wait for its next attempt, in its old place or away; or end it."""
         request = job.request
@@ -593,26 +559,18 @@ class ThreadEngine:
                 self._roster.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
                 self._roster.end(request, State.EXPIRED)
-                error, is_final = (
-                    timed_out(self._roster, request, "deadline", request.deadline_ns, self._clock.now_ns()),
-                    True,
-                )
+                is_final = True
+                error = timed_out(self._roster, request, "deadline", request.deadline_ns, now_ns)
             else:
                 has_ended = False
                 self._roster.wait_again(request)
                 if outcome.next is Next.REFUSED:
-                    self._line_up(request)
+                    self._places.line_up(request)
                 else:
-                    self._send_away(request, due_ns)
+                    self._places.send_away(request, due_ns)
         self._pool.grow()
         if has_ended:
             self._delivery.end(request, error=error, is_final=is_final)
-
-    def _watch_bounds(self, request: Request) -> None:
-        if has_bounds(request) and not request.is_shelved:
-            for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
-                if after_ns is not None:
-                    self._expire_after(request, bound, after_ns)
 
     def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
         for request in fetched:
@@ -620,29 +578,14 @@ class ThreadEngine:
         with self._lock:
             taken = self._roster.unshelve(page, fetched, is_last=is_last)
             for request in taken:
-                self._stand(request)
+                self._places.stand(request)
             self._note_if_quiet()
         self._pool.grow()
         for request in taken:
-            self._watch_bounds(request)
+            self._places.watch_bounds(request)
 
-    def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
-        call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
-        with self._lock:
-            if request.future is not None:
-                request.timers.append(call_off)
-                return
-        call_off()  # it has ended meanwhile
-
-    def _expire(self, request: Request, bound: str, after_ns: int) -> None:
-        """End a request whose ``max_wait`` or ``deadline`` has come while it waits."""
-        with self._lock:
-            if request.state is not State.PENDING or (bound == "max_wait" and request.attempts):
-                return
-            self._withdraw(request, State.EXPIRED)
-            error = timed_out(self._roster, request, bound, after_ns, self._clock.now_ns())
+    def _end_expired(self, request: Request, error: QueueTimeout) -> None:
         self._delivery.end(request, error=error)
-        self._pool.grow()
 
     def _stop(self, error: GroqQueueError) -> None:
         """End everything that waits with *error*, and refuse what comes later with it."""
