@@ -62,9 +62,7 @@ def cancelled(futures: list[Future[Any]]) -> float:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--part", nargs="+")
+    parser = parser_of(__doc__, rounds=5, has_parts=True)
     options = parser.parse_args()
     if options.part:
         side, pending = options.part

@@ -87,8 +87,7 @@ def each_us(make: Callable[[], Callable[[], Any]], threads: int, count: int) -> 
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__, rounds=5)
     options = parser.parse_args()
     count, rounds = (2_000, 1) if options.quick else (40_000, options.rounds)
     sides = {"lease and settle": of_ours, "lease alone": of_lease, "two levels, one Lock": of_two_levels}

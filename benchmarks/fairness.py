@@ -79,8 +79,7 @@ def before_the_last_of_ten(many: int) -> int:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__, rounds=5)
     options = parser.parse_args()
     cases, rounds = ((1, 20_000), (100, 20_000), (10_000, 20_000), (1, 100_000)), options.rounds
     if options.quick:

@@ -51,9 +51,7 @@ def measure(contender: str, threads: int, latency_s: float, count: int) -> dict[
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--part", nargs="+")
+    parser = parser_of(__doc__, rounds=5, has_parts=True)
     options = parser.parse_args()
     if options.part:
         _, contender, threads, latency_s, count = options.part

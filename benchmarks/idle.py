@@ -57,9 +57,8 @@ def polling(seconds: float) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, has_parts=True)
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--part", nargs="+")
     options = parser.parse_args()
     if options.part:
         part, seconds_s = options.part[0], float(options.part[1])

@@ -51,12 +51,10 @@ def measure(contender: str, minute_s: float, free_jobs: int, slow_jobs: int) -> 
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, rounds=1, has_parts=True)
     parser.add_argument("--minute", type=float, default=5.0, help="seconds of the simulator's minute")
-    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--free", type=int, default=1_600, help="jobs of the free model")
     parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--part", nargs="+")
     options = parser.parse_args()
     if options.part:
         _, contender, minute, free, slow = options.part

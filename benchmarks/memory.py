@@ -72,8 +72,7 @@ def executor(pending: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--part", nargs="+")
+    parser = parser_of(__doc__, has_parts=True)
     options = parser.parse_args()
     if options.part:
         side, pending = options.part

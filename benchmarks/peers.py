@@ -89,15 +89,13 @@ def draw(rows: list[dict[str, Any]], minute_s: float, file: str) -> None:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, rounds=1, has_parts=True)
     parser.add_argument("--minute", type=float, default=5.0, help="seconds of the simulator's minute")
     parser.add_argument("--capacities", type=float, default=3.5, help="how many full buckets the jobs take")
-    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=1, help="runs at once; they mostly sleep, but share the CPU")
     parser.add_argument("--loads", nargs="*", choices=LOADS, default=list(LOADS))
     parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--figure", metavar="FILE", help="draw the first load as SVG")
-    parser.add_argument("--part", nargs="+")
     options = parser.parse_args()
     if options.part:
         _, contender, load, minute, capacities = options.part

@@ -17,7 +17,6 @@ another's heap:
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import math
@@ -184,8 +183,7 @@ def median_of(rounds: int, part: str, *sizes: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    parser = parser_of(__doc__, has_parts=True)
     options = parser.parse_args()
     if options.part:
         figures = _PARTS[options.part[0]](*map(int, options.part[1:]))

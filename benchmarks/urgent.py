@@ -171,9 +171,7 @@ def _urgent_figures(server: Remote, submitted: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--part", nargs="+")
+    parser = parser_of(__doc__, rounds=5, has_parts=True)
     options = parser.parse_args()
     if options.part:
         parts: dict[str, Any] = {"ours": urgent_ours, "theirs": urgent_theirs}

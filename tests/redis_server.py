@@ -44,7 +44,8 @@ class RedisServer:
     def start(self) -> None:
         """Start it, and return when it answers."""
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
-        command += ["--save", "", "--appendonly", "yes" if self._is_durable else "no", "--daemonize", "no"]
+        command += ["--save", "", "--appendonly", "yes" if self._is_durable else "no", "--appendfsync", "always"]
+        command += ["--maxmemory-policy", "noeviction", "--daemonize", "no"]
         if self._is_cluster:
             command += ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"]
         with (Path(self._folder.name) / "log").open("ab") as log:

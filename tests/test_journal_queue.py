@@ -140,6 +140,21 @@ def test_a_request_of_the_last_process_is_joined_by_its_name(open_queue, simulat
     assert 2 == received(simulator)
 
 
+def test_a_cell_with_other_settings_goes_on_with_what_its_journal_holds(simulator, path):
+    """
+    Only one queue may have a journal open: the old one ends first, and the new one sends what is left.
+    """
+    settings = {"api_key": "k", "base_url": simulator.base_url, "model": MODEL, "limits": WIDE, "journal": path}
+    old = GroqQueue.named("journal", **settings)
+    old.pause()
+    waiting = old.submit("a", custom_id="a")
+
+    with GroqQueue.named("journal", max_workers=3, **settings) as new:
+        assert waiting.cancelled()
+        assert new.submit("a", custom_id="a").result(10).text
+    assert 1 == received(simulator)
+
+
 def test_get_tells_every_state_apart(open_queue, simulator):
     with open_queue(max_retries=0) as queue:
         assert "unknown" == queue.get("never").status
@@ -407,9 +422,9 @@ def test_a_full_disk_refuses_the_request_and_the_queue_goes_on_when_there_is_roo
 
 
 def test_an_attempt_that_cannot_be_counted_is_not_sent_but_tried_later(open_queue, simulator, monkeypatch):
-    import groq_queue.assembly.keeping as keeping
+    import groq_queue.assembly.claiming as claiming
 
-    monkeypatch.setattr(keeping, "_TRY_AGAIN_S", (0.01, 0.01))
+    monkeypatch.setattr(claiming, "_TRY_AGAIN_S", (0.01, 0.01))
     with open_queue() as queue:
         journal = queue._keeping._journal
         claim, failures = journal.claim, [2]
@@ -478,11 +493,11 @@ def test_a_shrunk_request_keeps_its_name_and_is_shrunk_again(simulator, path):
 def test_a_time_limit_goes_on_across_a_restart(open_queue):
     queue = open_queue()
     queue.pause()
-    future = queue.submit("a", custom_id="a", deadline=0.05)
+    future = queue.submit("a", custom_id="a", deadline=1.0)
     queue.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         future.result(0)
-    threading.Event().wait(0.06)
+    threading.Event().wait(1.05)
 
     with open_queue() as queue:
         assert queue.join(10)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import redis_server
+from redis_server import RedisServer
 
 from groq_queue import GroqQueue, GroqSimulator
 
@@ -28,67 +23,15 @@ LEASE_S = 2.0
 
 def missing() -> str | None:
     """Return why there can be no fleet here, or None."""
-    if shutil.which("redis-server") is None:
-        return "redis-server is not on PATH (apt-get install redis-server)"
+    reason = redis_server.missing()
+    if reason is not None:
+        return reason
     for package in ("celery", "redis"):
         try:
             __import__(package)
         except ImportError:
             return f"{package} is not installed (pip install 'groq_queue[celery]')"
     return None
-
-
-class Server:
-    """One redis-server on a free loopback port, which writes its data down."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="gq-redis-")
-        self.port = _free_port()
-        self._process: subprocess.Popen[bytes]
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        """Start it, or start it again with what it has written down."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
-        command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
-        with (Path(self._folder.name) / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        until = time.monotonic() + PATIENCE_S
-        while self.ask("PING") != b"+PONG":
-            assert time.monotonic() < until, "redis-server does not answer"
-            assert self._process.poll() is None, "redis-server has ended"
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.05)
-
-    def ask(self, command: str) -> bytes:
-        """Return the first line of the answer to *command*, b"" if there is none."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(command.encode() + b"\r\n")
-            return connection.makefile("rb").readline().rstrip()
-        return b""
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
-        """End it, and forget what it kept."""
-        self.kill()
-        self._folder.cleanup()
-
-
-def _free_port() -> int:
-    """Return a free port that no outgoing connection is given while the server is down for a moment."""
-    for port in random.sample(range(20_000, 30_000), 200):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
 
 
 class Worker:
@@ -140,7 +83,7 @@ class Fleet:
         options: Of the simulator; ``rpm`` and ``tpm`` with ``minute_s`` are told the workers too.
     """
 
-    def __init__(self, server: Server, **options: Any) -> None:
+    def __init__(self, server: RedisServer, **options: Any) -> None:
         self.server = server
         self.broker = server.url
         self._limits = {name: options[name] for name in ("rpm", "tpm") if options.get(name) is not None}
@@ -189,28 +132,28 @@ def need_fleet() -> None:
     """Skip the test if there can be no fleet; where it may not be skipped, fail."""
     reason = missing()
     if reason is not None:
-        if os.environ.get("CI"):
+        if redis_server.must_be_there():
             pytest.fail(reason)
         pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
-def one_server() -> Iterator[Server]:
+def one_server() -> Iterator[RedisServer]:
     need_fleet()
-    server = Server()
+    server = RedisServer(is_durable=True)
     yield server
     server.stop()
 
 
 @pytest.fixture
-def server(one_server: Server) -> Server:
+def server(one_server: RedisServer) -> RedisServer:
     """A running Redis that holds nothing."""
     one_server.ask("FLUSHALL")
     return one_server
 
 
 @pytest.fixture
-def fleet(server: Server) -> Iterator[Any]:
+def fleet(server: RedisServer) -> Iterator[Any]:
     """Make fleets; each is stopped at the end of the test."""
     made: list[Fleet] = []
 

@@ -22,11 +22,23 @@ PEERS = (
 )
 
 
-def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that knows ``--quick`` and ``--json``."""
+def parser_of(
+    description: str | None, *, rounds: int | None = None, has_parts: bool = False
+) -> argparse.ArgumentParser:
+    """Return a parser that knows ``--quick`` and ``--json``.
+
+    Args:
+        description: The page of help.
+        rounds: How often the benchmark measures unless ``--rounds`` tells otherwise; None: it has no rounds.
+        has_parts: It runs itself as a process of its own, with ``--part``.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small round, to see that it runs")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help=f"how often it is measured (default: {rounds})")
+    if has_parts:
+        parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     return parser
 
 

@@ -1,11 +1,10 @@
 """Joins an engine and a journal: what was accepted is stored, what is stored is sent, what was answered stays.
 
 The engine decides what goes next and knows nothing of files; the journal
-remembers and decides nothing. In between stand
-
-* ``Keeping``, which stores each request before the engine gets it, fetches those
-  that stand in the file only, and stores how each ended before its Future ends;
-* ``KeptAttempts``, which counts each attempt in the file before its first byte leaves.
+remembers and decides nothing. In between stands ``Keeping``, which stores each
+request before the engine gets it, fetches those that stand in the file only, and
+stores how each ended before its Future ends. Attempts are counted in ``claiming``;
+how a request looks as a row is told in ``rows``.
 
 No lock is held while the file is read or written.
 """
@@ -19,18 +18,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from groq_queue.assembly.rows import drop_body, ended_request_of, entry_of, is_trouble, outcome_of, request_of
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import Lease, Level
-from groq_queue.core.completion import Completion, decode_object, usage_of
-from groq_queue.core.pricing import Size
+from groq_queue.core.budget import Level
+from groq_queue.core.completion import Completion, usage_of
 from groq_queue.core.record import Record
-from groq_queue.core.request import Request, State
+from groq_queue.core.request import Request
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told
-from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.routed import Limiter
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.runner import Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group, Page
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
@@ -39,78 +36,15 @@ from groq_queue.errors import (
     DailyLimitReached,
     GroqQueueError,
     JournalError,
-    error_of,
     record_of,
 )
-from groq_queue.journal import Cursor, Entry, Journal, Row, SavedLevel, Stored, is_short
+from groq_queue.journal import Cursor, Journal, Row, SavedLevel, Stored
 
 _log = logging.getLogger("groq_queue")
 
-_BOUNDS = ("max_wait_ns", "deadline_ns", "not_before_ns")
 _SAVE_LEVELS_NS = NS_PER_S  # at most so much of what was used is forgotten by a crash
 _FILE_AGAIN_S = 1
-_TRY_AGAIN_S = (1, 2, 4, 8, 16)  # waits while the file cannot be written: half a minute in all
 _REST_STAYS = (DailyLimitReached, CostLimitReached, JournalError)  # nothing is wrong with the request
-
-
-class KeptAttempts:
-    """Runs attempts, each counted in the journal before it is sent.
-
-    Args:
-        attempts: Sends.
-        journal: Counts.
-        may_repeat: A request that a power cut took off its way may be sent again, so the disk need not be waited for.
-    """
-
-    def __init__(self, attempts: Attempts, journal: Journal, *, may_repeat: bool) -> None:
-        self._attempts = attempts
-        self._journal = journal
-        self._may_repeat = may_repeat
-        self._troubles: dict[int, int] = {}  # row: how often in a row the file could not be written; one worker each
-
-    def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
-        """Claim the row, send, and let the row wait again if that is what the outcome says."""
-        row_id = request.row_id
-        if row_id is None:
-            return self._attempts.attempt(request, lease, meter)
-        try:
-            if request.body is None:
-                request.body = self._journal.payload(row_id)
-            claimed = self._journal.claim(row_id, is_durable=not self._may_repeat)
-            request.attempts = claimed - 1  # the runner counts this one
-        except JournalError as error:
-            meter.refund(lease)
-            return self._not_sent(request, row_id, error)
-        self._troubles.pop(row_id, None)
-        outcome = self._attempts.attempt(request, lease, meter)
-        if outcome.next not in (Next.DONE, Next.FAILED):
-            self._release(row_id)
-            drop_body(request)
-        return outcome
-
-    def _release(self, row_id: int) -> None:
-        try:
-            self._journal.release(row_id)
-        except JournalError as error:
-            _log.warning("row %d stays in processing: %s", row_id, error, extra=told("journal_trouble"))
-
-    def _not_sent(self, request: Request, row_id: int, error: JournalError) -> Outcome:
-        """Say what becomes of a request that could not be claimed."""
-        if not _is_trouble(error):
-            try:
-                ended = outcome_of(self._journal.at(row_id))
-            except JournalError:
-                ended = None
-            return ended or Outcome(Next.FAILED, error=error)
-        tries = self._troubles[row_id] = self._troubles.get(row_id, 0) + 1
-        if tries > len(_TRY_AGAIN_S):
-            del self._troubles[row_id]
-            return Outcome(Next.FAILED, error=error)
-        wait_s = _TRY_AGAIN_S[tries - 1]
-        _log.error(
-            "%s is not sent, tried again in %d s: %s", request, wait_s, error, extra=told("journal_trouble", request)
-        )
-        return Outcome(Next.AGAIN, error=error, wait_ns=wait_s * NS_PER_S)
 
 
 class Keeping:
@@ -191,7 +125,7 @@ class Keeping:
             GroqQueueError: It can never be sent, or the engine did not take it; it is not stored either.
         """
         self._engine.check_open()
-        entry = self._entry(request)
+        entry = entry_of(request, created_ns=self._wall_ns())
         self._prepare(request)
         accepted = self._journal.add(entry)
         if not accepted.is_new:
@@ -289,60 +223,17 @@ class Keeping:
     def _ended_future(
         self, stored: Stored, outcome: Outcome, callback: Callable[[Future[Completion]], object] | None
     ) -> RequestFuture[Completion]:
-        request = Request(
-            model=stored.model or "",
-            endpoint=stored.endpoint or "",
-            body=None,
-            size=Size(0, 0),
-            priority=0,
-            custom_id=stored.custom_id if stored.is_named else None,
-            request_id=stored.request_id,
-        )
-        request.state = State.COMPLETED if outcome.next is Next.DONE else State.FAILED
-        request.attempts = stored.attempts
+        request = ended_request_of(stored, outcome)
         future: RequestFuture[Completion] = RequestFuture(request, self._engine)
         future.end(outcome.result, outcome.error)
         if callback is not None:
             future.add_done_callback(callback)
         return future
 
-    def _entry(self, request: Request) -> Entry:
-        options: dict[str, Any] = {name: bound for name in _BOUNDS if (bound := getattr(request, name)) is not None}
-        if request.shrinks:
-            options["shrinks"] = True
-        return Entry(
-            request_id=request.id,
-            custom_id=request.custom_id,
-            lane=request.lane,
-            model=request.model,
-            endpoint=request.endpoint,
-            priority=request.priority,
-            client=request.client,
-            payload=request.body or b"",
-            size=request.size,
-            created_ns=self._wall_ns(),
-            options=options,
-        )
-
     def _restored(self, row: Row) -> Request:
         """Make a request again from its row."""
-        request = Request(
-            model=row.model,
-            endpoint=row.endpoint,
-            body=row.short_payload,
-            size=row.size,
-            priority=row.priority,
-            client=row.client,
-            custom_id=row.custom_id if row.is_named else None,
-            shrinks=bool(row.options.get("shrinks")),
-            request_id=row.request_id,
-        )
-        for name in _BOUNDS:
-            setattr(request, name, row.options.get(name))
-        request.lane = row.lane
-        request.row_id = row.row_id
-        request.attempts = row.attempts
-        request.submitted_ns = self._clock.now_ns() - max(0, self._wall_ns() - row.created_ns)
+        age_ns = max(0, self._wall_ns() - row.created_ns)
+        request = request_of(row, submitted_ns=self._clock.now_ns() - age_ns)
         if request.shrinks and request.body is None:
             request.body = self._journal.payload(row.row_id)
         try:
@@ -373,7 +264,7 @@ class Keeping:
         try:
             self._journal.finish(row_id, status, result=result, error=error, usage=usage)
         except JournalError as trouble:
-            if not _is_trouble(trouble):
+            if not is_trouble(trouble):
                 _log.debug("row %d has its end already: %s", row_id, trouble, extra=told("journal_trouble"))
                 return
             _log.error(
@@ -424,33 +315,6 @@ class Keeping:
 
     def _wall_ns(self) -> int:
         return round(self._clock.wall_s() * NS_PER_S)
-
-
-def outcome_of(stored: Stored) -> Outcome | None:
-    """Return how a stored request ended, or None if it has not, or was called off."""
-    if stored.status == "completed":
-        waited_ns = max(0, (stored.claimed_ns or 0) - (stored.created_ns or 0))
-        completion = Completion(
-            decode_object(stored.result or b"{}"),
-            custom_id=stored.custom_id if stored.is_named else None,
-            attempts=stored.attempts,
-            waited=waited_ns / NS_PER_S,
-        )
-        return Outcome(Next.DONE, result=completion)
-    if stored.status in ("failed", "expired") and stored.error is not None:
-        return Outcome(Next.FAILED, error=error_of(stored.error))
-    return None
-
-
-def drop_body(request: Request) -> None:
-    """Leave a long payload to the file until it is sent; one that was shrunk differs from the stored one."""
-    if request.body is not None and not is_short(request.body) and not request.shrinks:
-        request.body = None
-
-
-def _is_trouble(error: JournalError) -> bool:
-    """Return whether the file, and not the request, is what was wrong."""
-    return error.__cause__ is not None
 
 
 def _model_of(lane: str) -> str:

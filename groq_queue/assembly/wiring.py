@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from groq_queue.assembly.accounts import Account, Accounts
 from groq_queue.assembly.admission import Admission
+from groq_queue.assembly.parts import Parts
 from groq_queue.assembly.settings import Settings
-from groq_queue.core.completion import Completion
-from groq_queue.core.request import Request
 from groq_queue.engine.courier import Courier
-from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed
-from groq_queue.engine.protocol import Attempts, Engine
+from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import ThreadEngine
@@ -29,24 +26,6 @@ if TYPE_CHECKING:
     from groq_queue.assembly.keeping import Keeping
 
 _log = logging.getLogger("groq_queue")
-
-
-class Parts(NamedTuple):
-    """What a queue consists of."""
-
-    engine: Engine
-    limiter: Limiter
-    admission: Admission
-    keeping: Keeping | None
-
-    def accept(
-        self, request: Request, callback: Callable[[Future[Completion]], object] | None
-    ) -> RequestFuture[Completion]:
-        """Price a request, store it if there is a journal, and let the engine have it."""
-        if self.keeping is not None:
-            return self.keeping.submit(request, callback)
-        self.admission.prepare(request)
-        return self.engine.submit(request, callback=callback)
 
 
 def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None = None) -> Parts:
@@ -172,7 +151,8 @@ def _kept(
     settings: Settings, attempts: Attempts, limiter: Limiter, admission: Admission, timers: Timers
 ) -> tuple[Attempts, Keeping]:
     """Open the journal, decide about what was on its way, and join it to what runs the attempts."""
-    from groq_queue.assembly.keeping import Keeping, KeptAttempts
+    from groq_queue.assembly.claiming import KeptAttempts
+    from groq_queue.assembly.keeping import Keeping
     from groq_queue.journal import Journal
 
     assert settings.journal is not None

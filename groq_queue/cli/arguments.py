@@ -1,50 +1,105 @@
-"""What the arguments of ``groq-queue run`` mean together; one by one ``argparse`` has checked them."""
+"""What commands take alike: how an argument is read, what it means, and how a wrong one is refused.
+
+A function that reads one argument raises ArgumentTypeError, whose message
+``argparse`` shows behind the argument's name. Nothing that is slow to load is
+imported before a command runs: a page of help waits for nothing.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
-from urllib.parse import urlsplit
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from groq_queue.cli import UsageError
-from groq_queue.core.budget import Limits
-from groq_queue.errors import ConfigurationError
-from groq_queue.transport.address import is_loopback
+from groq_queue.cli import Exit, UsageError
+from groq_queue.errors import ConfigurationError, excerpt
+
+if TYPE_CHECKING:
+    from groq_queue.core.budget import Limits
+
+    Commands = argparse._SubParsersAction["Parser"]
+
+EXIT_CODES = """\
+exit codes:
+  0 all done   1 some failed   2 usage, or a file or a limiter that cannot be used
+  3 configuration or key   4 stopped by a daily or spend limit
+  130 interrupted (143: by SIGTERM); what is done is written, the rest unsent
+  after 3, 4, 130 and 143 the same command with --resume goes on
+"""
 
 _LOCAL_KEY = "local"  # servers on this machine ask for none, HTTP wants one
 
 
-def check_files(args: argparse.Namespace) -> None:
-    """Refuse what would spoil a file, or do less than was asked for."""
-    if args.resume and args.output in (None, "-"):
-        raise UsageError("--resume goes on in a file of answers: add -o OUT")
-    if args.journal is None:
-        if args.durability != "full":
-            raise UsageError("--durability says how --journal is written: add --journal FILE")
-        return
-    for option, path in (("IN", args.input), ("-o", args.output), ("--errors", args.errors)):
-        if path not in (None, "-") and os.path.realpath(path) == os.path.realpath(args.journal):
-            raise UsageError(f"{path} is both {option} and --journal: name another file")
+class Parser(argparse.ArgumentParser):
+    """Refuses abbreviations, shows pages of help as they are written, and never repeats a key."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Refuse what a command does not know in its own name, whose --help tells what it knows."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        if "api-key" in message or "api_key" in message or "gsk_" in message:
+            message = "no argument takes the API key: set the environment variable GROQ_API_KEY instead"
+        print(f"{self.prog}: {excerpt(message)}\nTry '{self.prog} --help'.", file=sys.stderr)
+        raise SystemExit(int(Exit.USAGE))
 
 
-def journal_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the queue is told of a journal."""
-    return {} if args.journal is None else {"journal": args.journal, "durability": args.durability}
+# One argument.
 
 
-def limits_of(args: argparse.Namespace) -> Limits | None:
-    """Return the limits that were given, None if none was."""
-    given = {name: value for name in ("rpm", "rpd", "tpm", "tpd") if (value := getattr(args, name)) is not None}
-    if args.minute is not None:
-        if not given:
-            raise UsageError("--minute says how long the minute of --rpm and --tpm is: give one of these too")
-        return Limits(**given, minute_s=args.minute)
-    return Limits(**given) if given else None
+def count(text: str) -> int:
+    """Read a number from 1 up."""
+    return _whole(text, 1)
+
+
+def count_from_0(text: str) -> int:
+    """Read a number from 0 up."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        found = int(text.replace(",", ""))
+    except ValueError:
+        found = least - 1
+    if found < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+    return found
+
+
+def seconds(text: str) -> float:
+    """Read a duration of up to 366 days."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.001 <= found <= 31_622_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return found
+
+
+# Arguments that belong together.
+
+
+def add_base_url(parser: argparse.ArgumentParser) -> None:
+    """Let the address of the API be named."""
+    parser.add_argument("--base-url", metavar="U", help="where the API is (default: GROQ_BASE_URL, else Groq)")
 
 
 def api_key_for(base_url: str | None) -> str | None:
     """Return None to have the key read from the environment, or the placeholder for this machine's servers."""
+    from urllib.parse import urlsplit
+
+    from groq_queue.transport.address import is_loopback
+
     if os.environ.get("GROQ_API_KEY"):
         return None
     url = base_url or os.environ.get("GROQ_BASE_URL") or ""
@@ -55,3 +110,66 @@ def api_key_for(base_url: str | None) -> str | None:
     if host is not None and is_loopback(host):
         return _LOCAL_KEY
     raise ConfigurationError("GROQ_API_KEY is not set: export GROQ_API_KEY=…, or see it work without: groq-queue demo")
+
+
+def add_limits(limits: argparse._ArgumentGroup) -> None:
+    """Let limits be named."""
+    limits.add_argument("--rpm", type=count, metavar="N", help="requests per minute")
+    limits.add_argument("--rpd", type=count, metavar="N", help="requests per day")
+    limits.add_argument("--tpm", type=count, metavar="N", help="tokens per minute")
+    limits.add_argument("--tpd", type=count, metavar="N", help="tokens per day")
+    limits.add_argument("--minute", type=seconds, metavar="S", help="seconds of a minute, for simulators")
+
+
+def limits_of(args: argparse.Namespace) -> Limits | None:
+    """Return the limits that were given, None if none was."""
+    from groq_queue.core.budget import Limits
+
+    given = {name: value for name in ("rpm", "rpd", "tpm", "tpd") if (value := getattr(args, name)) is not None}
+    if args.minute is not None:
+        if not given:
+            raise UsageError("--minute says how long the minute of --rpm and --tpm is: give one of these too")
+        return Limits(**given, minute_s=args.minute)
+    return Limits(**given) if given else None
+
+
+def add_limiter(budget: argparse._ArgumentGroup) -> None:
+    """Let the place be named where several processes count together."""
+    budget.add_argument("--limiter", metavar="URL",
+                        help="where all that share the limits count together: sqlite:///PATH on one host, redis://… on "
+                             "several (default: this process counts alone)")  # fmt: skip
+    budget.add_argument("--on-outage", choices=("wait", "raise", "local_share"), default="wait",
+                        help="while the limiter is away requests wait, or fail, or go on with a share of the limits "
+                             "(default: wait)")  # fmt: skip
+
+
+def limiter_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the queue is told of a limiter."""
+    return {"limiter": args.limiter, "on_outage": args.on_outage}
+
+
+def add_sending(sending: argparse._ArgumentGroup) -> None:
+    """Let it be said when an attempt, and when a request, is given up."""
+    sending.add_argument("--max-retries", type=count_from_0, default=5, metavar="N",
+                         help="further attempts after the first (default: 5)")  # fmt: skip
+    sending.add_argument("--timeout", type=seconds, default=60.0, metavar="S",
+                         help="seconds of silence after which an attempt is given up (default: 60)")  # fmt: skip
+
+
+def sending_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the queue is told of attempts; a connection is to stand within five seconds."""
+    return {"max_retries": args.max_retries, "timeout": (min(5.0, args.timeout), args.timeout)}
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    brief: str,
+    command: Callable[[argparse.Namespace], int],
+    description: str,
+    epilog: str | None = None,
+) -> Parser:
+    """Return the parser of a new command, which *command* obeys."""
+    parser = commands.add_parser(name, help=brief, description=description, epilog=epilog)
+    parser.set_defaults(command=command)
+    return parser

@@ -10,11 +10,30 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from groq_queue.cli import Exit
+from groq_queue.cli.arguments import add_command
+
+if TYPE_CHECKING:
+    from groq_queue.cli.arguments import Commands
+
+_DESCRIPTION = """\
+Print a completion script. To use it in every new shell:
+  bash   groq-queue completion bash > ~/.local/share/bash-completion/completions/groq-queue
+  zsh    groq-queue completion zsh > ~/.zsh/_groq-queue     (a directory in $fpath)
+  fish   groq-queue completion fish > ~/.config/fish/completions/groq-queue.fish
+"""
 
 _FILES = {"IN", "OUT", "FILE", "PATH", "DIR"}
+
+
+def add_to(commands: Commands) -> None:
+    """Say what may be typed after ``groq-queue completion``."""
+    parser = add_command(
+        commands, "completion", "print what lets a shell complete these commands", completion, _DESCRIPTION
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
 
 
 class Word(NamedTuple):
@@ -49,8 +68,11 @@ class Command(NamedTuple):
         return tuple(word for word in self.words if not word.names)
 
 
-def completion(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def completion(args: argparse.Namespace) -> int:
     """Print the script for *args.shell*."""
+    from groq_queue.cli.parser import build_parser  # which knows this command, too
+
+    parser = build_parser()
     print({"bash": _bash, "zsh": _zsh, "fish": _fish}[args.shell](parser.prog, list(commands_of(parser))))
     return Exit.DONE
 

@@ -6,25 +6,72 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from groq_queue.cli import Exit, UsageError
-from groq_queue.cli.arguments import limits_of
-from groq_queue.cli.files import open_input
-from groq_queue.cli.lines import BadLine, LineParser, NotLines, read_lines
-from groq_queue.core.checks import check_count
-from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import size_of
-from groq_queue.core.request import build_payload, tier_of
+from groq_queue.cli.arguments import add_command, add_limits, count, limits_of, seconds
 from groq_queue.errors import ConfigurationError
-from groq_queue.reporting.estimate import Sized, estimate_load, fresh_meters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from groq_queue.cli.arguments import Commands
+    from groq_queue.reporting.estimate import Sized
+
+_DESCRIPTION = """\
+Say what sending every line of a file would take, and send nothing: requests,
+tokens, money, time, the limit that says so, and what never fits. Reads the same
+lines as run; needs no key and no network.
+"""
+
+_EPILOG = """\
+example:
+  groq-queue estimate batch.jsonl --rpm 30 --tpm 6000 && groq-queue run batch.jsonl -o answers.jsonl
+
+exit codes:
+  0 every line can be sent   1 some never can   2 usage, or a file that cannot be read
+"""
+
 
 _TOLD = 5  # bad lines that are told one by one
 
 
+def add_to(commands: Commands) -> None:
+    """Say what may be typed after ``groq-queue estimate``."""
+    parser = add_command(
+        commands, "estimate", "say what a file would take, and send nothing", estimate, _DESCRIPTION, _EPILOG
+    )
+    parser.add_argument("input", metavar="IN", help="file to read, - for stdin")
+    parser.add_argument("--model", metavar="M", help="model of the lines that name none")
+    add_limits(parser.add_argument_group("limits of your account (without them: the least time it can take)"))
+    guesses = parser.add_argument_group("what cannot be known before")
+    guesses.add_argument("--workers", type=count, default=64, metavar="N",
+                         help="most requests on their way at once (default: 64)")  # fmt: skip
+    guesses.add_argument("--latency", type=seconds, default=1.0, metavar="S",
+                         help="seconds an answer takes (default: 1)")  # fmt: skip
+    guesses.add_argument("--output-share", type=_share, metavar="F",
+                         help="share of max_completion_tokens that an answer uses (default: all of it)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the estimate as one JSON object")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+    return share
+
+
 def estimate(args: argparse.Namespace) -> int:
     """Print the estimate of *args.input* and return the exit code: 1 if some lines can never be sent."""
+    from groq_queue.cli.files import open_input
+    from groq_queue.cli.lines import NotLines
+    from groq_queue.core.prices import Tariff
+    from groq_queue.reporting.estimate import estimate_load, fresh_meters
+
     limits = limits_of(args)
     with contextlib.ExitStack() as files:
         source, name, _ = open_input(args.input, files)
@@ -60,6 +107,12 @@ class _Lines:
         self.bad = 0
 
     def __iter__(self) -> Iterator[Sized]:
+        from groq_queue.cli.lines import BadLine, LineParser, read_lines
+        from groq_queue.core.checks import check_count
+        from groq_queue.core.pricing import size_of
+        from groq_queue.core.request import build_payload, tier_of
+        from groq_queue.reporting.estimate import Sized
+
         parser = LineParser(needs_model=self._model is None)
         for place, (number, raw) in enumerate(read_lines(self._source)):
             try:

@@ -117,6 +117,18 @@ def open_output(
     return FileSink(path, descriptor)
 
 
+def write_text(sink: Sink, text: str) -> None:
+    """Write a document whole.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        sink.write(text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise UsageError(f"cannot write {sink.name}: {error.strerror or error}") from None
+
+
 def _keep_others_out(path: str, descriptor: int) -> None:
     """Lock the file until it is closed: a second run would cut the line that the first is writing."""
     if fcntl is None:

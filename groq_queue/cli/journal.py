@@ -11,19 +11,101 @@ import argparse
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from groq_queue.cli import Exit, UsageError
-from groq_queue.clock import NS_PER_S, SystemClock
+from groq_queue.cli import Exit
+from groq_queue.cli.arguments import add_command
 from groq_queue.errors import excerpt
-from groq_queue.journal import Journal, JournalSummary, Reader
-from groq_queue.reporting.line import duration, plural
+from groq_queue.reporting.words import duration, file_size, plural
+
+if TYPE_CHECKING:
+    from groq_queue.cli.arguments import Commands, Parser
+    from groq_queue.journal import Journal, JournalSummary
 
 _PATIENCE_S = 5.0  # for a lock of another program: somebody sits and waits
 
 
+_ENDED = ("completed", "failed", "cancelled", "expired")
+
+_STATUS_DESCRIPTION = """\
+Show what a journal holds: requests by status, how long the oldest waits, how
+many were answered in the last minute, errors by kind, sizes, and who has it
+open. It only looks, and disturbs nobody who is at work on it.
+"""
+
+_STATUS_EPILOG = """\
+examples:
+  groq-queue status --journal run.db
+  watch -n 5 groq-queue status --journal run.db
+  groq-queue status --journal run.db --json | jq .counts.pending
+"""
+
+_EXPORT_DESCRIPTION = """\
+Copy a journal into one new file, as it is at this moment, while its owner goes
+on. (cp would miss what still stands in its log.) With --batch write the
+requests that wait as the lines of a Batch file instead, for the Batch API or
+for groq-queue run.
+"""
+
+_EXPORT_EPILOG = """\
+examples:
+  groq-queue export --journal run.db backup.db
+  groq-queue export --journal run.db rest.jsonl --batch
+"""
+
+_PRUNE_DESCRIPTION = """\
+Delete requests that have ended, with their answers, and make the file small
+again. Their custom_ids are forgotten: submitted again, they are sent again.
+What waits, or is on its way, is always kept.
+"""
+
+_PRUNE_EPILOG = """\
+examples:
+  groq-queue prune --journal run.db                      keeps what failed
+  groq-queue prune --journal run.db --keep completed     deletes what failed
+"""
+
+_RETRY_FAILED_DESCRIPTION = """\
+Let failed requests wait again; the next run with this journal sends them. So do
+those that were on their way when the last owner ended.
+"""
+
+_RETRY_FAILED_EPILOG = """\
+examples:
+  groq-queue retry-failed --journal run.db
+  groq-queue retry-failed --journal run.db --kind poison
+  groq-queue run batch.jsonl -o answers.jsonl --journal run.db --resume
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Say what may be typed after the names of these commands."""
+
+    def add(name: str, brief: str, command: Callable[[argparse.Namespace], int], *page: str) -> Parser:
+        parser = add_command(commands, name, brief, command, *page)
+        parser.add_argument("--journal", metavar="FILE", required=True, help="the journal")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        return parser
+
+    add("status", "what a journal holds", status, _STATUS_DESCRIPTION, _STATUS_EPILOG)
+    copying = add("export", "copy a journal while it is used", export, _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
+    copying.add_argument("output", metavar="OUT", help="file to make; never overwritten")
+    copying.add_argument("--batch", action="store_true", help="only what waits, as lines of a Batch file")
+    pruning = add("prune", "delete what has ended from a journal", prune, _PRUNE_DESCRIPTION, _PRUNE_EPILOG)
+    pruning.add_argument("--keep", nargs="+", metavar="STATUS", choices=_ENDED,
+                         help=f"what to keep, of {', '.join(_ENDED)} (default: failed)")  # fmt: skip
+    retrying = add("retry-failed", "let failed requests of a journal wait again", retry_failed,
+                   _RETRY_FAILED_DESCRIPTION, _RETRY_FAILED_EPILOG)  # fmt: skip
+    retrying.add_argument("--kind", nargs="+", metavar="KIND",
+                          help="kinds of error, as status names them (default: all)")  # fmt: skip
+
+
 def status(args: argparse.Namespace) -> int:
     """Show what the journal holds."""
+    from groq_queue.clock import NS_PER_S, SystemClock
+    from groq_queue.journal import Reader
+
     with Reader.open(args.journal, busy_timeout_s=_PATIENCE_S) as reader:
         summary = reader.summary()
     oldest_s = None
@@ -38,11 +120,13 @@ def status(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Copy the journal, or its pending requests as a Batch file."""
+    from groq_queue.journal import Reader
+
     with Reader.open(args.journal, busy_timeout_s=_PATIENCE_S) as reader:
         if not args.batch:
             reader.export(args.output)
             told: dict[str, Any] = {"output": args.output, "bytes": os.path.getsize(args.output)}
-            _tell(args, told, f"{args.output}: a copy of {args.journal}, {_size(told['bytes'])}")
+            _tell(args, told, f"{args.output}: a copy of {args.journal}, {file_size(told['bytes'])}")
             return Exit.DONE
         count = reader.export_batch(args.output)
         summary = reader.summary()
@@ -69,7 +153,7 @@ def prune(args: argparse.Namespace) -> int:
         deleted = journal.prune(keep=keep)
         after = os.path.getsize(journal.path)
     told = {"deleted": deleted, "kept": sorted(keep), "bytes_before": before, "bytes": after}
-    _tell(args, told, f"{plural(deleted, 'request')} deleted; {_size(before)} before, {_size(after)} now")
+    _tell(args, told, f"{plural(deleted, 'request')} deleted; {file_size(before)} before, {file_size(after)} now")
     return Exit.DONE
 
 
@@ -92,10 +176,10 @@ def retry_failed(args: argparse.Namespace) -> int:
 
 
 def _owned(path: str) -> Journal:
-    """Own a journal that is there; a mistyped path must not become an empty journal."""
-    if not os.path.exists(path):
-        raise UsageError(f"journal {path}: there is no such file; check the path")
-    return Journal.open(path, busy_timeout_s=_PATIENCE_S)
+    """Own a journal that is there; a mistyped path, or an empty file, must not become an empty journal."""
+    from groq_queue.journal import Journal
+
+    return Journal.open(path, busy_timeout_s=_PATIENCE_S, may_make=False)
 
 
 # How it is told.
@@ -131,22 +215,13 @@ def _as_table(summary: JournalSummary, oldest_s: float | None) -> list[str]:
     return [
         f"journal     {summary.path}",
         f"owner       {owner}",
-        f"size        {_size(summary.file_bytes)}, and {_size(summary.wal_bytes)} in its log",
+        f"size        {file_size(summary.file_bytes)}, and {file_size(summary.wal_bytes)} in its log",
         *(f"{name:<11} {count:>{width},}  {notes[name]}".rstrip() for name, count in counts.items()),
     ]
 
 
 def _kinds(errors: dict[str, int]) -> str:
     return ", ".join(f"{excerpt(str(kind))} {count:,}" for kind, count in errors.items())
-
-
-def _size(count: int) -> str:
-    """Return *count* bytes as people read them.
-
-    >>> _size(0), _size(4096), _size(12_300_000)
-    ('0.0 MB', '0.0 MB', '12.3 MB')
-    """
-    return f"{count / 1e6:,.1f} MB"
 
 
 def _tell(args: argparse.Namespace, told: dict[str, Any], text: str) -> None:

@@ -12,13 +12,14 @@ from groq_queue.errors import (
     DailyLimitReached,
     GroqQueueError,
     JournalError,
+    LimiterUnavailable,
     excerpt,
 )
 
 
 def stops(error: BaseException) -> bool:
     """Whether every other request would fail by *error* too."""
-    if isinstance(error, (DailyLimitReached, CostLimitReached, AuthenticationError, JournalError)):
+    if isinstance(error, (DailyLimitReached, CostLimitReached, AuthenticationError, JournalError, LimiterUnavailable)):
         return True
     return isinstance(error, APIStatusError) and meaning_of(error.status_code, error.body)[0] is Meaning.STOP
 
@@ -27,7 +28,7 @@ def exit_code_of(error: BaseException | None, failed: int) -> Exit:
     """Return with what a run ends that *error* stopped, or nothing did, after *failed* lines failed."""
     if isinstance(error, BrokenPipeError):
         return Exit.SOME_FAILED
-    if isinstance(error, (OSError, UsageError, JournalError)):
+    if isinstance(error, (OSError, UsageError, JournalError, LimiterUnavailable)):
         return Exit.USAGE
     if isinstance(error, (DailyLimitReached, CostLimitReached)) or _is_spend_limit(error):
         return Exit.LIMIT
@@ -44,7 +45,7 @@ def reason(error: BaseException) -> str:
         return f"{error}: check GROQ_API_KEY"
     if isinstance(error, DailyLimitReached) and error.resets_in is not None:
         return f"{error} (fits again in {error.resets_in:,.0f} s)"
-    if isinstance(error, JournalError):
+    if isinstance(error, (JournalError, LimiterUnavailable)):
         return str(error)  # its cure stands at its end
     return excerpt(str(error)) if isinstance(error, (GroqQueueError, UsageError)) else repr(error)
 

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from typing import TYPE_CHECKING
 
 from groq_queue.cli import Exit, UsageError
-from groq_queue.cli.files import Sink, open_input, open_output
+from groq_queue.cli.arguments import add_command
 from groq_queue.errors import ConfigurationError
-from groq_queue.reporting.report import Report
+
+if TYPE_CHECKING:
+    from groq_queue.cli.arguments import Commands
+
+
+_DESCRIPTION = """\
+Show a report that run --report has written: as tables, as JSON, or as a figure
+of answers, refusals and use of the limits over time.
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Say what may be typed after ``groq-queue report``."""
+    parser = add_command(commands, "report", "show the report of a run", report, _DESCRIPTION)
+    parser.add_argument("input", metavar="FILE", help="written by run --report, - for stdin")
+    parser.add_argument("--svg", metavar="OUT", help="draw the figure into OUT; never overwritten")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def report(args: argparse.Namespace) -> int:
     """Show the report in *args.input* and return the exit code."""
+    from groq_queue.cli.files import open_input, open_output, write_text
+    from groq_queue.reporting.report import Report
+
     with contextlib.ExitStack() as files:
         source, name, _ = open_input(args.input, files)
         try:
@@ -22,19 +42,7 @@ def report(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
         if args.svg is not None:
-            write_figure(open_output(args.svg, files), found.to_svg())
+            write_text(open_output(args.svg, files), found.to_svg())
     if args.svg != "-":  # then the figure is what stdout is for
         print(found.to_json() if args.json else found)
     return Exit.DONE
-
-
-def write_figure(sink: Sink, svg: str) -> None:
-    """Write an SVG document.
-
-    Raises:
-        UsageError: It cannot be written.
-    """
-    try:
-        sink.write(svg.encode("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot write {sink.name}: {error.strerror or error}") from None

@@ -1,60 +1,140 @@
-"""``groq-queue run``: lines in, requests out, answers written as they come.
-
-The main thread reads and submits; whoever ends a request writes its line. At most
-a window of requests is open, so memory does not grow with the input, except by
-the custom_ids seen. A line is on disk, whole, before its request counts as done.
-
-With a journal an answer is stored before its line is written. So a crash between
-the two loses nothing: the next run finds no line, asks the journal and gets the answer.
-"""
+"""``groq-queue run``: what may be typed, and what it opens for the job."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import logging
 import os
-import queue
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
-from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from groq_queue.cli import UsageError, silence_stdout
-from groq_queue.cli.arguments import api_key_for, check_files, journal_of, limits_of
-from groq_queue.cli.files import Sink, StdoutSink, open_input, open_output
-from groq_queue.cli.lines import (
-    Ask,
-    BadLine,
-    LineParser,
-    NotLines,
-    answer_line,
-    bad_line,
-    error_line,
-    read_lines,
+from groq_queue.cli import UsageError
+from groq_queue.cli.arguments import (
+    EXIT_CODES,
+    add_base_url,
+    add_command,
+    add_limiter,
+    add_limits,
+    add_sending,
+    api_key_for,
+    count,
+    limiter_of,
+    limits_of,
+    sending_of,
 )
-from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
-from groq_queue.cli.resume import Written
-from groq_queue.cli.signals import catching
-from groq_queue.cli.turns import Turns
-from groq_queue.core.completion import Completion, usage_of
-from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
-from groq_queue.facade import GroqQueue
-from groq_queue.reporting.line import Progress, Tally, plural
+from groq_queue.errors import ConfigurationError
 
-_WINDOW_PER_WORKER = 4
-_WINDOW_BASE = 64
-_PUT_BACK = ("pending", "processing", "completed")  # statuses of a request that failed, and was told to try again
-_WINDOW_BYTES = 64 * 1024 * 1024  # of lines that are open at once
+if TYPE_CHECKING:
+    from groq_queue.cli.arguments import Commands
+
+_DESCRIPTION = """\
+Send every line of a file as one request, and write one line for each answer.
+
+A line is one of
+  {"custom_id": …, "method": "POST", "url": "/v1/chat/completions", "body": {…}}
+  {"prompt": …} or {"messages": […]}, with custom_id, model, priority, client
+      and any parameter of the API
+  plain text, one prompt a line, if the first line does not begin with {
+Answers have the form of Batch output files and come in the order they end;
+custom_id tells which is which ("line-7" where line 7 has none). With --ordered
+they come in the order of the lines: an answer is held in memory until all before
+it are written, or until the run is stopped.
+
+--resume goes on where an interrupted run was: a line that stands in OUT or in
+the file of --errors is not sent again, and a piece of a line at the end of OUT
+is cut off. It looks at these files alone, so what was on its way at a crash is
+sent, and paid for, again. With --journal every request is stored before it is
+sent and every answer before it is written: then only the few requests without
+a stored answer are sent. A request that is kept there unsent goes out with the
+next run on that journal. Failed lines are sent again after
+groq-queue retry-failed; their answers are written into OUT.
+"""
+
+_EPILOG = f"""\
+examples:
+  groq-queue run batch.jsonl -o answers.jsonl --errors failed.jsonl
+  groq-queue run batch.jsonl -o answers.jsonl --rpm 30 --tpm 6000
+  groq-queue run batch.jsonl -o answers.jsonl --journal run.db --resume
+  groq-queue run - --model llama-3.1-8b-instant < prompts.txt |
+      jq -r '.response.body.choices[0].message.content'
+
+environment: GROQ_BASE_URL, and GROQ_API_KEY unless the server is this machine
+
+{EXIT_CODES}"""
+
+
+def add_to(commands: Commands) -> None:
+    """Say what may be typed after ``groq-queue run``."""
+    parser = add_command(commands, "run", "send every line of a file", run, _DESCRIPTION, _EPILOG)
+    parser.add_argument("input", metavar="IN", help="file to read, - for stdin")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="file for the answers (default: stdout); never overwritten, see --resume"
+    )
+    parser.add_argument("--errors", metavar="FILE", help="file for what failed (default: among the answers)")
+    parser.add_argument("--model", metavar="M", help="model of the lines that name none")
+    parser.add_argument("--priority", metavar="P", type=_priority, default="normal",
+                        help="critical, high, normal, low, background or 0-10, where a line has none")  # fmt: skip
+    parser.add_argument(
+        "--client", metavar="C", type=_client, default="default", help="whose turn it uses, where a line has none"
+    )
+    add_base_url(parser)
+    limits = parser.add_argument_group("limits of your account (default: learnt from the server's answers)")
+    add_limits(limits)
+    add_limiter(limits)
+    sending = parser.add_argument_group("sending")
+    sending.add_argument("--workers", type=count, default=64, metavar="N",
+                         help="most requests on their way at once (default: 64)")  # fmt: skip
+    add_sending(sending)
+    sending.add_argument("--ordered", action="store_true",
+                         help="write answers in the order of the lines")  # fmt: skip
+    keeping = parser.add_argument_group("going on after an interruption")
+    keeping.add_argument(
+        "--resume", action="store_true", help="skip the lines that stand in OUT or in the file of --errors, add to both"
+    )
+    keeping.add_argument(
+        "--journal", metavar="FILE", help="keep requests and answers in this SQLite file; none is answered twice"
+    )
+    keeping.add_argument("--durability", choices=("full", "normal"), default="full",
+                         help="full: what is kept survives a power cut; normal: a crash of the program, and is "
+                              "faster (default: full)")  # fmt: skip
+    showing = parser.add_argument_group("showing")
+    showing.add_argument("--json", action="store_true",
+                         help="summary as JSON: on stdout with -o, else the last line of stderr")  # fmt: skip
+    showing.add_argument("--report", metavar="FILE", help="file for a report of the run, for groq-queue report")
+    showing.add_argument("--quiet", action="store_true", help="no progress and no summary, errors only")
+
+
+def _client(text: str) -> str:
+    from groq_queue.core.checks import check_text
+
+    try:
+        check_text("client", text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _priority(text: str) -> int:
+    from groq_queue.core.rank import parse_priority
+
+    try:
+        return parse_priority(int(text) if text.isdecimal() else text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(args: argparse.Namespace) -> int:
     """Send the lines of *args.input* and return the exit code."""
+    from groq_queue.cli.files import open_input, open_output, write_text
+    from groq_queue.cli.job import Job, telling
+    from groq_queue.cli.lines import NotLines, read_lines
+    from groq_queue.cli.resume import Written
+    from groq_queue.facade import GroqQueue
+    from groq_queue.reporting.line import Progress
+
     limits, api_key = limits_of(args), api_key_for(args.base_url)
     written = Written() if args.resume else None
-    check_files(args)
+    _check_together(args)
     with contextlib.ExitStack() as files:
         source, name, total = open_input(args.input, files)
         # Before the queue: opening a journal sends what waits in it.
@@ -67,403 +147,44 @@ def run(args: argparse.Namespace) -> int:
             model=args.model,
             limits=limits,
             max_workers=args.workers,
-            max_pending=None,  # the window below bounds it
-            timeout=(min(5.0, args.timeout), args.timeout),
-            max_retries=args.max_retries,
-            **journal_of(args),
+            max_pending=None,  # the job's window bounds it
+            **limiter_of(args),
+            **sending_of(args),
+            **_journal_of(args),
         )
         files.callback(client.shutdown, cancel_futures=True)
         report_file = None if args.report is None else open_output(args.report, files)
-        is_shown = not args.quiet and not (args.input == "-" and source.isatty())
-        progress = Progress(sys.stderr, total, is_shown=is_shown)
-        if not args.quiet and args.input == "-" and source.isatty():
+        is_typed = args.input == "-" and source.isatty()
+        progress = Progress(sys.stderr, total, is_shown=not args.quiet and not is_typed)
+        if is_typed and not args.quiet:
             progress.say("type one prompt a line; Ctrl-D ends")
-        going = _Run(client, read_lines(source), output, errors, progress, args, total, written or Written())
-        files.enter_context(_told_on(going))
+        job = Job(client, read_lines(source), output, errors, progress, args, total, written or Written())
+        files.enter_context(telling(job))
         try:
-            going.go()
+            job.go()
         except NotLines as error:
             raise UsageError(f"{name}: {error}") from None
-        code = going.report(args)
+        code = job.report(args)
         if report_file is not None:
-            _write_report(report_file, client)
+            write_text(report_file, client.report().to_json() + "\n")
         return code
 
 
-def _write_report(sink: Sink, client: GroqQueue) -> None:
-    try:
-        sink.write(client.report().to_json().encode("utf-8", "replace") + b"\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {sink.name}: {error.strerror or error}") from None
+def _check_together(args: argparse.Namespace) -> None:
+    """Refuse what would spoil a file, or do less than was asked for."""
+    if args.resume and args.output in (None, "-"):
+        raise UsageError("--resume goes on in a file of answers: add -o OUT")
+    if args.limiter is None and args.on_outage != "wait":
+        raise UsageError("--on-outage says what happens while the limiter is away: add --limiter URL")
+    if args.journal is None:
+        if args.durability != "full":
+            raise UsageError("--durability says how --journal is written: add --journal FILE")
+        return
+    for option, path in (("IN", args.input), ("-o", args.output), ("--errors", args.errors)):
+        if path not in (None, "-") and os.path.realpath(path) == os.path.realpath(args.journal):
+            raise UsageError(f"{path} is both {option} and --journal: name another file")
 
 
-class _Stopped(Exception):
-    """A signal came while the main thread was reading."""
-
-
-class _Run:
-    """One pass over the input.
-
-    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure``, ``_kept``,
-    ``_turns`` and ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
-    called under the engine's locks. What follows it belongs to the main thread,
-    which learns of ended requests through ``_events`` alone.
-    """
-
-    def __init__(
-        self,
-        client: GroqQueue,
-        lines: Iterator[tuple[int, bytes]],
-        output: Sink,
-        errors: Sink,
-        progress: Progress,
-        args: argparse.Namespace,
-        total: int | None,
-        written: Written,
-    ) -> None:
-        self._client = client
-        self._lines = lines
-        self._output, self._errors = output, errors
-        self._total = total
-        self._needs_model = args.model is None
-        self._defaults = {"priority": args.priority, "client": args.client}
-        self._written = written
-        self._journal: str | None = args.journal
-
-        self._lock = threading.Lock()
-        self.progress = progress
-        self.tally = Tally()
-        self.first_failure: str | None = None
-        self.stopped_by: BaseException | None = None
-        self._kept = 0  # accepted, and left without an answer
-
-        self._turns = Turns(is_open=not args.ordered)
-        self._places = 0  # given to lines that are sent or refused
-
-        self._events: queue.SimpleQueue[int] = queue.SimpleQueue()  # bytes of an ended request's line; 0: look up
-        self._window = _WINDOW_PER_WORKER * args.workers + _WINDOW_BASE
-        self._open = self._open_bytes = 0
-        self._read = 0
-        self._is_reading = False
-        self._is_read = False  # to its end
-        self._is_leaving = False  # whatever is cancelled now is not its own fault
-        self._signal: int | None = None
-
-    def go(self) -> None:
-        """Read, submit and wait until everything has ended or the run is stopped."""
-        with catching(self._on_signal):
-            try:
-                with contextlib.suppress(_Stopped):
-                    self._feed()
-                while self._open and not self._is_stopped():
-                    self._wait()
-                if self._is_stopped() and not isinstance(self.stopped_by, OSError):
-                    self._tell_waiting()
-            finally:
-                # In-flight attempts end within their timeout; a second signal leaves at once.
-                self._is_leaving = True
-                with self._lock:
-                    self._turns.open()  # a second signal must not find answers that are only in memory
-                self._client.shutdown(cancel_futures=True)
-
-    def say(self, message: str) -> None:
-        """Print *message* on stderr. Any thread."""
-        with self._lock:
-            self.progress.say(message)
-
-    # The main thread.
-
-    def _feed(self) -> None:
-        parser = LineParser(needs_model=self._needs_model)
-        while not self._is_stopped() and (found := self._next_line()) is not None:
-            number, raw = found
-            self._read += 1
-            while not self._has_room(len(raw)) and not self._is_stopped():
-                self._wait()
-            if self._is_stopped():
-                return
-            try:
-                ask = parser.parse(number, raw)
-            except BadLine as problem:
-                if self._written.is_refused(number):
-                    self._skip(is_failed=True)
-                else:
-                    self._write_bad(number, problem.custom_id, problem.code, str(problem), len(raw))
-                continue
-            if self._is_written(ask):
-                self._skip(is_failed=not self._written.is_answered(ask.custom_id))
-                continue
-            self._submit(ask, len(raw))
-            self._take_events()
-            self._show()
-
-    def _next_line(self) -> tuple[int, bytes] | None:
-        self._is_reading = True
-        try:
-            if self._is_stopped():
-                return None
-            found = next(self._lines, None)
-            self._is_read = found is None
-            return found
-        except OSError as error:
-            self._stop(UsageError(f"reading stopped: {error}"))
-            return None
-        finally:
-            self._is_reading = False
-
-    def _is_written(self, ask: Ask) -> bool:
-        """Whether an earlier run has written its line, and there is no reason for another."""
-        if self._written.is_answered(ask.custom_id):
-            return True
-        if not self._written.is_failed(ask.custom_id, ask.number):
-            return False
-        # It has failed, unless ``groq-queue retry-failed`` has put it back since.
-        return self._journal is None or self._client.get(ask.custom_id).status not in _PUT_BACK
-
-    def _skip(self, *, is_failed: bool) -> None:
-        with self._lock:
-            self.tally.skipped += 1
-            self.tally.skipped_failed += is_failed
-        self._take_events()
-        self._show()
-
-    def _has_room(self, size: int) -> bool:
-        return not self._open or (self._open < self._window and self._open_bytes + size <= _WINDOW_BYTES)
-
-    def _submit(self, ask: Ask, size: int) -> None:
-        try:
-            future = self._client.submit(
-                ask.payload, endpoint=ask.endpoint, custom_id=ask.custom_id, **(self._defaults | dict(ask.options))
-            )
-        except GroqQueueError as error:
-            if isinstance(error, QueueClosed) or (stops(error) and not self._is_taken(ask, error)):
-                self._stop(error)
-            else:
-                self._write_bad(ask.number, ask.custom_id, bad_code(error), f"line {ask.number}: {error}", size)
-            return
-        place = self._place(size)
-        request_id = self._client.info(future).request_id
-        future.add_done_callback(partial(self._ended, place, ask.custom_id, request_id, size))
-
-    def _place(self, size: int) -> int:
-        """Return the place of a line of *size* bytes that takes room in the window until it is written."""
-        self._open += 1
-        self._open_bytes += size
-        self._places += 1
-        return self._places - 1
-
-    def _is_taken(self, ask: Ask, error: GroqQueueError) -> bool:
-        """Whether the journal refused it because it knows the custom_id with another payload."""
-        return isinstance(error, JournalError) and error.custom_id == ask.custom_id
-
-    def _wait(self) -> None:
-        """Wait for the next event, or for the next moment to show progress."""
-        with contextlib.suppress(queue.Empty):
-            self._take(self._events.get(timeout=self.progress.interval_s))
-        self._take_events()
-        self._show()
-
-    def _take_events(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._take(self._events.get_nowait())
-
-    def _take(self, size: int) -> None:
-        if size:
-            self._open -= 1
-            self._open_bytes -= size
-
-    def _write_bad(self, number: int, custom_id: str, code: str, message: str, size: int) -> None:
-        write = partial(self._write_failure, bad_line(number, custom_id, code, message), message)
-        with self._lock:
-            self._turns.ended(self._place(size), partial(self._let_out, write, size))
-
-    def _show(self) -> None:
-        if self.progress.is_due():
-            with self._lock:
-                self.progress.show(self.tally, self._client.stats())
-
-    def _tell_waiting(self) -> None:
-        on_their_way = self._client.stats().in_flight
-        if on_their_way and self._signal is not None:
-            self.say(f"stopping: waiting for {plural(on_their_way, 'answer')} on the way; once more leaves at once")
-
-    def _on_signal(self, number: int) -> None:
-        if self._signal is not None:
-            # A line being written is given a moment; this thread may hold the lock itself.
-            self._lock.acquire(timeout=0.5)
-            os._exit(128 + number)
-        self._signal = number
-        self._events.put(0)
-        if self._is_reading:
-            raise _Stopped
-
-    # Any thread.
-
-    def _is_stopped(self) -> bool:
-        return self._signal is not None or self.stopped_by is not None
-
-    def _stop(self, error: BaseException) -> None:
-        with self._lock:
-            self.stopped_by = self.stopped_by or error
-        self._events.put(0)
-
-    def _ended(self, place: int, custom_id: str, request_id: str, size: int, future: Future[Completion]) -> None:
-        try:
-            write = self._ending(custom_id, request_id, future)
-        except Exception as error:  # whatever it is, the main thread is not to wait for this request for ever
-            self._stop(error)
-            write = None
-        with self._lock:
-            self._turns.ended(place, partial(self._let_out, write, size))
-
-    def _ending(self, custom_id: str, request_id: str, future: Future[Completion]) -> Callable[[], None]:
-        """Return what is to be done about it when it is its turn, with its line ready."""
-        error = CancelledError("cancelled") if future.cancelled() else future.exception()
-        if error is None:
-            completion = future.result()
-            usage = usage_of(completion) or (0, 0, 0)
-            return partial(self._write_answer, answer_line(request_id, custom_id, completion), usage)
-        if isinstance(error, CancelledError) and self._is_leaving:
-            return self._keep
-        if stops(error):
-            self._stop(error)  # it has no line: it is to be sent again when the cause is cured
-            return self._keep
-        return partial(self._write_failure, error_line(request_id, custom_id, error), f"{custom_id}: {error}")
-
-    # Under the lock.
-
-    def _let_out(self, write: Callable[[], None] | None, size: int) -> None:
-        try:
-            if write is not None:
-                write()
-        except Exception as error:  # as in ``_ended``
-            self.stopped_by = self.stopped_by or error
-        finally:
-            self._events.put(size)  # only now: what waits for its turn takes room in the window
-
-    def _keep(self) -> None:
-        self._kept += 1
-
-    def _write_answer(self, line: bytes, usage: tuple[int, int, int]) -> None:
-        if self._write(self._output, line):
-            self.tally.done += 1
-            self.tally.prompt_tokens += usage[0]
-            self.tally.completion_tokens += usage[1]
-
-    def _write_failure(self, line: bytes, message: str) -> None:
-        if self._write(self._errors, line):
-            self.tally.failed += 1
-            if self.first_failure is None:
-                self.first_failure = excerpt(message)
-
-    def _write(self, sink: Sink, line: bytes) -> bool:
-        """Write *line*; a sink that fails stops the run."""
-        if sink.is_terminal:
-            self.progress.clear()
-        try:
-            sink.write(line)
-        except OSError as error:
-            error.filename = sink.name
-            self.stopped_by = self.stopped_by or error
-            self._events.put(0)
-            return False
-        return True
-
-    # The end.
-
-    def report(self, args: argparse.Namespace) -> int:
-        """Tell what was done, and return the exit code."""
-        self._take_events()
-        code = self._exit_code()
-        stats = self._client.stats()
-        tally = self.tally
-        known = self._read if self._total is None else max(self._total, self._read)
-        unsent = known - tally.done - tally.failed - tally.skipped
-        is_whole = self._total is not None or self._is_read
-        with self._lock:
-            self.progress.clear()
-            if isinstance(self.stopped_by, BrokenPipeError):
-                silence_stdout()
-                return code
-            if isinstance(self.stopped_by, OSError) and isinstance(self._output, StdoutSink):
-                silence_stdout()  # what it did not take would be tried again at exit
-            if self.stopped_by is not None:
-                self.progress.say(f"groq-queue: stopped: {reason(self.stopped_by)}")
-            if not args.quiet:
-                if self.first_failure is not None:
-                    self.progress.say(f"first failure: {self.first_failure}")
-                self.progress.say(
-                    f"{tally.done:,} done, {tally.failed:,} failed"
-                    + (f", {_skipped(tally)}" if tally.skipped else "")
-                    + (f", {unsent:,} not sent" if unsent else "")
-                    + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
-                    f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
-                )
-            if self._is_stopped() and (unsent or not is_whole):
-                self.progress.say(self._rest(unsent, is_whole, args))
-        if args.json:
-            summary = {
-                "done": tally.done,
-                "failed": tally.failed,
-                "skipped": tally.skipped,
-                "unsent": unsent,
-                "stored": self._kept if self._journal is not None else 0,
-                "seconds": round(self.progress.seconds, 3),
-                "requests": stats.attempts,
-                "refused": stats.refused,
-                "prompt_tokens": tally.prompt_tokens,
-                "completion_tokens": tally.completion_tokens,
-                "tokens": tally.tokens,
-                "stopped_by": None if self.stopped_by is None else reason(self.stopped_by),
-                "exit_code": int(code),
-            }
-            print(json.dumps(summary), file=sys.stderr if isinstance(self._output, StdoutSink) else sys.stdout)
-        return code
-
-    def _rest(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
-        """Tell what has no answer, where it is kept, and how to go on."""
-        told = f"without an answer in {self._output.name}: {plural(unsent, 'line')}"
-        if not is_whole:
-            told += ", and the rest of stdin was not read"
-        if self._journal is not None:
-            told += f", {self._kept:,} of them stored in {self._journal}"
-        if isinstance(self._output, StdoutSink):
-            return f"{told}; to continue, run these into another file"
-        same_input = " on the same input" if args.input == "-" else ""
-        return f"{told}; to continue, run the same command{same_input}{'' if args.resume else ' with --resume'}"
-
-    def _exit_code(self) -> int:
-        if self._signal is not None:
-            return 128 + self._signal
-        return exit_code_of(self.stopped_by, self.tally.failed + self.tally.skipped_failed)
-
-
-def _skipped(tally: Tally) -> str:
-    failed = f" ({tally.skipped_failed:,} of them failed)" if tally.skipped_failed else ""
-    return f"{tally.skipped:,} done before{failed}"
-
-
-class _Told(logging.Handler):
-    """Prints the library's warnings above the progress line."""
-
-    def __init__(self, going: _Run) -> None:
-        super().__init__(logging.WARNING)
-        self._going = going
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._going.say(f"groq-queue: {excerpt(record.getMessage())}")
-        except Exception:  # as every handler does: a message that cannot be told harms nothing
-            self.handleError(record)
-
-
-@contextlib.contextmanager
-def _told_on(going: _Run) -> Iterator[None]:
-    log = logging.getLogger("groq_queue")
-    handler = _Told(going)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
+def _journal_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the queue is told of a journal."""
+    return {} if args.journal is None else {"journal": args.journal, "durability": args.durability}

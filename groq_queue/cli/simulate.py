@@ -6,17 +6,85 @@ import argparse
 import errno
 import json
 import queue
+import re
 import sys
+from typing import TYPE_CHECKING
 
-from groq_queue.cli import DEFAULT_MODELS, Exit, UsageError
+from groq_queue.cli import Exit, UsageError
+from groq_queue.cli.arguments import add_command, count_from_0, seconds
 from groq_queue.cli.signals import catching
-from groq_queue.simulator import GroqSimulator
+
+if TYPE_CHECKING:
+    from groq_queue.cli.arguments import Commands
+    from groq_queue.simulator import GroqSimulator
+
+_DEFAULT_MODELS = ("llama-3.1-8b-instant", "llama-3.3-70b-versatile", "openai/gpt-oss-20b", "openai/gpt-oss-120b")
+
+
+_DESCRIPTION = """\
+Serve a Groq look-alike on this machine: real HTTP, real rate limiting,
+made-up answers, no key, no cost.
+
+The first line of stdout is its base URL. It runs until Ctrl-C, then prints what
+it counted. Meanwhile GET /simulator/stats, at the same address without
+/openai/v1, tells the counts as JSON.
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Say what may be typed after ``groq-queue simulate``."""
+    parser = add_command(commands, "simulate", "serve a local Groq look-alike", simulate, _DESCRIPTION)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=count_from_0, default=0, metavar="N", help="port (default: any free one)")
+    parser.add_argument("--model", action="append", metavar="NAME", dest="models",
+                        help=f"model to serve, may be repeated (default: {', '.join(_DEFAULT_MODELS)})")  # fmt: skip
+    limits = parser.add_argument_group("limits of each model (0: none)")
+    limits.add_argument(
+        "--rpm", type=count_from_0, default=1_000, metavar="N", help="requests per minute (default: 1000)"
+    )
+    limits.add_argument("--rpd", type=count_from_0, default=0, metavar="N", help="requests per day")
+    limits.add_argument("--tpm", type=count_from_0, default=250_000, metavar="N",
+                        help="tokens per minute (default: 250000)")  # fmt: skip
+    limits.add_argument("--tpd", type=count_from_0, default=0, metavar="N", help="tokens per day")
+    limits.add_argument("--itpm", type=count_from_0, default=0, metavar="N", help="input tokens per minute")
+    limits.add_argument("--otpm", type=count_from_0, default=0, metavar="N", help="output tokens per minute")
+    limits.add_argument("--minute", type=seconds, default=60.0, metavar="S", help="seconds of a minute (default: 60)")
+    answers = parser.add_argument_group("answers")
+    answers.add_argument("--latency", type=_span, default=(0.2, 0.8), metavar="S",
+                         help="seconds an answer takes, such as 0.5 or 0.2-2 (default: 0.2-0.8)")  # fmt: skip
+    answers.add_argument("--arrival-delay", type=_span, default=0.0, metavar="S",
+                         help="seconds before a request is metered, in the same form (default: 0)")  # fmt: skip
+    answers.add_argument("--output", type=_span, default=0.5, metavar="F",
+                         help="share of max_completion_tokens used, such as 0.5 or 0.2-0.8 (default: 0.5)")  # fmt: skip
+    answers.add_argument("--settlement", choices=("corrected", "kept", "deferred"), default="corrected",
+                         help="corrected: charged as requested, then as used; kept: as requested; "
+                              "deferred: prompt first, answer later (default: corrected)")  # fmt: skip
+    answers.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="makes latencies and answers repeat (default: 0)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts at the end as one JSON object, on stdout")
+
+
+def _span(text: str) -> float | tuple[float, float]:
+    """Read ``0.5`` or ``0.2-2``."""
+    found = re.fullmatch(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a range such as 0.2-2")
+    low = float(found[1])
+    if found[2] is None:
+        return low
+    high = float(found[2])
+    if high < low:
+        raise argparse.ArgumentTypeError(f"{text!r} ends below its start: write the smaller number first")
+    return low, high
 
 
 def simulate(args: argparse.Namespace) -> int:
     """Serve until a signal comes, then print the counts."""
+    from groq_queue.simulator import GroqSimulator
+
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
-    models = args.models or list(DEFAULT_MODELS)
+    models = args.models or list(_DEFAULT_MODELS)
     try:
         simulator = GroqSimulator(
             models=models,

@@ -3,25 +3,86 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-import logging
 import queue
 import sys
+from typing import TYPE_CHECKING
 
-from groq_queue.assembly.settings import checked
-from groq_queue.assembly.sharing import Worker, addresses_of
 from groq_queue.cli import Exit, UsageError
-from groq_queue.cli.arguments import api_key_for, limits_of
+from groq_queue.cli.arguments import (
+    add_base_url,
+    add_command,
+    add_limiter,
+    add_limits,
+    add_sending,
+    api_key_for,
+    limiter_of,
+    limits_of,
+    seconds,
+    sending_of,
+)
 from groq_queue.cli.signals import catching
-from groq_queue.distributed.lanes import DEFAULT_THREADS, parse_lanes
 from groq_queue.errors import EngineUnavailable
-from groq_queue.facade import GroqQueue
+
+if TYPE_CHECKING:
+    from groq_queue.cli.arguments import Commands
 
 _REJECTED, _DEAD = 0, -1  # what is put where signals are put: the key was rejected, a lane is served no more
 
 
+_DESCRIPTION = """\
+Send what other processes submit with GroqQueue(engine="celery"), until Ctrl-C or
+SIGTERM: then it gives back what waits, finishes what is on its way, and ends.
+
+Start as many as you like, on any host. They share the limits of the account if
+all have the same --limiter; without it each believes that it is alone.
+"""
+
+_EPILOG = """\
+examples:
+  groq-queue worker --broker redis://127.0.0.1:6379/0 --rpm 30 --tpm 6000
+  groq-queue worker --broker redis://cache/0 --limiter redis://cache/1 --lanes urgent:4,bulk:16
+
+environment: GROQ_API_KEY unless the server is this machine, GROQ_BASE_URL, GROQ_QUEUE_BROKER
+
+exit codes: 0 it was stopped   1 it broke: start it again
+  2 usage, or the broker cannot be reached   3 configuration, or the key was rejected
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Say what may be typed after ``groq-queue worker``."""
+    parser = add_command(commands, "worker", "send what other processes submit", worker, _DESCRIPTION, _EPILOG)
+    parser.add_argument(
+        "--broker", metavar="URL", help="redis://… or amqp://… that submitters use too (default: GROQ_QUEUE_BROKER)"
+    )
+    parser.add_argument("--state", metavar="URL", help="the Redis in which requests stand (default: the broker)")
+    add_base_url(parser)
+    parser.add_argument("--lanes", metavar="L",
+                        help="threads for each lane: urgent (priorities 0-4), normal (5), bulk (6-10); a lane that is "
+                             "left out is not served (default: urgent:4,normal:8,bulk:8)")  # fmt: skip
+    parser.add_argument("--lease", type=seconds, default=15.0, metavar="S",
+                        help="seconds of silence after which a worker counts as dead (default: 15)")  # fmt: skip
+    add_limits(parser.add_argument_group("limits of your account (default: learnt from the server's answers)"))
+    budget = parser.add_argument_group("budget")
+    add_limiter(budget)
+    budget.add_argument("--organization", metavar="NAME", help="who pays, where workers have several keys")
+    budget.add_argument("--margin", type=float, default=0.0, metavar="F",
+                        help="share of every limit to leave unused (default: 0)")  # fmt: skip
+    budget.add_argument("--on-daily-limit", choices=("raise", "wait"), default="raise",
+                        help="raise: requests fail when a day's limit is spent (default: raise)")  # fmt: skip
+    add_sending(parser.add_argument_group("sending"))
+    parser.add_argument("--verbose", action="store_true", help="tell every step on stderr")
+
+
 def worker(args: argparse.Namespace) -> int:
     """Work until a signal comes or the key is rejected."""
+    import logging
+
+    from groq_queue.assembly.settings import checked
+    from groq_queue.assembly.sharing import addresses_of
+    from groq_queue.assembly.working import Worker
+    from groq_queue.distributed.lanes import DEFAULT_THREADS, parse_lanes
+
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.WARNING,
         stream=sys.stderr,
@@ -60,6 +121,10 @@ def worker(args: argparse.Namespace) -> int:
 
 def _arguments(args: argparse.Namespace) -> dict[str, object]:
     """Return the arguments of ``GroqQueue``: as given, else its defaults."""
+    import inspect
+
+    from groq_queue.facade import GroqQueue
+
     parameters = inspect.signature(GroqQueue.__init__).parameters.values()
     arguments = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     given = _given(args)
@@ -69,18 +134,13 @@ def _arguments(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _given(args: argparse.Namespace) -> dict[str, object]:
-    given: dict[str, object] = {
+    return {
         "api_key": api_key_for(args.base_url),
         "base_url": args.base_url,
         "organization": args.organization,
         "limits": limits_of(args),
         "margin": args.margin,
         "on_daily_limit": args.on_daily_limit,
-        "max_retries": args.max_retries,
-        "timeout": args.timeout,
+        **limiter_of(args),
+        **sending_of(args),
     }
-    if args.limiter is not None:
-        given["limiter"] = args.limiter
-    if args.on_outage is not None:
-        given["on_outage"] = args.on_outage
-    return given

@@ -137,6 +137,7 @@ _TOKENS = _PLACES["TPM"]
 
 _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
 _MINUTE_TOLERANCE = 0.03
+_HARMLESS_TOKENS = 1_000  # no published limit holds fewer than 1,200 tokens a minute
 
 
 class Blocked(NamedTuple):
@@ -278,7 +279,7 @@ class Budget:
         pace = self.pace
         if (
             now_ns < self._hold_until_ns
-            or (self._is_learning and self._leases)
+            or (self._is_learning and self._leases and not self._is_harmless(cost))
             or (pace.rate is not None and pace.wait_ns(now_ns))
         ):
             return self._what_blocks(cost, now_ns)
@@ -301,7 +302,7 @@ class Budget:
         """Return what would block *cost* longest, or None if it would pass."""
         if now_ns < self._hold_until_ns:
             return Blocked("hold", self._hold_until_ns - now_ns, self._hold_dimension)
-        if self._is_learning and self._leases:
+        if self._is_learning and self._leases and not self._is_harmless(cost):
             return Blocked("learning", None)
         pace_ns = self.pace.wait_ns(now_ns)
         blocked = Blocked("pace", pace_ns) if pace_ns else None
@@ -486,6 +487,10 @@ class Budget:
         blocked = self.blocks(cost, now_ns)
         assert blocked is not None
         return blocked
+
+    def _is_harmless(self, cost: Cost) -> bool:
+        """Return whether *cost* may join a probe: the user named the limit of requests, and no other is as small."""
+        return "RPM" in self._own and self.held().tokens + cost.tokens <= _HARMLESS_TOKENS
 
     def _learn(self, name: str, limit: int, now_ns: int, notices: list[str]) -> Bucket:
         """Note the server's *limit* and return its bucket."""

@@ -61,6 +61,13 @@ def _rebuild(body: dict[str, Any], custom_id: str | None, attempts: int, waited:
     return Completion(body, custom_id=custom_id, attempts=attempts, waited=waited)
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(object_hook=Node, parse_constant=_refuse_constant)  # json.loads would make one a call
+
+
 def decode_object(body: bytes) -> dict[str, Any]:
     """Parse an answer's body.
 
@@ -71,7 +78,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
         ValueError: The body is not one JSON object in UTF-8, or is nested too deep.
     """
     try:
-        decoded = json.loads(body.decode("utf-8"), object_hook=Node, parse_constant=_refuse_constant)
+        decoded = _decoder.decode(body.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(decoded, dict):
@@ -82,14 +89,10 @@ def decode_object(body: bytes) -> dict[str, Any]:
 _MAX_TOKENS = 10**12  # more is no count of tokens
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
 def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Return ``(prompt, completion, cached)`` tokens of an answer, or None if it tells no usage."""
     usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, (dict, Mapping)):  # dict first: it needs no look into the registry of ABCs
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if not isinstance(prompt, int) or not isinstance(completion, int) or prompt < 0 or completion < 0:
@@ -97,5 +100,5 @@ def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:
     if max(prompt, completion) > _MAX_TOKENS:
         return None
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+    cached = details.get("cached_tokens") if isinstance(details, (dict, Mapping)) else 0
     return prompt, completion, min(cached, prompt) if isinstance(cached, int) and cached > 0 else 0

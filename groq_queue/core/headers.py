@@ -110,7 +110,10 @@ def parse_retry_after(value: str | None, wall_s: float) -> int | None:
         return None
 
 
-_HEADER_DIMENSIONS = (("requests", "RPD"), ("tokens", "TPM"), ("audio-seconds", "ASPH"))
+_RATE_HEADERS = tuple(
+    (dimension, f"x-ratelimit-limit-{name}", f"x-ratelimit-remaining-{name}", f"x-ratelimit-reset-{name}")
+    for name, dimension in (("requests", "RPD"), ("tokens", "TPM"), ("audio-seconds", "ASPH"))
+)
 
 
 def parse_rate_headers(headers: Mapping[str, str]) -> list[RateHeader]:
@@ -120,17 +123,19 @@ def parse_rate_headers(headers: Mapping[str, str]) -> list[RateHeader]:
         headers: Names in lower case.
     """
     found = []
-    for name, dimension in _HEADER_DIMENSIONS:
-        limit = _count(headers.get(f"x-ratelimit-limit-{name}"))
-        remaining = _count(headers.get(f"x-ratelimit-remaining-{name}"))
+    for dimension, limit_name, remaining_name, reset_name in _RATE_HEADERS:
+        limit = _count(headers.get(limit_name))
+        remaining = _count(headers.get(remaining_name)) if limit else None
         if limit and remaining is not None and remaining <= limit:
-            reset_ns = parse_duration(headers.get(f"x-ratelimit-reset-{name}", ""))
+            reset_ns = parse_duration(headers.get(reset_name, ""))
             found.append(RateHeader(dimension, limit, remaining, reset_ns))
     return found
 
 
 def _count(text: str | None) -> int | None:
-    text = (text or "").strip()
+    if text is None:
+        return None
+    text = text.strip()
     return int(text) if _COUNT.fullmatch(text) else None
 
 

@@ -1,12 +1,13 @@
 """The engine of a submitting process: requests go into Redis, workers elsewhere send them, their ends come back.
 
 What ``ThreadEngine`` promises holds here too: a Future ends once, is cancellable until bytes leave, and its
-callbacks run in this process. What cannot hold is refused, see ``assembly.sharing``.
+callbacks run in this process. What cannot hold is refused, see ``assembly.elsewhere``.
+
+What goes out is ``outbox``, what comes back ``replies`` (the thread that hears it) and ``inbox`` (what it means).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.completion import Completion
@@ -24,8 +25,9 @@ from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request, State
 from groq_queue.distributed.broker import Bell
-from groq_queue.distributed.lanes import lane_for
-from groq_queue.distributed.record import Ending, decode_ending, encode_ending, encode_request, is_final
+from groq_queue.distributed.inbox import Inbox
+from groq_queue.distributed.outbox import Outbox
+from groq_queue.distributed.record import Ending, decode_ending, is_final
 from groq_queue.distributed.register import Register
 from groq_queue.distributed.replies import Listener
 from groq_queue.distributed.store import JobStore
@@ -37,12 +39,12 @@ from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.shelf import Group
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.timers import Timers
-from groq_queue.errors import ConfigurationError, EngineUnavailable, GroqQueueError, QueueClosed, error_of
+from groq_queue.engine.views import info_at
+from groq_queue.errors import ConfigurationError, EngineUnavailable, QueueClosed
 
 _log = logging.getLogger("groq_queue")
 
 _TRY_AGAIN_S = 1
-_CALLS = 256  # more requests that wait need no further wake-up calls: who is awake goes on until none waits
 _Task = Callable[[], None]
 
 
@@ -81,12 +83,10 @@ class CeleryEngine:
         base_url: str | None = None,
     ) -> None:
         self._store = store
-        self._bell = bell
         self._clock = clock
         self._timers = timers
         self._price = price
         self._when_full = when_full
-        self._base_url = base_url
         self._reply = uuid.uuid4().hex
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
@@ -95,8 +95,10 @@ class CeleryEngine:
         self._register = Register(tariff or Tariff(), max_pending, max_pending_per_client)
         self._tasks: deque[_Task] = deque()
         self._weights: dict[str, float] = {}
+        self._outbox = Outbox(store, bell, self._reply, base_url)
+        inbox = Inbox(store, self._register, self._room, clock, self._end_soon)
         self._listener = Listener(
-            store, clock, self._reply, on_news=self._hear, on_doubt=self._ask_all, on_end=self._hang_up
+            store, clock, self._reply, on_news=inbox.hear, on_doubt=inbox.ask_all, on_end=self._outbox.close
         )
         self._closes: list[Callable[[], None]] = []
         self._is_closed = False
@@ -184,8 +186,7 @@ class CeleryEngine:
             self._register.accept(request)
             self._register.stored.add(request_id)
         if is_final(standing.status):
-            ending = decode_ending(standing.status, standing.ending, custom_id=request.custom_id)
-            self._do(lambda: self._end(request_id, ending))
+            self._end_soon(request_id, decode_ending(standing.status, standing.ending, custom_id=request.custom_id))
         else:
             self._listener.begin()
         return future
@@ -201,7 +202,7 @@ class CeleryEngine:
                 return request.state is State.CANCELLED
             is_here = request.id in self._register.open and request.id not in self._register.stored
         cancelled = Ending(State.CANCELLED)
-        if not is_here and self._store.withdraw([request.id], "cancelled", encode_ending(cancelled)) != [1]:
+        if not is_here and self._outbox.withdraw([request.id], cancelled) != [True]:
             return False
         self._end(request.id, cancelled)
         return True
@@ -222,13 +223,11 @@ class CeleryEngine:
             if request.state is not State.PENDING:
                 return False
             is_stored = request.id in self._register.stored
-        if is_stored and not self._store.move(request.id, priority):
+        if is_stored and not self._outbox.move(request.id, priority):
             return False
         with self._lock:
             if request.state is State.PENDING:
                 self._register.change_priority(request, priority)
-        if is_stored:
-            self._ring(priority)
         return True
 
     def request_of(self, custom_id: str) -> Request | None:
@@ -323,19 +322,7 @@ class CeleryEngine:
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
         with self._lock:
-            now_ns = self._clock.now_ns()
-            return RequestInfo(
-                request_id=request.id,
-                custom_id=request.custom_id,
-                client=request.client,
-                model=request.model,
-                priority=request.priority,
-                state=request.state.value,
-                attempts=request.attempts,
-                waited=((request.started_ns or now_ns) - request.submitted_ns) / NS_PER_S,
-                tokens=self._price(request),
-                last_error=request.last_error,
-            )
+            return info_at(request, self._price(request), self._clock.now_ns())
 
     def explain(self, request: Request) -> Explanation:
         """Return why a request waits; when it starts only the workers could tell."""
@@ -414,35 +401,11 @@ class CeleryEngine:
         """Store a request and wake a worker."""
         with self._lock:
             weight = self._weights.get(request.client, 1.0)
-        waiting = self._store.enqueue(
-            request.id,
-            encode_request(request, self._base_url),
-            priority=request.priority,
-            model=request.model,
-            client=request.client,
-            weight=weight,
-            cost=request.turn_cost,
-            reply=self._reply,
-            custom_id=request.custom_id,
-        )
-        try:
-            if waiting <= _CALLS:
-                self._bell.ring(lane_for(request.priority))
-        except EngineUnavailable:
-            # Redis has it but the broker is away. If it can be taken back submit() says so; if a worker was
-            # faster, or Redis is away now too, it is accepted: workers look for what nobody was woken for.
-            if self._try_withdraw(request):
-                raise
+        self._outbox.send(request, weight)
         with self._lock:
             if request.id in self._register.open:
                 self._register.stored.add(request.id)
             request.body = None  # Redis has it
-
-    def _try_withdraw(self, request: Request) -> bool:
-        try:
-            return self._store.withdraw([request.id], "cancelled", encode_ending(Ending(State.CANCELLED))) == [1]
-        except EngineUnavailable:
-            return False
 
     def _send_later(self, request: Request, after_ns: int) -> None:
         request.timers.append(
@@ -460,20 +423,13 @@ class CeleryEngine:
             _log.warning("%s is sent out later: %s", request, error, extra=told("store_away", request))
             self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._send_due(request)))
 
-    def _ring(self, priority: int) -> None:
-        """Wake a worker for what was stored before; workers also look by themselves, so raises nothing."""
-        try:
-            self._bell.ring(lane_for(priority))
-        except EngineUnavailable as error:
-            _log.debug("no worker is woken: %s", error, extra=told("store_away"))
-
     def _cancel_many(self, requests: Sequence[Request]) -> int:
         with self._lock:
             stored = [request.id for request in requests if request.id in self._register.stored]
             here = [request.id for request in requests if request.id not in self._register.stored]
         cancelled = Ending(State.CANCELLED)
-        answers = self._store.withdraw(stored, "cancelled", encode_ending(cancelled)) if stored else []
-        done = here + [id for id, answer in zip(stored, answers, strict=True) if answer == 1]
+        withdrawn = self._outbox.withdraw(stored, cancelled)
+        done = here + [id for id, is_cancelled in zip(stored, withdrawn, strict=True) if is_cancelled]
         interrupt: BaseException | None = None
         for id in done:
             try:
@@ -504,56 +460,12 @@ class CeleryEngine:
             error = verdicts.timed_out(request, bound, after_ns, "its turn at the workers")
         expired = Ending(State.EXPIRED, error=error, attempts=request.attempts)
         try:
-            if is_stored and self._store.withdraw([request.id], "expired", encode_ending(expired)) != [1]:
+            if is_stored and self._outbox.withdraw([request.id], expired) != [True]:
                 return
         except EngineUnavailable:
             self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._expire(request, bound, after_ns)))
             return
         self._end(request.id, expired)
-
-    def _hear(self, news: list[list[Any]]) -> None:
-        """Note what workers told."""
-        ended = []
-        with self._lock:
-            now_ns = self._clock.now_ns()
-            for word, *facts in news:
-                if word == "began":
-                    self._register.began(facts[0], facts[1], now_ns)
-                    self._room.notify_all()
-                elif word == "rests":
-                    error = error_of(json.loads(facts[1])) if facts[1] else None
-                    self._register.rests(facts[0], error, now_ns)
-                elif word == "ended" and facts[0] in self._register.open:
-                    ended.append(facts[0])
-        if ended:
-            self._ask(ended)
-
-    def _ask_all(self) -> None:
-        """Ask where every open request stands."""
-        with self._lock:
-            ids = self._register.awaited()
-        self._ask(ids)
-
-    def _ask(self, ids: list[str]) -> None:
-        """Ask where requests stand, and have the Futures of those that ended end."""
-        for id, standing in zip(ids, self._store.standings(ids), strict=True):
-            if standing.status is None:
-                with self._lock:
-                    is_lost = id in self._register.awaited()  # else it ended, long ago or just now
-                if is_lost:
-                    self._do(partial(self._end, id, Ending(State.FAILED, error=self._lost(id))))
-            elif is_final(standing.status):
-                ending = decode_ending(standing.status, standing.ending, custom_id=standing.custom_id or None)
-                self._do(partial(self._end, id, ending))
-
-    def _lost(self, id: str) -> GroqQueueError:
-        return EngineUnavailable(
-            f"request {id[:8]}: the Redis at {self._store.address} has forgotten it, so its data was deleted or lost; "
-            "nobody knows whether it was sent: submit it again, and let Redis write its data (appendonly yes, "
-            "maxmemory-policy noeviction)",
-            address=self._store.address,
-            request_id=id,
-        )
 
     def _do(self, task: _Task) -> None:
         """Have the pool do *task*."""
@@ -561,6 +473,10 @@ class CeleryEngine:
             self._tasks.append(task)
             self._pool.wake()
         self._pool.grow()
+
+    def _end_soon(self, id: str, ending: Ending) -> None:
+        """Have the pool end the Future of a request."""
+        self._do(partial(self._end, id, ending))
 
     def _end(self, id: str, ending: Ending) -> None:
         """End the Future of a request, unless it was ended before, and forget what it held."""
@@ -584,12 +500,6 @@ class CeleryEngine:
             with self._lock:
                 self._register.let_go(request)
                 self._note_if_quiet()
-
-    def _hang_up(self) -> None:
-        """Let go of the connections, once nobody listens any more."""
-        self._store.forget_replies(self._reply)
-        self._store.close()
-        self._bell.close()
 
 
 def _refuse_pause() -> NoReturn:

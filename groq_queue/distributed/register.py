@@ -164,26 +164,7 @@ class Register:
         for name, (model, in_flight) in self._lanes.items():
             pending = tally.pending_by_lane[name]
             lanes.append(LaneStats(name, model, pending, in_flight, False, _FIRST if pending else None, ()))
-        return Stats(
-            pending=tally.pending,
-            in_flight=tally.in_flight,
-            submitted=tally.submitted,
-            completed=tally.ended[State.COMPLETED],
-            failed=tally.ended[State.FAILED],
-            cancelled=tally.ended[State.CANCELLED],
-            expired=tally.ended[State.EXPIRED],
-            attempts=tally.attempts,
-            refused=tally.refused,
-            retried=tally.retried,
-            prompt_tokens=tally.prompt_tokens,
-            completion_tokens=tally.completion_tokens,
-            cost=self._purse.spent_usd,
-            pending_by_priority=dict(sorted(tally.pending_by_priority.items())),
-            pending_by_client=dict(tally.pending_by_client),
-            wait_percentiles=tally.wait_percentiles(),
-            lanes=tuple(lanes),
-            running=is_running,
-        )
+        return tally.stats(lanes, cost=self._purse.spent_usd, is_running=is_running)
 
     # -- inside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import TypeVar
 
 from groq_queue.core.pricing import quantile
@@ -10,6 +11,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.engine.history import History
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import Group
+from groq_queue.engine.stats import LaneStats, Stats
 from groq_queue.errors import RateLimitError
 
 _K = TypeVar("_K")
@@ -91,6 +93,29 @@ class Tally:
         if not self._waits_ns:
             return {}
         return {percent: quantile(self._waits_ns, percent / 100) / 1e9 for percent in (50, 90, 99)}
+
+    def stats(self, lanes: Iterable[LaneStats], *, cost: float, is_running: bool) -> Stats:
+        """Return all counts, with those of the *lanes*."""
+        return Stats(
+            pending=self.pending,
+            in_flight=self.in_flight,
+            submitted=self.submitted,
+            completed=self.ended[State.COMPLETED],
+            failed=self.ended[State.FAILED],
+            cancelled=self.ended[State.CANCELLED],
+            expired=self.ended[State.EXPIRED],
+            attempts=self.attempts,
+            refused=self.refused,
+            retried=self.retried,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cost=cost,
+            pending_by_priority=dict(sorted(self.pending_by_priority.items())),
+            pending_by_client=dict(self.pending_by_client),
+            wait_percentiles=self.wait_percentiles(),
+            lanes=tuple(lanes),
+            running=is_running,
+        )
 
     def start_interval_ns(self) -> int | None:
         """Return the mean time between the last starts, or None before the second."""

@@ -28,30 +28,16 @@ def stats_of(roster: Roster, now_ns: int, *, is_running: bool, cost: float) -> S
         )
         for lane in roster.lanes.values()
     )
-    return Stats(
-        pending=tally.pending,
-        in_flight=tally.in_flight,
-        submitted=tally.submitted,
-        completed=tally.ended[State.COMPLETED],
-        failed=tally.ended[State.FAILED],
-        cancelled=tally.ended[State.CANCELLED],
-        expired=tally.ended[State.EXPIRED],
-        attempts=tally.attempts,
-        refused=tally.refused,
-        retried=tally.retried,
-        prompt_tokens=tally.prompt_tokens,
-        completion_tokens=tally.completion_tokens,
-        cost=cost,
-        pending_by_priority=dict(sorted(tally.pending_by_priority.items())),
-        pending_by_client=dict(tally.pending_by_client),
-        wait_percentiles=tally.wait_percentiles(),
-        lanes=tuple(lanes),
-        running=is_running,
-    )
+    return tally.stats(lanes, cost=cost, is_running=is_running)
 
 
 def info_of(roster: Roster, request: Request, now_ns: int) -> RequestInfo:
     """Return one request's state."""
+    return info_at(request, roster.lane(request).meter.price(request.size).tokens, now_ns)
+
+
+def info_at(request: Request, tokens: int, now_ns: int) -> RequestInfo:
+    """Return the state of a request that is priced at *tokens*."""
     return RequestInfo(
         request_id=request.id,
         custom_id=request.custom_id,
@@ -61,7 +47,7 @@ def info_of(roster: Roster, request: Request, now_ns: int) -> RequestInfo:
         state=request.state.value,
         attempts=request.attempts,
         waited=((request.started_ns or now_ns) - request.submitted_ns) / NS_PER_S,
-        tokens=roster.lane(request).meter.price(request.size).tokens,
+        tokens=tokens,
         last_error=request.last_error,
     )
 

@@ -21,7 +21,7 @@ _CURES = (
         "free some space or check the disk, and call again",
     ),
     ("malformed", "the file is damaged; restore an export, or salvage it with `sqlite3 FILE .recover`"),
-    ("not a database", "this is no SQLite file; name another path, it was left as it is"),
+    ("not a database", "this is no SQLite file, so no journal; name another path, it was left as it is"),
     ("readonly", "the file or its directory is read-only; make both writable for this user"),
     ("unable to open", "it cannot be opened; check that the directory exists and is writable for this user"),
 )

@@ -57,8 +57,7 @@ def check_place(path: str, *, for_writing: bool) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        if not for_writing:
-            raise JournalError(f"journal {path}: there is no such file; check the path") from None
+        pass  # it may be about to be made
     except OSError as error:
         raise JournalError(f"journal {path}: {error.strerror}; check the path and its permissions") from error
     else:
@@ -80,6 +79,18 @@ def check_place(path: str, *, for_writing: bool) -> None:
             f"journal {path}: it lies on a network file system ({kind}), where write-ahead logging and locks "
             "are not reliable; put it on a local disk"
         )
+
+
+def check_is_there(path: str) -> None:
+    """Refuse a file that would have to be made first.
+
+    Raises:
+        JournalError: It is missing or empty; the message names the path and the cure.
+    """
+    if not os.path.exists(path):
+        raise JournalError(f"journal {path}: there is no such file; check the path")
+    if not size_of(path):
+        raise _empty(path)
 
 
 def create_if_missing(path: str) -> None:
@@ -119,13 +130,11 @@ def check_contents(path: str, *, needs_schema: bool = False) -> None:
     """
     size = size_of(path)
     if not size:
-        if size_of(path + "-wal") or needs_schema:
-            raise JournalError(
-                f"journal {path}: the file is empty; restore it (and a -wal file that lies beside it) from a copy"
-            )
+        if size_of(path + "-wal"):
+            raise _empty(path)
         return
     if size < _SMALLEST:
-        raise JournalError(f"journal {path}: {size} bytes are no SQLite file; restore it from a copy")
+        raise JournalError(f"journal {path}: {size} bytes are no SQLite file, so no journal; name another path")
     if size_of(path + "-journal"):
         return  # a crash before the switch to WAL; only a connection that may write can roll it back
     connection = None
@@ -143,6 +152,13 @@ def check_contents(path: str, *, needs_schema: bool = False) -> None:
     finally:
         if connection is not None:
             connection.close()
+
+
+def _empty(path: str) -> JournalError:
+    return JournalError(
+        f"journal {path}: the file is empty, so no journal; name another path, or, if it was one, restore it (and a "
+        "-wal file that lies beside it) from a copy"
+    )
 
 
 def connect(path: str, mode: str, timeout_s: float) -> sqlite3.Connection:

@@ -20,6 +20,7 @@ from groq_queue.journal.entries import Cursor, JournalSummary, Row, SavedLevel, 
 from groq_queue.journal.faults import told
 
 _T = TypeVar("_T")
+_R = TypeVar("_R", bound="Reader")
 
 
 class Reader:
@@ -51,6 +52,7 @@ class Reader:
         """
         name = opening.checked_path(path)
         opening.check_place(name, for_writing=False)
+        opening.check_is_there(name)
         opening.check_contents(name, needs_schema=True)
         return cls(name, busy_timeout_s, clock or SystemClock())
 
@@ -172,14 +174,9 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file. Twice is harmless; in a forked child nothing happens."""
-        if os.getpid() == self._pid:
-            with self._reading:
-                if not self._is_closed:
-                    self._is_closed = True
-                    self._connection.close()
-                    opening.let_go(self._connection)
+        self._end_reading()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self: _R) -> _R:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -202,6 +199,18 @@ class Reader:
             )
         if self._is_closed:
             raise opening.closed(self.path)
+
+    def _end_reading(self) -> bool:
+        """Close the connection; False if that was done before, or is not this process's to do."""
+        if os.getpid() != self._pid:
+            return False
+        with self._reading:
+            if self._is_closed:
+                return False
+            self._is_closed = True
+            self._connection.close()
+            opening.let_go(self._connection)
+        return True
 
     def _read(self, look: Callable[[sqlite3.Connection], _T]) -> _T:
         self.check_here()

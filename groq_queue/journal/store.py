@@ -18,12 +18,8 @@ from groq_queue.journal.entries import (
     Accepted,
     Cursor,
     Entry,
-    JournalSummary,
     Recovery,
-    Row,
     SavedLevel,
-    Stack,
-    Stored,
     columns_of,
     to_json,
 )
@@ -34,33 +30,35 @@ from groq_queue.journal.reading import Reader
 from groq_queue.journal.schema import END
 
 
-class Journal:
-    """One file of accepted requests, owned by this object until ``close``.
+class Journal(Reader):
+    """One file of accepted requests, owned by this object until ``close``; who owns it may look at it, too.
 
     Every method may be called from any thread and blocks no longer than the disk, or
     another program's lock for ``busy_timeout_s``. A method that raises ``JournalError``
     has changed nothing. In a forked child every method raises, and the inherited
     connections are neither used nor closed.
 
-    What is locked is in ``Commits`` (writing) and ``Reader`` (reading); this class has no lock.
+    What is locked is in ``Commits`` (writing) and ``Reader`` (reading); this class adds no lock.
     """
 
     def __init__(
-        self, path: str, commits: Commits, writer: sqlite3.Connection, reader: Reader, owner: Ownership, clock: Clock
+        self,
+        path: str,
+        commits: Commits,
+        writer: sqlite3.Connection,
+        owner: Ownership,
+        busy_timeout_s: float,
+        clock: Clock,
     ) -> None:
         """Use ``open``."""
         self._is_closed = True
-        self.path = path
         self._commits = commits
         self._writer = writer
-        self._reader = reader
         self._owner = owner
-        self._clock = clock
-        self._pid = os.getpid()
         self._has_claimed = False  # set in transactions only
         self._naming = Naming(path, *commits.run(_begin_session, is_durable=False))
         opening.keep(writer)
-        self._is_closed = False
+        super().__init__(path, busy_timeout_s, clock)
 
     @classmethod
     def open(
@@ -70,6 +68,7 @@ class Journal:
         durability: Literal["full", "normal"] = "full",
         busy_timeout_s: float = 30.0,
         clock: Clock | None = None,
+        may_make: bool = True,
     ) -> Journal:
         """Own the journal at *path*, which is made if it is missing (its directory is not).
 
@@ -80,6 +79,7 @@ class Journal:
                 the last moments.
             busy_timeout_s: How long another program's lock is waited for.
             clock: Where the time in the rows is read.
+            may_make: False: it has to be there.
 
         Raises:
             ConfigurationError: An argument cannot be used.
@@ -91,18 +91,17 @@ class Journal:
         name = opening.checked_path(path)
         clock = clock or SystemClock()
         opening.check_place(name, for_writing=True)
+        if not may_make:
+            opening.check_is_there(name)
         owner = Ownership(name)
-        writer = reader = None
+        writer = None
         try:
             opening.create_if_missing(name)
             opening.check_contents(name)
             writer = opening.writer(name, durability, busy_timeout_s)
             commits = Commits(writer, name, durability=durability, busy_timeout_s=busy_timeout_s, clock=clock)
-            reader = Reader(name, busy_timeout_s, clock)
-            return cls(name, commits, writer, reader, owner, clock)
+            return cls(name, commits, writer, owner, busy_timeout_s, clock)
         except BaseException:
-            if reader is not None:
-                reader.close()
             if writer is not None:
                 writer.close()
             owner.release()
@@ -120,7 +119,7 @@ class Journal:
             ConfigurationError: A field that the file cannot hold.
             JournalError: The ``custom_id`` belongs to another payload, or the file cannot be written.
         """
-        self._reader.check_here()
+        self.check_here()
         columns = columns_of(entry)
         is_single = is_short(entry.payload) and entry.custom_id is not None
         return self._commits.run(
@@ -129,7 +128,7 @@ class Journal:
 
     def add_many(self, entries: Iterable[Entry]) -> list[Accepted]:
         """Accept several requests in one transaction, all or none; otherwise as ``add``."""
-        self._reader.check_here()
+        self.check_here()
         rows = [(columns_of(entry), entry) for entry in entries]
         if not rows:
             return []
@@ -140,7 +139,7 @@ class Journal:
 
     def withdraw(self, row_id: int) -> None:
         """Undo ``add``: the queue did not take the request. One that was ever claimed stays."""
-        self._reader.check_here()
+        self.check_here()
 
         def withdraw(connection: sqlite3.Connection) -> None:
             gone = connection.execute(
@@ -153,7 +152,7 @@ class Journal:
 
     def set_priority(self, row_id: int, priority: int) -> None:
         """Let a request that has not ended stand at the end of another level when it is read again."""
-        self._reader.check_here()
+        self.check_here()
         self._commits.run(
             lambda connection: connection.execute(
                 f"UPDATE requests SET priority = ? WHERE id = ? AND {UNFINISHED}", (priority, row_id)
@@ -163,8 +162,8 @@ class Journal:
 
     def cancel_stack(self, stack: Cursor, up_to: int) -> int:
         """Cancel the pending requests behind *stack* in its stack, up to a row id, and return how many."""
-        self._reader.check_here()
-        now_ns = self._now_ns()
+        self.check_here()
+        now_ns = self.now_ns()
         return self._commits.run(
             lambda connection: (
                 connection.execute(
@@ -190,8 +189,8 @@ class Journal:
         Raises:
             JournalError: The request is not pending, or the file cannot be written; do not send.
         """
-        self._reader.check_here()
-        now_ns = self._now_ns()
+        self.check_here()
+        now_ns = self.now_ns()
 
         def claim(connection: sqlite3.Connection) -> int:
             attempts = _claim(connection, row_id, now_ns)
@@ -214,7 +213,7 @@ class Journal:
         Raises:
             JournalError: It was not claimed, or the file cannot be written.
         """
-        self._reader.check_here()
+        self.check_here()
 
         def release(connection: sqlite3.Connection) -> None:
             changed = connection.execute(
@@ -251,12 +250,12 @@ class Journal:
             ConfigurationError: An argument cannot be stored.
             JournalError: It had ended before, or the file cannot be written.
         """
-        self._reader.check_here()
+        self.check_here()
         if status not in FINAL:
             raise ConfigurationError(f"status={status!r}: use one of {', '.join(FINAL)}")
         told = None if error is None else to_json("error", error)
         kind = None if error is None else str(error.get("kind", "unknown"))
-        values = (row_id, status, self._now_ns(), *(usage or (None, None, None)), kind, told, result)
+        values = (row_id, status, self.now_ns(), *(usage or (None, None, None)), kind, told, result)
 
         def finish(connection: sqlite3.Connection) -> None:
             try:
@@ -280,11 +279,11 @@ class Journal:
             ConfigurationError: An argument cannot be used.
             JournalError: Something was claimed since ``open``, or the file cannot be written.
         """
-        self._reader.check_here()
+        self.check_here()
         if on_unknown not in ("resend", "hold"):
             raise ConfigurationError(f"on_unknown={on_unknown!r}: use 'resend' or 'hold'")
         check_count("max_sends", max_sends)
-        now_ns = self._now_ns()
+        now_ns = self.now_ns()
 
         def recover(connection: sqlite3.Connection) -> Recovery:
             if self._has_claimed:
@@ -293,62 +292,16 @@ class Journal:
 
         return self._commits.run(recover, is_wide=True)
 
-    # -- looking
-
     @property
     def last_row_id(self) -> int:
         """The last row id that was given out, as far as the asking thread knows."""
         return self._naming.last_id
 
-    def at(self, row_id: int) -> Stored:
-        """See ``Reader.at``."""
-        return self._reader.at(row_id)
-
-    def get(self, custom_id: str) -> Stored:
-        """See ``Reader.get``."""
-        return self._reader.get(custom_id)
-
-    def payload(self, row_id: int) -> bytes:
-        """See ``Reader.payload``."""
-        return self._reader.payload(row_id)
-
-    def pending(self, *, after: Cursor | None = None, limit: int = 1_000) -> list[Row]:
-        """See ``Reader.pending``."""
-        return self._reader.pending(after=after, limit=limit)
-
-    def stack(self, after: Cursor, *, limit: int = 1_000) -> list[Row]:
-        """See ``Reader.stack``."""
-        return self._reader.stack(after, limit=limit)
-
-    def stacks(self) -> list[Stack]:
-        """See ``Reader.stacks``."""
-        return self._reader.stacks()
-
-    def pending_row(self, row_id: int) -> Row | None:
-        """See ``Reader.pending_row``."""
-        return self._reader.pending_row(row_id)
-
-    def counts(self) -> dict[str, int]:
-        """See ``Reader.counts``."""
-        return self._reader.counts()
-
-    def oldest_pending(self) -> int | None:
-        """See ``Reader.oldest_pending``."""
-        return self._reader.oldest_pending()
-
-    def errors_by_kind(self) -> dict[str, int]:
-        """See ``Reader.errors_by_kind``."""
-        return self._reader.errors_by_kind()
-
-    def summary(self) -> JournalSummary:
-        """See ``Reader.summary``."""
-        return self._reader.summary()
-
     # -- budgets
 
     def save_levels(self, levels: Iterable[SavedLevel]) -> None:
         """Store how full buckets are, each in place of what was stored of it; on disk with the next commit."""
-        self._reader.check_here()
+        self.check_here()
         rows = [(*level[:5], str(level.used), level.at_wall_ns) for level in levels]
         for row in rows:
             if not all(-INT64 <= number < INT64 for number in (row[3], row[4], row[6])):
@@ -360,10 +313,6 @@ class Journal:
                 is_wide=True,
             )
 
-    def load_levels(self) -> list[SavedLevel]:
-        """Return what ``save_levels`` stored."""
-        return self._reader.load_levels()
-
     # -- upkeep
 
     def retry_failed(self, *, kinds: Collection[str] | None = None) -> int:
@@ -372,18 +321,10 @@ class Journal:
         Args:
             kinds: Kinds of error to bring back, or None for all.
         """
-        self._reader.check_here()
+        self.check_here()
         if isinstance(kinds, str):
             raise ConfigurationError(f"kinds={kinds!r}: use a list of kinds")
         return self._commits.run(lambda connection: recovery.retry_failed(connection, kinds))
-
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """See ``Reader.export``."""
-        self._reader.export(path)
-
-    def export_batch(self, path: str | os.PathLike[str]) -> int:
-        """See ``Reader.export_batch``."""
-        return self._reader.export_batch(path)
 
     def prune(self, *, keep: Collection[str] = ("pending", "processing", "failed")) -> int:
         """Delete requests that have ended, with their payloads and results, and make the file small again.
@@ -396,39 +337,25 @@ class Journal:
         Returns:
             How many were deleted. Their ``custom_id`` is unknown afterwards: submitted again, they are sent again.
         """
-        self._reader.check_here()
+        self.check_here()
         return upkeep.prune(self._commits, self.path, keep)
 
     def close(self) -> None:
         """Finish what is being written and let the next owner in. Twice is harmless."""
         if os.getpid() != self._pid or self._is_closed:
             return
-        self._is_closed = True
         try:
-            self._reader.close()
-            self._commits.close()
-            opening.let_go(self._writer)
+            if self._end_reading():
+                self._commits.close()
+                opening.let_go(self._writer)
         finally:
             self._owner.release()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_is_closed", True):
-            self.close()
 
     def _not(self, connection: sqlite3.Connection, row_id: int, done: str) -> GroqQueueError:
         found = connection.execute("SELECT status, custom_id FROM requests WHERE id = ?", (row_id,)).fetchone()
         if found is None:
             return JournalError(f"journal {self.path}: row {row_id} cannot be {done}: it is not there")
         return JournalError(f"journal {self.path}: {found[1]!r} cannot be {done}: it is {found[0]}", custom_id=found[1])
-
-    def _now_ns(self) -> int:
-        return self._reader.now_ns()
 
 
 def _begin_session(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -111,7 +111,7 @@ class Agent:
             self._flush()
         except LimiterUnavailable as error:
             count = len(self._outbox)
-            _log.warning("%d leases end without word to the shared budget: %s", count, error, extra=_TROUBLE)
+            _log.warning("the shared budget was not told how %d of the leases ended: %s", count, error, extra=_TROUBLE)
         self._ledger.close()
 
     def _serve(self, askers: list[Asker], now_ns: int) -> int | None:

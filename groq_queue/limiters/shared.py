@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Literal, Protocol
 
 from groq_queue.clock import Clock
@@ -221,7 +220,7 @@ class SharedMeter(ProcessMeter):
         left = self._claim or self._grant
         self._claim = self._grant = self._reply = None
         if left is not None:
-            ends.append(partial(_refund, self.lane, left.id))
+            ends.append(lambda ledger: ledger.refund(self.lane, left.id))
 
     # -- how leases end
 
@@ -252,9 +251,10 @@ class SharedMeter(ProcessMeter):
             }
         if claim_id is None:
             most = {name: max(requested.units(name), used.units(name)) for name in DIMENSIONS}
-            self._tell([partial(_charge, self.lane, most, limits)])
+            self._tell([lambda ledger: ledger.charge(self.lane, most, limits)])
         else:
-            self._tell([partial(_settle, self.lane, claim_id, _units(requested), _units(used), told, limits)])
+            before, after = _units(requested), _units(used)
+            self._tell([lambda ledger: ledger.settle(self.lane, claim_id, before, after, told, limits)])
         return notices
 
     def refund(self, lease: Lease) -> None:
@@ -263,7 +263,7 @@ class SharedMeter(ProcessMeter):
             claim_id = self._reservations.pop(lease, None)
         super().refund(lease)
         if claim_id is not None:
-            self._tell([partial(_refund, self.lane, claim_id)])
+            self._tell([lambda ledger: ledger.refund(self.lane, claim_id)])
 
     def refused(self, lease: Lease, size: Size, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
         """End a lease by the server's refusal; nobody of any process gets one for *wait_ns*."""
@@ -272,15 +272,16 @@ class SharedMeter(ProcessMeter):
             claim_id = self._reservations.pop(lease, None)
         notices = super().refused(lease, size, refusal, wait_ns, now_ns)
         if claim_id is not None:
-            ends.append(partial(_refund, self.lane, claim_id))
+            ends.append(lambda ledger: ledger.refund(self.lane, claim_id))
         with self._lock:
             limits = self._whole or self._budget.capacities()
         dimension = "" if refusal is None else refusal.dimension
         if refusal is not None and refusal.limit and refusal.used is not None and dimension in limits:
             used = limits[dimension][0] - (refusal.limit - refusal.used)
-            ends.append(partial(_at_least, self.lane, dimension, used, now_ns - lease.granted_ns, limits))
+            age_ns = now_ns - lease.granted_ns
+            ends.append(lambda ledger: ledger.at_least(self.lane, dimension, used, age_ns, limits))
         if wait_ns:
-            ends.append(partial(_hold, self.lane, wait_ns, dimension))
+            ends.append(lambda ledger: ledger.hold(self.lane, wait_ns, dimension))
         self._tell(ends)
         return notices
 
@@ -453,31 +454,3 @@ def _fits(cost: Cost, claim: Claim) -> bool:
 def _is_met(cost: Cost, claim: Claim) -> bool:
     """Return whether *claim* is for *cost*, or for hardly more."""
     return _fits(cost, claim) and all(cost.units(name) * 10 >= units * 9 for name, units in claim.cost.items())
-
-
-def _refund(lane: str, claim_id: str, ledger: Ledger) -> None:
-    ledger.refund(lane, claim_id)
-
-
-def _charge(lane: str, used: dict[str, int], limits: KnownLimits, ledger: Ledger) -> None:
-    ledger.charge(lane, used, limits)
-
-
-def _settle(
-    lane: str,
-    claim_id: str,
-    requested: dict[str, int],
-    used: dict[str, int],
-    seen: dict[str, Seen],
-    limits: KnownLimits,
-    ledger: Ledger,
-) -> None:
-    ledger.settle(lane, claim_id, requested, used, seen, limits)
-
-
-def _at_least(lane: str, dimension: str, used: int, age_ns: int, limits: KnownLimits, ledger: Ledger) -> None:
-    ledger.at_least(lane, dimension, used, age_ns, limits)
-
-
-def _hold(lane: str, wait_ns: int, dimension: str, ledger: Ledger) -> None:
-    ledger.hold(lane, wait_ns, dimension)

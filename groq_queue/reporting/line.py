@@ -14,6 +14,7 @@ from typing import NamedTuple, TextIO
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.budget import DIMENSIONS
 from groq_queue.engine.stats import LaneStats, Stats
+from groq_queue.reporting.words import duration
 
 _REWRITE_S = 0.25
 _APPEND_S = 10.0
@@ -206,26 +207,6 @@ def described(state: ProgressState, width: int) -> str:
         f"{counts}{left}",
     ]
     return next((text for text in shown if len(text) < width), counts)[: width - 1]
-
-
-def duration(seconds: float) -> str:
-    """Return *seconds* as a clock shows them.
-
-    >>> duration(4.2), duration(250), duration(9000)
-    ('0:04', '4:10', '2:30:00')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return *count* and its *noun*.
-
-    >>> plural(1, "line"), plural(1_319, "line")
-    ('1 line', '1,319 lines')
-    """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _limit_of(stats: Stats, dimension: str) -> float | None:

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from groq_queue.errors import ConfigurationError, excerpt
 
 API_PATH = "/openai/v1"  # https://console.groq.com/docs/api-reference, read 2026-11
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 
 
 def resolve_base_url(url: str, *, allow_http: bool = False) -> str:
@@ -32,7 +32,7 @@ def resolve_base_url(url: str, *, allow_http: bool = False) -> str:
             "write it like https://api.groq.com/openai/v1"
         )
     parts, port = _split(url)
-    if parts.scheme not in _PORTS:
+    if parts.scheme not in PORTS:
         raise _refused(url, "must start with https:// (or http:// for a server on this machine)")
     if not parts.hostname:
         raise _refused(url, "names no host: write it like https://api.groq.com/openai/v1")
@@ -59,7 +59,7 @@ def is_loopback(host: str) -> bool:
 
 def port_of(parts: SplitResult) -> int:
     """Return the port of an address, the scheme's own if it names none."""
-    return parts.port or _PORTS[parts.scheme]
+    return parts.port or PORTS[parts.scheme]
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:

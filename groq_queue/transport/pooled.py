@@ -1,8 +1,8 @@
 """The default transport: urllib3 connections, kept alive, owned by one attempt at a time.
 
 Not urllib3's own pool: that takes a connection back inside the last read, when
-an alarm may still be about to shut it down, and its ``urlopen`` costs a fifth
-more CPU per call. A stack of idle connections is all a single address needs.
+an alarm may still be about to shut it down. A stack of idle connections is all a
+single address needs; what is said on one is told by ``exchange``.
 
 Proxies come from the environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``,
 ``NO_PROXY``), read once when the transport is built. Loopback is never proxied:
@@ -12,6 +12,7 @@ to a proxy, 127.0.0.1 is itself, and the key would reach it in clear.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import ssl
 import urllib.request
@@ -27,11 +28,16 @@ from urllib3.util import make_headers
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import is_loopback, port_of
 from groq_queue.transport.contract import Alarm, Reply
+from groq_queue.transport.exchange import Head, fields_of, write
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt, WatchedConnection, WatchedTLSConnection, now_s
+from groq_queue.transport.watch import Attempt, WatchedConnection, WatchedTLSConnection, now_s, set_timeout, watching
 from groq_queue.transport.wire import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport, broke_off
 
 _KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
+# Used again so soon, a connection is not asked whether it still stands: asking hands the interpreter to another
+# thread, and among 32 busy ones the asker then waits for its turn. One that just closed is stale like any other;
+# given up is only to notice, in that time, a server that sends more than the length it announced.
+_JUST_USED_S = 0.01
 
 
 class PooledTransport(WireTransport):
@@ -63,11 +69,17 @@ class PooledTransport(WireTransport):
         self._idle: deque[WatchedConnection] = deque()
         parts = urlsplit(base_url)
         proxy_url = environment_proxy(parts)
-        self._proxy_key = _proxy_credentials(proxy_url)
-        self._new_connection = _factory(parts, proxy_url, self._proxy_key)
+        proxy_key = _proxy_credentials(proxy_url)
+        self._new_connection = _factory(parts, proxy_url, proxy_key)
         # A proxy that forwards plain http wants the whole address, everybody else the path.
-        self._is_forwarded = proxy_url is not None and parts.scheme == "http"
-        self._prefix = (base_url if self._is_forwarded else parts.path) + "/"
+        is_forwarded = proxy_url is not None and parts.scheme == "http"
+        self._head = Head(
+            prefix=(base_url if is_forwarded else parts.path) + "/",
+            parts=parts,
+            user_agent=self._user_agent,
+            key=key,
+            proxy_key=proxy_key if is_forwarded else None,
+        )
 
     def close(self) -> None:
         super().close()
@@ -90,66 +102,50 @@ class PooledTransport(WireTransport):
         return self._speak(self._new_connection(), attempt, endpoint, body)
 
     def _speak(self, connection: WatchedConnection, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
-        response: urllib3.HTTPResponse | None = None
+        answer: http.client.HTTPResponse | None = None
         try:
             if connection.sock is None:
                 connection.timeout = min(attempt.connect_s, attempt.patience_s())
-                connection.connect()
-            connection.timeout = attempt.patience_s()
-            try:
-                connection.request(
-                    "POST", self._prefix + endpoint, body, self._headers(), preload_content=False, decode_content=False
-                )
-            except ConnectionError:
-                # A server that refuses a large body may answer, then close; the answer is still readable.
-                if connection.sock is None:
-                    raise
-            response = connection.getresponse()
-            headers = response.headers
-            content = self._read(response, response.status, headers, attempt)
-            response.close()
-            reply = self._reply(response.status, headers.iteritems(), content)
+                with watching(attempt):
+                    connection.connect()
+            else:
+                connection.serve(attempt)
+            sock: Any = connection.sock
+            set_timeout(sock, attempt.patience_s())
+            is_usable = write(sock, attempt, self._head, endpoint, body)
+            answer = attempt.answer = http.client.HTTPResponse(sock, method="POST")
+            answer.begin()
+            fields = fields_of(answer)
+            content = self._body(answer.read1, answer.length, answer.status, fields, attempt)
+            reply = self._reply(answer.status, fields, content)
         except BaseException:
             connection.close()
-            if response is not None:
-                response.close()
+            if answer is not None:
+                answer.close()
             raise
+        answer.close()
         attempt.let_go()
-        if attempt.has_expired:
-            connection.close()
-        else:
+        if is_usable and not answer.will_close and not attempt.has_expired:
             self._keep(connection)
+        else:
+            connection.close()
         return reply
-
-    def _headers(self) -> dict[str, str]:
-        """Build the headers anew, so that no attribute and no lasting frame holds the key."""
-        headers = {
-            "Authorization": f"Bearer {self._key.reveal()}",
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": self._user_agent,
-        }
-        if self._is_forwarded and self._proxy_key is not None:
-            headers["Proxy-Authorization"] = f"Basic {self._proxy_key.reveal()}"
-        return headers
 
     def _kept_connection(self) -> WatchedConnection | None:
         """Return the connection used last that is still good, or None."""
-        oldest = now_s() - _KEPT_S
+        now = now_s()
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 return None
+            idle_s = now - connection.idle_since
             # Readable while idle means closed by the server, or bytes that nobody asked for.
-            if connection.idle_since >= oldest and connection.is_connected:
+            if idle_s <= _KEPT_S and (idle_s < _JUST_USED_S or connection.is_connected):
                 return connection
             connection.close()
 
     def _keep(self, connection: WatchedConnection) -> None:
-        if connection.sock is None:  # the server said Connection: close
-            return
         if len(self._idle) >= self._max_connections:
             connection.close()
             return

@@ -10,6 +10,7 @@ adapter's inner pool is extended.
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from groq_queue.errors import ConfigurationError
 from groq_queue.transport.address import is_loopback
 from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt, watched
+from groq_queue.transport.watch import Attempt, watched, watching
 from groq_queue.transport.wire import MAX_RESPONSE_BYTES, WireTransport, broke_off
 
 _log = logging.getLogger("groq_queue.transport")
@@ -90,12 +91,13 @@ class SessionTransport(WireTransport):
         settings = self._session.merge_environment_settings(prepared.url, {}, True, None, None)
         if self._is_local:  # to a proxy of the environment, loopback is the proxy itself
             settings["proxies"] = dict(self._session.proxies)
-        try:
+        with watching(attempt):
+            try:
+                return self._speak(prepared, settings, attempt)
+            except requests.ConnectionError as error:
+                if not (attempt.is_stale and broke_off(error)):
+                    raise
             return self._speak(prepared, settings, attempt)
-        except requests.ConnectionError as error:
-            if not (attempt.is_stale and broke_off(error)):
-                raise
-        return self._speak(prepared, settings, attempt)
 
     def _speak(self, prepared: requests.PreparedRequest, settings: Any, attempt: Attempt) -> Reply:
         self._watch_connections(prepared, settings)
@@ -120,8 +122,13 @@ class SessionTransport(WireTransport):
         pairs = headers.iteritems() if isinstance(headers, HTTPHeaderDict) else response.headers.items()
         # Read already by a hook of the session, or by an adapter that is not urllib3's.
         is_read = getattr(response, "_content_consumed", False) or not hasattr(raw, "read1")
-        content = response.content if is_read else self._read(raw, response.status_code, response.headers, attempt)
-        return self._reply(response.status_code, pairs, content)
+        if is_read:
+            content = response.content
+        else:
+            read1 = functools.partial(raw.read1, decode_content=False)
+            length = getattr(raw, "length_remaining", None)
+            content = self._body(read1, length, response.status_code, response.headers, attempt)
+        return self._reply(response.status_code, {name.lower(): value for name, value in pairs}, content)
 
     def _watch_connections(self, prepared: requests.PreparedRequest, settings: Any) -> None:
         """Let connections that this request may open report to the attempt."""

@@ -5,7 +5,7 @@ and then, or ``100 Continue`` for ever, never meets one. So an alarm on another
 thread shuts the socket down when the whole attempt has had its time.
 
 How the socket is found: connections of our own class report to the ``Attempt``
-that the sending thread declared in ``watching``.
+that the sending thread declared in ``watching``, or that they were told to serve.
 
 Units: seconds as float on CLOCK_MONOTONIC, the clock that sockets time out by.
 """
@@ -33,10 +33,12 @@ _this_thread = threading.local()
 assert encodings.idna
 
 
+_CLOCK_ID = getattr(time, "CLOCK_MONOTONIC", None)  # absent on Windows
+
+
 def now_s() -> float:
     """Return the current instant. ``time.monotonic`` itself stands still under freezegun."""
-    clock_id = getattr(time, "CLOCK_MONOTONIC", None)  # absent on Windows
-    return time.monotonic() if clock_id is None else time.clock_gettime(clock_id)
+    return time.monotonic() if _CLOCK_ID is None else time.clock_gettime(_CLOCK_ID)
 
 
 class Attempt:
@@ -124,10 +126,15 @@ class Attempt:
     def let_go(self) -> None:
         """Give the connection up; from here on ``expire`` does not touch it."""
         connection = self.connection
-        if connection is not None:
-            with connection.guard:
-                if connection.owner is self:
-                    connection.owner = None
+        if connection is not None and connection.owner is self:  # only our own thread makes it ours
+            with connection.guard:  # a shutdown that has begun must end first
+                connection.owner = None
+
+
+def set_timeout(sock: Any, seconds: float) -> None:
+    """Bound each operation on *sock*; a bound that it has already is not set again, which would be a system call."""
+    if not isinstance(sock, socket.socket) or sock.gettimeout() != seconds:  # TLS inside TLS does not tell its own
+        sock.settimeout(seconds)
 
 
 def shut_down(sock: Any) -> None:
@@ -161,6 +168,13 @@ class WatchedConnection(HTTPConnection):
     def __init__(self, *args: Any, **options: Any) -> None:
         self.guard = threading.Lock()
         super().__init__(*args, **options)
+
+    def serve(self, attempt: Attempt) -> None:
+        """Belong to *attempt*, over the socket that is open from an earlier one."""
+        self.owner = attempt  # without the guard: whose it was before let go, and does not shut it down any more
+        attempt.has_begun = attempt.is_connected = attempt.is_reused = True
+        attempt.sock = self.sock
+        attempt.connection = self
 
     def connect(self) -> None:
         attempt = self._report()

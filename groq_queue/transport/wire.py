@@ -17,7 +17,7 @@ import os
 import ssl
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ from groq_queue.errors import APIConnectionError, APITimeoutError, Sent, excerpt
 from groq_queue.transport.address import port_of
 from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt, watching
+from groq_queue.transport.watch import Attempt
 
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 MAX_CONNECTIONS = 64
@@ -107,8 +107,7 @@ class WireTransport(ABC):
         if self._alarm is not None:
             call_off = self._alarm(attempt.connect_s + attempt.read_s, attempt.expire)
         try:
-            with watching(attempt):
-                reply = self._exchange(attempt, endpoint, body)
+            reply = self._exchange(attempt, endpoint, body)
         except (*FOREIGN_ERRORS, Unacceptable) as error:
             return translate(error, attempt, self._address, self._key)
         finally:
@@ -119,25 +118,43 @@ class WireTransport(ABC):
             return translate(TimeoutError(), attempt, self._address, self._key)
         return reply
 
-    def _reply(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
+    def _reply(self, status: int, fields: dict[str, str], body: bytes) -> Reply:
+        """Build a reply from headers with names in lower case, the key masked wherever it came back."""
         redact = self._key.redact
-        return Reply(status, {name.lower(): redact(value) for name, value in headers}, self._key.redact_bytes(body))
+        values = "\n".join(fields.values())
+        if redact(values) is not values:
+            fields = {name: redact(value) for name, value in fields.items()}
+        return Reply(status, fields, self._key.redact_bytes(body))
 
-    def _read(self, raw: Any, status: int, headers: Mapping[str, str], attempt: Attempt) -> bytes:
+    def _body(
+        self,
+        read1: Callable[[int], bytes],
+        length: int | None,
+        status: int,
+        headers: Mapping[str, str],
+        attempt: Attempt,
+    ) -> bytes:
         if status < 200:
             # http.client skips only 100. The real answer is still on its way: before a byte of "body"
             # is read the connection is still ours to close, else the next request would get that answer.
             raise Unacceptable(f"interim status {status} instead of an answer")
-        body = read_body(raw, attempt, self._max_response_bytes)
+        body = read_body(read1, length, attempt, self._max_response_bytes)
         encoding = headers.get("content-encoding")
         return decoded(body, encoding, self._max_response_bytes) if encoding else body
 
 
-def read_body(raw: Any, attempt: Attempt, cap: int) -> bytes:
-    """Read a urllib3 response to its end in pieces, as they come, without decoding.
+def read_body(read1: Callable[[int], bytes], length: int | None, attempt: Attempt, cap: int) -> bytes:
+    """Read a body to its end in pieces, as they come.
+
+    Args:
+        read1: Returns at most that many bytes, after one read of the socket; nothing at the end.
+        length: Bytes announced, or None: then the end is what ``read1`` says.
+        attempt: Its time bounds each piece.
+        cap: Bytes accepted.
 
     Raises:
         Unacceptable: It is larger than *cap* bytes.
+        IncompleteRead: It ended before *length*.
         TimeoutError: The attempt has had its time.
     """
     pieces: list[bytes] = []
@@ -148,14 +165,17 @@ def read_body(raw: Any, attempt: Attempt, cap: int) -> bytes:
             attempt.sock.settimeout(patience_s)
         # Never ask for more than is left: until 3.12 http.client.read1 does not count
         # what it returned and would wait for bytes beyond Content-Length.
-        left = getattr(raw, "length_remaining", None)
-        piece = raw.read1(_PIECE if left is None else max(1, min(_PIECE, left)), decode_content=False)
+        piece = read1(_PIECE if length is None else max(1, min(_PIECE, length - size)))
         size += len(piece)
         if size > cap:
             raise Unacceptable(f"answer is larger than {cap} bytes")
-        pieces.append(piece)
-        if not piece or len(piece) == left:
+        if size == length:
+            return b"".join((*pieces, piece))
+        if not piece:
+            if length is not None:
+                raise http.client.IncompleteRead(b"", length - size)
             return b"".join(pieces)
+        pieces.append(piece)
 
 
 def decoded(body: bytes, encoding: str, cap: int) -> bytes:
@@ -234,7 +254,7 @@ def translate(error: BaseException, attempt: Attempt, address: str, key: Secret)
         return failed(f"answer of {address} was cut short")
     if bad := found(ConnectionError):
         return failed(f"connection to {peer} broke before the answer was complete: {_reason(bad)}")
-    if bad := found(urllib3_errors.ProtocolError) if attempt.has_begun_answer else None:
+    if bad := found(http.client.HTTPException, urllib3_errors.ProtocolError) if attempt.has_begun_answer else None:
         return failed(f"answer of {address} was cut short or malformed: {_reason(bad)}")
     last = layers[-1]
     return failed(f"exchange with {peer} failed: {type(last).__name__}: {_reason(last)}")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from groq_queue.cli import _parser
 from groq_queue.cli.completion import _bash, _fish, _zsh, commands_of
+from groq_queue.cli.parser import build_parser
 
 from .conftest import Command
 
-COMMANDS = [command for command in commands_of(_parser()) if command.name]
+COMMANDS = [command for command in commands_of(build_parser()) if command.name]
 
 
 def need(shell: str) -> str:
@@ -106,7 +106,7 @@ def test_a_command_of_tomorrow_is_completed_without_a_line_here(tmp_path):
     assert ["big", "small"] == bash_offers(script, tmp_path, "brew", "")
 
 
-@pytest.mark.parametrize("parser", [_parser, a_parser_of_tomorrow])
+@pytest.mark.parametrize("parser", [build_parser, a_parser_of_tomorrow])
 def test_zsh_takes_the_script(tmp_path, parser):
     (tmp_path / "_groq-queue").write_text(_zsh("groq-queue", list(commands_of(parser()))))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -140,7 +141,7 @@ def test_status_reads_what_it_may_not_write(path: str, folder_mode: int) -> None
     """
     before = bytes_of(path)
     script = (
-        "import os, shutil, sys; from groq_queue.cli import main; import groq_queue.cli.journal; "
+        "import os, shutil, sys; from groq_queue.cli import main; import groq_queue.cli.parser, groq_queue.journal; "
         "os.setuid(65534); sys.exit(main(sys.argv[1:]))"
     )
 
@@ -161,17 +162,23 @@ def test_status_reads_what_it_may_not_write(path: str, folder_mode: int) -> None
 
 
 @pytest.mark.parametrize("name", ["status", "export", "prune", "retry-failed"])
-@pytest.mark.parametrize("kind", ["missing", "folder", "text", "truncated", "newer"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "folder", "short", "text", "truncated", "newer"])
 def test_a_journal_that_cannot_be_used_ends_with_2(name: str, kind: str, path: str, command: Command) -> None:
     """
-    One line that names the file; nothing is made and nothing is changed.
+    One line that names the file and the cure; nothing is made and nothing is changed.
     """
+    cure = {"missing": "check the path", "newer": "upgrade groq-queue", "truncated": "restore"}
+    cure |= {"folder": "name a file in it", **dict.fromkeys(("empty", "short", "text"), "name another path")}
     where = Path(path)
     if kind == "missing":
         where.unlink()
+    elif kind == "empty":
+        where.write_bytes(b"")
     elif kind == "folder":
         where.unlink()
         where.mkdir()
+    elif kind == "short":
+        where.write_text("not a journal")
     elif kind == "text":
         where.write_text("not a database, but longer than a few bytes " * 50)
     elif kind == "truncated":
@@ -187,6 +194,7 @@ def test_a_journal_that_cannot_be_used_ends_with_2(name: str, kind: str, path: s
 
     assert 2 == ran.code
     assert f"groq-queue: journal {path}: " in ran.err
+    assert cure[kind] in ran.err
     assert 1 == len(ran.err.splitlines())
     assert "" == ran.out
     assert before == (bytes_of(path) if where.is_file() else None)
@@ -263,7 +271,7 @@ def test_prune_deletes_the_answered_and_makes_the_file_smaller(path: str, comman
     second = json.loads(command("prune", "--journal", path, "--keep", "completed", "expired", "--json").out)
     counts = json.loads(command("status", "--journal", path, "--json").out)["counts"]
 
-    assert "3 requests deleted; 0.2 MB before, 0.0 MB now\n" == first.out
+    assert re.fullmatch(r"3 requests deleted; 1\d\d\.\d kB before, \d\d\.\d kB now\n", first.out)
     assert before > 2 * smaller
     assert 3 == second["deleted"]
     assert os.path.getsize(path) == second["bytes"]

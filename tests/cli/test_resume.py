@@ -231,6 +231,7 @@ def test_two_runs_into_one_file_are_kept_apart(
         (["--resume"], "--resume goes on in a file of answers: add -o OUT"),
         (["--resume", "-o", "-"], "--resume goes on in a file of answers: add -o OUT"),
         (["--resume", "-o", os.devnull], "is not a regular file: --resume has to read what was written"),
+        (["--on-outage", "raise"], "--on-outage says what happens while the limiter is away: add --limiter URL"),
         (["--durability", "normal"], "--durability says how --journal is written"),
         (["--journal", "IN"], "is both IN and --journal"),
         (["--journal", "j", "-o", "./j"], "./j is both -o and --journal"),

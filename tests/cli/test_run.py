@@ -426,7 +426,7 @@ def test_a_full_disk_stops_the_run_with_2(simulate: Simulate, command: Command, 
     """
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full on this platform")
-    simulator = simulate(latency=0.05)
+    simulator = simulate(latency=0.5)  # in which the run has to notice, on a busy machine too
 
     lines = [batch(f"{n}") for n in range(300)]
     ran = command("run", write(*lines), "-o", "/dev/full", "--workers", 2, "--base-url", simulator.base_url)

@@ -100,10 +100,10 @@ def test_only_the_engine_and_the_clock_start_or_know_threads():
 
 def test_nobody_sleeps():
     """
-    But for the demo's other side, the program that people write without a queue.
+    But for the other side of the demo's comparison, the program that people write without a queue.
     """
     for path in files():
-        assert path.name == "demo.py" or "time.sleep" not in path.read_text(), path.name
+        assert path.name == "comparison.py" or "time.sleep" not in path.read_text(), path.name
 
 
 def test_a_clean_import_loads_no_extra():

@@ -58,13 +58,3 @@ class InThread:
         if self._error is not None:
             raise self._error
         return self._outcome
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Look until *is_so*: what happens on the queue's own threads tells nobody."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE_S * 1_000)):
-        if is_so():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it never came to that")

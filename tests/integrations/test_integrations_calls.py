@@ -14,6 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import SimpleNamespace
 
 import pytest
+from waiting import wait_until
 
 from groq_queue import (
     APIConnectionError,
@@ -424,16 +425,6 @@ def test_a_final_connection_error_of_ours_is_refunded(play):
 
     assert error is made.submit(Scripted(error)).exception(PATIENCE_S)
     assert (150, 0, 150, 0) == made.ledger()
-
-
-def wait_until(is_so) -> None:
-    """Look until *is_so*; the engine tells nobody when a request waits again."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE_S * 1_000)):
-        if is_so():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it never came to that")
 
 
 # -- the door

@@ -7,12 +7,13 @@ import pickle
 
 import pytest
 import requests
+from waiting import wait_until
 
 from groq_queue import ConfigurationError, GroqSimulator, Limits, QueueTimeout, RequestTooLarge
 from groq_queue.integrations import requests_adapter
 from groq_queue.simulator import Fault
 
-from .conftest import KEY, MODEL, InThread, wait_until
+from .conftest import KEY, MODEL, InThread
 
 
 @pytest.fixture

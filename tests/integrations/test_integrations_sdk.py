@@ -11,12 +11,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from waiting import wait_until
 
 from groq_queue import ConfigurationError, GroqQueue, GroqSimulator, Limits, QueueTimeout
 from groq_queue.integrations import sdk_http_client
 from groq_queue.simulator import Fault
 
-from .conftest import KEY, MODEL, PATIENCE_S, InThread, wait_until
+from .conftest import KEY, MODEL, PATIENCE_S, InThread
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 
@@ -181,7 +182,7 @@ def test_a_ctrl_c_while_waiting_cancels_the_request(make_queue, connect, simulat
 
 
 def test_a_ctrl_c_while_it_is_sent_closes_what_still_comes(make_queue, connect, simulator):
-    simulator.set_faults([Fault(status=500, delay_s=1.5, times=1)])  # later than a Ctrl-C takes on a busy machine
+    simulator.set_faults([Fault(status=500, delay_s=3, times=1)])  # later than a Ctrl-C takes on a busy machine
     queue = make_queue()
     client = connect(queue)
 

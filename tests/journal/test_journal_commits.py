@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Journal, Reader
@@ -42,16 +43,6 @@ def in_line(journal: Journal, calls: list[Callable[[], Any]]) -> Iterator[list[A
     for thread in threads:
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Look again and again, giving the others the interpreter in between."""
-    pause = threading.Event()
-    for _ in range(round(PATIENCE_S / 0.001)):
-        if is_so():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it did not come to that")
 
 
 def commits_in(statements: list[str]) -> int:

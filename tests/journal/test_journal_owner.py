@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and for
 
 
 def test_a_second_owner_in_this_process_is_refused(journal, path):
-    with pytest.raises(JournalError, match=rf"pid {os.getpid()} since .* has it open"):
+    with pytest.raises(JournalError, match=rf"this program \(pid {os.getpid()} since .*\) has it open"):
         Journal.open(path)
 
     assert journal.add(entry(1)).is_new
@@ -90,7 +90,7 @@ def test_a_child_forked_in_the_middle_of_a_write_is_not_stuck(journal):
     """
     The writer's lock is held at the fork, for ever in the child: it is not asked for there.
     """
-    with journal._commits._writing, journal._reader._reading:
+    with journal._commits._writing, journal._reading:
         child = os.fork()
         if child == 0:
             refused = 0

@@ -286,19 +286,16 @@ def test_paging_reads_the_index_and_sorts_nothing(journal):
     """
     journal.add_many([entry(number, priority=number % 5) for number in range(50_000)])
     statements: list[str] = []
-    journal._reader._connection.set_trace_callback(statements.append)
+    journal._connection.set_trace_callback(statements.append)
     seen, place = 0, None
     while page := journal.pending(after=place, limit=5_000):
         assert place is None or page[0].cursor > place
         seen, place = seen + len(page), page[-1].cursor
 
     assert 50_000 == seen
-    journal._reader._connection.set_trace_callback(None)
+    journal._connection.set_trace_callback(None)
     plans = [
-        [
-            step[3].replace("rowid>", "id>")
-            for step in journal._reader._connection.execute("EXPLAIN QUERY PLAN " + statement)
-        ]
+        [step[3].replace("rowid>", "id>") for step in journal._connection.execute("EXPLAIN QUERY PLAN " + statement)]
         for statement in statements[:4]
     ]
     using = "SEARCH requests USING INDEX unfinished (status=? AND "

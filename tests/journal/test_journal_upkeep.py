@@ -66,7 +66,7 @@ def test_an_export_never_overwrites_and_leaves_nothing_half_done(journal, tmp_pa
             export(5)
     assert "mine" == there.read_text()
 
-    journal._reader.path = str(tmp_path / "gone.db")
+    journal.path = str(tmp_path / "gone.db")
     with pytest.raises(JournalError):
         journal.export(tmp_path / "half.db")
     assert not (tmp_path / "half.db").exists()

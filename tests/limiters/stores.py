@@ -44,21 +44,15 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-class SqliteStore:
-    """A file, on a clock that the test moves."""
+class _Ledgers:
+    """The ledgers of one store, alive and dead, and a clock that the test moves."""
 
-    slack_ns = 0
     longest_step_s = 1.0
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "budgets.db"
-        self.clock: Any = FakeClock()
-        self._alive: list[SqliteLedger] = []
-        self._dead: list[SqliteLedger] = []
-
-    def open(self, clock: Any = None, **options: Any) -> SqliteLedger:
-        self._alive.append(SqliteLedger(str(self.path), clock or self.clock, **options))
-        return self._alive[-1]
+    def __init__(self, clock: Any) -> None:
+        self.clock = clock
+        self._alive: list[Any] = []
+        self._dead: list[Any] = []
 
     def kill(self, ledger: Any) -> None:
         self._alive.remove(ledger)
@@ -68,10 +62,13 @@ class SqliteStore:
         left_ns = round(seconds * NS_PER_S)
         while left_ns > 0:
             step_ns = min(left_ns, NS_PER_S) if left_ns < 100 * NS_PER_S else left_ns
-            self.clock.advance(step_ns / NS_PER_S)
+            self._let_pass(step_ns)
             left_ns -= step_ns
             for ledger in self._alive:
                 ledger.beat()
+
+    def _let_pass(self, step_ns: int) -> None:
+        self.clock.advance(step_ns / NS_PER_S)
 
     def now_s(self) -> float:
         return self.clock.now_ns() / NS_PER_S
@@ -79,6 +76,20 @@ class SqliteStore:
     def close(self) -> None:
         for ledger in (*self._alive, *self._dead):
             ledger.close()
+
+
+class SqliteStore(_Ledgers):
+    """A file, on a clock that the test moves."""
+
+    slack_ns = 0
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(FakeClock())
+        self.path = directory / "budgets.db"
+
+    def open(self, clock: Any = None, **options: Any) -> SqliteLedger:
+        self._alive.append(SqliteLedger(str(self.path), clock or self.clock, **options))
+        return self._alive[-1]
 
 
 class RunningClock(FakeClock):
@@ -92,17 +103,14 @@ class RunningClock(FakeClock):
         return super().now_ns() + time.monotonic_ns() - self._began_ns
 
 
-class RedisStore:
+class RedisStore(_Ledgers):
     """A Redis, whose clock is its own: what time would have done is done to what it holds."""
 
     slack_ns = NS_PER_S
-    longest_step_s = 1.0
 
     def __init__(self, server: RedisServer) -> None:
+        super().__init__(RunningClock())
         self.server = server
-        self.clock = RunningClock()
-        self._alive: list[Any] = []
-        self._dead: list[Any] = []
 
     def open(self) -> Any:
         from groq_queue.limiters.redis import RedisLedger
@@ -110,26 +118,9 @@ class RedisStore:
         self._alive.append(RedisLedger.open(f"{self.server.url}?scope=test", self.clock))
         return self._alive[-1]
 
-    def kill(self, ledger: Any) -> None:
-        self._alive.remove(ledger)
-        self._dead.append(ledger)
-
-    def advance(self, seconds: float) -> None:
-        left_ns = round(seconds * NS_PER_S)
-        while left_ns > 0:
-            step_ns = min(left_ns, NS_PER_S) if left_ns < 100 * NS_PER_S else left_ns
-            self.clock.advance(step_ns / NS_PER_S)
-            redis_server.let_pass(self.server.port, step_ns // 1_000)
-            left_ns -= step_ns
-            for ledger in self._alive:
-                ledger.beat()
-
-    def now_s(self) -> float:
-        return self.clock.now_ns() / NS_PER_S
-
-    def close(self) -> None:
-        for ledger in (*self._alive, *self._dead):
-            ledger.close()
+    def _let_pass(self, step_ns: int) -> None:
+        super()._let_pass(step_ns)
+        redis_server.let_pass(self.server.port, step_ns // 1_000)
 
 
 STORES: dict[str, Callable[[Any], Store]] = {"sqlite": SqliteStore, "redis": RedisStore}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fleet import Fleet, highest_level, utilisation
 from redis_server import RedisServer
+from waiting import wait_until
 
 from groq_queue import GroqSimulator
 
@@ -247,11 +248,6 @@ def test_after_a_failover_to_a_replica_that_lags_it_goes_on_within_five_seconds_
 def lag(replica: RedisServer) -> None:
     """Cut a replica off, so that it stays behind with what it has."""
     assert b"+OK" == replica.ask("REPLICAOF 127.0.0.1 1")
-
-
-def wait_until(is_so) -> None:
-    pause = threading.Event()
-    assert any(is_so() or pause.wait(0.05) for _ in range(1_000))
 
 
 def leases(redis_server: RedisServer) -> int:

@@ -7,14 +7,15 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from groq_queue import GroqQueue, Limits
+from groq_queue.journal import Reader
 from groq_queue.testing import Fault
 
 from .conftest import HERE, PATIENCE_S, Kitchen, Pace
@@ -22,6 +23,12 @@ from .conftest import HERE, PATIENCE_S, Kitchen, Pace
 Make = Callable[..., Kitchen]
 
 CITIES = ["Oslo", "Lima", "Pune", "Kyiv", "Accra", "Quito", "Hanoi", "Turin"]
+
+
+def answers_in(path: Path) -> int:
+    """Return how many requests of a journal were answered."""
+    with Reader.open(path) as reader:
+        return reader.counts()["completed"]
 
 
 def test_the_script_prints_answers_in_the_order_of_its_questions(make_kitchen: Make) -> None:
@@ -150,9 +157,7 @@ def test_the_cron_job_killed_in_the_middle_sends_only_what_is_left(make_kitchen:
     process.kill()
     kitchen.wait(process)
     pace.is_quick.set()
-    with sqlite3.connect(kitchen.directory / "run.db") as journal:
-        kept = journal.execute("SELECT count(*) FROM requests WHERE status = 'completed'").fetchone()[0]
-    journal.close()
+    kept = answers_in(kitchen.directory / "run.db")
     before = kitchen.groq.stats().received
     second = kitchen.wait(kitchen.start(*job))
     third = kitchen.wait(kitchen.start(*job))
@@ -237,9 +242,7 @@ def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     kitchen.wait(process)
     pace.is_quick.set()
-    with sqlite3.connect(kitchen.directory / "run.db") as journal:
-        kept = journal.execute("SELECT count(*) FROM requests WHERE status = 'completed'").fetchone()[0]
-    journal.close()
+    kept = answers_in(kitchen.directory / "run.db")
     before = kitchen.groq.stats().received
     second = kitchen.wait(kitchen.start(*command))
     third = kitchen.wait(kitchen.start(*command))

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from groq_queue.errors import APIConnectionError, APITimeoutError
+from groq_queue.transport import pooled
 
 from .conftest import KEY, Opener, Stopwatch, timer_alarm
 from .raw_server import PATIENCE_S, Peer, RawServer
@@ -222,6 +223,13 @@ def test_eight_threads_never_get_each_others_answers(open_transport: Opener):
 # Kept connections that die
 
 
+@pytest.fixture
+def long_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kept connection counts as idle for long."""
+    monkeypatch.setattr(pooled, "_JUST_USED_S", 0.0)
+
+
+@pytest.mark.usefixtures("long_idle")
 def test_a_connection_closed_while_idle_is_replaced_unseen(open_transport: Opener):
     """
     The close was there to be seen before sending: the second request arrives once.
@@ -338,6 +346,7 @@ def test_bytes_beyond_the_announced_length_never_reach_the_next_answer(open_tran
     assert [b"{}"] * 5 == bodies
 
 
+@pytest.mark.usefixtures("long_idle")
 def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(open_transport: Opener):
     """
     Servers say 408 on an idle connection before they close it.

@@ -1,0 +1,180 @@
+"""The same load twice, without the queue and through it, counted by the server; and how that is told.
+
+The baseline is what people write first: a thread pool, and on a 429 a sleep of
+``Retry-After``. Both meet a fresh simulator with the same seed; every figure shown
+is the simulator's or the clock's.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+import urllib3
+
+from groq_queue.core.budget import Limits
+from groq_queue.facade import GroqQueue
+from groq_queue.reporting.figures import Course, comparison_svg
+from groq_queue.simulator import GroqSimulator, Record
+
+_MODEL = "llama-3.1-8b-instant"
+_MINUTE_S = 6.0
+_LIMITS = Limits(rpm=60, tpm=6_000, minute_s=_MINUTE_S)
+_REQUESTS = 100  # the urgent one is one of them
+_WORKERS = 8
+_LATENCY_S = (0.05, 0.25)
+_ALLOWANCE = 64
+_URGENT = "URGENT: answer the customer who is waiting."
+INTRODUCTION = (
+    f"{_REQUESTS} requests of 3 clients, the last one urgent, to a simulated Groq on this\n"
+    f"machine: {_LIMITS.rpm} requests and {_LIMITS.tpm:,} tokens a minute. "
+    f"A minute lasts {_MINUTE_S:g} s here, so\n"
+    "Retry-After, told in whole seconds, weighs more on the pool than in life.\n"
+)
+_TOPICS = ("rain", "tea", "rust", "moss", "snow", "salt", "ink", "owls", "kites", "bread")
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    text: str
+    priority: str
+    client: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one way of sending made of the load."""
+
+    requests: int
+    answered: int
+    seconds: float
+    refused: int
+    share: float  # of what the limits allow, 0..1
+    urgent_place: int  # among the admitted, from 1; 0 if it never was
+
+    @property
+    def lost(self) -> int:
+        return self.requests - self.answered
+
+
+def _load(seed: int) -> list[_Prompt]:
+    draws = random.Random(seed)
+    load = [
+        _Prompt(
+            f"Haiku number {number} about {draws.choice(_TOPICS)}",
+            draws.choice(("normal", "normal", "low", "background")),
+            draws.choice(("website", "report", "import")),
+        )
+        for number in range(1, _REQUESTS)
+    ]
+    return [*load, _Prompt(_URGENT, "critical", "website")]
+
+
+def measure(seed: int, send: Callable[[str, list[_Prompt]], int]) -> tuple[Outcome, list[Record]]:
+    """Have the load of *seed* sent, and return what became of it and the server's log."""
+    load = _load(seed)
+    with GroqSimulator(limits=_LIMITS, models=[_MODEL], latency=_LATENCY_S, seed=seed) as simulator:
+        start_s = time.monotonic()
+        answered = send(simulator.base_url, load)
+        seconds = time.monotonic() - start_s
+        log = simulator.log
+        admitted = [record for record in log if record.status == 200]
+        refused = simulator.stats().refused
+    place = next((n for n, record in enumerate(admitted, 1) if record.prompt == _URGENT), 0)
+    # The limit is spent best if the last request is admitted as soon as the others leave room for it.
+    arrivals = [record.arrived_ns for record in admitted]
+    sending_s = (arrivals[-1] - arrivals[0]) / 1e9 if arrivals else 0.0
+    share = min(1.0, _least_seconds([record.requested for record in admitted]) / sending_s) if sending_s else 0.0
+    return Outcome(len(load), answered, round(seconds, 2), refused, round(share, 3), place), log
+
+
+def _least_seconds(requested: list[int]) -> float:
+    """Return how long admitting these takes at least: what exceeds the bucket has to drain."""
+    assert _LIMITS.rpm is not None
+    assert _LIMITS.tpm is not None
+    used = sum(requested) - (len(requested) - 1) * _ALLOWANCE // 2  # half of each allowance comes back
+    by_requests = (len(requested) - _LIMITS.rpm) / _LIMITS.rpm
+    by_tokens = (used - _LIMITS.tpm) / _LIMITS.tpm
+    return max(by_requests, by_tokens, 0.0) * _MINUTE_S
+
+
+def send_plainly(base_url: str, load: list[_Prompt]) -> int:
+    """Send the load as a thread pool does, and return how many were answered."""
+    headers = {"authorization": "Bearer local", "content-type": "application/json"}
+    with urllib3.PoolManager(maxsize=_WORKERS, retries=False) as http:
+
+        def ask(prompt: _Prompt) -> bool:
+            messages = [{"role": "user", "content": prompt.text}]
+            body = json.dumps({"model": _MODEL, "messages": messages, "max_completion_tokens": _ALLOWANCE})
+            while True:
+                response = http.request("POST", f"{base_url}/chat/completions", body=body, headers=headers)
+                if response.status != 429:
+                    return response.status == 200
+                time.sleep(float(response.headers["retry-after"]))
+
+        pool = ThreadPoolExecutor(_WORKERS)
+        try:
+            return sum(pool.map(ask, load))
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C is not to wait for the whole load
+
+
+def send_queued(base_url: str, load: list[_Prompt]) -> int:
+    """Send the load through the queue, and return how many were answered."""
+    with GroqQueue(api_key="local", base_url=base_url, model=_MODEL, limits=_LIMITS, max_workers=_WORKERS) as client:
+        futures = [
+            client.submit(prompt.text, priority=prompt.priority, client=prompt.client, max_completion_tokens=_ALLOWANCE)
+            for prompt in load
+        ]
+        return sum(future.exception() is None for future in as_completed(futures))
+
+
+def figure(plain: tuple[Outcome, list[Record]], queued: tuple[Outcome, list[Record]]) -> str:
+    title = f"{_REQUESTS} requests at {_LIMITS.rpm} a minute (of {_MINUTE_S:g} s), {_WORKERS} threads"
+    courses = [_course("thread pool that sleeps Retry-After", *plain), _course("groq_queue", *queued)]
+    return comparison_svg(title, courses, bin_s=0.25)
+
+
+def _course(name: str, outcome: Outcome, log: list[Record]) -> Course:
+    start_ns = min((record.arrived_ns for record in log), default=0)
+    at = {is_refused: [(record.arrived_ns - start_ns) / 1e9 for record in log if (record.status == 429) == is_refused]
+          for is_refused in (False, True)}  # fmt: skip
+    told = f"{name}: {outcome.answered} answered in {outcome.seconds:.1f} s, {outcome.refused} refused (429)"
+    return Course(told, at[False], at[True])
+
+
+def table(plain: Outcome, queued: Outcome) -> str:
+    rows = [("", "thread pool", "groq_queue")]
+    rows += [
+        ("requests", f"{plain.requests}", f"{queued.requests}"),
+        ("answered", f"{plain.answered}", f"{queued.answered}"),
+        ("seconds", f"{plain.seconds:.1f}", f"{queued.seconds:.1f}"),
+        ("refused (429), counted by the server", f"{plain.refused}", f"{queued.refused}"),
+        ("share of the limit used", f"{plain.share:.0%}", f"{queued.share:.0%}"),
+        ("urgent request, submitted last, went as", _place(plain), _place(queued)),
+    ]
+    return "\n".join(f"{label:40}{first:>12}{second:>13}" for label, first, second in rows) + "\n"
+
+
+def _place(outcome: Outcome) -> str:
+    return f"{outcome.urgent_place} of {outcome.requests}"
+
+
+def conclusion(queued: Outcome) -> str:
+    """Return what was proven, and what to type next."""
+    if queued.lost or queued.refused:
+        return f"NOT as promised: the queue lost {queued.lost} answers and met {queued.refused} refusals."
+    return (
+        f"Proven: {queued.answered} of {queued.requests} answered without a single 429, at {queued.share:.0%} of what\n"
+        "the limit allows; the urgent one passed all that had not been sent.\n"
+        "\n"
+        "Next, with your key:\n"
+        "  export GROQ_API_KEY=…\n"
+        f"  groq-queue run prompts.txt --model {_MODEL}\n"
+        "or without one:\n"
+        "  groq-queue simulate"
+    )

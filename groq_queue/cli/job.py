@@ -1,0 +1,424 @@
+"""One pass over the lines of a file: lines in, requests out, answers written as they come.
+
+The main thread reads and submits; whoever ends a request writes its line. At most
+a window of requests is open, so memory does not grow with the input, except by
+the custom_ids seen. A line is on disk, whole, before its request counts as done.
+
+With a journal an answer is stored before its line is written. So a crash between
+the two loses nothing: the next run finds no line, asks the journal and gets the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from typing import Any
+
+from groq_queue.cli import UsageError, silence_stdout
+from groq_queue.cli.files import Sink, StdoutSink
+from groq_queue.cli.lines import Ask, BadLine, LineParser, answer_line, bad_line, error_line
+from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
+from groq_queue.cli.resume import Written
+from groq_queue.cli.signals import catching
+from groq_queue.cli.turns import Turns
+from groq_queue.core.completion import Completion, usage_of
+from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
+from groq_queue.facade import GroqQueue
+from groq_queue.reporting.line import Progress, Tally
+from groq_queue.reporting.words import plural
+
+_WINDOW_PER_WORKER = 4
+_WINDOW_BASE = 64
+_WINDOW_BYTES = 64 * 1024 * 1024  # of lines that are open at once
+_PUT_BACK = ("pending", "processing", "completed")  # statuses of a request that failed, and was told to try again
+
+
+class _Stopped(Exception):
+    """A signal came while the main thread was reading."""
+
+
+class Job:
+    """One pass over the input.
+
+    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure``, ``_kept``,
+    ``_turns`` and ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
+    called under the engine's locks. What follows it belongs to the main thread,
+    which learns of ended requests through ``_events`` alone.
+    """
+
+    def __init__(
+        self,
+        client: GroqQueue,
+        lines: Iterator[tuple[int, bytes]],
+        output: Sink,
+        errors: Sink,
+        progress: Progress,
+        args: argparse.Namespace,
+        total: int | None,
+        written: Written,
+    ) -> None:
+        self._client = client
+        self._lines = lines
+        self._output, self._errors = output, errors
+        self._total = total
+        self._needs_model = args.model is None
+        self._defaults = {"priority": args.priority, "client": args.client}
+        self._written = written
+        self._journal: str | None = args.journal
+
+        self._lock = threading.Lock()
+        self.progress = progress
+        self.tally = Tally()
+        self.first_failure: str | None = None
+        self.stopped_by: BaseException | None = None
+        self._kept = 0  # accepted, and left without an answer
+
+        self._turns = Turns(is_open=not args.ordered)
+        self._places = 0  # given to lines that are sent or refused
+
+        self._events: queue.SimpleQueue[int] = queue.SimpleQueue()  # bytes of an ended request's line; 0: look up
+        self._window = _WINDOW_PER_WORKER * args.workers + _WINDOW_BASE
+        self._open = self._open_bytes = 0
+        self._read = 0
+        self._is_reading = False
+        self._is_read = False  # to its end
+        self._is_leaving = False  # whatever is cancelled now is not its own fault
+        self._signal: int | None = None
+
+    def go(self) -> None:
+        """Read, submit and wait until everything has ended or the run is stopped."""
+        with catching(self._on_signal):
+            try:
+                with contextlib.suppress(_Stopped):
+                    self._feed()
+                while self._open and not self._is_stopped():
+                    self._wait()
+                if self._is_stopped() and not isinstance(self.stopped_by, OSError):
+                    self._tell_waiting()
+            finally:
+                # In-flight attempts end within their timeout; a second signal leaves at once.
+                self._is_leaving = True
+                with self._lock:
+                    self._turns.open()  # a second signal must not find answers that are only in memory
+                self._client.shutdown(cancel_futures=True)
+
+    def say(self, message: str) -> None:
+        """Print *message* on stderr. Any thread."""
+        with self._lock:
+            self.progress.say(message)
+
+    # The main thread.
+
+    def _feed(self) -> None:
+        parser = LineParser(needs_model=self._needs_model)
+        while not self._is_stopped() and (found := self._next_line()) is not None:
+            number, raw = found
+            self._read += 1
+            while not self._has_room(len(raw)) and not self._is_stopped():
+                self._wait()
+            if self._is_stopped():
+                return
+            try:
+                ask = parser.parse(number, raw)
+            except BadLine as problem:
+                if self._written.is_refused(number):
+                    self._skip(is_failed=True)
+                else:
+                    self._write_bad(number, problem.custom_id, problem.code, str(problem), len(raw))
+                continue
+            if self._is_written(ask):
+                self._skip(is_failed=not self._written.is_answered(ask.custom_id))
+                continue
+            self._submit(ask, len(raw))
+            self._take_events()
+            self._show()
+
+    def _next_line(self) -> tuple[int, bytes] | None:
+        self._is_reading = True
+        try:
+            if self._is_stopped():
+                return None
+            found = next(self._lines, None)
+            self._is_read = found is None
+            return found
+        except OSError as error:
+            self._stop(UsageError(f"reading stopped: {error}"))
+            return None
+        finally:
+            self._is_reading = False
+
+    def _is_written(self, ask: Ask) -> bool:
+        """Whether an earlier run has written its line, and there is no reason for another."""
+        if self._written.is_answered(ask.custom_id):
+            return True
+        if not self._written.is_failed(ask.custom_id, ask.number):
+            return False
+        # It has failed, unless ``groq-queue retry-failed`` has put it back since.
+        return self._journal is None or self._client.get(ask.custom_id).status not in _PUT_BACK
+
+    def _skip(self, *, is_failed: bool) -> None:
+        with self._lock:
+            self.tally.skipped += 1
+            self.tally.skipped_failed += is_failed
+        self._take_events()
+        self._show()
+
+    def _has_room(self, size: int) -> bool:
+        return not self._open or (self._open < self._window and self._open_bytes + size <= _WINDOW_BYTES)
+
+    def _submit(self, ask: Ask, size: int) -> None:
+        try:
+            future = self._client.submit(
+                ask.payload, endpoint=ask.endpoint, custom_id=ask.custom_id, **(self._defaults | dict(ask.options))
+            )
+        except GroqQueueError as error:
+            if isinstance(error, QueueClosed) or (stops(error) and not self._is_taken(ask, error)):
+                self._stop(error)
+            else:
+                self._write_bad(ask.number, ask.custom_id, bad_code(error), f"line {ask.number}: {error}", size)
+            return
+        place = self._place(size)
+        request_id = self._client.info(future).request_id
+        future.add_done_callback(partial(self._ended, place, ask.custom_id, request_id, size))
+
+    def _place(self, size: int) -> int:
+        """Return the place of a line of *size* bytes that takes room in the window until it is written."""
+        self._open += 1
+        self._open_bytes += size
+        self._places += 1
+        return self._places - 1
+
+    def _is_taken(self, ask: Ask, error: GroqQueueError) -> bool:
+        """Whether the journal refused it because it knows the custom_id with another payload."""
+        return isinstance(error, JournalError) and error.custom_id == ask.custom_id
+
+    def _wait(self) -> None:
+        """Wait for the next event, or for the next moment to show progress."""
+        with contextlib.suppress(queue.Empty):
+            self._take(self._events.get(timeout=self.progress.interval_s))
+        self._take_events()
+        self._show()
+
+    def _take_events(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._take(self._events.get_nowait())
+
+    def _take(self, size: int) -> None:
+        if size:
+            self._open -= 1
+            self._open_bytes -= size
+
+    def _write_bad(self, number: int, custom_id: str, code: str, message: str, size: int) -> None:
+        write = partial(self._write_failure, bad_line(number, custom_id, code, message), message)
+        with self._lock:
+            self._turns.ended(self._place(size), partial(self._let_out, write, size))
+
+    def _show(self) -> None:
+        if self.progress.is_due():
+            with self._lock:
+                self.progress.show(self.tally, self._client.stats())
+
+    def _tell_waiting(self) -> None:
+        on_their_way = self._client.stats().in_flight
+        if on_their_way and self._signal is not None:
+            self.say(f"stopping: waiting for {plural(on_their_way, 'answer')} on the way; once more leaves at once")
+
+    def _on_signal(self, number: int) -> None:
+        if self._signal is not None:
+            # A line being written is given a moment; this thread may hold the lock itself.
+            self._lock.acquire(timeout=0.5)
+            os._exit(128 + number)
+        self._signal = number
+        self._events.put(0)
+        if self._is_reading:
+            raise _Stopped
+
+    # Any thread.
+
+    def _is_stopped(self) -> bool:
+        return self._signal is not None or self.stopped_by is not None
+
+    def _stop(self, error: BaseException) -> None:
+        with self._lock:
+            self.stopped_by = self.stopped_by or error
+        self._events.put(0)
+
+    def _ended(self, place: int, custom_id: str, request_id: str, size: int, future: Future[Completion]) -> None:
+        try:
+            write = self._ending(custom_id, request_id, future)
+        except Exception as error:  # whatever it is, the main thread is not to wait for this request for ever
+            self._stop(error)
+            write = None
+        with self._lock:
+            self._turns.ended(place, partial(self._let_out, write, size))
+
+    def _ending(self, custom_id: str, request_id: str, future: Future[Completion]) -> Callable[[], None]:
+        """Return what is to be done about it when it is its turn, with its line ready."""
+        error = CancelledError("cancelled") if future.cancelled() else future.exception()
+        if error is None:
+            completion = future.result()
+            usage = usage_of(completion) or (0, 0, 0)
+            return partial(self._write_answer, answer_line(request_id, custom_id, completion), usage)
+        if isinstance(error, CancelledError) and self._is_leaving:
+            return self._keep
+        if stops(error):
+            self._stop(error)  # it has no line: it is to be sent again when the cause is cured
+            return self._keep
+        return partial(self._write_failure, error_line(request_id, custom_id, error), f"{custom_id}: {error}")
+
+    # Under the lock.
+
+    def _let_out(self, write: Callable[[], None] | None, size: int) -> None:
+        try:
+            if write is not None:
+                write()
+        except Exception as error:  # as in ``_ended``
+            self.stopped_by = self.stopped_by or error
+        finally:
+            self._events.put(size)  # only now: what waits for its turn takes room in the window
+
+    def _keep(self) -> None:
+        self._kept += 1
+
+    def _write_answer(self, line: bytes, usage: tuple[int, int, int]) -> None:
+        if self._write(self._output, line):
+            self.tally.done += 1
+            self.tally.prompt_tokens += usage[0]
+            self.tally.completion_tokens += usage[1]
+
+    def _write_failure(self, line: bytes, message: str) -> None:
+        if self._write(self._errors, line):
+            self.tally.failed += 1
+            if self.first_failure is None:
+                self.first_failure = excerpt(message)
+
+    def _write(self, sink: Sink, line: bytes) -> bool:
+        """Write *line*; a sink that fails stops the run."""
+        if sink.is_terminal:
+            self.progress.clear()
+        try:
+            sink.write(line)
+        except OSError as error:
+            error.filename = sink.name
+            self.stopped_by = self.stopped_by or error
+            self._events.put(0)
+            return False
+        return True
+
+    # The end.
+
+    def report(self, args: argparse.Namespace) -> int:
+        """Tell what was done, and return the exit code."""
+        self._take_events()
+        code = self._exit_code()
+        known = self._read if self._total is None else max(self._total, self._read)
+        unsent = known - self.tally.done - self.tally.failed - self.tally.skipped
+        with self._lock:
+            self.progress.clear()
+            if isinstance(self.stopped_by, BrokenPipeError):
+                silence_stdout()
+                return code
+            if isinstance(self.stopped_by, OSError) and isinstance(self._output, StdoutSink):
+                silence_stdout()  # what it did not take would be tried again at exit
+            for line in self._told(unsent, args):
+                self.progress.say(line)
+        if args.json:
+            summary = json.dumps(self._summary(unsent, code))
+            print(summary, file=sys.stderr if isinstance(self._output, StdoutSink) else sys.stdout)
+        return code
+
+    def _told(self, unsent: int, args: argparse.Namespace) -> Iterator[str]:
+        """Yield in words why it stopped, what was done, and how to go on."""
+        tally, stats = self.tally, self._client.stats()
+        if self.stopped_by is not None:
+            yield f"groq-queue: stopped: {reason(self.stopped_by)}"
+        if not args.quiet:
+            if self.first_failure is not None:
+                yield f"first failure: {self.first_failure}"
+            yield (
+                f"{tally.done:,} done, {tally.failed:,} failed"
+                + (f", {_skipped(tally)}" if tally.skipped else "")
+                + (f", {unsent:,} not sent" if unsent else "")
+                + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
+                f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
+            )
+        is_whole = self._total is not None or self._is_read
+        if self._is_stopped() and (unsent or not is_whole):
+            yield self._rest(unsent, is_whole, args)
+
+    def _rest(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
+        """Tell what has no answer, where it is kept, and how to go on."""
+        told = f"without an answer in {self._output.name}: {plural(unsent, 'line')}"
+        if not is_whole:
+            told += ", and the rest of stdin was not read"
+        if self._journal is not None:
+            told += f", {self._kept:,} of them stored in {self._journal}"
+        if isinstance(self._output, StdoutSink):
+            return f"{told}; to continue, run these into another file"
+        same_input = " on the same input" if args.input == "-" else ""
+        return f"{told}; to continue, run the same command{same_input}{'' if args.resume else ' with --resume'}"
+
+    def _summary(self, unsent: int, code: int) -> dict[str, Any]:
+        """Return the same as JSON-like objects."""
+        tally, stats = self.tally, self._client.stats()
+        return {
+            "done": tally.done,
+            "failed": tally.failed,
+            "skipped": tally.skipped,
+            "unsent": unsent,
+            "stored": self._kept if self._journal is not None else 0,
+            "seconds": round(self.progress.seconds, 3),
+            "requests": stats.attempts,
+            "refused": stats.refused,
+            "prompt_tokens": tally.prompt_tokens,
+            "completion_tokens": tally.completion_tokens,
+            "tokens": tally.tokens,
+            "stopped_by": None if self.stopped_by is None else reason(self.stopped_by),
+            "exit_code": int(code),
+        }
+
+    def _exit_code(self) -> int:
+        if self._signal is not None:
+            return 128 + self._signal
+        return exit_code_of(self.stopped_by, self.tally.failed + self.tally.skipped_failed)
+
+
+def _skipped(tally: Tally) -> str:
+    failed = f" ({tally.skipped_failed:,} of them failed)" if tally.skipped_failed else ""
+    return f"{tally.skipped:,} done before{failed}"
+
+
+class _Told(logging.Handler):
+    """Prints the library's warnings above the progress line."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(logging.WARNING)
+        self._job = job
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._job.say(f"groq-queue: {excerpt(record.getMessage())}")
+        except Exception:  # as every handler does: a message that cannot be told harms nothing
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def telling(job: Job) -> Iterator[None]:
+    """Have *job* show the warnings of the library while the block runs."""
+    log = logging.getLogger("groq_queue")
+    handler = _Told(job)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
