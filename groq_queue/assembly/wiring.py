@@ -14,9 +14,10 @@ from groq_queue.assembly.settings import Settings
 from groq_queue.engine.courier import Courier
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed
+from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
-from groq_queue.engine.threads import Attempts, ThreadEngine
+from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.limiters.process import ProcessLimiter
 from groq_queue.transport import make_transport

@@ -121,6 +121,21 @@ class Bucket:
         self.held += cost
         self.leased += cost
 
+    def take(self, cost: int, now_ns: int, credits: bool) -> bool:
+        """Hold *cost* if it fits now, as ``wait_ns`` tells; return whether it did."""
+        room = (self.limit - self.held - cost) * self.period_ns
+        level = (self._credited if credits else self._strict) - now_ns * self.limit
+        if room < 0 or level > room:
+            return False
+        self.held += cost
+        self.leased += cost
+        return True
+
+    def untake(self, cost: int) -> None:
+        """Undo ``take``: no lease came of it."""
+        self.held -= cost
+        self.leased -= cost
+
     def settle(self, cost: int, requested: int, used: int, now_ns: int) -> None:
         """Turn an open lease into level.
 
@@ -133,10 +148,13 @@ class Bucket:
         self.held -= cost
         self.settled += cost
         base = now_ns * self.limit
-        self.restarts += self._strict < base
-        self._strict = max(self._strict, base) + max(requested, used) * self.period_ns
-        self._credited = max(self._credited, base) + used * self.period_ns
-        self.ended += max(requested, used)
+        most = requested if requested > used else used
+        if self._strict < base:
+            self.restarts += 1
+            self._strict = base
+        self._strict += most * self.period_ns
+        self._credited = (self._credited if self._credited > base else base) + used * self.period_ns
+        self.ended += most
 
     def refund(self, cost: int) -> None:
         """End a lease whose request was never charged."""

@@ -131,6 +131,10 @@ def tightest(limits: Iterable[Limits]) -> Limits | None:
 
 DAILY = frozenset({"RPD", "TPD", "ASPD"})
 
+_PLACES = {"RPM": 0, "RPD": 0, "TPM": 1, "TPD": 1, "ITPM": 2, "OTPM": 3, "ASPH": 4, "ASPD": 4}
+"""Where ``_units_of`` has what counts against a dimension."""
+_TOKENS = _PLACES["TPM"]
+
 _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
 _MINUTE_TOLERANCE = 0.03
 _HARMLESS_TOKENS = 1_000  # no published limit holds fewer than 1,200 tokens a minute
@@ -195,19 +199,16 @@ class Lease:
 
     __slots__ = ("cost", "granted_ns", "is_open", "parts")
 
-    def __init__(self, cost: Cost, granted_ns: int, parts: dict[str, Part]) -> None:
+    def __init__(self, cost: Cost, granted_ns: int, parts: list[Part]) -> None:
         self.cost = cost
         self.granted_ns = granted_ns
         self.parts = parts
         self.is_open = True
 
 
-class Part(NamedTuple):
-    """What a lease holds of one bucket, and what had ended there before it was granted."""
-
-    bucket: Bucket
-    units: int
-    ended_before: int
+Part = tuple[str, Bucket, int, int]
+"""``(dimension, bucket, units, ended before)``: what a lease holds of one bucket, and what had ended there when
+it was granted. A plain tuple: one is made for each limit of each attempt."""
 
 
 class Budget:
@@ -275,15 +276,24 @@ class Budget:
         Returns:
             An open lease, or what blocks it longest.
         """
-        blocked = self.blocks(cost, now_ns)
-        if blocked is not None:
-            return blocked
-        parts = {}
+        pace = self.pace
+        if (
+            now_ns < self._hold_until_ns
+            or (self._is_learning and self._leases and not self._is_harmless(cost))
+            or (pace.rate is not None and pace.wait_ns(now_ns))
+        ):
+            return self._what_blocks(cost, now_ns)
+        prompt, completion, audio_s = cost
+        units = (1, prompt + completion, prompt, completion, audio_s)  # see _PLACES
+        parts: list[Part] = []
         for name, bucket in self._buckets.items():
-            units = cost.units(name)
-            bucket.hold(units)
-            parts[name] = Part(bucket, units, bucket.ended)
-        self.pace.sent(now_ns)
+            count = units[_PLACES[name]]
+            if not bucket.take(count, now_ns, self._credits):
+                for _, taken, held, _ in parts:
+                    taken.untake(held)
+                return self._what_blocks(cost, now_ns)
+            parts.append((name, bucket, count, bucket.ended))
+        pace.sent(now_ns)
         lease = Lease(cost, now_ns, parts)
         self._leases.add(lease)
         return lease
@@ -308,18 +318,28 @@ class Budget:
 
     def settle(self, lease: Lease, requested: Cost, used: Cost, now_ns: int) -> None:
         """End *lease*: the server charged *requested*, and *used* is the truth. A second end does nothing."""
-        if not self._close(lease):
+        if not lease.is_open:
             return
-        self._slowest_ns = max(self._slowest_ns, now_ns - lease.granted_ns)
-        self._unused += max(0, requested.tokens - used.tokens)
-        for name, (bucket, units, _) in lease.parts.items():
-            bucket.settle(units, requested.units(name), used.units(name), now_ns)
+        lease.is_open = False
+        self._leases.discard(lease)
+        took_ns = now_ns - lease.granted_ns
+        if took_ns > self._slowest_ns:
+            self._slowest_ns = took_ns
+        asked, spent = _units_of(requested), _units_of(used)
+        unused = asked[_TOKENS] - spent[_TOKENS]
+        if unused > 0:
+            self._unused += unused
+        for name, bucket, units, _ in lease.parts:
+            place = _PLACES[name]
+            bucket.settle(units, asked[place], spent[place], now_ns)
 
     def refund(self, lease: Lease) -> None:
         """End *lease*: nothing was charged. A second end does nothing."""
-        if not self._close(lease):
+        if not lease.is_open:
             return
-        for bucket, units, _ in lease.parts.values():
+        lease.is_open = False
+        self._leases.discard(lease)
+        for _, bucket, units, _ in lease.parts:
             bucket.refund(units)
 
     def observe(self, lease: Lease, seen: Iterable[RateHeader], now_ns: int) -> list[str]:
@@ -337,12 +357,12 @@ class Budget:
             if header.dimension == "TPM":
                 self._measure_minute(header.limit, header.limit - header.remaining, header.reset_ns, now_ns)
             bucket = self._learn(header.dimension, header.limit, now_ns, notices)
-            part = lease.parts.get(header.dimension)
-            if part is None:  # learnt from this very answer
+            ended_before = next((ended for name, _, _, ended in lease.parts if name == header.dimension), None)
+            if ended_before is None:  # learnt from this very answer
                 bucket.begin_at(bucket.limit - header.remaining, now_ns)
                 continue
             if self._own.get(header.dimension, header.limit) >= header.limit:  # we count in the server's bucket
-                since = bucket.ended - part.ended_before
+                since = bucket.ended - ended_before
                 bucket.at_most(header.limit - header.remaining + since, now_ns)
                 # A server that keeps what was requested drains ahead of us only while our level stands at zero and
                 # answers are under way: at most one slowest answer per restart. More was given back.
@@ -462,16 +482,15 @@ class Budget:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
         return {name: (b.leased, b.settled, b.refunded, b.held) for name, b in self._buckets.items()}
 
+    def _what_blocks(self, cost: Cost, now_ns: int) -> Blocked:
+        """Return what blocks a *cost* that does not pass."""
+        blocked = self.blocks(cost, now_ns)
+        assert blocked is not None
+        return blocked
+
     def _is_harmless(self, cost: Cost) -> bool:
         """Return whether *cost* may join a probe: the user named the limit of requests, and no other is as small."""
         return "RPM" in self._own and self.held().tokens + cost.tokens <= _HARMLESS_TOKENS
-
-    def _close(self, lease: Lease) -> bool:
-        if not lease.is_open:
-            return False
-        lease.is_open = False
-        self._leases.discard(lease)
-        return True
 
     def _learn(self, name: str, limit: int, now_ns: int, notices: list[str]) -> Bucket:
         """Note the server's *limit* and return its bucket."""
@@ -524,4 +543,10 @@ class Budget:
             for lease in self._leases:
                 units = lease.cost.units(name)
                 bucket.hold(units)
-                lease.parts[name] = Part(bucket, units, bucket.ended)
+                lease.parts.append((name, bucket, units, bucket.ended))
+
+
+def _units_of(cost: Cost) -> tuple[int, int, int, int, int]:
+    """Return what *cost* counts against every kind of limit; ``_PLACES`` says where."""
+    prompt, completion, audio_s = cost
+    return 1, prompt + completion, prompt, completion, audio_s

@@ -31,7 +31,7 @@ class Pace:
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
-        self._rate: float | None = None  # attempts per second; None is open
+        self.rate: float | None = None  # attempts per second; None is open: they keep no distance
         self._threshold = _FASTEST  # below it the pace doubles every second, above it it creeps up
         self._failures = 0
         self._next_ns = 0
@@ -39,7 +39,7 @@ class Pace:
 
     def wait_ns(self, now_ns: int) -> int:
         """Return how long the next attempt has to wait for the pace alone."""
-        return 0 if self._rate is None else max(0, self._next_ns - now_ns)
+        return 0 if self.rate is None else max(0, self._next_ns - now_ns)
 
     def turn_ns(self, waiting: int) -> int:
         """Return how long a failed request stays away so that others are tried first.
@@ -50,15 +50,15 @@ class Pace:
         Args:
             waiting: Requests of the lane that could be tried instead.
         """
-        if self._rate is None:
+        if self.rate is None:
             return 0
-        return round(min(_LONGEST_TURN_S, waiting / self._rate) * self._dice.uniform(0.5, 1.0) * NS_PER_S)
+        return round(min(_LONGEST_TURN_S, waiting / self.rate) * self._dice.uniform(0.5, 1.0) * NS_PER_S)
 
     def sent(self, now_ns: int) -> None:
         """Note an attempt."""
         self._sends_ns.append(now_ns)
-        if self._rate is not None:
-            gap_ns = NS_PER_S / self._rate * self._dice.uniform(0.8, 1.2)
+        if self.rate is not None:
+            gap_ns = NS_PER_S / self.rate * self._dice.uniform(0.8, 1.2)
             self._next_ns = max(self._next_ns, now_ns) + round(gap_ns)
 
     def failed(self, now_ns: int) -> None:
@@ -66,31 +66,31 @@ class Pace:
         self._failures += 1
         if self._failures < _FAILURES_IN_A_ROW:
             return
-        rate = self._measured() if self._rate is None else self._rate
+        rate = self._measured() if self.rate is None else self.rate
         self._slow_to(max(_SLOWEST, rate / 2), now_ns)
 
     def refused(self, now_ns: int) -> None:
         """Note a refusal that named no limit."""
-        if self._rate is None and len(self._sends_ns) < _ENOUGH:
+        if self.rate is None and len(self._sends_ns) < _ENOUGH:
             return  # too little was sent to say how fast is too fast; the hold alone must do
-        rate = self._measured() if self._rate is None else self._rate
+        rate = self._measured() if self.rate is None else self.rate
         self._threshold = max(_SLOWEST, rate * _DECREASE)
         self._slow_to(self._threshold, now_ns)
 
     def answered(self) -> None:
         """Note an answer."""
         self._failures = 0
-        if self._rate is None:
+        if self.rate is None:
             return
-        if self._rate < self._threshold:
-            self._rate = min(self._rate + _RECOVERY, self._threshold)
+        if self.rate < self._threshold:
+            self.rate = min(self.rate + _RECOVERY, self._threshold)
         else:
-            self._rate += max(_SLOWEST * _INCREASE, self._threshold * _INCREASE / max(1.0, self._rate))
-        if self._rate >= _FASTEST:
-            self._rate, self._threshold = None, _FASTEST
+            self.rate += max(_SLOWEST * _INCREASE, self._threshold * _INCREASE / max(1.0, self.rate))
+        if self.rate >= _FASTEST:
+            self.rate, self._threshold = None, _FASTEST
 
     def _slow_to(self, rate: float, now_ns: int) -> None:
-        self._rate = rate
+        self.rate = rate
         self._next_ns = max(self._next_ns, now_ns + round(NS_PER_S / rate * self._dice.uniform(0.5, 1.0)))
 
     def _measured(self) -> float:

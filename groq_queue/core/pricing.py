@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from groq_queue.core.headers import Refusal
@@ -53,6 +53,10 @@ class Cost(NamedTuple):
         if dimension == "OTPM":
             return self.completion
         return self.audio_s
+
+
+cost_of: Callable[[tuple[int, int, int]], Cost] = partial(tuple.__new__, Cost)
+"""Make a ``Cost`` of its three parts at half the price of calling it; several are made for each attempt."""
 
 
 class Size(NamedTuple):
@@ -183,21 +187,20 @@ class _Mean:
 class _WorstRatio:
     """The largest recent ratio, with a margin that shrinks as answers come in."""
 
-    __slots__ = ("_current", "_previous", "_seen")
+    __slots__ = ("_current", "_previous", "_seen", "value")
 
     def __init__(self) -> None:
         self._current = 0.0
         self._previous = 0.0
         self._seen = 0
+        self.value = 0.0  # until the first is learnt
 
     def learn(self, ratio: float) -> None:
         if self._seen and self._seen % _WINDOW == 0:
             self._previous, self._current = self._current, 0.0
         self._current = max(self._current, ratio)
         self._seen += 1
-
-    def value(self) -> float:
-        return max(self._current, self._previous) * (1 + 1 / (self._seen + 2))
+        self.value = max(self._current, self._previous) * (1 + 1 / (self._seen + 2))
 
 
 class Estimator:
@@ -209,6 +212,7 @@ class Estimator:
     def __init__(self) -> None:
         self._ratios: dict[int, _WorstRatio] = {}
         self._outputs: deque[int] = deque(maxlen=200)
+        self._answers = 0  # that were counted there, ever
         self._allowances: deque[int] = deque(maxlen=8)  # what refusals of requests without a cap named
         self._usual_output = 0  # larger than nearly every output of requests without a cap
         self._mean_ratio = _Mean(0.75)  # real prompt / estimated; the byte rule is above most texts
@@ -217,12 +221,14 @@ class Estimator:
 
     def price(self, size: Size) -> Cost:
         """Return what a request of *size* is expected to be charged at admission."""
-        if size.is_exact:
-            return Cost(size.base, size.completion or 0, size.audio_s)
-        completion = self._allowance() if size.completion is None else size.completion
-        ratio = self._ratios.get(size.base.bit_length())
-        prompt = size.base if ratio is None else -int(-size.base * ratio.value() // 1)
-        return Cost(max(1, prompt), completion, size.audio_s)
+        base, completion, audio_s, is_exact = size
+        if is_exact:
+            return cost_of((base, completion or 0, audio_s))
+        if completion is None:
+            completion = self._allowance()
+        ratio = self._ratios.get(base.bit_length())
+        prompt = base if ratio is None else -int(-base * ratio.value // 1)
+        return cost_of((prompt if prompt > 1 else 1, completion, audio_s))
 
     def learn(self, size: Size, prompt: int, completion: int) -> None:
         """Take the truth of one answer."""
@@ -232,11 +238,12 @@ class Estimator:
             self._mean_share.learn(completion / size.completion)
         if prompt > 0:
             self._mean_ratio.learn(prompt / size.base)
-            self._ratios.setdefault(size.base.bit_length(), _WorstRatio()).learn(prompt / size.base)
+            self._worst(size).learn(prompt / size.base)
         if size.completion is None:
             self._mean_output.learn(completion)
             self._outputs.append(completion)
-            if len(self._outputs) % 10 == 1 or len(self._outputs) == self._outputs.maxlen:
+            self._answers += 1
+            if completion > self._usual_output or self._answers % 10 == 1:  # sorting them for each would cost the most
                 self._usual_output = max(1, quantile(self._outputs, _QUANTILE))
 
     def learn_requested(self, size: Size, requested: int) -> None:
@@ -247,7 +254,14 @@ class Estimator:
             self._allowances.append(max(1, requested - round(size.base * self._mean_ratio.value)))
         elif requested > size.completion:
             prompt = requested - size.completion
-            self._ratios.setdefault(size.base.bit_length(), _WorstRatio()).learn(prompt / size.base)
+            self._worst(size).learn(prompt / size.base)
+
+    def _worst(self, size: Size) -> _WorstRatio:
+        """Return what was learnt of prompts about as long as that of *size*."""
+        worst = self._ratios.get(size.base.bit_length())
+        if worst is None:
+            worst = self._ratios[size.base.bit_length()] = _WorstRatio()
+        return worst
 
     def _allowance(self) -> int:
         """Return what the server is taken to count for a completion without a cap.

@@ -25,7 +25,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +33,7 @@ from groq_queue.errors import ConfigurationError
 
 _SCALE = 1 << 32  # virtual time per unit of cost at weight 1; keeps tags integer and exact enough
 _WEIGHT_SCALE = 1 << 16  # weights are stored as integers in this unit
+_UNIT = _SCALE * _WEIGHT_SCALE  # divided by a weight it is virtual time per unit of cost
 
 
 class Priority(IntEnum):
@@ -126,30 +127,71 @@ class Turn(NamedTuple):
 
 
 class _Turn:
-    """One client's requests of one level: the first is in line, the others behind it."""
+    """One client's requests of one level: the first is in line, the others behind it.
 
-    __slots__ = ("behind", "finish", "in_line", "live", "start", "weight")
+    A request that leaves from the middle stays in ``behind`` until its place comes, and is
+    counted in ``gone``; should it come back, it stands there once more, at the end.
+    """
+
+    __slots__ = ("behind", "finish", "gone", "in_line", "live", "start", "weight")
 
     def __init__(self, start: int, weight: int) -> None:
-        self.behind: deque[tuple[int, Any]] = deque()  # (arrival, request)
+        self.behind: deque[Any] | None = None  # made for a second request; most of many clients have one
+        self.gone: dict[Any, int] = _NOBODY  # how many places in ``behind`` a request has left
         self.start = start
         self.finish = start
         self.weight = weight
-        self.live = 0
+        self.live = 1
         self.in_line: Any = None  # the request whose entry stands in the heap, if any
 
     def copy(self) -> _Turn:
         twin = _Turn(self.start, self.weight)
-        twin.behind = deque(waiting for waiting in self.behind if _is_live(waiting))
+        twin.behind = self.living()
         twin.finish, twin.live, twin.in_line = self.finish, self.live, self.in_line
         return twin
 
-    def newest(self) -> Any:
-        """Return the request that came last."""
-        for waiting in reversed(self.behind):
-            if _is_live(waiting):
-                return waiting[1]
+    def leave(self, request: Any) -> None:
+        """Note that *request*, which stands in ``behind``, is not to be taken from there."""
+        if not self.gone:
+            self.gone = {}
+        self.gone[request] = self.gone.get(request, 0) + 1
+        if self.behind is not None and len(self.behind) > 32 and len(self.behind) > 2 * self.live:
+            self.behind, self.gone = self.living(), _NOBODY
+
+    def first(self) -> Any:
+        """Return the first request behind the one in line, and leave it there; there is one."""
+        behind = self.behind
+        assert behind is not None
+        while self.gone and behind[0] in self.gone:
+            _uncount(self.gone, behind.popleft())
+        return behind[0]
+
+    def newest(self, rank: int) -> Any:
+        """Return the request that came last in this turn of level *rank*."""
+        for request in reversed(self.behind or ()):
+            if request not in self.gone or (request.arrival and request.rank == rank):
+                return request  # its last place here is the one it has not left
         return self.in_line
+
+    def living(self) -> deque[Any]:
+        """Return ``behind`` without the places that were left."""
+        gone, living = dict(self.gone), deque[Any]()
+        for request in self.behind or ():
+            if request in gone:
+                _uncount(gone, request)
+            else:
+                living.append(request)
+        return living
+
+
+_NOBODY: dict[Any, int] = {}  # never changed
+
+
+def _uncount(gone: dict[Any, int], request: Any) -> None:
+    if gone[request] == 1:
+        del gone[request]
+    else:
+        gone[request] -= 1
 
 
 class _Level:
@@ -183,10 +225,6 @@ def is_stale(entry: Entry) -> bool:
     return bool(entry[2].arrival != entry[1][1])
 
 
-def _is_live(waiting: tuple[int, Any]) -> bool:
-    return bool(waiting[1].arrival == waiting[0])
-
-
 class FairOrder:
     """Decides which requests of a lane stand in its heap, and with which ``seq``.
 
@@ -216,27 +254,29 @@ class FairOrder:
         """Return how many times the turns of a client of weight 1 *client* has."""
         return self._weights.get(client, _WEIGHT_SCALE) / _WEIGHT_SCALE
 
-    def add(self, request: Ranked) -> list[Entry]:
+    def add(self, request: Ranked) -> Sequence[Entry]:
         """Line up a new request behind the others of its client and level."""
-        level = self._level(request.rank)
-        turn = level.turns.get(request.client)
-        if turn is None:
-            turn = _Turn(level.now, self._weights.get(request.client, _WEIGHT_SCALE))
-            level.turns[request.client] = turn
-            level.weights += turn.weight
-        turn.live += 1
-        self._arrivals += 1
-        request.arrival = self._arrivals
-        turn.behind.append((self._arrivals, request))
-        return self._line_up(level, turn) if turn.live == 1 else []
+        level = self._levels.get(request.rank) or self._level(request.rank)
+        self._arrivals = request.arrival = self._arrivals + 1
+        client = request.client
+        turn = level.turns.get(client)
+        if turn is not None:
+            turn.live += 1
+            if turn.behind is None:
+                turn.behind = deque()
+            turn.behind.append(request)
+            return ()
+        turn = level.turns[client] = _Turn(level.now, self._weights.get(client, _WEIGHT_SCALE))
+        level.weights += turn.weight
+        return (_stand(level, turn, request),)
 
-    def put_back(self, request: Ranked, seq: tuple[int, int]) -> list[Entry]:
+    def put_back(self, request: Ranked, seq: tuple[int, int]) -> Sequence[Entry]:
         """Return a request that was taken before to its old place; its turn was paid for."""
         self._level(request.rank).open += 1
         request.arrival = seq[1]
-        return [(request.rank, seq, request)]
+        return ((request.rank, seq, request),)
 
-    def taken(self, request: Ranked, *, again: bool) -> list[Entry]:
+    def taken(self, request: Ranked, *, again: bool) -> Sequence[Entry]:
         """Note that the heap's first entry was taken.
 
         Args:
@@ -245,20 +285,24 @@ class FairOrder:
         """
         level = self._levels[request.rank]
         level.open -= 1
-        entries: list[Entry] = []
-        if not again:
-            turn = level.turns[request.client]
-            level.now += request.turn_cost * _SCALE * _WEIGHT_SCALE // level.weights
-            turn.in_line = None
-            turn.start = turn.finish
-            turn.live -= 1
-            if turn.live:
-                entries = self._line_up(level, turn)
-            else:
-                self._forget(level, request.client)
-        return entries + self._promote(request.rank, level)
+        if again:
+            return self._promote(request.rank, level)
+        turn = level.turns[request.client]
+        level.now += request.turn_cost * _UNIT // level.weights
+        turn.in_line = None
+        turn.start = turn.finish
+        turn.live -= 1
+        entries: Sequence[Entry] = ()
+        if turn.live:
+            entries = _line_up(level, turn)
+        else:
+            self._forget(level, request.client)
+        if level.open and (not level.early or level.early[0][0] > level.now):
+            return entries
+        promoted = self._promote(request.rank, level)
+        return (*entries, *promoted) if entries else promoted
 
-    def discard(self, request: Ranked, *, again: bool) -> list[Entry]:
+    def discard(self, request: Ranked, *, again: bool) -> Sequence[Entry]:
         """Take a request out of the line; its entry in the heap, if any, has become stale.
 
         Args:
@@ -273,17 +317,19 @@ class FairOrder:
         turn = level.turns[request.client]
         turn.live -= 1
         was_in_line = turn.in_line is request
-        entries: list[Entry] = []
+        entries: Sequence[Entry] = ()
         if was_in_line:
             turn.in_line = None
             level.open -= 1
         if not turn.live:
             self._forget(level, request.client)
         elif was_in_line:
-            entries = self._line_up(level, turn)
-        elif len(turn.behind) > 32 and len(turn.behind) > 2 * turn.live:
-            turn.behind = deque(waiting for waiting in turn.behind if _is_live(waiting))
-        return entries + self._promote(request.rank, level)
+            entries = _line_up(level, turn)
+        else:
+            turn.leave(request)
+        if level.open and (not level.early or level.early[0][0] > level.now):
+            return entries
+        return (*entries, *self._promote(request.rank, level))
 
     def clear(self) -> None:
         """Forget everybody."""
@@ -335,7 +381,7 @@ class FairOrder:
             turns = self._levels[rank].turns
             candidates = [turns[client]] if client in turns else ([] if client is not None else list(turns.values()))
             if candidates:
-                return max(candidates, key=lambda turn: turn.live).newest()
+                return max(candidates, key=lambda turn: turn.live).newest(rank)
         return None
 
     def _level(self, rank: int) -> _Level:
@@ -344,28 +390,16 @@ class FairOrder:
             level = self._levels[rank] = _Level(self._latest)
         return level
 
-    def _line_up(self, level: _Level, turn: _Turn) -> list[Entry]:
-        """Bring the turn's first live request into line, at once or when its start comes."""
-        behind = turn.behind
-        while not _is_live(behind[0]):
-            behind.popleft()
-        if turn.start > level.now:
-            heapq.heappush(level.early, (turn.start, behind[0][0], turn))
-            return []
-        arrival, request = behind.popleft()
-        turn.finish = turn.start + request.turn_cost * _SCALE * _WEIGHT_SCALE // turn.weight
-        turn.in_line = request
-        level.open += 1
-        return [(request.rank, (turn.finish, arrival), request)]
-
     def _promote(self, rank: int, level: _Level) -> list[Entry]:
         """Line up every turn whose start has come; if nobody stands in line, time jumps to the next start."""
         entries: list[Entry] = []
-        while level.early and (level.early[0][0] <= level.now or not level.open):
-            start, _, turn = heapq.heappop(level.early)
+        early = level.early
+        while early and (early[0][0] <= level.now or not level.open):
+            start, _, turn = heapq.heappop(early)
             if turn.live and turn.in_line is None:
-                level.now = max(level.now, start)
-                entries += self._line_up(level, turn)
+                if start > level.now:
+                    level.now = start
+                entries.append(_step(level, turn))
         if not level.turns and not level.open:
             self._latest = max(self._latest, level.now)
             del self._levels[rank]
@@ -374,4 +408,30 @@ class FairOrder:
     def _forget(self, level: _Level, client: str) -> None:
         turn = level.turns.pop(client)
         level.weights -= turn.weight
-        self._latest = max(self._latest, turn.finish)
+        if turn.finish > self._latest:
+            self._latest = turn.finish
+
+
+def _line_up(level: _Level, turn: _Turn) -> Sequence[Entry]:
+    """Bring the turn's first request behind into line, at once or when its start comes."""
+    if turn.start > level.now:
+        heapq.heappush(level.early, (turn.start, turn.first().arrival, turn))
+        return ()
+    return (_step(level, turn),)
+
+
+def _step(level: _Level, turn: _Turn) -> Entry:
+    """Let the turn's first request behind step into line."""
+    behind = turn.behind
+    assert behind is not None
+    if turn.gone:
+        turn.first()
+    return _stand(level, turn, behind.popleft())
+
+
+def _stand(level: _Level, turn: _Turn, request: Ranked) -> Entry:
+    """Let *request* be the one of its turn that stands in line, and return its entry."""
+    turn.finish = finish = turn.start + request.turn_cost * _UNIT // turn.weight
+    turn.in_line = request
+    level.open += 1
+    return (request.rank, (finish, request.arrival), request)

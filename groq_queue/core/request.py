@@ -61,6 +61,8 @@ class State(Enum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
 
+    __hash__ = object.__hash__  # ends are counted by state; Enum's own is a call in Python
+
 
 class Request:
     """One submitted request.

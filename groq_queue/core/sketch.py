@@ -10,16 +10,11 @@ Source: DDSketch, Masson, Rim and Lee, VLDB 2019.
 
 from __future__ import annotations
 
-import math
+from math import ceil, exp, log
 
 _ERROR = 0.01
-_GROWTH = math.log((1 + _ERROR) / (1 - _ERROR))
+_GROWTH = log((1 + _ERROR) / (1 - _ERROR))
 _LEAST_NS = 1_000  # shorter ones are counted as none; so a year needs no more than 1,600 bins
-
-
-def place_of(value_ns: int) -> int:
-    """Return the number of the bin in which every sketch counts *value_ns*."""
-    return -1 if value_ns < _LEAST_NS else math.ceil(math.log(value_ns / _LEAST_NS) / _GROWTH)
 
 
 class Sketch:
@@ -39,20 +34,13 @@ class Sketch:
         self.count = 0
         self.largest = 0
 
-    def add(self, value_ns: int, place: int | None = None) -> None:
-        """Count a duration, whose *place* may be given if it is known."""
-        if place is None:
-            place = place_of(value_ns)
+    def add(self, value_ns: int) -> None:
+        """Count a duration."""
+        place = -1 if value_ns < _LEAST_NS else ceil(log(value_ns / _LEAST_NS) / _GROWTH)
         self._bins[place] = self._bins.get(place, 0) + 1
         self.count += 1
         if value_ns > self.largest:
             self.largest = value_ns
-
-    def copy(self) -> Sketch:
-        """Return an equal one."""
-        twin = Sketch()
-        twin._bins, twin.count, twin.largest = self._bins.copy(), self.count, self.largest
-        return twin
 
     def merge(self, other: Sketch) -> None:
         """Count everything *other* has counted."""
@@ -69,6 +57,6 @@ class Sketch:
             if left < 0:
                 if place < 0:
                     return 0
-                middle = _LEAST_NS * math.exp(place * _GROWTH) * (1 - _ERROR)
+                middle = _LEAST_NS * exp(place * _GROWTH) * (1 - _ERROR)
                 return min(self.largest, round(middle))
         return 0

@@ -25,8 +25,8 @@ from groq_queue.distributed.store import Claimed, JobStore
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told
+from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.threads import Attempts
 from groq_queue.errors import (
     APIConnectionError,
     ConfigurationError,

@@ -180,6 +180,5 @@ class Register:
         self._lanes[request.lane] = model, in_flight + change
 
     def _land(self, request: Request, outcome: Outcome, now_ns: int) -> None:
-        self.tally.came_out(request, outcome, now_ns)
-        self.tally.landed(now_ns - self._began_ns.pop(request.id, now_ns))
+        self.tally.landed(request, outcome, now_ns - self._began_ns.pop(request.id, now_ns), now_ns)
         self._fly(request, -1)

@@ -28,16 +28,15 @@ class Job:
         request: Request,
         lane: Lane,
         began_ns: int,
-        *,
-        lease: Lease | None = None,
-        reserved: int = 0,
+        lease: Lease | None,
+        reserved: int | None = None,
         error: GroqQueueError | None = None,
     ) -> None:
         self.request = request
         self.lane = lane
         self.began_ns = began_ns
         self.lease = lease
-        self.reserved = reserved  # picodollars
+        self.reserved = reserved  # picodollars; None if its model has no price
         self.error = error
 
 
@@ -67,6 +66,7 @@ class Chooser:
         self._tariff = tariff
         self._raises_daily = raises_daily
         self._tell_later = tell_later
+        self._is_capped = max_usd is not None
         self.purse = Purse(max_usd)
 
     def choose(self, now_ns: int) -> tuple[Job | None, int | None]:
@@ -76,20 +76,20 @@ class Chooser:
             The job; or None and the instant at which a head may pass, None if only the end of an attempt can tell.
         """
         next_ns: int | None = None
-        for lane in self._roster.by_urgency():
-            head = lane.head()
-            assert head is not None
+        for lane, head in self._roster.by_urgency():
             found = self._try(lane, head, now_ns)
-            if isinstance(found, Job):
+            if type(found) is Job:
                 return found, None
             lane.is_blocked = True
             if found is not None:
+                assert isinstance(found, int)
                 next_ns = found if next_ns is None else min(next_ns, found)
         return None, next_ns
 
     def pay(self, job: Job, charged: Cost) -> None:
         """Turn the money set aside for an attempt into what it cost."""
-        self.purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
+        if job.reserved is not None:
+            self.purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
 
     def _try(self, lane: Lane, head: Request, now_ns: int) -> Job | int | None:
         """Take *head* if money and every limit allow.
@@ -97,18 +97,27 @@ class Chooser:
         Returns:
             The job; or the instant at which it may pass; or None if only another request's end can tell.
         """
-        amount = self._tariff.price(head.model, lane.meter.price(head.size)) or 0
-        if not self.purse.reserve(amount):
-            if self.purse.can_ever_hold(amount) and self.purse.reserved:
-                return None
-            return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
+        meter = lane.meter
+        amount: int | None = None
+        if self._is_capped:
+            amount = self._tariff.price(head.model, meter.price(head.size))
+            if amount is not None and not self.purse.reserve(amount):
+                if self.purse.can_ever_hold(amount) and self.purse.reserved:
+                    return None
+                return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
         lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
-        granted = lane.meter.lease(head.size, now_ns, lane.turn_of(head))
-        if isinstance(granted, Lease):
+        granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
+        if type(granted) is Lease:
             lane.is_blocked = lane.told_daily = False
             self._roster.take(lane, now_ns)
-            return Job(head, lane, now_ns, lease=granted, reserved=amount)
-        self.purse.settle(amount, 0)
+            if not self._is_capped:  # nothing could be refused for it, so it was not priced before
+                amount = self._tariff.price(head.model, granted.cost)
+                if amount is not None:
+                    self.purse.reserve(amount)
+            return Job(head, lane, now_ns, granted, amount)
+        assert not isinstance(granted, Lease)
+        if amount is not None:
+            self.purse.settle(amount, 0)
         if isinstance(granted, TooLarge):
             return self._doom(lane, head, now_ns, verdicts.too_large(head, granted))
         if isinstance(granted, GroqQueueError):
@@ -126,4 +135,4 @@ class Chooser:
     def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:
         """Withdraw a head that will never be sent."""
         self._roster.withdraw(head, State.FAILED)
-        return Job(head, lane, now_ns, error=error)
+        return Job(head, lane, now_ns, None, error=error)

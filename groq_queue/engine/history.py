@@ -6,13 +6,12 @@ clients, and a timeline whose bins become twice as wide whenever they run out.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request
-from groq_queue.core.sketch import Sketch, place_of
+from groq_queue.core.sketch import Sketch
 from groq_queue.errors import (
     APIConnectionError,
     APIResponseError,
@@ -22,7 +21,6 @@ from groq_queue.errors import (
     RateLimitError,
 )
 
-_K = TypeVar("_K")
 _CLIENTS = 100
 _BINS = 240
 _WIDTH_NS = 250_000_000  # of a bin at first
@@ -90,22 +88,18 @@ class History:
         self._origin_ns: int | None = None
         self._width_ns = _WIDTH_NS
         self._retries: Counter[str] = Counter()
-        self._levels: dict[int, Sketch] = {}
-        self._clients: dict[str | None, Sketch] = {}
+        self._waits: dict[tuple[int, str | None], Sketch] = {}  # by level and client
+        self._clients: set[str] = set()  # the first hundred; ``None`` stands for all others
         self._lanes: dict[str, LaneFacts] = {}
 
     def started(self, request: Request, now_ns: int) -> None:
         """Note the start of an attempt."""
         if request.attempts == 0:
-            if self._began_ns is None or request.submitted_ns < self._began_ns:
-                self._began_ns = request.submitted_ns
-            wait_ns = now_ns - request.submitted_ns
-            client: str | None = request.client
-            if client not in self._clients and len(self._clients) >= _CLIENTS:
-                client = None
-            place = place_of(wait_ns)
-            _sketch(self._levels, request.priority).add(wait_ns, place)
-            _sketch(self._clients, client).add(wait_ns, place)
+            submitted_ns = request.submitted_ns
+            if self._began_ns is None or submitted_ns < self._began_ns:
+                self._began_ns = submitted_ns
+            sketch = self._waits.get((request.priority, request.client)) or self._sketch(request)
+            sketch.add(now_ns - submitted_ns)
         lane = self._lanes.get(request.lane)
         if lane is None:
             lane = LaneFacts(request.lane, request.model, now_ns, now_ns, 0, 0, 0, 0, 0, [])
@@ -117,14 +111,17 @@ class History:
     def ended(self, request: Request, charged: Cost, now_ns: int, *, is_answer: bool, is_refused: bool) -> None:
         """Note the end of an attempt."""
         lane = self._lanes[request.lane]
-        lane.answered += is_answer
-        lane.refused += is_refused
-        lane.prompt_tokens += charged.prompt
-        lane.completion_tokens += charged.completion
+        prompt, completion, _ = charged
+        lane.prompt_tokens += prompt
+        lane.completion_tokens += completion
         found = self._bin(lane, now_ns)
-        found[1] += is_answer
-        found[2] += is_refused
-        found[3] += charged.tokens
+        found[3] += prompt + completion
+        if is_answer:
+            lane.answered += 1
+            found[1] += 1
+        elif is_refused:
+            lane.refused += 1
+            found[2] += 1
 
     def retried(self, request: Request) -> None:
         """Note that a request waits for a further attempt."""
@@ -132,6 +129,11 @@ class History:
 
     def facts(self, now_ns: int, flight_ns: int) -> RunFacts:
         """Return a copy of everything."""
+        levels: defaultdict[int, Sketch] = defaultdict(Sketch)
+        clients: defaultdict[str | None, Sketch] = defaultdict(Sketch)
+        for (level, client), sketch in self._waits.items():
+            levels[level].merge(sketch)
+            clients[client].merge(sketch)
         return RunFacts(
             began_ns=now_ns if self._began_ns is None else self._began_ns,
             ended_ns=self._ended_ns or now_ns,
@@ -140,16 +142,27 @@ class History:
             origin_ns=now_ns if self._origin_ns is None else self._origin_ns,
             width_ns=self._width_ns,
             retries=dict(self._retries.most_common()),
-            waits_by_level={level: sketch.copy() for level, sketch in self._levels.items()},
-            waits_by_client={client: sketch.copy() for client, sketch in self._clients.items()},
+            waits_by_level=dict(levels),
+            waits_by_client=dict(clients),
             lanes=tuple(replace(lane, bins=[each.copy() for each in lane.bins]) for lane in self._lanes.values()),
         )
+
+    def _sketch(self, request: Request) -> Sketch:
+        """Return where the wait of *request* is to be counted, if its client has no place of its own yet or ever."""
+        if len(self._clients) < _CLIENTS:
+            self._clients.add(request.client)
+        known = request.client if request.client in self._clients else None
+        return self._waits.setdefault((request.priority, known), Sketch())
 
     def _bin(self, lane: LaneFacts, now_ns: int) -> list[int]:
         """Return the bin of this instant, after widening all bins if the timeline has become too long."""
         if self._origin_ns is None:
             self._origin_ns = now_ns
-        self._ended_ns = max(self._ended_ns, now_ns)
+        if now_ns > self._ended_ns:
+            self._ended_ns = now_ns
+        place = (now_ns - self._origin_ns) // self._width_ns
+        if 0 <= place < len(lane.bins):
+            return lane.bins[place]
         while (place := max(0, now_ns - self._origin_ns) // self._width_ns) >= _BINS:
             self._width_ns *= 2
             for each in self._lanes.values():
@@ -157,13 +170,6 @@ class History:
         while len(lane.bins) <= place:
             lane.bins.append([0, 0, 0, 0])
         return lane.bins[place]
-
-
-def _sketch(sketches: dict[_K, Sketch], key: _K) -> Sketch:
-    found = sketches.get(key)
-    if found is None:
-        found = sketches[key] = Sketch()
-    return found
 
 
 def _halved(bins: list[list[int]]) -> list[list[int]]:

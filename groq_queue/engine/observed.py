@@ -19,8 +19,8 @@ from groq_queue.core.completion import Completion, decode_object, usage_of
 from groq_queue.core.request import Request
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told
+from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.threads import Attempts
 from groq_queue.errors import APIResponseError, APIStatusError
 
 _log = logging.getLogger("groq_queue")

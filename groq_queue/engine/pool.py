@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from groq_queue.clock import Clock
@@ -49,6 +49,19 @@ class Work(Protocol[_Job]):
         ...
 
 
+class _Inside:
+    """Counts how deep a thread is inside callbacks; a context that every thread may be in, each by itself."""
+
+    def __init__(self, mine: threading.local) -> None:
+        self._mine = mine
+
+    def __enter__(self) -> None:
+        self._mine.depth = getattr(self._mine, "depth", 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._mine.depth -= 1
+
+
 class WorkerPool(Generic[_Job]):
     """At most *size* daemon threads that do what *work* finds.
 
@@ -74,7 +87,9 @@ class WorkerPool(Generic[_Job]):
         self._aside = 0  # of these, blocked in a callback that waits for another request
         self._parked_count = 0
         self._has_leader = False
+        self._leads_until: int | None = None  # when the leader looks again by itself, if there is one
         self._mine = threading.local()  # .depth > 0 on workers and inside callbacks
+        self._inside = _Inside(self._mine)
 
     def ensure_one(self) -> None:
         """Have at least one worker, so that what is accepted next will be done.
@@ -91,6 +106,11 @@ class WorkerPool(Generic[_Job]):
         self._start(is_vital=True)
         self.grow()  # what a signal handler left to us meanwhile
 
+    @property
+    def is_short(self) -> bool:
+        """Whether ``wake`` found workers missing; may be asked without the lock."""
+        return self._wanted > 0
+
     def wake(self) -> None:
         """See to it that one idle worker looks again. The lock is held; call ``grow`` after releasing it."""
         if self._has_leader:
@@ -100,6 +120,11 @@ class WorkerPool(Generic[_Job]):
         elif self._workers - self._aside < self._size:
             self._workers += 1
             self._wanted += 1
+
+    def wake_by(self, when_ns: int) -> None:
+        """See to it that some worker looks at *when_ns*, which a leader may do anyway. Else as ``wake``."""
+        if not self._has_leader or self._leads_until is None or self._leads_until > when_ns:
+            self.wake()
 
     def grow(self) -> None:
         """Start the workers that ``wake`` found missing. The lock is not held, since starting a thread blocks.
@@ -141,14 +166,9 @@ class WorkerPool(Generic[_Job]):
         """Return whether the caller runs on a worker or inside a callback, and so must not wait for the pool."""
         return self._depth() > 0
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
+    def inside(self) -> AbstractContextManager[None]:
         """Mark the calling thread as inside a callback."""
-        self._mine.depth = self._depth() + 1
-        try:
-            yield
-        finally:
-            self._mine.depth -= 1
+        return self._inside
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -188,7 +208,8 @@ class WorkerPool(Generic[_Job]):
         try:
             while True:
                 job = self._next()
-                self.grow()
+                if self._wanted:
+                    self.grow()
                 if job is None:
                     break
                 self._work.run(job)
@@ -207,7 +228,7 @@ class WorkerPool(Generic[_Job]):
             while True:
                 job, next_ns = self._work.find_job()
                 if job is not None:
-                    if not self._has_leader and self._work.has_more():
+                    if not self._has_leader and self._has_more_hands() and self._work.has_more():
                         self.wake()
                     return job
                 if self._work.is_over():
@@ -216,6 +237,10 @@ class WorkerPool(Generic[_Job]):
                     self.wake()  # somebody else must watch the time
                     return None
                 self._idle(next_ns)
+
+    def _has_more_hands(self) -> bool:
+        """Return whether, nobody leading, there is somebody to be woken or started."""
+        return self._parked_count > 0 or self._workers - self._aside < self._size
 
     def _idle(self, next_ns: int | None) -> None:
         """Wait as the leader until *next_ns*, or parked until needed."""
@@ -226,7 +251,7 @@ class WorkerPool(Generic[_Job]):
             finally:
                 self._parked_count -= 1
         else:
-            self._has_leader = True
+            self._has_leader, self._leads_until = True, next_ns
             try:
                 self._clock.wait(self._due, next_ns)
             finally:

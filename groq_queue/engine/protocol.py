@@ -1,4 +1,4 @@
-"""What the queue's surface asks of an engine: threads of this process, or workers elsewhere."""
+"""What the queue's surface asks of an engine, threads of this process or workers elsewhere; and what they ask for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from groq_queue.core.budget import Lease
 from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
-from groq_queue.engine.shelf import Group
+from groq_queue.engine.lane import Meter
+from groq_queue.engine.runner import Outcome
+from groq_queue.engine.shelf import Group, Page
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 
 
@@ -42,3 +45,37 @@ class Engine(Protocol):
     def aside(self) -> AbstractContextManager[None]: ...
     def is_inside(self) -> bool: ...
     def keep(self, future: RequestFuture[Completion], row_id: int) -> None: ...
+
+
+class Attempts(Protocol):
+    """Runs one attempt and ends its lease."""
+
+    def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome: ...
+
+
+class Keeper(Protocol):
+    """Keeps requests in a file; see ``keeping``. Called outside every lock, on any thread."""
+
+    def fetch(self, page: Page) -> tuple[list[Request], bool]:
+        """Return the requests of a page, and whether no row is behind them.
+
+        Raises:
+            JournalError: The file cannot be read.
+        """
+        ...
+
+    def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
+        """Store how a request ended, if it is final, before its Future is ended; raises nothing."""
+        ...
+
+    def moved(self, request: Request) -> None:
+        """Store the new priority of a request; raises nothing."""
+        ...
+
+    def cancel_group(self, group: Group, after: int) -> int:
+        """Cancel the rows of a group with ids above *after*, none of which is in memory; return how many.
+
+        Raises:
+            JournalError: The file cannot be written.
+        """
+        ...

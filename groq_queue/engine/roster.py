@@ -11,6 +11,7 @@ from groq_queue.core.rank import rank_of
 from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.runner import Outcome
 from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.tally import Tally
 from groq_queue.errors import QueueFull
@@ -104,18 +105,17 @@ class Roster:
             if model in (None, lane.model):
                 lane.is_paused = False
 
-    def by_urgency(self) -> list[Lane]:
-        """Return the lanes that may send, most urgent head first; at equal rank the least busy lane."""
-        ready = [
-            (head.rank, lane.in_flight, lane)
-            for lane in self.lanes.values()
-            if not lane.is_paused
-            and (lane.max_in_flight is None or lane.in_flight < lane.max_in_flight)
-            and (head := lane.head()) is not None
-        ]
+    def by_urgency(self) -> list[tuple[Lane, Request]]:
+        """Return the lanes that may send, each with its head, the most urgent first; at equal rank the least busy."""
+        ready = []
+        for lane in self.lanes.values():
+            if not lane.is_paused and (lane.max_in_flight is None or lane.in_flight < lane.max_in_flight):
+                head = lane.head()
+                if head is not None:
+                    ready.append((lane, head))
         if len(ready) > 1:
-            ready.sort(key=lambda entry: entry[:2])
-        return [lane for _, _, lane in ready]
+            ready.sort(key=lambda found: (found[1].rank, found[0].in_flight))
+        return ready
 
     def find(self, custom_id: str) -> Request | None:
         """Return the request of that custom_id that has not ended, or None."""
@@ -129,7 +129,7 @@ class Roster:
 
     def rank(self, request: Request, now_ns: int) -> int:
         """Return the rank of *request* if it lined up now."""
-        return rank_of(request.priority, now_ns, self._ageing_ns)
+        return request.priority if self._ageing_ns is None else rank_of(request.priority, now_ns, self._ageing_ns)
 
     # -- a request's way
 
@@ -174,13 +174,8 @@ class Roster:
 
     def line_up(self, request: Request) -> bool:
         """Put a request into its lane; return whether that changed who is next there."""
-        lane = self.lane(request)
-        before = lane.head()
-        if request.was_taken:
-            lane.put_back(request)
-        else:
-            lane.add(request)
-        return lane.head() is not before
+        lane = self.lanes.get(request.lane) or self.lane(request)
+        return lane.put_back(request) if request.was_taken else lane.add(request)
 
     def take(self, lane: Lane, now_ns: int) -> Request:
         """Take the head of *lane* for an attempt."""
@@ -193,10 +188,10 @@ class Roster:
         self.tally.started(request, now_ns)
         return request
 
-    def land(self, lane: Lane, flight_ns: int) -> None:
+    def land(self, request: Request, lane: Lane, outcome: Outcome, began_ns: int, now_ns: int) -> None:
         """Note the end of an attempt."""
         lane.in_flight -= 1
-        self.tally.landed(flight_ns)
+        self.tally.landed(request, outcome, now_ns - began_ns, now_ns)
 
     def wait_again(self, request: Request) -> None:
         """Make a request that was attempted a pending one; it stands nowhere yet."""
@@ -241,16 +236,16 @@ class Roster:
             for future in self.shelf.held():
                 self.shelf.take_off(future._request)
                 self._hold(future._request)
-            for group, count, _ in self.shelf.clear(lambda group: True):
-                self.tally.count_pending(group, -count)
+            self.shelf.clear(lambda group: True)
         pending = [request for request in self.open if request.state is State.PENDING]
         for lane in self.lanes.values():
             lane.clear()
         self.away.clear()
+        self.tally.count_nobody_pending()
         for request in pending:
             request.arrival = 0
-            self.tally.count_pending(request, -1)
-            self.end(request, state)
+            self._ends(request, state)
+        self.tally.ended[state] += len(pending)
         return pending
 
     def withdraw_meant(self, is_meant: Callable[[Request | Group], bool], state: State) -> list[Request]:
@@ -275,8 +270,11 @@ class Roster:
 
     def end(self, request: Request, state: State) -> None:
         """Note how a request ended; its Future is still to be ended."""
-        request.state = state
+        self._ends(request, state)
         self.tally.ended[state] += 1
+
+    def _ends(self, request: Request, state: State) -> None:
+        request.state = state
         if request.custom_id is not None:
             self._by_custom_id.pop(request.custom_id, None)
         if request.row_id is not None and self.shelf is not None:

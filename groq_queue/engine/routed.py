@@ -8,8 +8,8 @@ from typing import Protocol
 from groq_queue.core.budget import Lease, Level
 from groq_queue.core.request import Request
 from groq_queue.engine.lane import Meter
+from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.threads import Attempts
 from groq_queue.errors import ConfigurationError, GroqQueueError
 
 

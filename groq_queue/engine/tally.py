@@ -43,9 +43,22 @@ class Tally:
     def count_pending(self, request: Request | Group, change: int) -> None:
         """Note that *request*, or several of a group, began (+) or ceased (-) to wait."""
         self.pending += change
-        _count(self.pending_by_client, request.client, change)
-        _count(self.pending_by_priority, request.priority, change)
-        _count(self.pending_by_lane, request.lane, change)
+        clients, levels, lanes = self.pending_by_client, self.pending_by_priority, self.pending_by_lane
+        client, level, lane = request.client, request.priority, request.lane
+        clients[client] = of_client = clients.get(client, 0) + change
+        levels[level] = of_level = levels.get(level, 0) + change
+        lanes[lane] = of_lane = lanes.get(lane, 0) + change
+        if not (of_client and of_level and of_lane):  # forgotten at zero
+            _forget_nobody(clients, client)
+            _forget_nobody(levels, level)
+            _forget_nobody(lanes, lane)
+
+    def count_nobody_pending(self) -> None:
+        """Note that nothing waits any more."""
+        self.pending = 0
+        self.pending_by_client.clear()
+        self.pending_by_priority.clear()
+        self.pending_by_lane.clear()
 
     def started(self, request: Request, now_ns: int) -> None:
         """Note the start of an attempt."""
@@ -56,25 +69,24 @@ class Tally:
             self._waits_ns.append(now_ns - request.submitted_ns)
         self.history.started(request, now_ns)
 
-    def came_out(self, request: Request, outcome: Outcome, now_ns: int) -> None:
-        """Note what an attempt led to and what it cost."""
+    def landed(self, request: Request, outcome: Outcome, flight_ns: int, now_ns: int) -> None:
+        """Note the end of an attempt that took *flight_ns*, what it led to and what it cost."""
+        self.in_flight -= 1
+        if self._landings < 50:
+            self._landings += 1
+        self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / self._landings
+        charged = outcome.charged
         is_refused = isinstance(outcome.error, RateLimitError)
-        self.refused += is_refused
-        self.prompt_tokens += outcome.charged.prompt
-        self.completion_tokens += outcome.charged.completion
-        is_answer = outcome.next is Next.DONE
-        self.history.ended(request, outcome.charged, now_ns, is_answer=is_answer, is_refused=is_refused)
+        if is_refused:
+            self.refused += 1
+        self.prompt_tokens += charged.prompt
+        self.completion_tokens += charged.completion
+        self.history.ended(request, charged, now_ns, is_answer=outcome.next is Next.DONE, is_refused=is_refused)
 
     def waits_again(self, request: Request) -> None:
         """Note that a request waits for a further attempt."""
         self.retried += 1
         self.history.retried(request)
-
-    def landed(self, flight_ns: int) -> None:
-        """Note the end of an attempt that took *flight_ns*."""
-        self.in_flight -= 1
-        self._landings += 1
-        self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / min(self._landings, 50)
 
     def wait_percentiles(self) -> dict[int, float]:
         """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""
@@ -116,8 +128,6 @@ class Tally:
         return round(self._mean_flight_ns)
 
 
-def _count(counter: Counter[_K], key: _K, change: int) -> None:
-    """Change a count, and forget it at zero."""
-    counter[key] += change
+def _forget_nobody(counter: Counter[_K], key: _K) -> None:
     if not counter[key]:
-        del counter[key]
+        counter.pop(key, None)

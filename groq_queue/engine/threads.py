@@ -11,73 +11,40 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import Lease
+from groq_queue.core.budget import DAILY
 from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import Backlog
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
+from groq_queue.engine.bounds import check_in_time, timed_out
 from groq_queue.engine.choice import Chooser, Job
+from groq_queue.engine.delivery import Delivery
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.log import told, told_error
+from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
+from groq_queue.engine.protocol import Attempts, Keeper
+from groq_queue.engine.room import Room
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
+from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
+from groq_queue.engine.stocking import Stocking
 from groq_queue.engine.timers import Timers
-from groq_queue.engine.views import expected_start, explanation_of, info_of, reason_of, stats_of
+from groq_queue.engine.views import explanation_of, info_of, stats_of
 from groq_queue.errors import (
     ConfigurationError,
     GroqQueueError,
-    JournalError,
     QueueClosed,
     QueueTimeout,
 )
 from groq_queue.forking import renew_in_children
 
 _log = logging.getLogger("groq_queue")
-
-_FETCH_AGAIN_S = 1
-
-
-class Attempts(Protocol):
-    """Runs one attempt and ends its lease."""
-
-    def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome: ...
-
-
-class Keeper(Protocol):
-    """Keeps requests in a file; see ``keeping``. Called outside every lock, on any thread."""
-
-    def fetch(self, page: Page) -> tuple[list[Request], bool]:
-        """Return the requests of a page, and whether no row is behind them.
-
-        Raises:
-            JournalError: The file cannot be read.
-        """
-        ...
-
-    def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
-        """Store how a request ended, if it is final, before its Future is ended; raises nothing."""
-        ...
-
-    def moved(self, request: Request) -> None:
-        """Store the new priority of a request; raises nothing."""
-        ...
-
-    def cancel_group(self, group: Group, after: int) -> int:
-        """Cancel the rows of a group with ids above *after*, none of which is in memory; return how many.
-
-        Raises:
-            JournalError: The file cannot be written.
-        """
-        ...
 
 
 class ThreadEngine:
@@ -132,6 +99,7 @@ class ThreadEngine:
         self._max_workers = max_workers
         self._when_full = when_full
         self._keeper = keeper
+        self._landing_frees = max_in_flight is not None or max_usd is not None  # what another head may wait for
         self._name = name
         self._new_roster: Callable[[], Roster] = lambda: Roster(
             meter_of=meter_of,
@@ -149,22 +117,31 @@ class ThreadEngine:
             raises_daily=raises_daily,
             tell_later=lambda tell: timers.after(0, tell),
         )
-        self._begin()
         self._closes: list[tuple[Callable[[], None], bool]] = []  # and whether a forked child calls it too
         self._is_closed = False
         self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
         self._is_cancelling = False  # shut down with cancel_futures: nothing waits any more
         self._stopped_by: GroqQueueError | None = None
+        self._begin()
         renew_in_children(self)
 
     def _begin(self) -> None:
         """Make locks, workers and places for requests."""
         self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)  # submitters wait here while the queue is full
-        self._quiet = threading.Condition(self._lock)  # and here whoever waits for the queue to be empty
+        self._quiet = threading.Condition(self._lock)  # whoever waits for the queue to be empty waits here
         self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, self._clock, self._max_workers, self._name)
         self._roster = self._new_roster()
         self._chooser = self._new_chooser(self._roster)
+        self._room = Room(
+            self._roster, self._lock, self._clock, self._when_full, self._takes_more, self._pool.is_inside
+        )
+        self._places = Places(
+            self._roster, self._lock, self._clock, self._timers, self._pool, self._room, self._end_expired
+        )
+        self._stocking = Stocking(self._roster, self._lock, self._timers, self._keeper, self._unshelve)
+        self._delivery = Delivery(
+            self._roster, self._lock, self._pool, self._keeper, self._note_if_quiet, self._stocking.restock
+        )
 
     def renew(self) -> None:
         """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
@@ -228,12 +205,14 @@ class ThreadEngine:
         if callback is not None:
             future.add_done_callback(callback)
         with self._lock:
-            known = self._known(request, future, callback, is_new=is_new)
-            shed = None
+            shed = known = None
+            if request.row_id is not None:
+                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
             if known is None and not self._roster.has_room(request.client):
-                shed = self._make_room(request)
-                known = self._known(request, future, callback, is_new=is_new)  # it may have been fetched meanwhile
-            self.check_open()
+                shed = self._room.make_for(request)  # it may be fetched meanwhile
+                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
+            if self._is_closed:
+                self.check_open()
             if self._stopped_by is not None:
                 return self._ended_at_once(request, future, self._stopped_by)
             if known is None:
@@ -241,11 +220,13 @@ class ThreadEngine:
         if shed is not None and known is None:
             with self._lock:
                 full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
-            self._deliver(shed, error=full)
-        self._pool.grow()
-        self._restock()
+            self._delivery.end(shed, error=full)
+        if self._pool.is_short:
+            self._pool.grow()
+        if request.row_id is not None:
+            self._stocking.restock()
         if known is None:
-            self._watch_bounds(request)
+            self._places.watch_bounds(request)
         elif known is not future and callback is not None:
             known.add_done_callback(callback)
         return known or future
@@ -253,7 +234,7 @@ class ThreadEngine:
     def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
         """Return the Future of the request of that row, if it is open and somebody may hold it."""
         with self._lock:
-            return self._open_future(row_id)
+            return self._stocking.open_future(row_id)
 
     def stock(self, counts: dict[Group, int]) -> None:
         """Take in the pending requests of a journal, fetching the first of each group."""
@@ -261,7 +242,7 @@ class ThreadEngine:
         with self._lock:
             for group, count in counts.items():
                 self._roster.stock(group, count)
-        self._restock()
+        self._stocking.restock()
 
     def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
         """Keep the Future of a request on the shelf alive, because it has a callback."""
@@ -274,9 +255,10 @@ class ThreadEngine:
         with self._lock:
             if request.state is not State.PENDING:
                 return request.state is State.CANCELLED
-            self._withdraw(request, State.CANCELLED)
-        self._deliver(request)
-        self._pool.grow()
+            self._places.withdraw(request, State.CANCELLED)
+        self._delivery.end(request)
+        if self._pool.is_short:
+            self._pool.grow()
         return True
 
     def cancel_all(self, is_meant: Callable[[Request | Group], bool]) -> int:
@@ -288,10 +270,10 @@ class ThreadEngine:
         with self._lock:
             meant = self._roster.withdraw_meant(is_meant, State.CANCELLED)
             cleared = self._roster.clear_shelf(is_meant)
-            self._make_known_room()
+            self._room.tell()
             if any(lane.is_blocked for lane in self._roster.lanes.values()):
                 self._pool.wake()
-        interrupt = self._deliver_all(meant)
+        interrupt = self._delivery.end_all(meant)
         count = len(meant)
         for group, after in cleared:
             assert self._keeper is not None
@@ -311,7 +293,7 @@ class ThreadEngine:
             if self._roster.change_priority(request, priority):
                 self._pool.wake()
         self._pool.grow()
-        self._restock()
+        self._stocking.restock()
         if self._keeper is not None and request.row_id is not None:
             self._keeper.moved(request)
         return True
@@ -357,10 +339,10 @@ class ThreadEngine:
             self._is_closed = True
             self._is_cancelling = self._is_cancelling or cancel_futures
             self._is_sealed = self._is_cancelling or self._is_sealed or self._pool.is_inside()
-            self._room.notify_all()
+            self._room.tell()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
         self._let_go()
-        interrupt = self._deliver_all(dropped, is_final=False)
+        interrupt = self._delivery.end_all(dropped, is_final=False)
         self.resume(None)
         with self._lock:
             self._note_if_quiet()
@@ -385,7 +367,7 @@ class ThreadEngine:
             count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
         self._let_go()
-        self._deliver_all(unsent, is_final=False)
+        self._delivery.end_all(unsent, is_final=False)
         self.join(timeout_s)
         return count
 
@@ -397,10 +379,8 @@ class ThreadEngine:
     def stats(self) -> Stats:
         """Return one consistent snapshot."""
         with self._lock:
-            is_running = not self._is_closed and self._stopped_by is None
-            return stats_of(
-                self._roster, self._clock.now_ns(), is_running=is_running, cost=self._chooser.purse.spent_usd
-            )
+            spent_usd = self._chooser.purse.spent_usd
+            return stats_of(self._roster, self._clock.now_ns(), is_running=self._takes_more(), cost=spent_usd)
 
     def facts(self) -> tuple[Stats, RunFacts]:
         """Return what a report is made of, as of one instant."""
@@ -430,9 +410,10 @@ class ThreadEngine:
 
     def find_job(self) -> tuple[Job | None, int | None]:
         """Take the most urgent head whose lease is granted now."""
+        self._delivery.forget_delivered()
         job, next_ns = self._chooser.choose(self._clock.now_ns())
-        if job is not None:
-            self._make_known_room()
+        if job is not None and self._room.seekers:
+            self._room.tell()
         return job, next_ns
 
     def has_more(self) -> bool:
@@ -445,13 +426,10 @@ class ThreadEngine:
 
     def run(self, job: Job) -> None:
         """Run one attempt and do what its outcome says."""
-        if job.lease is None:
-            self._deliver(job.request, error=job.error)
-        else:
-            self._attempt(job, job.lease)
-
-    def _attempt(self, job: Job, lease: Lease) -> None:
-        request, lane = job.request, job.lane
+        request, lane, lease = job.request, job.lane, job.lease
+        if lease is None:
+            self._delivery.end_on_worker(request, None, job.error)
+            return
         try:
             outcome = self._attempts.attempt(request, lease, lane.meter)
         except BaseException as error:
@@ -461,16 +439,18 @@ class ThreadEngine:
             outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
         if outcome.error is not request.last_error:
             request.last_error = outcome.error
-        if outcome.next is Next.STOP and outcome.error is not None:
-            self._stop(outcome.error)
-        if outcome.next in (Next.AGAIN, Next.REFUSED):
+        way = outcome.next
+        if way is Next.AGAIN or way is Next.REFUSED:
             self._requeue(job, outcome)
             return
+        if way is Next.STOP and outcome.error is not None:
+            self._stop(outcome.error)
         with self._lock:
-            self._land(job, outcome)
-            self._roster.end(request, State.COMPLETED if outcome.next is Next.DONE else State.FAILED)
-        self._pool.grow()
-        self._deliver(request, outcome.result, outcome.error, is_final=outcome.next is not Next.STOP)
+            self._land(job, outcome, self._clock.now_ns())
+            self._roster.end(request, State.COMPLETED if way is Next.DONE else State.FAILED)
+        if self._pool.is_short:
+            self._pool.grow()
+        self._delivery.end_on_worker(request, outcome.result, outcome.error, is_final=way is not Next.STOP)
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -486,32 +466,6 @@ class ThreadEngine:
         shelf = self._roster.shelf
         return not self._roster.open and (shelf is None or shelf.is_empty)
 
-    def _open_future(self, row_id: int) -> RequestFuture[Completion] | None:
-        future = self._roster.rows.get(row_id)
-        if future is None and self._roster.shelf is not None:
-            future = self._roster.shelf.future(row_id)
-        return future
-
-    def _known(
-        self,
-        request: Request,
-        future: RequestFuture[Completion],
-        callback: object,
-        *,
-        is_new: bool,
-    ) -> RequestFuture[Completion] | None:
-        """Return the Future of the request if its row is here already; on the shelf it may become *future*."""
-        shelf = self._roster.shelf
-        if shelf is None or request.row_id is None:
-            return None
-        known = self._open_future(request.row_id)
-        if known is None and is_new and shelf.has_passed(request.row_id, request):
-            raise AlreadyFetched
-        if known is None and not is_new and shelf.holds(request):
-            self._roster.shelve(request, future, is_kept=callback is not None, is_new=False)
-            known = future
-        return known
-
     def _take_in(
         self, request: Request, future: RequestFuture[Completion], shed: Request | None, *, is_kept: bool
     ) -> None:
@@ -522,26 +476,16 @@ class ThreadEngine:
             )
         if not request.submitted_ns:
             request.submitted_ns = self._clock.now_ns()
-            self._check_in_time(request)
+            check_in_time(self._roster, request, self._max_workers)
         if shed is not None:
-            self._withdraw(shed, State.FAILED)
+            self._places.withdraw(shed, State.FAILED)
         shelf = self._roster.shelf
         if shelf is not None and request.row_id is not None and shelf.wants(request):
             self._roster.shelve(request, future, is_kept=is_kept, is_new=True)
             return
         request.future = future
         self._roster.accept(request)
-        self._stand(request)
-
-    def _stand(self, request: Request) -> None:
-        """Put a request in memory into its lane, or let it stand away until it may be sent or its timer ends it."""
-        request.rank = self._roster.rank(request, request.submitted_ns)
-        if _is_past(request, self._clock.now_ns()):
-            self._roster.away.add(request)
-        elif request.not_before_ns:
-            self._send_away(request, request.submitted_ns + request.not_before_ns)
-        else:
-            self._line_up(request)
+        self._places.stand(request)
 
     def _ended_at_once(
         self, request: Request, future: RequestFuture[Completion], error: GroqQueueError
@@ -552,83 +496,33 @@ class ThreadEngine:
         self._roster.accept(request)
         self._roster.tally.count_pending(request, -1)
         self._roster.end(request, State.FAILED)
-        self._timers.after(0, lambda: self._deliver(request, error=error.copy(), is_final=False))
+        self._timers.after(0, lambda: self._delivery.end(request, error=error.copy(), is_final=False))
         return future
 
-    def _make_room(self, request: Request) -> Request | None:
-        """Wait until there is room, or raise; callbacks never wait, because they make the room.
-
-        Returns:
-            A less urgent request that is to be shed, or None.
-        """
-        bounds = _bounds_of(request)
-        until_ns = self._clock.now_ns() + min(bounds) if bounds else None
-        while not self._roster.has_room(request.client) and not self._is_closed and self._stopped_by is None:
-            if self._when_full == "shed":
-                rank = self._roster.rank(request, self._clock.now_ns())
-                shed = self._roster.least_urgent(request.client, rank)
-                if shed is None:
-                    raise self._roster.full(request, "nothing less urgent could be shed", self._clock.now_ns())
-                return shed
-            if self._when_full == "raise":
-                raise self._roster.full(request, "wait for some to end", self._clock.now_ns())
-            if self._pool.is_inside():
-                return None
-            if until_ns is not None and self._clock.now_ns() >= until_ns:
-                raise self._timed_out(request, "max_wait or deadline", min(bounds))
-            self._clock.wait(self._room, until_ns)
-        return None
-
-    def _make_known_room(self) -> None:
-        """Tell blocked submitters that one request waits less; they may be of clients with bounds of their own."""
-        self._room.notify_all()
-
-    def _check_in_time(self, request: Request) -> None:
-        """Refuse a request that cannot be expected to start before its ``deadline``."""
-        if request.deadline_ns is None:
-            return
-        count = self._roster.lane(request).ahead_of_newcomer(request)
-        ahead = Backlog().plus(request.size, count)
-        start_ns = expected_start(self._roster, request, ahead, request.submitted_ns, self._max_workers)
-        start_ns = start_ns or 0  # nobody can tell: it is taken in
-        late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
-        if late_ns > 0:
-            raise verdicts.too_late(request, start_ns, late_ns, count)
-
-    def _line_up(self, request: Request) -> None:
-        """Put a request into its lane; behind an unchanged head nothing has changed for those who wait."""
-        if self._roster.line_up(request):
-            self._pool.wake()
-
-    def _send_away(self, request: Request, due_ns: int) -> None:
-        """Keep a pending request out of its lane until *due_ns*."""
-        self._roster.away.add(request)
-        request.due_ns = due_ns
-        request.timers += (self._timers.at(due_ns, lambda: self._come_back(request)),)
-
-    def _withdraw(self, request: Request, state: State) -> None:
-        """End a pending request where it stands."""
-        self._roster.withdraw(request, state)
-        self._make_known_room()
-        if self._roster.lane(request).is_blocked:
-            self._pool.wake()  # somebody waits for a head that may have changed
-
-    def _land(self, job: Job, outcome: Outcome) -> None:
+    def _land(self, job: Job, outcome: Outcome, now_ns: int) -> None:
         """Note the end of an attempt, and what it cost."""
         self._chooser.pay(job, outcome.charged)
-        self._roster.tally.came_out(job.request, outcome, self._clock.now_ns())
-        self._roster.land(job.lane, self._clock.now_ns() - job.began_ns)
-        if job.lane.max_in_flight is not None or self._chooser.purse.is_capped:
+        self._roster.land(job.request, job.lane, outcome, job.began_ns, now_ns)
+        if self._landing_frees:
             self._pool.wake()
+
+    def _look_in_time(self, lane: Lane, head: Request) -> None:
+        """Have a worker look when *head* may pass. Most leases end without changing when, and wake nobody."""
+        meter, now_ns = lane.meter, self._clock.now_ns()
+        blocked = None if meter.asks_whose_turn else meter.blocks(head.size, now_ns)  # that one has to be asked
+        if blocked is None or blocked.dimension in DAILY:
+            self._pool.wake()
+        elif blocked.wait_ns is not None:
+            self._pool.wake_by(now_ns + blocked.wait_ns)
+
+    def _takes_more(self) -> bool:
+        return not self._is_closed and self._stopped_by is None
 
     def _note_if_quiet(self) -> None:
         if self._is_idle():
             self._quiet.notify_all()
             if self._is_closed:
                 self._pool.dismiss()
-
-    def _timed_out(self, request: Request, bound: str, after_ns: int) -> QueueTimeout:
-        return verdicts.timed_out(request, bound, after_ns, reason_of(self._roster.lane(request), self._clock.now_ns()))
 
     # -- outside the lock
 
@@ -640,23 +534,12 @@ class ThreadEngine:
             call.let_go()
 
     def _budget_freed(self, lane: Lane) -> None:
-        if not lane.is_blocked:  # see ``Chooser._try``
-            return
         with self._lock:
-            if lane.is_blocked and lane.head() is not None:
-                self._pool.wake()
-        self._pool.grow()
-
-    def _come_back(self, request: Request) -> None:
-        """Put a request whose time has come into its lane."""
-        with self._lock:
-            if request not in self._roster.away:
-                return
-            self._roster.away.discard(request)
-            if not request.was_taken:
-                request.rank = self._roster.rank(request, self._clock.now_ns())
-            self._line_up(request)
-        self._pool.grow()
+            head = lane.head() if lane.is_blocked else None
+            if head is not None:
+                self._look_in_time(lane, head)
+        if self._pool.is_short:
+            self._pool.grow()
 
     def _requeue(self, job: Job, outcome: Outcome) -> None:
         """Let a request wait for its next attempt, in its old place or away; or end it."""
@@ -664,11 +547,12 @@ class ThreadEngine:
         error: GroqQueueError | None = None
         has_ended, is_final = True, False
         with self._lock:
-            self._land(job, outcome)
+            now_ns = self._clock.now_ns()
+            self._land(job, outcome, now_ns)
             wait_ns = outcome.wait_ns
             if outcome.next is Next.AGAIN:
                 wait_ns = max(wait_ns, job.lane.meter.turn_ns(self._roster.tally.pending_by_lane[request.lane]))
-            due_ns = self._clock.now_ns() + wait_ns
+            due_ns = now_ns + wait_ns
             if self._stopped_by is not None:
                 self._roster.end(request, State.FAILED)
                 error = self._stopped_by.copy()
@@ -676,46 +560,18 @@ class ThreadEngine:
                 self._roster.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
                 self._roster.end(request, State.EXPIRED)
-                error, is_final = self._timed_out(request, "deadline", request.deadline_ns), True
+                is_final = True
+                error = timed_out(self._roster, request, "deadline", request.deadline_ns, now_ns)
             else:
                 has_ended = False
                 self._roster.wait_again(request)
                 if outcome.next is Next.REFUSED:
-                    self._line_up(request)
+                    self._places.line_up(request)
                 else:
-                    self._send_away(request, due_ns)
+                    self._places.send_away(request, due_ns)
         self._pool.grow()
         if has_ended:
-            self._deliver(request, error=error, is_final=is_final)
-
-    def _watch_bounds(self, request: Request) -> None:
-        if not request.is_shelved:
-            for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
-                if after_ns is not None:
-                    self._expire_after(request, bound, after_ns)
-
-    def _restock(self) -> None:
-        """Fetch what stands next on the shelf, wherever memory runs low."""
-        shelf, keeper = self._roster.shelf, self._keeper
-        while shelf is not None and keeper is not None and shelf.is_low:
-            with self._lock:
-                page = shelf.next_page()
-            if page is None:
-                return
-            try:
-                fetched, is_last = keeper.fetch(page)
-            except JournalError as error:
-                _log.error(
-                    "the next requests cannot be fetched, tried again in %d s: %s",
-                    _FETCH_AGAIN_S,
-                    error,
-                    extra=told("journal_trouble"),
-                )
-                with self._lock:
-                    shelf.give_up(page)
-                self._timers.after(_FETCH_AGAIN_S, self._restock)
-                return
-            self._unshelve(page, fetched, is_last)
+            self._delivery.end(request, error=error, is_final=is_final)
 
     def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
         for request in fetched:
@@ -723,36 +579,21 @@ class ThreadEngine:
         with self._lock:
             taken = self._roster.unshelve(page, fetched, is_last=is_last)
             for request in taken:
-                self._stand(request)
+                self._places.stand(request)
             self._note_if_quiet()
         self._pool.grow()
         for request in taken:
-            self._watch_bounds(request)
+            self._places.watch_bounds(request)
 
-    def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
-        call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
-        with self._lock:
-            if request.future is not None:
-                request.timers += (call_off,)
-                return
-        call_off()  # it has ended meanwhile
-
-    def _expire(self, request: Request, bound: str, after_ns: int) -> None:
-        """End a request whose ``max_wait`` or ``deadline`` has come while it waits."""
-        with self._lock:
-            if request.state is not State.PENDING or (bound == "max_wait" and request.attempts):
-                return
-            self._withdraw(request, State.EXPIRED)
-            error = self._timed_out(request, bound, after_ns)
-        self._deliver(request, error=error)
-        self._pool.grow()
+    def _end_expired(self, request: Request, error: QueueTimeout) -> None:
+        self._delivery.end(request, error=error)
 
     def _stop(self, error: GroqQueueError) -> None:
         """End everything that waits with *error*, and refuse what comes later with it."""
         with self._lock:
             if self._stopped_by is None:
                 self._stopped_by = error.copy()
-            self._room.notify_all()
+            self._room.tell()
             dropped = self._roster.withdraw_all(State.FAILED)
         if dropped:
             _log.error(
@@ -761,67 +602,4 @@ class ThreadEngine:
                 error,
                 extra=told("queue_stopped", **told_error(error)),
             )
-        self._deliver_all(dropped, error, is_final=False)
-
-    def _deliver_all(
-        self, requests: list[Request], error: GroqQueueError | None = None, *, is_final: bool = True
-    ) -> BaseException | None:
-        """End many Futures.
-
-        Returns:
-            What the first callback raised that must reach the caller (a Ctrl-C on the
-            main thread), once all are ended; or None.
-        """
-        interrupt: BaseException | None = None
-        for request in requests:
-            try:
-                self._deliver(request, error=None if error is None else error.copy(), is_final=is_final)
-            except BaseException as raised:  # kept, so that it cannot leave the other Futures open
-                interrupt = interrupt or raised
-        return interrupt
-
-    def _deliver(
-        self,
-        request: Request,
-        result: Completion | None = None,
-        error: BaseException | None = None,
-        *,
-        is_final: bool = True,
-    ) -> None:
-        """End the Future of a request whose state says ended, and forget what it held.
-
-        One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
-        """
-        if request.timers:
-            for call_off in request.timers:
-                call_off()
-            request.timers = ()
-        if is_final and request.row_id is not None and self._keeper is not None:
-            self._keeper.ended(request, result, error)
-        future, request.future = request.future, None
-        request.body = None
-        if error is not None:
-            error.__traceback__ = None  # its frames hold the prompt and the answer
-        try:
-            with self._pool.inside():
-                if request.state is State.CANCELLED:
-                    future.end_cancelled()
-                else:
-                    future.end(result, error)
-        finally:
-            with self._lock:
-                self._roster.let_go(request)
-                self._note_if_quiet()
-            self._restock()
-
-
-def _bounds_of(request: Request) -> list[int]:
-    return [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
-
-
-def _is_past(request: Request, now_ns: int) -> bool:
-    """Return whether the time of a request has run out while no process had it."""
-    age_ns = now_ns - request.submitted_ns
-    if request.deadline_ns is not None and age_ns >= request.deadline_ns:
-        return True
-    return request.max_wait_ns is not None and age_ns >= request.max_wait_ns and not request.attempts
+        self._delivery.end_all(dropped, error, is_final=False)

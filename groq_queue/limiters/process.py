@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, Limits, TooLarge, tightest
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.pricing import Backlog, Cost, Estimator, Size
+from groq_queue.core.pricing import Backlog, Cost, Estimator, Size, cost_of
 from groq_queue.core.rank import Turn
 from groq_queue.errors import ConfigurationError, GroqQueueError
 from groq_queue.forking import renew_in_children
@@ -157,6 +157,8 @@ class ProcessMeter:
     arithmetic only and is a leaf: nothing else is locked and nobody is called under it.
     """
 
+    asks_whose_turn = False
+
     def __init__(self, limits: Limits | None, margin: float = 0.0) -> None:
         self._lock = threading.Lock()
         self._budget = Budget(limits)
@@ -194,9 +196,11 @@ class ProcessMeter:
     def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge | GroqQueueError:
         """Take the cost of a request of *size* from every limit, or say what is in the way; *turn* does not matter."""
         with self._lock:
-            cost = self._price(size)
+            cost = self._estimator.price(size)
+            if size.completion is None:
+                cost = self._fitting(cost, size)
             granted = self._budget.lease(cost, now_ns)
-            if isinstance(granted, Blocked) and granted.wait_ns is None:
+            if type(granted) is Blocked and granted.wait_ns is None:
                 return self._budget.too_large(cost) or granted
             return granted
 
@@ -231,11 +235,12 @@ class ProcessMeter:
         with self._lock:
             requested, used = charged(lease.cost, usage)
             self._budget.settle(lease, requested, used, now_ns)
-            if usage is not None:
+            if usage is not None and not size.is_exact:
                 self._estimator.learn(size, usage[0], usage[1])
             notices = [] if seen is None else self._budget.observe(lease, seen, now_ns)
             listeners = self._listeners
-        _call(listeners)
+        for listener in listeners:
+            listener()
         return notices
 
     def refund(self, lease: Lease) -> None:
@@ -307,9 +312,12 @@ class ProcessMeter:
             return self._budget.ledger()
 
     def _price(self, size: Size) -> Cost:
-        """Price a request; the allowance of one without a cap never makes it too large by itself."""
         cost = self._estimator.price(size)
-        if size.completion is not None or size.is_exact:
+        return self._fitting(cost, size) if size.completion is None else cost
+
+    def _fitting(self, cost: Cost, size: Size) -> Cost:
+        """Lower the guessed allowance of a request without a cap: it never makes the request too large by itself."""
+        if size.is_exact:
             return cost
         while (excess := self._budget.too_large(cost)) is not None:
             completion = cost.completion - (excess.cost - excess.capacity)
@@ -329,7 +337,8 @@ def charged(cost: Cost, usage: tuple[int, int, int] | None) -> tuple[Cost, Cost]
     if usage is None:
         return cost, cost
     prompt, completion, cached = usage
-    return cost._replace(prompt=prompt), cost._replace(prompt=prompt - cached, completion=completion)
+    _, asked, audio_s = cost
+    return cost_of((prompt, asked, audio_s)), cost_of((prompt - cached, completion, audio_s))
 
 
 def _call(listeners: Iterable[Callable[[], None]]) -> None:

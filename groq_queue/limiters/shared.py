@@ -121,6 +121,8 @@ class SharedMeter(ProcessMeter):
     * ``_grant``: a reservation that no lease has used yet.
     """
 
+    asks_whose_turn = True
+
     def __init__(
         self,
         lane: str,

@@ -462,6 +462,41 @@ def test_the_least_urgent_is_the_newest_of_the_longest_queue_of_the_last_level()
     assert FairOrder().least_urgent() is None
 
 
+def test_who_leaves_the_middle_of_a_turn_and_comes_back_stands_once_and_last() -> None:
+    """
+    Its old place is skipped, however often it went, to another level and taken there or not.
+    """
+    line = Line()
+    asked = [Asked(str(number)) for number in range(6)]
+    line.add(*asked)
+    for wanderer, level in ((asked[2], 5), (asked[3], 8), (asked[2], 8)):
+        line.discard(wanderer)
+        wanderer.rank = level
+        line.add(wanderer)
+    line.discard(asked[2])
+    asked[2].rank = 5
+    line.add(asked[2])
+
+    foretold = [one.name for one in line.order.in_order(line.heap)]
+    assert ["0", "1", "4", "5", "2", "3"] == foretold == line.take_all()
+
+
+def test_the_newest_of_a_turn_is_not_one_that_has_left_it() -> None:
+    line = Line()
+    asked = [Asked(str(number)) for number in range(4)]
+    line.add(*asked)
+    line.discard(asked[3])
+    asked[3].rank = 1
+    line.add(asked[3])
+    assert "2" == line.order.least_urgent().name
+
+    line.discard(asked[3])
+    asked[3].rank = 5
+    line.add(asked[3])
+    line.discard(asked[2])
+    assert "3" == line.order.least_urgent().name
+
+
 # -- ageing
 
 
@@ -526,7 +561,7 @@ class Counted(int):
 
 
 def comparisons_per_turn(clients: int, monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(rank, "_SCALE", Counted(1 << 32))
+    monkeypatch.setattr(rank, "_UNIT", Counted(rank._UNIT))
     line = Line()
     dice = random.Random(clients)
     for client in range(clients):

@@ -65,6 +65,29 @@ def test_a_spent_day_is_raised_with_the_time_until_it_fits(stage):
     assert "midnight" in str(error)
 
 
+def test_a_lease_that_ends_wakes_the_leader_only_if_the_head_passes_earlier_for_it(stage):
+    """
+    Two of four are used, less ten seconds' worth, and two held. One lease that is settled changes no instant.
+    """
+    play = stage(Limits(rpm=4))
+    assert not wait([play.submit(f"{n}") for n in range(2)], timeout=10).not_done
+    meter, clock = play.limiter.meter("m", "m"), play.clock
+    size = tokens(1)
+    clock.advance(10)
+    others = [meter.lease(size, clock.now_ns()) for _ in range(2)]
+    future = play.submit("waits")
+    while not clock.is_awaited(5):
+        play.settle_down()
+    woken = []
+    wake, play.engine._pool.wake = play.engine._pool.wake, lambda: (woken.append(clock.now_ns()), wake())
+
+    meter.settle(others[0], size, None, (), clock.now_ns())
+    assert [] == woken
+    meter.refund(others[1])
+    assert 1 == len(woken)
+    assert future.result(10)
+
+
 def test_a_purse_of_one_cent_is_never_overdrawn(stage):
     play = stage(max_workers=32, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.01)
     play.script = lambda request: Outcome(Next.DONE, charged=Cost(100))

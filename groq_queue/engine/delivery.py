@@ -1,0 +1,135 @@
+"""Ends the Futures of requests that have ended, and forgets what they held: prompts are large."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from groq_queue.core.completion import Completion
+from groq_queue.core.request import Request, State
+from groq_queue.engine.pool import WorkerPool
+from groq_queue.engine.protocol import Keeper
+from groq_queue.engine.roster import Roster
+from groq_queue.errors import GroqQueueError
+
+
+class Delivery:
+    """Runs callbacks and writes to the file, so everything but ``forget_delivered`` is called without a lock.
+
+    ``lock`` is the engine's and guards the roster. ``_delivered`` alone is changed without it, by workers
+    that take it next.
+
+    Args:
+        roster: Where the requests stood.
+        lock: The engine's.
+        pool: Knows which threads are inside callbacks.
+        keeper: Keeps requests in a file, or None.
+        on_empty: Called under the lock when no request is open in memory any more.
+        restock: Called without the lock when requests have left the memory.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        lock: threading.RLock,
+        pool: WorkerPool[Any],
+        keeper: Keeper | None,
+        on_empty: Callable[[], None],
+        restock: Callable[[], None],
+    ) -> None:
+        self._roster = roster
+        self._lock = lock
+        self._pool = pool
+        self._keeper = keeper
+        self._on_empty = on_empty
+        self._restock = restock
+        self._delivered: list[Request] = []  # their Futures have ended, their workers are about to look for more
+
+    def end(
+        self,
+        request: Request,
+        result: Completion | None = None,
+        error: BaseException | None = None,
+        *,
+        is_final: bool = True,
+    ) -> None:
+        """End the Future of a request whose state says ended, on any thread, and forget the request.
+
+        One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
+        """
+        try:
+            with self._pool.inside():
+                self._end(request, result, error, is_final)
+        finally:
+            self._forget([request])
+
+    def end_on_worker(
+        self, request: Request, result: Completion | None, error: BaseException | None, *, is_final: bool = True
+    ) -> None:
+        """As ``end``; a worker, which is inside anyway, forgets the request under the lock it is about to take."""
+        try:
+            self._end(request, result, error, is_final)
+        except BaseException:
+            self._forget([request])
+            raise
+        if self._roster.shelf is None:
+            self._delivered.append(request)
+        else:
+            self._forget([request])
+
+    def end_all(
+        self, requests: list[Request], error: GroqQueueError | None = None, *, is_final: bool = True
+    ) -> BaseException | None:
+        """End many Futures.
+
+        Returns:
+            What the first callback raised that must reach the caller (a Ctrl-C on the
+            main thread), once all are ended; or None.
+        """
+        interrupt: BaseException | None = None
+        delivered = []
+        try:
+            with self._pool.inside():
+                for request in requests:
+                    delivered.append(request)
+                    try:
+                        self._end(request, None, None if error is None else error.copy(), is_final)
+                    except BaseException as raised:  # kept, so that it cannot leave the other Futures open
+                        interrupt = interrupt or raised
+        finally:
+            self._forget(delivered)
+        return interrupt
+
+    def forget_delivered(self) -> None:
+        """Forget what workers have delivered. The lock is held."""
+        if self._delivered:
+            self._let_go(self._delivered)
+
+    def _end(self, request: Request, result: Completion | None, error: BaseException | None, is_final: bool) -> None:
+        if request.timers:
+            for call_off in request.timers:
+                call_off()
+            request.timers = ()
+        if is_final and request.row_id is not None and self._keeper is not None:
+            self._keeper.ended(request, result, error)
+        future, request.future = request.future, None
+        request.body = None
+        if error is not None:
+            error.__traceback__ = None  # its frames hold the prompt and the answer
+        if request.state is State.CANCELLED:
+            future.end_cancelled()
+        else:
+            future.end(result, error)
+
+    def _forget(self, delivered: list[Request]) -> None:
+        with self._lock:
+            self._let_go(delivered)
+        self._restock()
+
+    def _let_go(self, delivered: list[Request]) -> None:
+        """Forget requests whose Futures have ended. The lock is held."""
+        while delivered:
+            self._roster.let_go(delivered.pop())
+        if not self._roster.open:
+            self._on_empty()
