@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -202,22 +203,17 @@ def columns_of(entry: Entry) -> tuple[Any, ...]:
     Raises:
         ConfigurationError: A field that the file cannot hold, named.
     """
-    for field in ("request_id", "lane", "model", "endpoint", "client"):
-        check_text(field, getattr(entry, field))
-    if entry.custom_id is not None:
-        check_text("custom_id", entry.custom_id)
+    size = entry.size
+    texts = (entry.request_id, entry.lane, entry.model, entry.endpoint, entry.client, entry.custom_id or "")
+    numbers = (entry.priority, entry.created_ns, size.base, size.completion or 0, size.audio_s)
+    if not _are_plain(texts, numbers):
+        for field, text in zip(_TEXTS, texts, strict=True):
+            check_text(field, text)
+        for field, number in zip(_NUMBERS, numbers, strict=True):
+            if not isinstance(number, int) or not -INT64 <= number < INT64:
+                raise ConfigurationError(f"{field}={number!r:.50}: use a whole number of at most 63 bits")
     if not isinstance(entry.payload, bytes) or len(entry.payload) > MAX_PAYLOAD_BYTES:
         raise ConfigurationError(f"payload: use at most {MAX_PAYLOAD_BYTES:,} bytes of JSON")
-    size = entry.size
-    for field, value in (
-        ("priority", entry.priority),
-        ("created_ns", entry.created_ns),
-        ("size.base", size.base),
-        ("size.completion", size.completion or 0),
-        ("size.audio_s", size.audio_s),
-    ):
-        if not isinstance(value, int) or not -INT64 <= value < INT64:
-            raise ConfigurationError(f"{field}={value!r:.50}: use a whole number of at most 63 bits")
     return (
         entry.priority,
         entry.client,
@@ -233,6 +229,20 @@ def columns_of(entry: Entry) -> tuple[Any, ...]:
         entry.endpoint,
         hash_of(entry.payload),
     )
+
+
+_TEXTS = ("request_id", "lane", "model", "endpoint", "client", "custom_id")
+_NUMBERS = ("priority", "created_ns", "size.base", "size.completion", "size.audio_s")
+_pack = struct.Struct("5q").pack
+
+
+def _are_plain(texts: tuple[str, ...], numbers: tuple[int, ...]) -> bool:
+    """Return whether SQLite surely takes them; asked of each request, where looking at each field would be felt."""
+    try:
+        _pack(*numbers)
+        return "".join(texts).isascii()
+    except (struct.error, TypeError):
+        return False
 
 
 def check_text(field: str, value: Any) -> None:
