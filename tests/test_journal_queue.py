@@ -124,6 +124,18 @@ def test_the_same_name_while_it_waits_gives_the_same_future(open_queue, simulato
     assert 1 == received(simulator)
 
 
+def test_the_same_name_and_payload_in_another_order_gives_the_stored_answer(open_queue, simulator):
+    with open_queue() as queue:
+        first = queue.submit("hi", custom_id="1", temperature=0, seed=1).result(10)
+        again = queue.submit("hi", custom_id="1", seed=1, temperature=0).result(10)
+        whole = queue.submit(
+            {"messages": [{"content": "hi", "role": "user"}], "seed": 1, "temperature": 0}, custom_id="1"
+        )
+
+        assert first == again == whole.result(10)
+    assert 1 == received(simulator)
+
+
 def test_a_request_of_the_last_process_is_joined_by_its_name(open_queue, simulator):
     queue = open_queue()
     queue.pause()

@@ -295,6 +295,22 @@ def encode_payload(payload: Mapping[str, Any], most: int = MAX_PAYLOAD_BYTES) ->
     return body
 
 
+def normal_form(body: bytes) -> bytes:
+    """Return what two payloads that ask for the same have in common.
+
+    The order of keywords does not matter, nor that inside messages; inside the rest it
+    does, because models follow the order of a JSON schema's properties.
+
+    Raises:
+        ValueError: It is not a JSON object.
+    """
+    payload = json.loads(body)
+    if not isinstance(payload, dict):
+        raise ValueError("not a JSON object")
+    parts = {name: json.dumps(part, sort_keys=name == "messages") for name, part in payload.items()}
+    return json.dumps(parts, sort_keys=True).encode()
+
+
 def lower_cap(body: bytes, by: int) -> tuple[bytes, int] | None:
     """Return *body* with its completion allowance lowered *by* that many tokens, and the new allowance.
 

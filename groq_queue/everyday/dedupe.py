@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,7 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from groq_queue.core.completion import Completion
-from groq_queue.core.request import Request, State
+from groq_queue.core.request import Request, State, normal_form
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.stats import Explanation, RequestInfo
 from groq_queue.engine.verdicts import submitted_elsewhere
@@ -347,13 +346,7 @@ def _outcomes(
 
 
 def _key_of(request: Request) -> tuple[Any, ...]:
-    """Return what two requests must have in common to share a call.
-
-    The order of keywords does not matter, nor that inside messages; inside the rest it
-    does, because models follow the order of a JSON schema's properties.
-    """
-    payload = json.loads(request.body or b"{}")
-    sorted_parts = {name: json.dumps(part, sort_keys=name == "messages") for name, part in payload.items()}
-    digest = hashlib.sha256(json.dumps(sorted_parts, sort_keys=True).encode()).digest()
+    """Return what two requests must have in common to share a call."""
     bounds = (request.max_wait_ns, request.deadline_ns, request.not_before_ns)
+    digest = hashlib.sha256(normal_form(request.body or b"{}")).digest()
     return request.lane, request.endpoint, request.shrinks, bounds, digest

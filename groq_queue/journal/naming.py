@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+from groq_queue.core.request import normal_form
 from groq_queue.errors import JournalError
 from groq_queue.journal.entries import Accepted, Entry
 from groq_queue.journal.queries import stored_as
@@ -63,7 +64,7 @@ class Naming:
         """
         if entry.custom_id is not None:
             return self._insert(connection, entry.custom_id, None, columns, entry.payload) or self._again(
-                connection, entry.custom_id, None, columns
+                connection, entry.custom_id, None, columns, entry.payload
             )
         digest = columns[-1]
         number = self._repeats.get(digest, 1)
@@ -72,7 +73,7 @@ class Naming:
             accepted = self._insert(connection, name, self._session, columns, entry.payload)
             if accepted is None and not self._is_of_this_session(connection, name):
                 connection.execute("UPDATE requests SET session = ? WHERE custom_id = ?", (self._session, name))
-                accepted = self._again(connection, name, self._session, columns)
+                accepted = self._again(connection, name, self._session, columns, entry.payload)
             if accepted is not None:
                 return accepted
             number += 1
@@ -102,14 +103,20 @@ class Naming:
         return found is None or found[0] in (None, self._session)
 
     def _again(
-        self, connection: sqlite3.Connection, name: str, session: int | None, columns: tuple[Any, ...]
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        session: int | None,
+        columns: tuple[Any, ...],
+        payload: bytes,
     ) -> Accepted:
         """Return where the request of that name stands; one that was called off is to be sent after all."""
         *changing, _, _, endpoint, digest = columns
         there = stored_as(connection, name)
         if there is None or there.row_id is None:
             raise JournalError(f"journal {self._path}: a row id was given out by another program; let only one write")
-        if there.payload_hash != digest or there.endpoint != endpoint:
+        is_same = there.payload_hash == digest or _asks_the_same(connection, there.row_id, payload)
+        if not is_same or there.endpoint != endpoint:
             raise JournalError(
                 f"journal {self._path}: custom_id {name!r} was accepted with another payload "
                 f"({there.endpoint}, SHA-256 {str(there.payload_hash)[:12]}…; now {endpoint}, {digest[:12]}…); "
@@ -120,6 +127,15 @@ class Naming:
             connection.execute(_REOPEN, (*changing, session, there.row_id))
             return Accepted(there.row_id, is_new=True)
         return Accepted(there.row_id, is_new=False, stored=there)
+
+
+def _asks_the_same(connection: sqlite3.Connection, row_id: int, payload: bytes) -> bool:
+    """Return whether *payload* says what that row's does, in another order."""
+    found = connection.execute("SELECT body FROM bodies WHERE id = ?", (row_id,)).fetchone()
+    try:
+        return found is not None and found[0] is not None and normal_form(found[0]) == normal_form(payload)
+    except ValueError:
+        return False
 
 
 def is_short(payload: bytes) -> bool:
