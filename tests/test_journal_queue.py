@@ -136,6 +136,18 @@ def test_the_same_name_and_payload_in_another_order_gives_the_stored_answer(open
     assert 1 == received(simulator)
 
 
+def test_what_is_known_of_a_stored_answer_is_what_was_known_of_its_request(open_queue):
+    with open_queue() as queue:
+        first = queue.submit("a", custom_id="a", priority="low", client="c")
+        first.result(10)
+        then = queue.info(first)
+    with open_queue() as queue:
+        now = queue.info(queue.submit("a", custom_id="a"))
+
+    assert (8, "c", "completed", then.tokens) == (now.priority, now.client, now.state, now.tokens)
+    assert now.waited < 60
+
+
 def test_a_request_of_the_last_process_is_joined_by_its_name(open_queue, simulator):
     queue = open_queue()
     queue.pause()

@@ -6,7 +6,6 @@ from typing import Any
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.completion import Completion, decode_object
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request, State
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import JournalError, error_of
@@ -62,13 +61,16 @@ def ended_request_of(stored: Stored, outcome: Outcome) -> Request:
         model=stored.model or "",
         endpoint=stored.endpoint or "",
         body=None,
-        size=Size(0, 0),
-        priority=0,
+        size=stored.size,
+        priority=stored.priority,
+        client=stored.client,
         custom_id=stored.custom_id if stored.is_named else None,
         request_id=stored.request_id,
     )
     request.state = State.COMPLETED if outcome.next is Next.DONE else State.FAILED
     request.attempts = stored.attempts
+    ended_ns = stored.claimed_ns or stored.finished_ns or 0
+    request.started_ns = max(1, ended_ns - (stored.created_ns or 0))  # after submit, which is 0: all that is asked for
     return request
 
 

@@ -8,9 +8,11 @@ of his own into the list, as the stdlib's ``wait`` and ``as_completed`` do.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
@@ -25,6 +27,14 @@ _T = TypeVar("_T")
 _OVER = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
 _unwatched = threading.RLock()  # guards each Future that has no _Watch yet; a leaf, held for a few assignments
 fork_between(_unwatched)
+
+
+if sys.version_info >= (3, 11):
+    StillOpen = TimeoutError
+else:  # Python 3.10 has two of that name, and callers may catch either
+
+    class StillOpen(FutureTimeoutError, TimeoutError):
+        """It has not ended within the time."""
 
 
 class Owner(Protocol):
@@ -253,7 +263,7 @@ class RequestFuture(Future[_T]):
             watch.waiters.append(waiter)
         try:
             if not waiter.wait(timeout) and self._state not in _OVER:
-                raise TimeoutError
+                raise StillOpen
         finally:
             with watch.lock:
                 watch.waiters.remove(waiter)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout  # 3.10 has not yet made it the builtin one
 from typing import Any
 
 from groq_queue.clock import NS_PER_S, SystemClock
 from groq_queue.core.completion import Completion
+from groq_queue.engine.future import StillOpen
 from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull
 
 _NOTHING = object()
@@ -136,8 +136,8 @@ class Ahead:
             error = future.exception(self._left_s())
         except CancelledError as cancelled:
             return cancelled.with_traceback(None)
-        except FutureTimeout:
-            raise FutureTimeout(
+        except TimeoutError:
+            raise StillOpen(
                 f"{self.given:,} answers came within timeout={self._timeout_s:g} s; what had not started was cancelled"
             ) from None
         if error is None:

@@ -130,6 +130,9 @@ class Stored(NamedTuple):
     created_ns: int | None = None
     claimed_ns: int | None = None
     finished_ns: int | None = None
+    priority: int = 0
+    client: str = ""
+    size: Size = Size(0, 0)
 
     @property
     def is_final(self) -> bool:

@@ -22,7 +22,8 @@ _ROW = (
 _STORED = """
     SELECT r.status, r.custom_id, r.session IS NULL, r.id, r.request_id, r.model, r.endpoint, r.payload_hash,
            results.body, r.error, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.attempts, r.unanswered,
-           r.created_ns, r.claimed_ns, r.finished_ns
+           r.created_ns, r.claimed_ns, r.finished_ns, r.priority, r.client,
+           r.size_base, r.size_completion, r.size_audio_s, r.size_is_exact
     FROM requests AS r LEFT JOIN results ON results.id = r.id
 """
 _WAITING = f"SELECT {_ROW} FROM requests WHERE status = 'pending' AND {UNFINISHED}"
@@ -56,7 +57,9 @@ def _stored(found: Any) -> Stored | None:
     result, error, prompt = found[8:11]
     known = None if error is None else json.loads(error)
     usage = None if prompt is None else found[10:13]
-    return Stored._make([*found[:2], bool(found[2]), *found[3:8], result, known, usage, *found[13:]])
+    base, completion, audio_s, is_exact = found[20:24]
+    size = Size(base, completion, audio_s, bool(is_exact))
+    return Stored._make([*found[:2], bool(found[2]), *found[3:8], result, known, usage, *found[13:20], size])
 
 
 def page(connection: sqlite3.Connection, after: Cursor | None, limit: int) -> list[Row]:

@@ -136,7 +136,7 @@ def test_a_wait_that_is_over_first_leaves_nothing_behind(timeout):
     future = pending()
 
     for ask in (future.result, future.exception):
-        with pytest.raises(room.TimeoutError):
+        with pytest.raises(TimeoutError):
             ask(timeout=timeout)
 
     assert [] == future._waiters
