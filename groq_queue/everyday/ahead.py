@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from groq_queue.clock import NS_PER_S, SystemClock
@@ -136,7 +137,7 @@ class Ahead:
             error = future.exception(self._left_s())
         except CancelledError as cancelled:
             return cancelled.with_traceback(None)
-        except TimeoutError:
+        except (TimeoutError, FutureTimeoutError):  # two of a name, on Python 3.10
             raise StillOpen(
                 f"{self.given:,} answers came within timeout={self._timeout_s:g} s; what had not started was cancelled"
             ) from None

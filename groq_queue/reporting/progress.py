@@ -81,12 +81,11 @@ def watching(
     Raises:
         ConfigurationError: *progress* is neither.
     """
-    stream = stream or sys.stderr
-    is_blind = progress is True and stream is None  # pythonw, and some daemons, have no stderr
-    if progress is None or progress is False or is_blind:
+    shown_on: TextIO | None = stream or sys.stderr  # pythonw, and some daemons, have none
+    if progress is None or progress is False or (progress is True and shown_on is None):
         yield _Nobody()
         return
-    watch = _Watch(stats, total, _display(progress, stream, clock), clock or SystemClock())
+    watch = _Watch(stats, total, _display(progress, shown_on, clock), clock or SystemClock())
     try:
         yield watch
     finally:
@@ -237,7 +236,7 @@ def _in_both_forms(text: str, page: str) -> dict[str, str]:
     return {"text/plain": text, "text/html": page}
 
 
-def _display(progress: Any, stream: TextIO, clock: Clock | None) -> Display:
+def _display(progress: Any, stream: TextIO | None, clock: Clock | None) -> Display:
     if callable(progress):
         return _ToCallable(progress)
     if progress is not True:
@@ -246,4 +245,5 @@ def _display(progress: Any, stream: TextIO, clock: Clock | None) -> Display:
     shell = None if ipython is None else ipython.get_ipython()
     if type(shell).__name__ == "ZMQInteractiveShell":
         return _InNotebook()
+    assert stream is not None
     return _OnStream(stream, clock)
