@@ -136,7 +136,7 @@ class _Turn:
     __slots__ = ("behind", "finish", "gone", "in_line", "live", "start", "weight")
 
     def __init__(self, start: int, weight: int) -> None:
-        self.behind: deque[Any] | None = None  # made for a second request; most of many clients have one
+        self.behind: deque[Any] = deque()
         self.gone: dict[Any, int] = _NOBODY  # how many places in ``behind`` a request has left
         self.start = start
         self.finish = start
@@ -151,24 +151,23 @@ class _Turn:
         return twin
 
     def leave(self, request: Any) -> None:
-        """Note that *request*, which stands in ``behind``, is not to be taken from there."""
-        if not self.gone:
-            self.gone = {}
+        """Note that *request*, which stands in ``behind``, is not to be taken from there; ``gone`` is its own."""
         self.gone[request] = self.gone.get(request, 0) + 1
-        if self.behind is not None and len(self.behind) > 32 and len(self.behind) > 2 * self.live:
+        if len(self.behind) > 32 and len(self.behind) > 2 * self.live:
             self.behind, self.gone = self.living(), _NOBODY
 
     def first(self) -> Any:
         """Return the first request behind the one in line, and leave it there; there is one."""
         behind = self.behind
-        assert behind is not None
         while self.gone and behind[0] in self.gone:
             _uncount(self.gone, behind.popleft())
+        while not behind[0].arrival:  # left while ``living`` was at work
+            behind.popleft()
         return behind[0]
 
     def newest(self, rank: int) -> Any:
         """Return the request that came last in this turn of level *rank*."""
-        for request in reversed(self.behind or ()):
+        for request in reversed(self.behind):
             if request not in self.gone or (request.arrival and request.rank == rank):
                 return request  # its last place here is the one it has not left
         return self.in_line
@@ -176,7 +175,7 @@ class _Turn:
     def living(self) -> deque[Any]:
         """Return ``behind`` without the places that were left."""
         gone, living = dict(self.gone), deque[Any]()
-        for request in self.behind or ():
+        for request in self.behind:
             if request in gone:
                 _uncount(gone, request)
             else:
@@ -232,7 +231,9 @@ class FairOrder:
     as long as there are clients, a cancelled request leaves no gap in its
     client's share, and state exists only for clients with something pending.
 
-    Methods that return entries want them put into the heap. Not thread-safe.
+    Methods that return entries want them put into the heap. Not thread-safe; but where memory
+    is allocated a garbage collection may come, whose finalisers cancel, so whatever needs some
+    is made before the first change or after the last.
     """
 
     def __init__(self) -> None:
@@ -256,17 +257,23 @@ class FairOrder:
 
     def add(self, request: Ranked) -> Sequence[Entry]:
         """Line up a new request behind the others of its client and level."""
-        level = self._levels.get(request.rank) or self._level(request.rank)
-        self._arrivals = request.arrival = self._arrivals + 1
         client = request.client
-        turn = level.turns.get(client)
+        level = self._levels.get(request.rank)
+        turn = None if level is None else level.turns.get(client)
+        made = None
+        if turn is None:
+            made = _Turn(0, self._weights.get(client, _WEIGHT_SCALE))
+            level = self._level(request.rank)
+            turn = level.turns.get(client)
+        assert level is not None
+        self._arrivals = request.arrival = self._arrivals + 1
         if turn is not None:
-            turn.live += 1
-            if turn.behind is None:
-                turn.behind = deque()
             turn.behind.append(request)
+            turn.live += 1
             return ()
-        turn = level.turns[client] = _Turn(level.now, self._weights.get(client, _WEIGHT_SCALE))
+        assert made is not None
+        turn = level.turns[client] = made
+        turn.start = turn.finish = level.now
         level.weights += turn.weight
         return (_stand(level, turn, request),)
 
@@ -309,12 +316,15 @@ class FairOrder:
             request: The one that leaves.
             again: It had been put back.
         """
-        request.arrival = 0
         level = self._levels[request.rank]
         if again:
+            request.arrival = 0
             level.open -= 1
             return self._promote(request.rank, level)
         turn = level.turns[request.client]
+        if turn.gone is _NOBODY:
+            turn.gone = {}
+        request.arrival = 0
         turn.live -= 1
         was_in_line = turn.in_line is request
         entries: Sequence[Entry] = ()
@@ -422,11 +432,8 @@ def _line_up(level: _Level, turn: _Turn) -> Sequence[Entry]:
 
 def _step(level: _Level, turn: _Turn) -> Entry:
     """Let the turn's first request behind step into line."""
-    behind = turn.behind
-    assert behind is not None
-    if turn.gone:
-        turn.first()
-    return _stand(level, turn, behind.popleft())
+    turn.first()
+    return _stand(level, turn, turn.behind.popleft())
 
 
 def _stand(level: _Level, turn: _Turn, request: Ranked) -> Entry:

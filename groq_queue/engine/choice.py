@@ -108,6 +108,12 @@ class Chooser:
         lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
         granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
         if type(granted) is Lease:
+            if lane.head() is not head:  # a collection or a signal on this very thread has cancelled it meanwhile
+                lane.is_blocked = False  # nobody need be told: we look again
+                meter.refund(granted)
+                if amount is not None:
+                    self.purse.settle(amount, 0)
+                return now_ns
             lane.is_blocked = lane.told_daily = False
             self._roster.take(lane, now_ns)
             if not self._is_capped:  # nothing could be refused for it, so it was not priced before

@@ -120,19 +120,11 @@ class Lane:
 
     def take(self) -> Request:
         """Take the head, which ``head`` has just returned."""
-        heap = self._heap
-        request: Request = heap[0][2]
+        request: Request = heapq.heappop(self._heap)[2]
         request.arrival = 0
         self._places = None
         again, request.was_taken = request.was_taken, True
-        entries = self._order.taken(request, again=again)
-        if len(entries) == 1:
-            (entry,) = entries
-            entry[2].seq = entry[1]
-            heapq.heapreplace(heap, entry)
-        else:
-            heapq.heappop(heap)
-            self._put(entries)
+        self._put(self._order.taken(request, again=again))
         return request
 
     def discard(self, request: Request) -> None:

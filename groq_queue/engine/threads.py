@@ -18,19 +18,18 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
-from groq_queue.engine.bounds import check_in_time, timed_out
+from groq_queue.engine.attempting import Attempting, Fate
+from groq_queue.engine.bounds import check_in_time
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.delivery import Delivery
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
-from groq_queue.engine.log import told, told_error
 from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Attempts, Keeper
 from groq_queue.engine.room import Room
 from groq_queue.engine.roster import Roster
-from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.stocking import Stocking
@@ -118,10 +117,7 @@ class ThreadEngine:
             tell_later=lambda tell: timers.after(0, tell),
         )
         self._closes: list[tuple[Callable[[], None], bool]] = []  # and whether a forked child calls it too
-        self._is_closed = False
-        self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
-        self._is_cancelling = False  # shut down with cancel_futures: nothing waits any more
-        self._stopped_by: GroqQueueError | None = None
+        self._fate = Fate()
         self._begin()
         renew_in_children(self)
 
@@ -133,7 +129,7 @@ class ThreadEngine:
         self._roster = self._new_roster()
         self._chooser = self._new_chooser(self._roster)
         self._room = Room(
-            self._roster, self._lock, self._clock, self._when_full, self._takes_more, self._pool.is_inside
+            self._roster, self._lock, self._clock, self._when_full, self._fate.takes_more, self._pool.is_inside
         )
         self._places = Places(
             self._roster, self._lock, self._clock, self._timers, self._pool, self._room, self._end_expired
@@ -141,6 +137,19 @@ class ThreadEngine:
         self._stocking = Stocking(self._roster, self._lock, self._timers, self._keeper, self._unshelve)
         self._delivery = Delivery(
             self._roster, self._lock, self._pool, self._keeper, self._note_if_quiet, self._stocking.restock
+        )
+        self._attempting = Attempting(
+            self._attempts,
+            self._roster,
+            self._chooser,
+            self._places,
+            self._delivery,
+            self._room,
+            self._pool,
+            self._lock,
+            self._clock,
+            self._fate,
+            landing_frees=self._landing_frees,
         )
 
     def renew(self) -> None:
@@ -162,7 +171,7 @@ class ThreadEngine:
         Raises:
             QueueClosed: It was.
         """
-        if self._is_closed and (self._is_sealed or not self._pool.is_inside()):
+        if self._fate.is_closed and (self._fate.is_sealed or not self._pool.is_inside()):
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
     def at_close(self, close: Callable[[], None], *, in_children: bool = True) -> None:
@@ -211,10 +220,10 @@ class ThreadEngine:
             if known is None and not self._roster.has_room(request.client):
                 shed = self._room.make_for(request)  # it may be fetched meanwhile
                 known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
-            if self._is_closed:
+            if self._fate.is_closed:
                 self.check_open()
-            if self._stopped_by is not None:
-                return self._ended_at_once(request, future, self._stopped_by)
+            if self._fate.stopped_by is not None:
+                return self._ended_at_once(request, future, self._fate.stopped_by)
             if known is None:
                 self._take_in(request, future, shed, is_kept=callback is not None)
         if shed is not None and known is None:
@@ -336,9 +345,9 @@ class ThreadEngine:
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; drain the others, paused ones too, or cancel those not being attempted."""
         with self._lock:
-            self._is_closed = True
-            self._is_cancelling = self._is_cancelling or cancel_futures
-            self._is_sealed = self._is_cancelling or self._is_sealed or self._pool.is_inside()
+            self._fate.is_closed = True
+            self._fate.is_cancelling = self._fate.is_cancelling or cancel_futures
+            self._fate.is_sealed = self._fate.is_cancelling or self._fate.is_sealed or self._pool.is_inside()
             self._room.tell()
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
         self._let_go()
@@ -363,7 +372,7 @@ class ThreadEngine:
             How many requests were cancelled unsent; a journal keeps them.
         """
         with self._lock:
-            self._is_closed = self._is_cancelling = self._is_sealed = True
+            self._fate.is_closed = self._fate.is_cancelling = self._fate.is_sealed = True
             count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
         self._let_go()
@@ -380,7 +389,7 @@ class ThreadEngine:
         """Return one consistent snapshot."""
         with self._lock:
             spent_usd = self._chooser.purse.spent_usd
-            return stats_of(self._roster, self._clock.now_ns(), is_running=self._takes_more(), cost=spent_usd)
+            return stats_of(self._roster, self._clock.now_ns(), is_running=self._fate.takes_more(), cost=spent_usd)
 
     def facts(self) -> tuple[Stats, RunFacts]:
         """Return what a report is made of, as of one instant."""
@@ -422,35 +431,11 @@ class ThreadEngine:
 
     def is_over(self) -> bool:
         """Return whether there will never be another job."""
-        return self._is_closed and self._is_idle()
+        return self._fate.is_closed and self._is_idle()
 
     def run(self, job: Job) -> None:
         """Run one attempt and do what its outcome says."""
-        request, lane, lease = job.request, job.lane, job.lease
-        if lease is None:
-            self._delivery.end_on_worker(request, None, job.error)
-            return
-        try:
-            outcome = self._attempts.attempt(request, lease, lane.meter)
-        except BaseException as error:
-            # A bug or a MemoryError must end this request, not the worker.
-            _log.exception("an attempt of %s broke", request, extra=told("attempt_broke", request))
-            lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
-            outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
-        if outcome.error is not request.last_error:
-            request.last_error = outcome.error
-        way = outcome.next
-        if way is Next.AGAIN or way is Next.REFUSED:
-            self._requeue(job, outcome)
-            return
-        if way is Next.STOP and outcome.error is not None:
-            self._stop(outcome.error)
-        with self._lock:
-            self._land(job, outcome, self._clock.now_ns())
-            self._roster.end(request, State.COMPLETED if way is Next.DONE else State.FAILED)
-        if self._pool.is_short:
-            self._pool.grow()
-        self._delivery.end_on_worker(request, outcome.result, outcome.error, is_final=way is not Next.STOP)
+        self._attempting.run(job)
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -499,13 +484,6 @@ class ThreadEngine:
         self._timers.after(0, lambda: self._delivery.end(request, error=error.copy(), is_final=False))
         return future
 
-    def _land(self, job: Job, outcome: Outcome, now_ns: int) -> None:
-        """Note the end of an attempt, and what it cost."""
-        self._chooser.pay(job, outcome.charged)
-        self._roster.land(job.request, job.lane, outcome, job.began_ns, now_ns)
-        if self._landing_frees:
-            self._pool.wake()
-
     def _look_in_time(self, lane: Lane, head: Request) -> None:
         """Have a worker look when *head* may pass. Most leases end without changing when, and wake nobody."""
         meter, now_ns = lane.meter, self._clock.now_ns()
@@ -515,13 +493,10 @@ class ThreadEngine:
         elif blocked.wait_ns is not None:
             self._pool.wake_by(now_ns + blocked.wait_ns)
 
-    def _takes_more(self) -> bool:
-        return not self._is_closed and self._stopped_by is None
-
     def _note_if_quiet(self) -> None:
         if self._is_idle():
             self._quiet.notify_all()
-            if self._is_closed:
+            if self._fate.is_closed:
                 self._pool.dismiss()
 
     # -- outside the lock
@@ -541,38 +516,6 @@ class ThreadEngine:
         if self._pool.is_short:
             self._pool.grow()
 
-    def _requeue(self, job: Job, outcome: Outcome) -> None:
-        """Let a request wait for its next attempt, in its old place or away; or end it."""
-        request = job.request
-        error: GroqQueueError | None = None
-        has_ended, is_final = True, False
-        with self._lock:
-            now_ns = self._clock.now_ns()
-            self._land(job, outcome, now_ns)
-            wait_ns = outcome.wait_ns
-            if outcome.next is Next.AGAIN:
-                wait_ns = max(wait_ns, job.lane.meter.turn_ns(self._roster.tally.pending_by_lane[request.lane]))
-            due_ns = now_ns + wait_ns
-            if self._stopped_by is not None:
-                self._roster.end(request, State.FAILED)
-                error = self._stopped_by.copy()
-            elif self._is_cancelling:
-                self._roster.end(request, State.CANCELLED)
-            elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
-                self._roster.end(request, State.EXPIRED)
-                is_final = True
-                error = timed_out(self._roster, request, "deadline", request.deadline_ns, now_ns)
-            else:
-                has_ended = False
-                self._roster.wait_again(request)
-                if outcome.next is Next.REFUSED:
-                    self._places.line_up(request)
-                else:
-                    self._places.send_away(request, due_ns)
-        self._pool.grow()
-        if has_ended:
-            self._delivery.end(request, error=error, is_final=is_final)
-
     def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
         for request in fetched:
             request.future = RequestFuture(request, self)
@@ -587,19 +530,3 @@ class ThreadEngine:
 
     def _end_expired(self, request: Request, error: QueueTimeout) -> None:
         self._delivery.end(request, error=error)
-
-    def _stop(self, error: GroqQueueError) -> None:
-        """End everything that waits with *error*, and refuse what comes later with it."""
-        with self._lock:
-            if self._stopped_by is None:
-                self._stopped_by = error.copy()
-            self._room.tell()
-            dropped = self._roster.withdraw_all(State.FAILED)
-        if dropped:
-            _log.error(
-                "the queue stops, %d waiting requests fail: %s",
-                len(dropped),
-                error,
-                extra=told("queue_stopped", **told_error(error)),
-            )
-        self._delivery.end_all(dropped, error, is_final=False)

@@ -516,3 +516,28 @@ def test_no_wake_up_is_lost_when_the_budget_frees_between_submits(workers):
     waits_ns = sorted(future._request.started_ns - future._request.submitted_ns for future in futures)
     assert waits_ns[150] <= 20_000_000
     assert waits_ns[270] <= 5 * 20_000_000
+
+
+def test_a_head_that_is_cancelled_while_its_lease_is_granted_takes_nobody_with_it(stage):
+    """
+    A finaliser may cancel it on the very thread that asks for the lease; the next in line is sent, once.
+    """
+    play = stage(Limits(rpm=1_000, tpm=10**6), max_workers=1)
+    play.engine.pause(None)
+    doomed, other = play.submit("doomed"), play.submit("other")
+    meter = play.limiter.meter("m", "m")
+    lease = meter.lease
+
+    def lease_late(*arguments):
+        granted = lease(*arguments)
+        doomed.cancel()
+        return granted
+
+    meter.lease = lease_late
+    play.engine.resume(None)
+
+    other.result(10)
+    assert play.engine.join(10)
+    assert doomed.cancelled()
+    assert ["other"] == play.names()
+    assert_all_is_back_at_zero(play)
