@@ -130,6 +130,7 @@ class GroqQueue(Asking):
         ConfigurationError: An argument cannot be used, or there is no key.
         JournalError: The journal cannot be used, or another process has it open.
         LimiterUnavailable: The store of a shared limiter cannot be used.
+        MissingExtraError: What *limiter* or *engine* need is not installed.
     """
 
     def __init__(
@@ -343,7 +344,9 @@ class GroqQueue(Asking):
                 ``with groq_queue.priority(...)``, else normal.
             client: Clients of one priority take turns; None is that of
                 ``with groq_queue.client(...)``, else ``"default"``.
-            custom_id: Your own id; at most one request with it may be open.
+            custom_id: Your own id; at most one request with it may be open. In a journal it names one
+                payload for good: given again with it, it returns the stored Future or answer, and
+                nothing is sent; with another it is an error.
             tokens: The price in tokens, prompt and completion, if you know better
                 than the estimate.
             audio_seconds: Length of the audio it refers to, for limits on audio.
@@ -370,6 +373,7 @@ class GroqQueue(Asking):
             QueueTimeout: It is expected to start too late for its ``deadline``, or its
                 ``max_wait`` or ``deadline`` passed while the queue was full.
             QueueClosed: After ``shutdown``.
+            JournalError: It could not be stored, or its *custom_id* names another payload there.
             EngineUnavailable: The broker of ``engine="celery"`` cannot be reached, within 10 s.
         """
         path = CHAT if endpoint == CHAT else check_path("endpoint", endpoint)
@@ -497,7 +501,7 @@ class GroqQueue(Asking):
         """Cancel every request that is not being attempted and fits all that is given; return how many.
 
         Args:
-            client: Only this client's.
+            client: Only this client's; None is any, here and below.
             model: Only this model's.
             priority: Only this level's.
         """

@@ -102,19 +102,20 @@ class CeleryEngine:
         )
         self._closes: list[Callable[[], None]] = []
         self._is_closed = False
+        self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
         self._pid = os.getpid()
 
     # -- what callers ask for
 
     def check_open(self) -> None:
-        """Refuse if the queue was shut down, or came here by a fork.
+        """Refuse if the queue was shut down, or came here by a fork; a callback may still submit while it drains.
 
         Raises:
             QueueClosed: It was.
         """
         if self._pid != os.getpid():
             raise QueueClosed(f"this queue was made in process {self._pid}, before a fork: make a new GroqQueue here")
-        if self._is_closed:
+        if self._is_closed and (self._is_sealed or not self._pool.is_inside()):
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
     def at_close(self, close: Callable[[], None], *, in_children: bool = True) -> None:
@@ -262,6 +263,7 @@ class CeleryEngine:
         """Refuse new requests; let workers end the others, or cancel those that none is sending."""
         with self._lock:
             self._is_closed = True
+            self._is_sealed = cancel_futures or self._is_sealed or self._pool.is_inside()
             self._room.notify_all()
             dropped = self._register.pending() if cancel_futures else []
         interrupt: BaseException | None = None
@@ -296,7 +298,7 @@ class CeleryEngine:
             How many requests will never be sent, because this process kept them until their ``not_before``.
         """
         with self._lock:
-            self._is_closed = True
+            self._is_closed = self._is_sealed = True
             open_count = len(self._register.open)
             kept = sum(id not in self._register.stored for id in self._register.open)
         if open_count:

@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import CancelledError, as_completed, wait
 
 import pytest
+from waiting import wait_until
 
 from groq_queue import (
     BadRequestError,
@@ -186,6 +187,20 @@ def test_callbacks_run_once_with_the_future_whatever_they_do(stage):
     assert ["inner"] == [text for text in ("inner",) if text in inner[0]]
     assert [third, third] == calls
     assert 4 == len(ours.prompts())
+
+
+def test_a_callback_may_submit_while_the_queue_drains(stage):
+    ours, inner = stage(), []
+    with ours.queue() as queue:
+
+        def ask_again(future):
+            wait_until(lambda: not queue.stats().running)
+            inner.append(queue.submit("inner").result(S).text)
+
+        queue.submit("first", callback=ask_again)
+
+    assert 1 == len(inner)
+    assert 2 == len(ours.prompts())
 
 
 def test_leaving_the_block_waits_and_leaving_it_by_an_error_cancels(stage):
