@@ -179,7 +179,7 @@ except RuntimeError as error:
 
 def test_sixteen_idle_workers_cost_nothing():
     """
-    Nobody polls: ten idle seconds of a warm pool stay under 0.1 s of CPU and 400 context switches.
+    Nobody polls: three idle seconds of a warm pool stay under 0.1 s of CPU and 120 context switches.
     """
     pytest.importorskip("resource")
     with GroqSimulator(latency=0.2) as groq:
@@ -189,7 +189,7 @@ import resource
 q = queue(max_workers=16)
 [future.result(20) for future in [q.submit(f"{n}") for n in range(64)]]
 before = resource.getrusage(resource.RUSAGE_SELF)
-threading.Event().wait(10)
+threading.Event().wait(3)
 after = resource.getrusage(resource.RUSAGE_SELF)
 cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 switches = after.ru_nvcsw + after.ru_nivcsw - before.ru_nvcsw - before.ru_nivcsw
@@ -203,4 +203,4 @@ print(threading.active_count(), cpu, switches)
     threads, cpu, switches = out.split()
     assert 17 <= int(threads)
     assert float(cpu) <= 0.1
-    assert int(switches) <= 400
+    assert int(switches) <= 120

@@ -158,7 +158,7 @@ def test_passing_faults_are_retried_as_often_as_allowed(groq, status):
 OUTPACED = {
     "error": {
         "message": "Rate limit reached for model `m` in organization `org_x` service tier `on_demand` "
-        "on requests per minute (RPM): Limit 30, Used 30, Requested 1. Please try again in 10ms. Need more tokens?",
+        "on requests per minute (RPM): Limit 30000, Used 30000, Requested 1. Please try again in 2ms.",
         "type": "requests",
         "code": "rate_limit_exceeded",
     }

@@ -100,9 +100,9 @@ def in_pool(send: Send, threads: int) -> Run:
 def ours(course: Course) -> Run:
     from groq_queue import GroqQueue, Limits
 
-    limits = {model: Limits(minute_s=course.minute_s, **each) for model, each in course.limits.items()}
-
     def run(jobs: Sequence[Job]) -> int:
+        models = {job.payload["model"] for job in jobs}  # of one without an entry it is told that it has none
+        limits = {model: Limits(minute_s=course.minute_s, **course.limits.get(model, {})) for model in models}
         with GroqQueue(
             api_key="k",
             base_url=course.base_url,

@@ -1,4 +1,4 @@
-"""``engine="celery"``: what a submitting process may ask for, and what a worker consists of.
+"""``engine="celery"``: what a submitting process may ask for, and what its queue consists of.
 
 A setting that belongs to whoever sends is refused here by name, so that nobody believes it holds.
 """
@@ -6,27 +6,21 @@ A setting that belongs to whoever sends is refused here by name, so that nobody 
 from __future__ import annotations
 
 import os
-import socket
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from groq_queue.assembly.admission import Admission
+from groq_queue.assembly.parts import Parts
 from groq_queue.assembly.settings import Settings
-from groq_queue.assembly.wiring import Parts, assemble
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.completion import Completion
 from groq_queue.distributed.broker import Bell, check_broker
 from groq_queue.distributed.engine import CeleryEngine
-from groq_queue.distributed.holding import Holding
 from groq_queue.distributed.store import JobStore, shown_address
-from groq_queue.distributed.worker import LaneWorkers
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.process import ProcessLimiter
-
-LEASE_S = 15.0
 
 
 class Addresses(NamedTuple):
@@ -111,66 +105,3 @@ def _opened(broker: str | None, state: str | None, clock: Clock) -> tuple[Callab
         return CeleryEngine(store=store, bell=bell, clock=clock, timers=Timers(clock, "groq_queue"), **options)
 
     return engine_of, addresses
-
-
-class Worker:
-    """A worker process's parts, joined; made once in a process.
-
-    Args:
-        settings: Of the embedded engine.
-        addresses: Of broker and state.
-        threads: ``{lane: threads}``.
-        lease_s: Seconds after the last sign of life in which what this worker holds is its own.
-        on_stopped: Called when a rejected key, or the like, makes further work pointless.
-        on_dead: Called when a lane is served no more though nobody has stopped it.
-
-    Raises:
-        EngineUnavailable: Redis cannot be reached.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        addresses: Addresses,
-        *,
-        threads: Mapping[str, int],
-        lease_s: float,
-        on_stopped: Callable[[], None],
-        on_dead: Callable[[], None],
-    ) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._bell = Bell(addresses.broker)
-        self._store = JobStore(addresses.state, settings.clock)
-        self._store.check()
-        self._holding = Holding(
-            self._store,
-            self._bell,
-            settings.clock,
-            owner=self.name,
-            lease_s=lease_s,
-            threads=dict(threads),
-            base_url=settings.payers.address,
-            on_stopped=on_stopped,
-        )
-        self._parts = assemble(settings, around=self._holding.fence)
-        self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._holding.work, on_dead)
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._holding.begin(self._parts.accept, self._parts.engine)
-        self._lanes.start()
-
-    def stop(self) -> None:
-        """Take nothing more, give back what is not on its way, and wait for what is."""
-        self._lanes.stop()
-        self._holding.stop()
-        self._lanes.join()
-        self._holding.close()
-        self._parts.engine.shutdown(wait=True, cancel_futures=True)
-        self._store.close()
-        self._bell.close()
-
-    @property
-    def stopped_by(self) -> Exception | None:
-        """The error that made further work pointless, or None."""
-        return self._holding.stopped_by

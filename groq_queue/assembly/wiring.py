@@ -5,19 +5,15 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from groq_queue.assembly.accounts import Account, Accounts
 from groq_queue.assembly.admission import Admission
+from groq_queue.assembly.parts import Parts
 from groq_queue.assembly.settings import Settings
-from groq_queue.core.completion import Completion
-from groq_queue.core.request import Request
 from groq_queue.engine.courier import Courier
-from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed
-from groq_queue.engine.protocol import Engine
 from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import Attempts, ThreadEngine
@@ -29,24 +25,6 @@ if TYPE_CHECKING:
     from groq_queue.assembly.keeping import Keeping
 
 _log = logging.getLogger("groq_queue")
-
-
-class Parts(NamedTuple):
-    """What a queue consists of."""
-
-    engine: Engine
-    limiter: Limiter
-    admission: Admission
-    keeping: Keeping | None
-
-    def accept(
-        self, request: Request, callback: Callable[[Future[Completion]], object] | None
-    ) -> RequestFuture[Completion]:
-        """Price a request, store it if there is a journal, and let the engine have it."""
-        if self.keeping is not None:
-            return self.keeping.submit(request, callback)
-        self.admission.prepare(request)
-        return self.engine.submit(request, callback=callback)
 
 
 def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None = None) -> Parts:

@@ -9,7 +9,8 @@ import queue
 import sys
 
 from groq_queue.assembly.settings import checked
-from groq_queue.assembly.sharing import Worker, addresses_of
+from groq_queue.assembly.sharing import addresses_of
+from groq_queue.assembly.working import Worker
 from groq_queue.cli import Exit, UsageError
 from groq_queue.cli.arguments import api_key_for, limits_of
 from groq_queue.cli.signals import catching

@@ -133,6 +133,7 @@ DAILY = frozenset({"RPD", "TPD", "ASPD"})
 
 _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
 _MINUTE_TOLERANCE = 0.03
+_HARMLESS_TOKENS = 1_000  # no published limit holds fewer than 1,200 tokens a minute
 
 
 class Blocked(NamedTuple):
@@ -291,7 +292,7 @@ class Budget:
         """Return what would block *cost* longest, or None if it would pass."""
         if now_ns < self._hold_until_ns:
             return Blocked("hold", self._hold_until_ns - now_ns, self._hold_dimension)
-        if self._is_learning and self._leases:
+        if self._is_learning and self._leases and not self._is_harmless(cost):
             return Blocked("learning", None)
         pace_ns = self.pace.wait_ns(now_ns)
         blocked = Blocked("pace", pace_ns) if pace_ns else None
@@ -460,6 +461,10 @@ class Budget:
     def ledger(self) -> dict[str, tuple[int, int, int, int]]:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
         return {name: (b.leased, b.settled, b.refunded, b.held) for name, b in self._buckets.items()}
+
+    def _is_harmless(self, cost: Cost) -> bool:
+        """Return whether *cost* may join a probe: the user named the limit of requests, and no other is as small."""
+        return "RPM" in self._own and self.held().tokens + cost.tokens <= _HARMLESS_TOKENS
 
     def _close(self, lease: Lease) -> bool:
         if not lease.is_open:

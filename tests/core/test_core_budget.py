@@ -329,12 +329,24 @@ def test_what_was_on_its_way_when_a_limit_was_learnt_is_charged_to_it() -> None:
 
 def test_limits_without_the_tokens_need_a_probe_too() -> None:
     budget = Budget(Limits(rpm=100))
-    probe = leased(budget, Cost(10))
+    probe = leased(budget, Cost(600, 300))
 
-    assert "learning" == blocked(budget, Cost(10)).reason
-    budget.settle(probe, Cost(10), Cost(10), NOW)
+    assert "learning" == blocked(budget, Cost(50, 51)).reason
+    budget.settle(probe, Cost(600, 300), Cost(600, 300), NOW)
     budget.observe(probe, [], NOW)
-    assert all(isinstance(budget.lease(Cost(10), NOW), Lease) for _ in range(10))
+    assert all(isinstance(budget.lease(Cost(600, 300), NOW), Lease) for _ in range(10))
+
+
+def test_small_requests_go_with_the_probe_if_the_limit_of_requests_is_known() -> None:
+    """Together they stay below every published limit of tokens; waiting would waste the time of an answer."""
+    budget = Budget(Limits(rpm=100))
+
+    assert all(isinstance(budget.lease(Cost(40, 60), NOW), Lease) for _ in range(10))
+    assert "learning" == blocked(budget, Cost(1)).reason
+    for limits in (Limits(rpd=100), None):
+        budget = Budget(limits)
+        leased(budget, Cost(1))
+        assert "learning" == blocked(budget, Cost(1)).reason
 
 
 def test_limits_of_the_user_need_no_probe() -> None:

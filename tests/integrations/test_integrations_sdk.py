@@ -181,7 +181,7 @@ def test_a_ctrl_c_while_waiting_cancels_the_request(make_queue, connect, simulat
 
 
 def test_a_ctrl_c_while_it_is_sent_closes_what_still_comes(make_queue, connect, simulator):
-    simulator.set_faults([Fault(status=500, delay_s=1.5, times=1)])  # later than a Ctrl-C takes on a busy machine
+    simulator.set_faults([Fault(status=500, delay_s=3, times=1)])  # later than a Ctrl-C takes on a busy machine
     queue = make_queue()
     client = connect(queue)
 

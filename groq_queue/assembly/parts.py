@@ -1,0 +1,35 @@
+"""What a queue consists of, and the way of a request through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, NamedTuple
+
+from groq_queue.assembly.admission import Admission
+from groq_queue.core.completion import Completion
+from groq_queue.core.request import Request
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.protocol import Engine
+from groq_queue.engine.routed import Limiter
+
+if TYPE_CHECKING:
+    from groq_queue.assembly.keeping import Keeping
+
+
+class Parts(NamedTuple):
+    """What a queue consists of."""
+
+    engine: Engine
+    limiter: Limiter
+    admission: Admission
+    keeping: Keeping | None
+
+    def accept(
+        self, request: Request, callback: Callable[[Future[Completion]], object] | None
+    ) -> RequestFuture[Completion]:
+        """Price a request, store it if there is a journal, and let the engine have it."""
+        if self.keeping is not None:
+            return self.keeping.submit(request, callback)
+        self.admission.prepare(request)
+        return self.engine.submit(request, callback=callback)
