@@ -44,6 +44,8 @@ def tested(row: Row, *, full: bool) -> Figure:
     names = ", ".join(name.rpartition("::")[2] for name in row.tests)
     said = ", ".join(counts).replace("deselected", "only at full scale") or done.stdout[-200:]
     told = f"{said} in {time.monotonic() - begin:.0f} s: {names}"
+    if done.returncode:
+        told += "".join(f"; {line[1:].strip()}" for line in done.stdout.splitlines() if line.startswith("E "))[:600]
     return Figure(done.returncode == 0 and any("passed" in count for count in counts), told)
 
 
