@@ -140,6 +140,21 @@ def test_a_request_of_the_last_process_is_joined_by_its_name(open_queue, simulat
     assert 2 == received(simulator)
 
 
+def test_a_cell_with_other_settings_goes_on_with_what_its_journal_holds(simulator, path):
+    """
+    Only one queue may have a journal open: the old one ends first, and the new one sends what is left.
+    """
+    settings = {"api_key": "k", "base_url": simulator.base_url, "model": MODEL, "limits": WIDE, "journal": path}
+    old = GroqQueue.named("journal", **settings)
+    old.pause()
+    waiting = old.submit("a", custom_id="a")
+
+    with GroqQueue.named("journal", max_workers=3, **settings) as new:
+        assert waiting.cancelled()
+        assert new.submit("a", custom_id="a").result(10).text
+    assert 1 == received(simulator)
+
+
 def test_get_tells_every_state_apart(open_queue, simulator):
     with open_queue(max_retries=0) as queue:
         assert "unknown" == queue.get("never").status

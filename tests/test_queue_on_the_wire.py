@@ -165,13 +165,14 @@ OUTPACED = {
 }
 
 
+@pytest.mark.parametrize("max_retries", [0, 1])
 @pytest.mark.parametrize(("times", "attempts"), [(9, 10), (None, 11)])
-def test_losing_the_race_for_a_slot_is_no_failure_but_has_an_end(groq, times, attempts):
+def test_losing_the_race_for_a_slot_is_no_failure_but_has_an_end(groq, times, attempts, max_retries):
     """
     Another program of the organisation may be faster ten times in a row; max_retries counts failures.
     """
     groq.add_fault(Fault(status=429, body=OUTPACED, times=times))
-    with queue_for(groq, max_retries=1) as queue:
+    with queue_for(groq, max_retries=max_retries) as queue:
         error = queue.submit("x").exception(30)
 
     assert attempts == len(groq.log)

@@ -100,20 +100,21 @@ def read_config(path: str | os.PathLike[str], overrides: Collection[str] = ()) -
         MissingExtraError: TOML, Python 3.10 and no ``tomli``.
     """
     name, content = _load(path)
-    place = _Place(name)
+    place = _Place(name, overrides)
     if not content:
         raise place.wrong("", 'is empty: write at least model = "…", or leave from_config out')
-    options = _theirs(content, place) if _is_theirs(content) else _ours(content, place, overrides)
+    options = _theirs(content, place) if _is_theirs(content) else _ours(content, place)
     if place.holds_key:
         _warn_if_readable(name)
     return {field: value for field, value in options.items() if field not in overrides}
 
 
 class _Place:
-    """Where in which file something stands, for messages."""
+    """Where in which file something stands, for messages; and what does not count because the caller overrides it."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, overrides: Collection[str]) -> None:
         self.file = file
+        self.overrides = overrides
         self.holds_key = False
 
     def wrong(self, where: str, what: str) -> ConfigurationError:
@@ -136,8 +137,14 @@ class _Place:
             raise self.wrong(where, f"is {_shown(where, value)}: use {wanted}")
         return value
 
+    def account(self, table: Mapping[str, Any], where: str) -> tuple[str | None, str | None]:
+        """Return the address and the key of a model's own, each None if it has none or the caller overrides it."""
+        return None if "base_url" in self.overrides else table.get("base_url"), self.key(table, where)
+
     def key(self, table: Mapping[str, Any], where: str) -> str | None:
-        """Return the key that *table* holds or names; None if neither."""
+        """Return the key that *table* holds or names; None if neither, or if the caller overrides it."""
+        if "api_key" in self.overrides:
+            return None
         if "api_key" in table and "api_key_env" in table:
             raise self.wrong(_join(where, "api_key_env"), "stands beside api_key: keep one of the two")
         if (variable := table.get("api_key_env")) is not None:
@@ -150,10 +157,14 @@ class _Place:
         key: str | None = table.get("api_key")
         if key is None:
             return None
-        if not key or "YOUR_" in key.upper():
+        if _is_placeholder(key):
             raise self.wrong(_join(where, "api_key"), "is a placeholder: put the key in, or leave the line out")
         self.holds_key = True
         return key
+
+
+def _is_placeholder(key: str) -> bool:
+    return not key or "YOUR_" in key.upper()
 
 
 _KINDS = {
@@ -179,17 +190,15 @@ def _shown(where: str, value: Any) -> str:
 # Our own form.
 
 
-def _ours(content: Mapping[str, Any], place: _Place, overrides: Collection[str]) -> dict[str, Any]:
+def _ours(content: Mapping[str, Any], place: _Place) -> dict[str, Any]:
     place.check_names(content, _OURS)
     options: dict[str, Any] = {}
     for name, value in content.items():
         kinds = {"api_key_env": (str,), "models": (dict,)}.get(name) or _OPTIONS[name]
         options[name] = None if value is None else place.typed(value, kinds, name)  # JSON has null
-    if "api_key" in overrides:
-        options.pop("api_key", None)
-        options.pop("api_key_env", None)
     key = place.key(options, "")
-    options.pop("api_key_env", None)
+    for name in ("api_key", "api_key_env", *place.overrides):
+        options.pop(name, None)
     if key is not None:
         options["api_key"] = key
     if isinstance(options.get("timeout"), list):
@@ -239,7 +248,7 @@ def _models(models: Mapping[str, Any], options: Mapping[str, Any], place: _Place
             place.typed(value, _OF_A_MODEL[name], _join(where, name))
         if "limits" in table:
             limits[model] = _limits_of(table["limits"], place, f"{where}.limits")
-        own[model] = (table.get("base_url"), place.key(table, where))
+        own[model] = place.account(table, where)
     found: dict[str, Any] = {}
     if limits:
         common = options.get("limits") or {}
@@ -277,8 +286,12 @@ def _theirs(content: Mapping[str, Any], place: _Place) -> dict[str, Any]:
                 place.typed(table[name], (str,), _join(where, name))
         units = {ours: _their_limit(table, theirs, place, where) for theirs, ours in _THEIR_LIMITS.items()}
         limits[model] = Limits(rpm=units["rpm"], rpd=units["rpd"], tpm=units["tpm"], tpd=units["tpd"])
-        accounts[model] = (table.get("base_url"), place.key(table, where))
-    options: dict[str, Any] = {"limits": limits, "accounts": accounts}
+        # Their example has YOUR_API_KEY in each model, for the reader to replace or to give in another place.
+        told = {name: value for name, value in table.items() if name != "api_key" or not _is_placeholder(value)}
+        accounts[model] = place.account(told, where)
+    options: dict[str, Any] = {"limits": limits}
+    if any(url or key for url, key in accounts.values()):
+        options["accounts"] = accounts
     if len(content) == 1:
         options["model"] = next(iter(content))
     return options

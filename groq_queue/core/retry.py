@@ -56,6 +56,7 @@ class RetryPolicy:
         max_retries: Further attempts after the first, >= 0.
         refusals_per_retry: How many refusals that name their wait count as one retry. They are no failures: another
             program of the organisation was faster. But a server that always refuses must not hold a lane for ever.
+            Without retries as many are allowed as with one.
         max_unknown: Of these, how many may follow an attempt the server may have
             processed (a reset or timeout after the bytes had left), because each
             may be billed again.
@@ -75,7 +76,7 @@ class RetryPolicy:
 
     def may_ask_again(self, refusals: int) -> bool:
         """Return whether a request that was refused *refusals* times, each time with a wait, may be sent once more."""
-        return refusals < self.max_retries * self.refusals_per_retry
+        return refusals < max(1, self.max_retries) * self.refusals_per_retry
 
     def may_resend(self, error: APIConnectionError, unknown_before: int) -> bool:
         """Return whether a lost exchange may be repeated, *unknown_before* such repeats having happened."""

@@ -28,7 +28,7 @@ class Closable(Protocol):
 _Queue = TypeVar("_Queue", bound=Closable)
 
 _lock = threading.RLock()  # guards _named, nothing is made or shut down under it
-_named: dict[str, tuple[weakref.ref[Any], object]] = {}
+_named: dict[str, tuple[weakref.ref[Any], Any]] = {}
 
 
 def _in_child() -> None:
@@ -43,12 +43,14 @@ if hasattr(os, "register_at_fork"):
 def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -> _Queue:
     """Return the live queue of that name, if it was made by *make* with equal settings; else make it.
 
-    One made with other settings is shut down without waiting: it sends what it has.
+    One made with other settings is shut down without waiting: it sends what it has. If
+    the new one wants its journal, it ends first, and the new one sends what is left in there.
     """
     made_by = (make, _without_key(settings))
     found: _Queue | None = _find(name, made_by)
     if found is not None:
         return found
+    _free_journal(name, settings.get("journal"))
     queue = make(**settings)
     if not isinstance(queue, Closable):
         raise ConfigurationError(f"make={shown(make)}: it returned a {type(queue).__name__}, not a queue")
@@ -77,6 +79,23 @@ def _find(name: str, made_by: object) -> Any:
         reference, known = _named.get(name, (None, None))
     queue = None if reference is None else reference()
     return queue if queue is not None and known == made_by and queue.stats().running else None
+
+
+def _free_journal(name: str, journal: Any) -> None:
+    """End the queue of that name if it has *journal* open, which only one queue may."""
+    with _lock:
+        reference, known = _named.get(name, (None, None))
+    queue = None if reference is None else reference()
+    if queue is None or known is None or journal is None:
+        return
+    theirs = known[1].get("journal")
+    if theirs is not None and os.path.realpath(str(theirs)) == os.path.realpath(str(journal)) and queue.stats().running:
+        _log.warning(
+            "queue %r: its settings changed; the new one sends what is left in the journal",
+            name,
+            extra=told("queue_replaced"),
+        )
+        queue.shutdown(wait=True, cancel_futures=True)
 
 
 def _without_key(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class Ownership:
             _lock(fd)
         except BlockingIOError:
             os.close(fd)
+            if owner_of(path) == self._pid:
+                raise JournalError(
+                    f"journal {path}: another queue of this program ({_text(beside)}) has it open; shut that one "
+                    "down, name another path, or let GroqQueue.named(…) find it again"
+                ) from None
             raise JournalError(
                 f"journal {path}: {_said(beside)} has it open; wait for it to end, close it there, "
                 "or name another path; groq-queue status can look at it meanwhile"

@@ -272,7 +272,6 @@ def test_the_only_model_of_their_config_is_the_default(file):
         ({"req_per_minute": 0}, "other.req_per_minute is 0: use a whole number >= 1, or -1"),
         ({"req_per_minute": "30"}, "other.req_per_minute is '30': use a whole number"),
         ({"token_per_day": -2}, "other.token_per_day is -2"),
-        ({"api_key": "gsk_YOUR_GROQ_API_KEY"}, "other.api_key is a placeholder"),
         ({"req_per_minut": 3}, "other.req_per_minut is unknown: did you mean 'req_per_minute'?"),
     ],
 )
@@ -281,6 +280,28 @@ def test_a_mistake_in_their_config_is_named_by_its_place(file, change, said):
         read_config(file({"other": THEIRS["other"] | change}))
 
     assert said in str(caught.value)
+
+
+def test_the_placeholder_of_their_example_is_no_key(file):
+    options = read_config(file({"other": THEIRS["other"] | {"api_key": "YOUR_API_KEY"}}))
+
+    assert {"other": ("https://elsewhere.example/v1", None)} == options["accounts"]
+
+
+def test_an_address_that_the_caller_gives_wins_over_those_of_their_models(file):
+    options = read_config(file(THEIRS), overrides={"base_url"})
+
+    assert {"gemma2-9b-it": (None, KEY), "other": (None, "another-key")} == options["accounts"]
+    assert "accounts" not in read_config(file(THEIRS), overrides={"base_url", "api_key"})
+
+
+def test_what_the_caller_gives_wins_over_what_models_have_of_their_own(file):
+    own = {"base_url": "https://elsewhere.example/v1", "api_key": "another-key"}
+    path = file({"base_url": "https://common.example/v1", "api_key": KEY, "models": {"m": own}})
+
+    assert {"m": (None, "another-key")} == read_config(path, overrides={"base_url"})["accounts"]
+    assert {"m": (own["base_url"], None)} == read_config(path, overrides={"api_key"})["accounts"]
+    assert {} == read_config(path, overrides={"base_url", "api_key"})
 
 
 def test_what_their_loader_passes_over_we_pass_over(file):

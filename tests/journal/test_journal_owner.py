@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and for
 
 
 def test_a_second_owner_in_this_process_is_refused(journal, path):
-    with pytest.raises(JournalError, match=rf"pid {os.getpid()} since .* has it open"):
+    with pytest.raises(JournalError, match=rf"this program \(pid {os.getpid()} since .*\) has it open"):
         Journal.open(path)
 
     assert journal.add(entry(1)).is_new
