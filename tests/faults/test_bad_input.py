@@ -299,3 +299,11 @@ def test_an_empty_base_url_is_not_groqs(monkeypatch):
         GroqQueue(api_key="gsk_test", base_url="", model=MODEL)
     monkeypatch.setenv("GROQ_BASE_URL", "")  # an empty variable is an unset one
     GroqQueue(api_key="gsk_test", model=MODEL).shutdown()
+
+
+def test_limits_are_given_by_name_only():
+    """
+    ``Limits(6_000)`` was 6,000 requests a minute, whatever its author had in mind.
+    """
+    with pytest.raises(TypeError):
+        Limits(6_000)
