@@ -71,7 +71,7 @@ def d35(full: bool) -> Figure:
         ok,
         f"{count:,} requests, {faults:,} faults: unresolved {count - done}, mismatched {wrong}, "
         f"recovered {recovered:.2%} "
-        f"(failed {dict(kinds)}), peak {peak:.0f} MiB (bar 300), {count / took:,.0f} req/s",
+        f"(failed {dict(+kinds)}), peak {peak:.0f} MiB (bar 300), {count / took:,.0f} req/s",
     )
 
 
