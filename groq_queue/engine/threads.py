@@ -410,6 +410,10 @@ class ThreadEngine:
             tally = self._roster.tally
             return self.stats(), tally.history.facts(self._clock.now_ns(), tally.mean_flight_ns())
 
+    def steps(self) -> threading.RLock:
+        """Return the lock of every step: in a forked child it is another."""
+        return self._lock
+
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
         with self._lock:
