@@ -10,6 +10,7 @@ Source of the status codes: https://console.groq.com/docs/errors, read 2026-11.
 from __future__ import annotations
 
 import queue
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -317,6 +318,30 @@ def excerpt(text: str, most: int = _EXCERPT) -> str:
     short = text[:most]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
     return shown if len(text) <= most else shown + "…"
+
+
+class _Shower(reprlib.Repr):
+    """Looks at no more of a value than is printed of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _EXCERPT
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 8
+
+
+_shower = _Shower()
+
+
+def shown(value: object, most: int = 100) -> str:
+    """Return the first *most* characters of the repr of *value*, or its type if its repr fails.
+
+    As that of a detached row of an ORM does, or of an int of 5,000 digits.
+    """
+    try:
+        text = _shower.repr(value)
+    except Exception:
+        return f"<a {type(value).__name__}>"
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def record_of(error: BaseException) -> dict[str, Any]:

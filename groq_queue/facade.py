@@ -19,9 +19,11 @@ from groq_queue.core.checks import (
     check_flag,
     check_limits,
     check_nanoseconds,
+    check_order,
     check_path,
     check_seconds,
     check_text,
+    check_wait,
 )
 from groq_queue.core.completion import Completion
 from groq_queue.core.pricing import size_of
@@ -34,12 +36,13 @@ from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
 from groq_queue.engine.observed import Observer
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.threads import ThreadEngine
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
 from groq_queue.everyday.context import client_or_context, priority_or_context
 from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explain_shared
 from groq_queue.everyday.interrupts import tell_what_is_left
 from groq_queue.everyday.names import reuse
+from groq_queue.everyday.options import check_options, refuse_misplaced
 
 if TYPE_CHECKING:
     import os
@@ -273,7 +276,7 @@ class GroqQueue(Asking):
             ConfigurationError: An argument cannot be used.
         """
         if make is not None and not callable(make):
-            raise ConfigurationError(f"make={make!r:.100}: use a callable that returns a queue, or None")
+            raise ConfigurationError(f"make={shown(make)}: use a callable that returns a queue, or None")
         return reuse(check_text("name", name), make or cls, settings)
 
     @classmethod
@@ -296,7 +299,11 @@ class GroqQueue(Asking):
         """
         from groq_queue.assembly.sharing import attach
 
-        return attach(check_text("request_id", request_id), broker, state)
+        return attach(
+            check_text("request_id", request_id),
+            check_text("broker", broker, optional=True),
+            check_text("state", state, optional=True),
+        )
 
     @property
     def base_url(self) -> str:
@@ -378,10 +385,12 @@ class GroqQueue(Asking):
         """
         path = CHAT if endpoint == CHAT else check_path("endpoint", endpoint)
         check_text("model", model, optional=True)
+        if params:
+            refuse_misplaced(params)
         check_flag("shrink", shrink)
         check_flag("dedupe", dedupe)
         if callback is not None and not callable(callback):
-            raise ConfigurationError(f"callback={callback!r:.100}: use a callable of one argument, the Future")
+            raise ConfigurationError(f"callback={shown(callback)}: use a callable of one argument, the Future")
         payload = build_payload(prompt, messages, model or self._settings.model, params, path)
         # By position, and without what is seldom given: a class that is called by keyword takes 0.3 us longer.
         request = Request(
@@ -404,6 +413,7 @@ class GroqQueue(Asking):
             request.deadline_ns = check_nanoseconds("deadline", deadline)
         if not_before is not None:
             request.not_before_ns = check_nanoseconds("not_before", not_before)
+            check_order(not_before, max_wait, deadline)
         if shrink:
             request.shrinks = True
         # With a journal an answer is stored under its request's own name, if it has one.
@@ -518,9 +528,10 @@ class GroqQueue(Asking):
 
     def set_priority(self, future: Future[Completion], priority: Any) -> bool:
         """Move a waiting request to the end of another level; False if it does not wait any more."""
+        request = self._request_of(future)
         if isinstance(future, SharedFuture):
             return future.set_priority(parse_priority(priority))
-        return self._engine.set_priority(_request_of(future), parse_priority(priority))
+        return self._engine.set_priority(request, parse_priority(priority))
 
     def pause(self, model: str | None = None) -> None:
         """Start no attempt of *model*, or of any model, until ``resume``; ``shutdown`` resumes."""
@@ -538,7 +549,7 @@ class GroqQueue(Asking):
         """
         check_text("client", client)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.001 <= weight <= 1_000:
-            raise ConfigurationError(f"weight={weight!r}: use a number from 0.001 to 1,000")
+            raise ConfigurationError(f"weight={shown(weight)}: use a number from 0.001 to 1,000")
         self._engine.set_weight(client, weight)
 
     def stats(self) -> Stats:
@@ -573,13 +584,14 @@ class GroqQueue(Asking):
             output_share: Share of its ``max_completion_tokens`` that an answer uses on
                 average, above 0 and at most 1; None is what was seen of late, else 1.
             endpoint: Path below the base URL.
-            params: Part of every payload.
+            params: Part of every payload, or options of ``submit``.
 
         Raises:
             ConfigurationError: An argument or a prompt cannot be used.
         """
         from groq_queue.reporting.estimate import estimate_load, sized_prompts
 
+        check_options({name: value for name, value in params.items() if name != "custom_id"})
         facts = self._engine.facts()[1]
         return estimate_load(
             sized_prompts(prompts, model or self._settings.model, endpoint, params),
@@ -597,20 +609,20 @@ class GroqQueue(Asking):
         Raises:
             ConfigurationError: The Future is not one of this library.
         """
-        return as_seen_by(future, self._engine.info(_request_of(future)))
+        return as_seen_by(future, self._engine.info(self._request_of(future)))
 
     def explain(self, future: Future[Completion]) -> Explanation:
         """Return a request's place in line, what it waits for and when it is expected to start.
 
         Takes time in proportion to what waits before it.
         """
+        request = self._request_of(future)
         shared = explain_shared(future)
-        return shared or as_seen_by(future, self._engine.explain(_request_of(future)))
+        return shared or as_seen_by(future, self._engine.explain(request))
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until nothing is open; False if *timeout* seconds passed first. New requests are still taken."""
-        if timeout is not None and timeout != 0:
-            check_seconds("timeout", timeout)
+        check_wait("timeout", timeout)
         return self._engine.join(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -622,12 +634,22 @@ class GroqQueue(Asking):
             wait: Return only when every request has ended.
             cancel_futures: Cancel what is not being attempted, instead of sending it.
         """
+        check_flag("wait", wait)
+        check_flag("cancel_futures", cancel_futures)
         self._finalizer.detach()
         self._engine.shutdown(wait=wait, cancel_futures=cancel_futures)
         forget(self._engine)
 
     def _is_inside(self) -> bool:
         return self._engine.is_inside()
+
+    def _request_of(self, future: Any) -> Request:
+        """Return the request of a Future of this queue; another's would be moved into this one's line."""
+        if not isinstance(future, RequestFuture):
+            raise ConfigurationError(f"future={shown(future)}: pass a Future that submit() returned")
+        if future._engine is not self._engine and future._engine is not self._sharing:
+            raise ConfigurationError(f"future={shown(future)}: another queue made it; ask that one")
+        return future._request
 
     def __enter__(self) -> GroqQueue:
         return self
@@ -653,9 +675,3 @@ class GroqQueue(Asking):
         kind = "SIMULATED " if self._simulator is not None else ""
         state = "" if stats.running else ", closed"
         return f"<{kind}GroqQueue {self._base_url}: {stats.pending} pending, {stats.in_flight} in flight{state}>"
-
-
-def _request_of(future: Any) -> Request:
-    if not isinstance(future, RequestFuture):
-        raise ConfigurationError(f"future={future!r:.100}: pass a Future that submit() returned")
-    return future._request

@@ -12,6 +12,7 @@ import pytest
 
 from groq_queue import GroqSimulator
 from groq_queue.journal import Journal
+from groq_queue.testing import Fault
 
 PREAMBLE = """
 import os, signal, sys, threading, time
@@ -58,6 +59,23 @@ futures = [q.submit(f"{n}") for n in range(50)]
     assert "requests unsent" in err
     assert "Traceback" not in err
     assert "Fatal" not in err
+
+
+def test_an_attempt_that_fails_while_the_program_ends_is_told_as_its_retry_will_not_come():
+    with GroqSimulator(latency=0.5, faults=[Fault(status=503, delay_s=0.5)]) as groq:
+        process = start(
+            """
+q = queue()
+q.submit("x")
+while not q.stats().in_flight:
+    threading.Event().wait(0.01)
+""",
+            groq,
+        )
+        code, out, err = finish(process)
+
+    assert (0, "") == (code, out)
+    assert "1 requests unsent" in err
 
 
 def test_a_program_that_forgets_shutdown_tells_that_the_journal_keeps_what_was_not_sent(tmp_path):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from groq_queue.core.budget import TooLarge
 from groq_queue.core.prices import Tariff
 from groq_queue.core.request import Request, lower_cap
 from groq_queue.engine import verdicts
@@ -17,6 +22,11 @@ class Admission:
         tariff: Prices.
         is_capped: There is a ``max_cost``, so a model without a price is refused.
         by_tokens: Clients share tokens equally, not requests.
+
+    Attributes:
+        steps: Returns the engine's re-entrant lock, once there is an engine. Workers ask meters under it; without
+            it here, a signal handler that shuts the queue down while a meter is asked would wait for a worker that
+            waits for the meter.
     """
 
     def __init__(self, limiter: Limiter, tariff: Tariff, *, is_capped: bool, by_tokens: bool) -> None:
@@ -24,6 +34,7 @@ class Admission:
         self._tariff = tariff
         self._is_capped = is_capped
         self._by_tokens = by_tokens
+        self.steps: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def prepare(self, request: Request) -> None:
         """Set what the turn of *request* costs; one that may be shrunk is made to fit.
@@ -32,23 +43,28 @@ class Admission:
             RequestTooLarge: It costs more than a limit ever holds.
             ConfigurationError: Its model has no price, which ``max_cost`` needs.
         """
-        meter = self._limiter.meter(request.lane, request.model)
-        excess = meter.too_large(request.size)
+        excess = self._excess(request)
         while excess is not None and request.shrinks and request.body is not None:
             fitting = lower_cap(request.body, excess.cost - excess.capacity)
             if fitting is None:
                 break
             request.body, completion = fitting
             request.size = request.size._replace(completion=completion)
-            excess = meter.too_large(request.size)
+            excess = self._excess(request)
         if excess is not None:
             raise verdicts.too_large(request, excess)
         if not self._is_capped and not self._by_tokens:
             return
-        cost = meter.price(request.size)
+        with self.steps():
+            cost = self._limiter.meter(request.lane, request.model).price(request.size)
         if self._is_capped and self._tariff.price(request.model, cost) is None:
             raise ConfigurationError(
                 f"max_cost: no price of model {request.model!r} is known; pass prices={{{request.model!r}: (…, …)}}"
             )
         if self._by_tokens:
             request.turn_cost = max(1, cost.tokens)
+
+    def _excess(self, request: Request) -> TooLarge | None:
+        """Return which limit is too small for it, or None."""
+        with self.steps():
+            return self._limiter.meter(request.lane, request.model).too_large(request.size)

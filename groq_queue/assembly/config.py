@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from groq_queue.core.budget import Limits
-from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt
+from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt, shown
 
 _NUMBER = (int, float)
 _OPTIONS: dict[str, tuple[type, ...]] = {
@@ -315,7 +315,7 @@ def _load(path: Any) -> tuple[str, dict[str, Any]]:
     except TypeError:
         name = None
     if not isinstance(name, str) or not name or "\0" in name:
-        raise ConfigurationError(f"path={path!r:.80}: use the path of a .toml or .json file")
+        raise ConfigurationError(f"path={shown(path, 80)}: use the path of a .toml or .json file")
     suffix = Path(name).suffix.lower()
     if suffix not in (".toml", ".json"):
         raise ConfigurationError(f"path={name!r:.200}: the name must end in .toml or .json, which tells its form")

@@ -24,7 +24,7 @@ from groq_queue.core.checks import (
 from groq_queue.core.prices import Tariff
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.observed import Observer
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.opening import check_address
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def checked(given: Mapping[str, Any]) -> Settings:
 
 def _prices(prices: Any) -> Any:
     if prices is not None and not isinstance(prices, Mapping):
-        raise ConfigurationError(f"prices={prices!r:.100}: use {{model: (prompt, completion)}}, USD per million tokens")
+        raise ConfigurationError(f"prices={shown(prices)}: use {{model: (prompt, completion)}}, USD per million tokens")
     return prices
 
 
@@ -123,7 +123,7 @@ def _observers(observer: Any) -> tuple[Observer, ...]:
     observers = () if observer is None else tuple(observer) if isinstance(observer, (list, tuple)) else (observer,)
     for each in observers:
         if not callable(each):
-            raise ConfigurationError(f"observer={each!r:.100}: use a callable of one argument, the Event, or a list")
+            raise ConfigurationError(f"observer={shown(each)}: use a callable of one argument, the Event, or a list")
     return observers
 
 
@@ -133,7 +133,11 @@ def _clock(clock: Any) -> Clock:
     missing = [name for name in ("now_ns", "wall_s", "wait") if not callable(getattr(clock, name, None))]
     if missing:
         raise ConfigurationError(
-            f"clock={clock!r:.100}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
+            f"clock={shown(clock)}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
+        )
+    if not isinstance(now := clock.now_ns(), int):
+        raise ConfigurationError(
+            f"clock={shown(clock)}: its now_ns() returned {shown(now)} instead of nanoseconds, an int"
         )
     known: Clock = clock
     return known

@@ -78,6 +78,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         max_usd=settings.max_cost,
         keeper=keeping,
     )
+    admission.steps = engine.steps
     for close in closes:
         engine.at_close(close)
     if keeping is not None:

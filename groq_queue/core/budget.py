@@ -18,7 +18,7 @@ from groq_queue.core.bucket import Bucket
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.pace import Pace
 from groq_queue.core.pricing import Cost
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 
 DIMENSIONS: dict[str, str] = {
     "RPM": "requests per minute",
@@ -46,7 +46,7 @@ _LIMIT_FIELDS = {
 _LARGEST = 10**15 - 1  # what a header can tell; with more a unit would drain in less than a nanosecond
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """Published limits of one model; None means unlimited.
 
@@ -89,12 +89,12 @@ class Limits:
                 continue
             if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST:
                 raise ConfigurationError(
-                    f"{field}={limit!r:.50}: a limit is a whole number >= 1, or None for unlimited"
+                    f"{field}={shown(limit, 50)}: a limit is a whole number >= 1, or None for unlimited"
                 )
         for field in ("minute_s", "hour_s", "day_s"):
             period = getattr(self, field)
             if isinstance(period, bool) or not isinstance(period, (int, float)) or not 1e-3 <= period <= 1e9:
-                raise ConfigurationError(f"{field}={period!r}: a period is a number of seconds > 0")
+                raise ConfigurationError(f"{field}={shown(period, 50)}: a period is a number of seconds > 0")
 
     def by_dimension(self) -> dict[str, int]:
         """Return the limits that are set as ``{"TPM": 6000, ...}``."""

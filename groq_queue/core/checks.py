@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from groq_queue.core.budget import Limits
-from groq_queue.errors import ConfigurationError
+from groq_queue.core.pricing import MOST_UNITS
+from groq_queue.errors import ConfigurationError, shown
 
 _MAX_TEXT = 512
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -18,12 +19,13 @@ def check_count(field: str, value: Any, *, least: int = 1, optional: bool = Fals
     """Return *value* if it is a whole number >= *least* (or None, if *optional*).
 
     Raises:
-        ConfigurationError: It is not.
+        ConfigurationError: It is not, or is beyond ``MOST_UNITS``.
     """
     if value is None and optional:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{field}={value!r}: use a whole number >= {least}{_or_none(optional)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_UNITS:
+        most = f" and <= {MOST_UNITS:,}" if isinstance(value, int) and value > MOST_UNITS else ""
+        raise ConfigurationError(f"{field}={shown(value)}: use a whole number >= {least}{most}{_or_none(optional)}")
     return value
 
 
@@ -36,8 +38,18 @@ def check_seconds(field: str, value: Any, *, optional: bool = True) -> Any:
     if value is None and optional:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 31_622_400:
-        raise ConfigurationError(f"{field}={value!r}: use a number of seconds > 0{_or_none(optional)}")
+        raise ConfigurationError(f"{field}={shown(value)}: use a number of seconds > 0{_or_none(optional)}")
     return value
+
+
+def check_wait(field: str, value: Any) -> Any:
+    """Return *value* if it is a number of seconds >= 0 or None.
+
+    Raises:
+        ConfigurationError: It is not, or is beyond a year.
+    """
+    is_zero = not isinstance(value, bool) and isinstance(value, (int, float)) and value == 0
+    return value if is_zero else check_seconds(field, value)
 
 
 def check_nanoseconds(field: str, value: Any) -> int | None:
@@ -46,7 +58,20 @@ def check_nanoseconds(field: str, value: Any) -> int | None:
     Raises:
         ConfigurationError: It is not, or is beyond a year.
     """
-    return None if value is None else round(check_seconds(field, value) * 1e9)
+    return None if value is None else max(1, round(check_seconds(field, value) * 1e9))
+
+
+def check_order(not_before: float | None, max_wait: float | None, deadline: float | None) -> None:
+    """Refuse a wait of which it is known already that it ends the request.
+
+    Raises:
+        ConfigurationError: *not_before* is no sooner than one of the others.
+    """
+    for field, end in (("max_wait", max_wait), ("deadline", deadline)):
+        if not_before is not None and end is not None and not_before >= end:
+            raise ConfigurationError(
+                f"not_before={not_before!r}: {field}={end!r} would be over by then; make it longer"
+            )
 
 
 def check_dollars(field: str, value: Any) -> Any:
@@ -58,7 +83,7 @@ def check_dollars(field: str, value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        raise ConfigurationError(f"{field}={value!r}: use an amount in USD > 0, or None")
+        raise ConfigurationError(f"{field}={shown(value)}: use an amount in USD > 0, or None")
     return value
 
 
@@ -69,7 +94,7 @@ def check_share(field: str, value: Any) -> Any:
         ConfigurationError: It is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ConfigurationError(f"{field}={value!r}: use a number from 0 to below 1")
+        raise ConfigurationError(f"{field}={shown(value)}: use a number from 0 to below 1")
     return value
 
 
@@ -83,10 +108,10 @@ def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
         return None
     if not isinstance(value, str) or not value.strip() or len(value) > _MAX_TEXT:
         raise ConfigurationError(
-            f"{field}={value!r:.100}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
+            f"{field}={shown(value)}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
         )
     if not value.isascii() and _HALF_A_PAIR.search(value):
-        raise ConfigurationError(f"{field}={value!r:.100}: holds half of a surrogate pair, which no file can hold")
+        raise ConfigurationError(f"{field}={shown(value)}: holds half of a surrogate pair, which no file can hold")
     return value
 
 
@@ -98,7 +123,7 @@ def check_path(field: str, value: Any) -> str:
     """
     path = check_text(field, value).strip("/")
     if not _PATH.fullmatch(path) or ".." in path or "//" in path:
-        raise ConfigurationError(f"{field}={value!r:.100}: use a path below the base URL, such as 'chat/completions'")
+        raise ConfigurationError(f"{field}={shown(value)}: use a path below the base URL, such as 'chat/completions'")
     return str(path)
 
 
@@ -109,7 +134,7 @@ def check_choice(field: str, value: Any, choices: Collection[str]) -> Any:
         ConfigurationError: It is not.
     """
     if not isinstance(value, str) or value not in choices:
-        raise ConfigurationError(f"{field}={value!r:.100}: use one of {', '.join(sorted(choices))}")
+        raise ConfigurationError(f"{field}={shown(value)}: use one of {', '.join(sorted(choices))}")
     return value
 
 
@@ -120,7 +145,7 @@ def check_flag(field: str, value: Any) -> bool:
         ConfigurationError: It is not.
     """
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{field}={value!r:.100}: use True or False")
+        raise ConfigurationError(f"{field}={shown(value)}: use True or False")
     return value
 
 
@@ -144,10 +169,11 @@ def check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
     if limits is None or isinstance(limits, Limits):
         return limits
     if not isinstance(limits, Mapping):
-        raise ConfigurationError(f"limits={limits!r:.100}: use Limits(...), a dict of them by model, or None")
+        raise ConfigurationError(f"limits={shown(limits)}: use Limits(...), a dict of them by model, or None")
     for model, each in limits.items():
-        if not isinstance(model, str) or not model.strip() or not isinstance(each, Limits):
-            raise ConfigurationError(f"limits[{model!r:.50}]={each!r:.100}: use model names and Limits(...)")
+        check_text(f"limits[{shown(model, 50)}]", model)
+        if not isinstance(each, Limits):
+            raise ConfigurationError(f"limits[{shown(model, 50)}]={shown(each)}: use model names and Limits(...)")
     return dict(limits)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from groq_queue.core.pricing import Cost
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 
 PRICES_AS_OF = "2026-06"
 
@@ -46,21 +46,23 @@ class Tariff:
     def __init__(self, prices: Mapping[str, tuple[float, float]] | None = None) -> None:
         if prices is not None and not isinstance(prices, Mapping):
             raise ConfigurationError(
-                f"prices={prices!r:.100}: use {{model: (prompt, completion)}}, USD per million tokens"
+                f"prices={shown(prices)}: use {{model: (prompt, completion)}}, USD per million tokens"
             )
         self._per_token: dict[str, tuple[int, int]] = {}
         for model, pair in {**PRICES, **(prices or {})}.items():
             try:
+                if not isinstance(pair, (tuple, list)) or any(isinstance(price, (bool, str)) for price in pair):
+                    raise TypeError  # "12" and {1, 2} have two parts as well
                 prompt, completion = (round(float(price) * 1_000_000) for price in pair)
             except (TypeError, ValueError, OverflowError):
                 prompt = completion = -1
             if prompt < 0 or completion < 0:
                 raise ConfigurationError(
-                    f"prices[{model!r}]={pair!r:.100}: use a pair of numbers >= 0, "
+                    f"prices[{shown(model, 50)}]={shown(pair)}: use a pair of numbers >= 0, "
                     "USD per million prompt and completion tokens"
                 )
             if not isinstance(model, str):
-                raise ConfigurationError(f"prices[{model!r:.50}]: use the name of a model, a str")
+                raise ConfigurationError(f"prices[{shown(model, 50)}]: use the name of a model, a str")
             self._per_token[model] = (prompt, completion)
 
     def price(self, model: str, cost: Cost) -> int | None:

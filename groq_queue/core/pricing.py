@@ -21,6 +21,8 @@ from groq_queue.core.headers import Refusal
 
 _BYTES_PER_TOKEN = 3
 _PER_MESSAGE = 4
+MOST_UNITS = 10**15 - 1
+"""Largest count that is taken: beyond it a sum may not fit into a float, nor a product into a journal's 63 bits."""
 _PER_REQUEST = 8
 _PRICED = frozenset({"messages", "input", "prompt", "tools", "functions", "response_format", "documents"})
 _PER_IMAGE = 1_810  # largest of the measured 780..1,810 tokens an image, whatever its file size
@@ -85,7 +87,7 @@ def size_of(payload: Mapping[str, Any], tokens: int | None = None, audio_s: floa
     """
     seconds = -int(-audio_s // 1) if audio_s else 0
     cap = payload.get("max_completion_tokens") or payload.get("max_tokens")
-    completion = cap if isinstance(cap, int) and not isinstance(cap, bool) and cap > 0 else None
+    completion = min(cap, MOST_UNITS) if isinstance(cap, int) and not isinstance(cap, bool) and cap > 0 else None
     if tokens is not None:
         known = min(completion or 0, tokens)
         return _size(tokens - known, known, seconds, True)

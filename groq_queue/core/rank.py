@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 
 _SCALE = 1 << 32  # virtual time per unit of cost at weight 1; keeps tags integer and exact enough
 _WEIGHT_SCALE = 1 << 16  # weights are stored as integers in this unit
@@ -75,7 +75,9 @@ def parse_priority(value: Any) -> int:
     elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10:
         return int(value)
     names = ", ".join(member.name.lower() for member in _LADDER)
-    raise ConfigurationError(f"priority={value!r}: use one of {names}, or a whole number from 0 (first) to 10 (last)")
+    raise ConfigurationError(
+        f"priority={shown(value)}: use one of {names}, or a whole number from 0 (first) to 10 (last)"
+    )
 
 
 def rung_of(priority: int) -> float:

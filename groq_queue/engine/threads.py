@@ -369,16 +369,18 @@ class ThreadEngine:
         """Prepare for the end of the interpreter: give attempts under way at most *timeout_s*.
 
         Returns:
-            How many requests were cancelled unsent; a journal keeps them.
+            How many requests were cancelled before their (next) attempt; a journal keeps them.
         """
         with self._lock:
             self._fate.is_closed = self._fate.is_cancelling = self._fate.is_sealed = True
             count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
+            cancelled = self._roster.tally.ended[State.CANCELLED]
         self._let_go()
         self._delivery.end_all(unsent, is_final=False)
         self.join(timeout_s)
-        return count
+        with self._lock:  # and those under way that failed meanwhile: their retry is not to come
+            return count + self._roster.tally.ended[State.CANCELLED] - cancelled
 
     @property
     def is_kept(self) -> bool:
@@ -396,6 +398,10 @@ class ThreadEngine:
         with self._lock:
             tally = self._roster.tally
             return self.stats(), tally.history.facts(self._clock.now_ns(), tally.mean_flight_ns())
+
+    def steps(self) -> threading.RLock:
+        """Return the lock of every step: in a forked child it is another."""
+        return self._lock
 
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""

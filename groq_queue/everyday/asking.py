@@ -8,11 +8,11 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from groq_queue.core.checks import check_choice, check_count, check_seconds
+from groq_queue.core.checks import check_choice, check_count, check_wait
 from groq_queue.core.completion import Completion
 from groq_queue.engine.log import told, told_error
 from groq_queue.engine.stats import Stats
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.everyday.ahead import Ahead
 from groq_queue.everyday.columns import Texts, check_template, column_of, fill
 from groq_queue.everyday.interrupts import tell
@@ -280,13 +280,12 @@ class Asking:
     ) -> Ahead:
         """Return the window of one map; *numbers* are the positions to be told in custom_ids, if not 0, 1, 2 …"""
         if isinstance(prompts, (str, bytes, dict)) or not isinstance(prompts, Iterable):
-            raise ConfigurationError(f"prompts={prompts!r:.100}: pass a list or another iterable of prompts")
-        if timeout is not None and timeout != 0:
-            check_seconds("timeout", timeout)
+            raise ConfigurationError(f"prompts={shown(prompts)}: pass a list or another iterable of prompts")
+        check_wait("timeout", timeout)
         custom_id = options.pop("custom_id", None)
         if custom_id is not None and (not isinstance(custom_id, str) or "{}" not in custom_id):
             raise ConfigurationError(
-                f"custom_id={custom_id!r:.100}: each request needs its own; put {{}} where its number goes: 'row-{{}}'"
+                f"custom_id={shown(custom_id)}: each request needs its own; put {{}} where its number goes: 'row-{{}}'"
             )
         check_options(options)
 
@@ -308,11 +307,11 @@ def _watching(stats: Callable[[], Stats], total: int | None, progress: Any) -> A
     if progress is False or progress is None:
         return nullcontext()
     if progress is not True and not callable(progress):
-        raise ConfigurationError(f"progress={progress!r:.100}: use True, False or a callable")
+        raise ConfigurationError(f"progress={shown(progress)}: use True, False or a callable")
     from groq_queue.reporting.progress import watching  # type: ignore[import-not-found, unused-ignore]
 
-    shown: AbstractContextManager[Any] = watching(stats, total, progress)
-    return shown
+    line: AbstractContextManager[Any] = watching(stats, total, progress)
+    return line
 
 
 def _count(prompts: Any) -> int | None:
@@ -326,4 +325,7 @@ def _known(done: Any, length: int) -> Texts:
     known = column_of(done, "done").values
     if len(known) != length:
         raise ConfigurationError(f"done: {len(known):,} answers for a column of {length:,} values")
+    for row, text in enumerate(known):
+        if text is not None and not isinstance(text, str):
+            raise ConfigurationError(f"done[{row}]={shown(text)}: an answer is a str; leave missing ones None")
     return list(known)

@@ -9,19 +9,20 @@ callbacks, which run on worker threads; to take it along, run them through
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from groq_queue.core.checks import check_text
 from groq_queue.core.rank import Priority, parse_priority
+
+_T = TypeVar("_T")
 
 _priority: ContextVar[int] = ContextVar("groq_queue.priority", default=int(Priority.NORMAL))
 _client: ContextVar[str] = ContextVar("groq_queue.client", default="default")
 
 
-@contextmanager
-def priority(level: Any) -> Iterator[None]:
+def priority(level: Any) -> AbstractContextManager[None]:
     """Give *level* to every request of the block that names no priority of its own.
 
     >>> with priority("high"):
@@ -34,15 +35,10 @@ def priority(level: Any) -> Iterator[None]:
     Raises:
         ConfigurationError: *level* is none of these.
     """
-    token = _priority.set(parse_priority(level))
-    try:
-        yield
-    finally:
-        _priority.reset(token)
+    return _holding(_priority, parse_priority(level))
 
 
-@contextmanager
-def client(name: str) -> Iterator[None]:
+def client(name: str) -> AbstractContextManager[None]:
     """Count every request of the block that names no client of its own as *name*'s.
 
     >>> with client("acme"):
@@ -55,11 +51,16 @@ def client(name: str) -> Iterator[None]:
     Raises:
         ConfigurationError: *name* is not.
     """
-    token = _client.set(check_text("client", name))
+    return _holding(_client, check_text("client", name))
+
+
+@contextmanager
+def _holding(variable: ContextVar[_T], value: _T) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _client.reset(token)
+        variable.reset(token)
 
 
 def priority_or_context(given: Any) -> int:

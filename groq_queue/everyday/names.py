@@ -8,14 +8,16 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
+from groq_queue.errors import ConfigurationError, shown
 
 _log = logging.getLogger("groq_queue")
 
 
+@runtime_checkable
 class Closable(Protocol):
     """A queue, as this file knows it."""
 
@@ -50,6 +52,8 @@ def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -
         return found
     _free_journal(name, settings.get("journal"))
     queue = make(**settings)
+    if not isinstance(queue, Closable):
+        raise ConfigurationError(f"make={shown(make)}: it returned a {type(queue).__name__}, not a queue")
     with _lock:
         found = _find(name, made_by)  # another thread was faster
         old = None

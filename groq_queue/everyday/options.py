@@ -11,12 +11,33 @@ from typing import Any
 from groq_queue.core.checks import check_count, check_flag, check_path, check_seconds, check_text
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.request import encode_payload
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 
 _ALONE = {
     "messages": "the prompts are given to each call",
     "custom_id": "each request needs its own; give it to submit(), or map(custom_id='row-{}')",
 }
+
+
+_QUEUES = frozenset(
+    (
+        *("api_key", "base_url", "timeout", "max_retries", "max_workers", "max_pending", "max_concurrency", "max_cost"),
+        *("max_payload_bytes", "when_full", "queue_options"),
+    )
+)
+"""Arguments of other calls that no API knows: in a payload they would travel to it, a key too."""
+
+
+def refuse_misplaced(params: Mapping[str, Any]) -> None:
+    """Refuse parameters of the API that are arguments of ``GroqQueue`` or ``submit_call``.
+
+    Raises:
+        ConfigurationError: One is; its value may be a key and is not shown.
+    """
+    if not _QUEUES.isdisjoint(params):
+        name = next(name for name in params if name in _QUEUES)
+        where = "submit_call()" if name == "queue_options" else "GroqQueue(), for all its requests"
+        raise ConfigurationError(f"{name}: no option of a request and no parameter of the API; give it to {where}")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -27,9 +48,12 @@ def check_options(options: Mapping[str, Any]) -> None:
     """
     for field, value in options.items():
         if field in _ALONE:
-            raise ConfigurationError(f"{field}={value!r:.100}: cannot be shared by many requests: {_ALONE[field]}")
+            raise ConfigurationError(f"{field}={shown(value)}: cannot be shared by many requests: {_ALONE[field]}")
         if field in _CHECKS and value is not None:
             _CHECKS[field](value)
+    refuse_misplaced(options)
+    if options.get("stream"):
+        raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
     encode_payload({field: value for field, value in options.items() if field not in _CHECKS})
 
 
@@ -40,7 +64,7 @@ def check_callback(value: Any) -> Any:
         ConfigurationError: It cannot.
     """
     if not callable(value):
-        raise ConfigurationError(f"callback={value!r:.100}: use a callable of one argument, the Future")
+        raise ConfigurationError(f"callback={shown(value)}: use a callable of one argument, the Future")
     return value
 
 

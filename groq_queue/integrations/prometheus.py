@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from groq_queue.core.checks import check_text
 from groq_queue.engine.stats import Stats
-from groq_queue.errors import ConfigurationError, MissingExtraError
+from groq_queue.errors import ConfigurationError, MissingExtraError, shown
 from groq_queue.facade import GroqQueue
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _checked(queue: Any) -> list[tuple[_Labels, GroqQueue]]:
         pairs = [((check_text("queue", name),), each) for name, each in queue.items()]
     for _, each in pairs:
         if not isinstance(each, GroqQueue):
-            raise ConfigurationError(f"queue={each!r:.100}: use a GroqQueue, or {{name: GroqQueue}}")
+            raise ConfigurationError(f"queue={shown(each)}: use a GroqQueue, or {{name: GroqQueue}}")
     return pairs
 
 

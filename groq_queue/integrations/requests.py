@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.facade import GroqQueue
 from groq_queue.integrations.turns import Hold, Opened, Turns
 
@@ -22,7 +22,7 @@ class QueueAdapter(HTTPAdapter):
         self._turns = Turns(queue, turns)
         if options.get("max_retries"):
             raise ConfigurationError(
-                f"max_retries={options['max_retries']!r:.100}: the queue retries; set GroqQueue(max_retries=...)"
+                f"max_retries={shown(options['max_retries'])}: the queue retries; set GroqQueue(max_retries=...)"
             )
         options.setdefault("pool_maxsize", max(DEFAULT_POOLSIZE, queue._settings.max_workers))
         super().__init__(**options)

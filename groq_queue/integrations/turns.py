@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from groq_queue.assembly.calling import request_of_call
 from groq_queue.core.usage import UsageReader
 from groq_queue.engine.calls import Call, current_call
-from groq_queue.errors import APIConnectionError, ConfigurationError
+from groq_queue.errors import APIConnectionError, ConfigurationError, shown
 from groq_queue.facade import GroqQueue
 
 
@@ -79,7 +79,7 @@ class Turns:
 
     def __init__(self, queue: GroqQueue, options: Mapping[str, Any]) -> None:
         if not isinstance(queue, GroqQueue):
-            raise ConfigurationError(f"queue={queue!r:.100}: pass a GroqQueue")
+            raise ConfigurationError(f"queue={shown(queue)}: pass a GroqQueue")
         self._queue = queue
         self._engine = queue._engine
         self._options = dict(options)

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from groq_queue.errors import ConfigurationError, JournalError
+from groq_queue.errors import ConfigurationError, JournalError, shown
 from groq_queue.journal import schema
 from groq_queue.journal.faults import told
 from groq_queue.mounts import mounts as _mounts
@@ -40,9 +40,18 @@ def checked_path(path: Any) -> str:
         name = os.fspath(path)
     except TypeError:
         name = None
-    if not isinstance(name, str) or not name or "\0" in name or name == ":memory:":
-        raise ConfigurationError(f"journal={path!r:.80}: use the path of a file")
+    if not isinstance(name, str) or not name or "\0" in name or name == ":memory:" or not _is_unicode(name):
+        raise ConfigurationError(f"journal={shown(path, 80)}: use the path of a file")
     return os.path.realpath(name)
+
+
+def _is_unicode(name: str) -> bool:
+    """Return whether SQLite, which speaks UTF-8 only, can be told that name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_place(path: str, *, for_writing: bool) -> None:

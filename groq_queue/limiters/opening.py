@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from groq_queue.clock import Clock
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.ledger import Ledger
 
 SCHEMES = ("sqlite", "redis", "rediss")
@@ -19,9 +19,9 @@ def check_address(limiter: object) -> str:
     """
     if isinstance(limiter, str) and limiter.partition(":")[0] in SCHEMES:
         return limiter
-    shown = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password stands before the @
+    bare = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password stands before the @
     raise ConfigurationError(
-        f'limiter={shown!r:.100}: use None for this process, "sqlite:///path" for this host, '
+        f'limiter={shown(bare)}: use None for this process, "sqlite:///path" for this host, '
         'or "redis://host/0?scope=name" for many hosts'
     )
 

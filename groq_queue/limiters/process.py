@@ -29,11 +29,13 @@ class _Account:
     """What all queues of one organisation at one address have in common: a meter for each lane.
 
     ``_lock`` guards both attributes and is a leaf: engines ask for meters under
-    their own lock, so nobody may be called under this one.
+    their own lock, so nobody may be called under this one. It and those of limiters
+    and meters are re-entrant: a signal handler may close the queue in the middle of
+    a ``submit`` that holds them.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._meters: dict[str, tuple[str, ProcessMeter]] = {}  # by lane: its model, its meter
         self._shares: list[Share] = []  # what each open queue set
 
@@ -129,7 +131,7 @@ class ProcessLimiter:
         self._begin(0)
 
     def _begin(self, now_ns: int) -> None:
-        self._lock = threading.Lock()  # guards _is_open
+        self._lock = threading.RLock()  # guards _is_open
         self._account = _Account() if self._name is None else _account(self._address, self._name)
         if self._is_open:
             self._account.join(self._share, now_ns)
@@ -160,7 +162,7 @@ class ProcessMeter:
     asks_whose_turn = False
 
     def __init__(self, limits: Limits | None, margin: float = 0.0) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._budget = Budget(limits)
         self._budget.set_limits(limits, 0, margin)
         self._estimator = Estimator()

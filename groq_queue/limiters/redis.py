@@ -108,6 +108,8 @@ class RedisLedger:
         parts = urlsplit(url)
         if parts.scheme not in ("redis", "rediss") or not parts.hostname:
             raise ConfigurationError(f"limiter={address!r}: a Redis is named as redis://host:6379/0?scope=acme")
+        if parts.path.strip("/") and not parts.path.strip("/").isdecimal():  # redis-py would silently use database 0
+            raise ConfigurationError(f"limiter={address!r}: a database of a Redis is a number, as in redis://host/0")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         scope = query.pop("scope", "default")
         if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", scope):

@@ -17,13 +17,17 @@ from groq_queue.core.budget import DAILY, Level, Limits
 from groq_queue.core.checks import check_count, check_limits, check_path, check_seconds, check_text
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Backlog, Cost, Size, size_of
-from groq_queue.core.request import build_payload, lane_of, tier_of
+from groq_queue.core.request import build_payload, encode_payload, lane_of, tier_of
 from groq_queue.engine.lane import Meter
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.process import ProcessMeter
 from groq_queue.reporting.plan import DailyStop, Estimate, ModelEstimate, Unsendable
 
 _KEPT = 1_000  # requests that are too large, of which the numbers are kept
+_PRICELESS = frozenset(
+    ("priority", "client", "custom_id", "shrink", "max_wait", "deadline", "not_before", "dedupe", "callback")
+)
+"""Options of ``submit`` on which neither price nor time depend: they are no part of a payload."""
 
 
 class Sized(NamedTuple):
@@ -60,7 +64,8 @@ def estimate(
         output_share: Share of its ``max_completion_tokens`` that an answer uses on average,
             above 0 and at most 1; None takes all of it.
         endpoint: Path below the base URL.
-        params: Part of every payload, such as ``max_completion_tokens``.
+        params: Part of every payload, such as ``max_completion_tokens``; *tokens* and *audio_seconds* as for
+            ``submit``, whose other options make no difference.
 
     Raises:
         ConfigurationError: An argument or a prompt cannot be used.
@@ -95,8 +100,12 @@ def sized_prompts(
     """
     path = check_path("endpoint", endpoint)
     check_text("model", model, optional=True)
+    params = {name: value for name, value in params.items() if name not in _PRICELESS}
+    tokens = check_count("tokens", params.pop("tokens", None), optional=True)
+    audio_s = check_seconds("audio_seconds", params.pop("audio_seconds", None)) or 0
+    encode_payload(params)
     if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
-        raise ConfigurationError(f"prompts={prompts!r:.100}: pass many, such as a list; for a single one, a list of it")
+        raise ConfigurationError(f"prompts={shown(prompts)}: pass many, such as a list; for a single one, a list of it")
 
     def each() -> Iterator[Sized]:
         for index, prompt in enumerate(prompts):
@@ -104,7 +113,7 @@ def sized_prompts(
                 payload = build_payload(prompt, None, model, params, path)
             except ConfigurationError as error:
                 raise ConfigurationError(f"prompts[{index}]: {error}") from None
-            yield Sized(index, None, payload["model"], tier_of(payload), size_of(payload))
+            yield Sized(index, None, payload["model"], tier_of(payload), size_of(payload, tokens, audio_s))
 
     return each()
 
@@ -138,7 +147,7 @@ def estimate_load(
     if output_share is not None and (
         isinstance(output_share, bool) or not isinstance(output_share, (int, float)) or not 0 < output_share <= 1
     ):
-        raise ConfigurationError(f"output_share={output_share!r:.50}: use a number above 0 and at most 1, or None")
+        raise ConfigurationError(f"output_share={shown(output_share, 50)}: use a number above 0 and at most 1, or None")
     lanes: dict[str, _Lane] = {}
     too_large: list[Unsendable] = []
     too_large_count = requests = 0

@@ -22,7 +22,7 @@ from groq_queue.core.pricing import Cost
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.engine.timers import Timers
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.reporting.line import Pace, Progress, ProgressState, Tally, described
 
 _log = logging.getLogger("groq_queue")
@@ -240,7 +240,7 @@ def _display(progress: Any, stream: TextIO | None, clock: Clock | None) -> Displ
     if callable(progress):
         return _ToCallable(progress)
     if progress is not True:
-        raise ConfigurationError(f"progress={progress!r:.100}: use True, False or a callable of one argument")
+        raise ConfigurationError(f"progress={shown(progress)}: use True, False or a callable of one argument")
     ipython = sys.modules.get("IPython")  # whoever runs in a notebook has it loaded
     shell = None if ipython is None else ipython.get_ipython()
     if type(shell).__name__ == "ZMQInteractiveShell":

@@ -163,7 +163,7 @@ def _read_allowance(body: Mapping[str, Any], default: int) -> int:
     for name in ("max_completion_tokens", "max_tokens"):
         value = body.get(name)
         if value is not None:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**63:
                 raise ApiError(400, f"`{name}` must be a whole number of at least 1", param=name)
             return value
     return default

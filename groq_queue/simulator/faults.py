@@ -54,18 +54,20 @@ class Fault:
     charge: bool = False
 
     def __post_init__(self) -> None:
-        if self.status is not None and not 200 <= self.status <= 599:
-            raise ValueError(f"status={self.status!r}: give an HTTP status from 200 to 599")
+        if self.status is not None and not (_is_number(self.status, int) and 200 <= self.status <= 599):
+            raise ValueError(f"status={self.status!r:.100}: give an HTTP status from 200 to 599")
         if self.reset not in (None, "before", "after"):
             raise ValueError(f"reset={self.reset!r}: give 'before' or 'after' (metering), or None")
-        if not 0 <= self.delay_s < float("inf"):
-            raise ValueError(f"delay_s={self.delay_s!r}: give seconds, 0 or more; silent=True never answers")
-        if self.times is not None and self.times < 1:
-            raise ValueError(f"times={self.times!r}: give 1 or more, or None for always")
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"every={self.every!r}: give 1 or more, or None for each request")
-        if self.probability is not None and not 0 <= self.probability <= 1:
-            raise ValueError(f"probability={self.probability!r}: give a number from 0 to 1")
+        if not (_is_number(self.delay_s) and 0 <= self.delay_s < 1e9):
+            raise ValueError(f"delay_s={self.delay_s!r:.100}: give seconds, 0 or more; silent=True never answers")
+        if self.times is not None and not (_is_number(self.times, int) and self.times >= 1):
+            raise ValueError(f"times={self.times!r:.100}: give 1 or more, or None for always")
+        if self.every is not None and not (_is_number(self.every, int) and self.every >= 1):
+            raise ValueError(f"every={self.every!r:.100}: give 1 or more, or None for each request")
+        if self.probability is not None and not (_is_number(self.probability) and 0 <= self.probability <= 1):
+            raise ValueError(f"probability={self.probability!r:.100}: give a number from 0 to 1")
+        if self.match is not None and not isinstance(self.match, str) and not callable(self.match):
+            raise ValueError(f"match={self.match!r:.100}: give part of the prompt, or a callable taking the Call")
         if self.html and self.status is None:
             object.__setattr__(self, "status", 502)
 
@@ -74,6 +76,10 @@ class Fault:
         if self.match is None:
             return True
         return self.match in call.prompt if isinstance(self.match, str) else self.match(call)
+
+
+def _is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class _Rule:
@@ -97,10 +103,12 @@ class FaultPlan:
 
     @staticmethod
     def _checked(faults: Iterable[Fault]) -> tuple[_Rule, ...]:
+        if not isinstance(faults, Iterable):
+            raise ValueError(f"faults={faults!r:.100}: give a list of Fault(...) rules")
         rules = tuple(faults)
         for rule in rules:
             if not isinstance(rule, Fault):
-                raise ValueError(f"faults holds {rule!r}: give Fault(...) rules")
+                raise ValueError(f"faults holds {rule!r:.100}: give Fault(...) rules")
         return tuple(_Rule(rule) for rule in rules)
 
     def replace(self, faults: Iterable[Fault]) -> None:

@@ -184,7 +184,9 @@ def _buckets_of(limits: object) -> Iterable[Bucket]:
         if limit is None:
             continue
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise ValueError(f"{dimension.limit_field}={limit!r}: give a whole number from 1 up, or None for no limit")
+            raise ValueError(
+                f"{dimension.limit_field}={limit!r:.100}: give a whole number from 1 up, or None for no limit"
+            )
         period_s = getattr(limits, dimension.period_field)
         if not isinstance(period_s, (int, float)) or not 0 < period_s < float("inf"):
             raise ValueError(

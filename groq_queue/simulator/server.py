@@ -89,17 +89,24 @@ class GroqSimulator:
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         if settlement not in ("corrected", "kept", "deferred"):
-            raise ValueError(f"settlement={settlement!r}: give 'corrected', 'kept' or 'deferred'")
+            raise ValueError(f"settlement={settlement!r:.100}: give 'corrected', 'kept' or 'deferred'")
         if headers_at not in ("completion", "admission"):
-            raise ValueError(f"headers_at={headers_at!r}: give 'completion' or 'admission'")
-        if isinstance(api_keys, str):
-            raise ValueError(f"api_keys is one string: give a list of keys, [{'...'!r}]")
-        if log_size < 0:
-            raise ValueError(f"log_size={log_size!r}: give 0 or more records")
-        if not 0 <= port <= 65_535:
-            raise ValueError(f"port={port!r}: give 0 (any free port) to 65535")
-        if not isinstance(default_completion, int) or default_completion < 1:
-            raise ValueError(f"default_completion={default_completion!r}: give a whole number of tokens from 1 up")
+            raise ValueError(f"headers_at={headers_at!r:.100}: give 'completion' or 'admission'")
+        if isinstance(api_keys, str) or not (api_keys is None or isinstance(api_keys, Iterable)):
+            raise ValueError(f"api_keys is a {type(api_keys).__name__}: give a list of keys, ['...']")
+        if not _is_whole(log_size, 0):
+            raise ValueError(f"log_size={log_size!r:.100}: give 0 or more records")
+        if not _is_whole(port, 0) or port > 65_535:
+            raise ValueError(f"port={port!r:.100}: give 0 (any free port) to 65535")
+        if not _is_whole(default_completion, 1):
+            raise ValueError(f"default_completion={default_completion!r:.100}: give a whole number of tokens from 1 up")
+        for field, text in (("host", host), ("organization", organization)):
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"{field}={text!r:.100}: give a str")
+        if not callable(clock_ns):
+            raise ValueError(f"clock_ns={clock_ns!r:.100}: give a callable that returns nanoseconds")
+        if not isinstance(seed, (int, str)):
+            raise ValueError(f"seed={seed!r:.100}: give a whole number, with which everything repeats")
         short = {
             "rpm": rpm, "rpd": rpd, "tpm": tpm, "tpd": tpd, "itpm": itpm, "otpm": otpm,
             "audio_hour": audio_hour, "audio_day": audio_day,
@@ -270,6 +277,8 @@ def _budgets(limits: object, models: Iterable[str], keywords: SimpleNamespace) -
     """Return a budget for each served model, each with buckets of its own."""
     if isinstance(models, str):
         raise ValueError(f"models={models!r} is one string: give a list of names, [{models!r}]")
+    if not isinstance(models, Iterable):
+        raise ValueError(f"models={models!r:.100}: give a list of names of models")
     names = list(models)
     by_model: Mapping[str, object] = {}
     common: object = keywords
@@ -282,8 +291,15 @@ def _budgets(limits: object, models: Iterable[str], keywords: SimpleNamespace) -
         common = limits
     names += [name for name in by_model if name not in names]
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"models={names!r}: give at least one name of a model")
+        raise ValueError(f"models={names!r:.100}: give at least one name of a model")
+    for given_limits in (common, *by_model.values()):
+        if not any(hasattr(given_limits, d.limit_field) for d in DIMENSIONS.values()):
+            raise ValueError(f"limits={given_limits!r:.100}: give Limits(...), or a dict of them by model")
     return {name: Budget(by_model.get(name, common)) for name in names}
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _delay(name: str, given: Delay) -> Callable[[random.Random], float]:
@@ -307,6 +323,7 @@ def _output(given: Output) -> Callable[[random.Random, int], int]:
 
 def _range(name: str, given: float | tuple[float, float], cure: str) -> tuple[float, float]:
     pair = given if isinstance(given, tuple) else (given, given)
-    if len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair) and 0 <= pair[0] <= pair[1] < float("inf"):
+    are_numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in pair)
+    if len(pair) == 2 and are_numbers and 0 <= pair[0] <= pair[1] < 1e9:
         return pair
-    raise ValueError(f"{name}={given!r}: give {cure}, 0 or more")
+    raise ValueError(f"{name}={given!r:.100}: give {cure}, 0 or more")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import SplitResult, urlsplit
 
 from groq_queue.errors import ConfigurationError, excerpt
 
 API_PATH = "/openai/v1"  # https://console.groq.com/docs/api-reference, read 2026-11
 PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)  # another could not be looked up
 
 
 def resolve_base_url(url: str, *, allow_http: bool = False) -> str:
@@ -36,6 +38,8 @@ def resolve_base_url(url: str, *, allow_http: bool = False) -> str:
         raise _refused(url, "must start with https:// (or http:// for a server on this machine)")
     if not parts.hostname:
         raise _refused(url, "names no host: write it like https://api.groq.com/openai/v1")
+    if port == 0 or (":" not in parts.hostname and not _HOST.fullmatch(parts.hostname)):
+        raise _refused(url, "has a malformed host or port: write it like https://api.groq.com/openai/v1")
     if "@" in parts.netloc:
         raise _refused(url, "carries a user name or password: pass the key as api_key")
     if "?" in url or "#" in url:

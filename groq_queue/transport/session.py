@@ -21,7 +21,7 @@ from requests.auth import AuthBase
 from requests.utils import default_user_agent
 from urllib3 import HTTPHeaderDict
 
-from groq_queue.errors import ConfigurationError
+from groq_queue.errors import ConfigurationError, shown
 from groq_queue.transport.address import is_loopback
 from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.secret import Secret
@@ -65,7 +65,7 @@ class SessionTransport(WireTransport):
         alarm: Alarm | None = None,
     ) -> None:
         if not isinstance(session, requests.Session):
-            raise ConfigurationError(f"session={session!r:.100}: use a requests.Session")
+            raise ConfigurationError(f"session={shown(session)}: use a requests.Session")
         super().__init__(base_url, key, user_agent=user_agent, max_response_bytes=max_response_bytes, alarm=alarm)
         self._session = session
         self._auth = _Bearer(key)

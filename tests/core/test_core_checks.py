@@ -16,7 +16,9 @@ def test_a_count_is_a_whole_number_from_one(value: Any) -> None:
         check_count("rows", value)
 
     assert 1 == check_count("rows", 1)
-    assert 10**30 == check_count("rows", 10**30)
+    assert 10**15 - 1 == check_count("rows", 10**15 - 1)
+    with pytest.raises(ConfigurationError, match=r"use a whole number >= 1 and <= 999,999,999,999,999$"):
+        check_count("rows", 10**400)
 
 
 def test_a_count_may_start_at_zero_or_be_left_out_where_that_is_said() -> None:

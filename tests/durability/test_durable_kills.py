@@ -26,7 +26,8 @@ slow = pytest.mark.slow
 
 def _kill(process: subprocess.Popen[str]) -> list[str]:
     process.send_signal(signal.SIGKILL)
-    out, err = process.communicate(timeout=30)
+    out = process.stdout.read()  # communicate() would pass over what readline() has in its buffer
+    _, err = process.communicate(timeout=30)
     assert -signal.SIGKILL == process.returncode, err
     return out.splitlines()
 

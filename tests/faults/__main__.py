@@ -40,9 +40,12 @@ def tested(row: Row, *, full: bool) -> Figure:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=row.full_s)
     except subprocess.TimeoutExpired:
         return Figure(False, f"{row.tests[0]} did not end in {row.full_s:.0f} s")
-    counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped)", done.stdout)
-    names = ", ".join(name.partition("::")[2] for name in row.tests)
-    told = f"{', '.join(counts) or done.stdout[-200:]} in {time.monotonic() - begin:.0f} s: {names}"
+    counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped|deselected)", done.stdout)
+    names = ", ".join(name.rpartition("::")[2] for name in row.tests)
+    said = ", ".join(counts).replace("deselected", "only at full scale") or done.stdout[-200:]
+    told = f"{said} in {time.monotonic() - begin:.0f} s: {names}"
+    if done.returncode:
+        told += "".join(f"; {line[1:].strip()}" for line in done.stdout.splitlines() if line.startswith("E "))[:600]
     return Figure(done.returncode == 0 and any("passed" in count for count in counts), told)
 
 

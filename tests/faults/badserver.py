@@ -184,13 +184,18 @@ def revoked(call: Call, after: str) -> bool:
     return call.error(401, f"Invalid API Key: {call.headers.get('authorization', '')}")
 
 
-def told(call: Call) -> bool:
-    """Real headers; a day's remaining requests are 1, a minute's tokens many."""
+def told(call: Call, remaining: str = "14399", reset: str = "2m59.56s") -> bool:
+    """Real headers: requests are those of a day, tokens those of a minute."""
     return call.answer(
-        x_ratelimit_limit_requests="14400", x_ratelimit_remaining_requests="14399",
-        x_ratelimit_reset_requests="2m59.56s", x_ratelimit_limit_tokens="600000",
+        x_ratelimit_limit_requests="14400", x_ratelimit_remaining_requests=remaining,
+        x_ratelimit_reset_requests=reset, x_ratelimit_limit_tokens="600000",
         x_ratelimit_remaining_tokens="599000", x_ratelimit_reset_tokens="7.66s",
     )  # fmt: skip
+
+
+def lastofday(call: Call) -> bool:
+    """One request is left of the day's, which drain one in six seconds."""
+    return told(call, "1", "23h59m54s")
 
 
 _GARBAGE = ["", "-1", "NaN", "inf", "1e999", "९", "2m59.56", "ms", "0x10", "999999999999999999999", "Mon, 99 Foo 0000"]
@@ -247,7 +252,7 @@ BEHAVIOURS: dict[str, Callable[..., bool]] = {
         behave.__name__: behave
         for behave in (
             *(status, html, slow, silent, short, chunkcut, halfjson, big, bomb, redirect, hold, blind, revoked),
-            *(told, garbage, forged, idle, one, faulty),
+            *(told, lastofday, garbage, forged, idle, one, faulty),
         )
     },
 }

@@ -189,9 +189,10 @@ def d08(full: bool) -> Figure:
 def d09(full: bool) -> Figure:
     rounds = 20 if full else 2
     sys.setswitchinterval(1e-6)
-    failures = sum(storm(992) != (0, 992, 992, 0) for _ in range(rounds if full else 1))
+    count = 10_016 if full else 992
+    failures = sum(storm(count) != (0, count, count, 0) for _ in range(rounds if full else 1))
     failures += sum(cancels() != (True, False, True, True) for _ in range(rounds))
-    return Figure(not failures, f"{rounds} rounds at a switch interval of 1 µs: failures {failures}")
+    return Figure(not failures, f"{rounds} rounds of {count:,} at a switch interval of 1 µs: failures {failures}")
 
 
 class Unorderable(dict):  # type: ignore[type-arg]
@@ -210,7 +211,7 @@ def d10(full: bool) -> Figure:
 
         def submit(number: int) -> None:
             try:
-                for place in range(1_000 // 16):
+                for place in range(63):
                     messages = [Unorderable(role="user", content=f"{number}-{place}")]
                     futures.append(q.submit(Unorderable(messages=messages)))
             except TypeError as error:
@@ -219,7 +220,7 @@ def d10(full: bool) -> Figure:
         together(16, submit)
         failed = sum(error_of(future) is not None for future in futures)
     return Figure(
-        not errors and not failed and len(futures) == 992,
+        not errors and not failed and len(futures) == 1_008,
         f"{len(futures)} submits: TypeErrors {len(errors)}, failed {failed}",
     )
 

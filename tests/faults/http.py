@@ -71,7 +71,7 @@ def d35(full: bool) -> Figure:
         ok,
         f"{count:,} requests, {faults:,} faults: unresolved {count - done}, mismatched {wrong}, "
         f"recovered {recovered:.2%} "
-        f"(failed {dict(kinds)}), peak {peak:.0f} MiB (bar 300), {count / took:,.0f} req/s",
+        f"(failed {dict(+kinds)}), peak {peak:.0f} MiB (bar 300), {count / took:,.0f} req/s",
     )
 
 
@@ -207,11 +207,11 @@ def d41(full: bool) -> Figure:
                 begin = time.monotonic()
                 said.append(kind(error_of(q.submit("x"))))
                 slowest = max(slowest, time.monotonic() - begin)
-    ok = said == ["APITimeoutError"] * 4 and slowest <= 2 * SLACK
+    ok = said == ["APITimeoutError"] * 4 and slowest <= 1.6 * SLACK
     return Figure(
         ok,
         f"silence, dripping headers, dripping body, endless 100: {', '.join(set(said))}, "
-        f"slowest {slowest:.2f} s (bar 2 s)",
+        f"slowest {slowest:.2f} s (bar 1.6 s: the timeout and 1)",
     )
 
 

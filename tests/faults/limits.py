@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from concurrent.futures import wait
 
-from groq_queue import GroqSimulator, Limits, QueueFull, RequestTooLarge
+from groq_queue import DailyLimitReached, GroqSimulator, Limits, QueueFull, RequestTooLarge
 
-from .harness import PATIENCE_S, SLACK, Figure, error_of, queue, seconds, server, wait_until
+from .harness import PATIENCE_S, SLACK, Figure, error_of, memory_mib, queue, seconds, server, wait_until
 
 MODEL = "llama-3.1-8b-instant"
 
@@ -38,10 +38,11 @@ def d23(full: bool) -> Figure:
     sent, refused, took = _at_the_limit(Limits(rpm=rpm, minute_s=period_s), length_s, rpm * 4)
     allowance = rpm + rpm * took / period_s  # a full bucket at once, then as it drains
     use = sent / allowance
+    bar = 0.99 if full else 0.95  # in three seconds the first connection counts
     return Figure(
-        refused == 0 and use >= (0.99 if full else 0.9) / SLACK,
+        refused == 0 and use >= bar / SLACK,
         f"{length_s} s at {rpm} per {period_s} s: sent {sent}, refused {refused}, "
-        f"use {use:.1%} of the allowance (bar 99 %)",
+        f"use {use:.1%} of the allowance (bar {bar:.0%})",
     )
 
 
@@ -64,7 +65,7 @@ def d24(full: bool) -> Figure:
         )
     allowance = tpm + tpm * length_s / period_s
     use = charged / allowance
-    ok = stats.refused == 0 and use >= (0.95 if full else 0.7) / SLACK
+    ok = stats.refused == 0 and use >= 0.95 / SLACK
     return Figure(
         ok,
         f"{length_s} s at {tpm:,} tokens per {period_s} s: refused {stats.refused} of {stats.received}, "
@@ -87,17 +88,17 @@ def d25(full: bool) -> Figure:
 
 
 def d26(full: bool) -> Figure:
-    with server() as bad, queue(bad.url("slow-0.02"), max_workers=4) as q:
+    with server() as bad, queue(bad.url("slow-0.1"), max_workers=4) as q:
         low = [q.submit(f"low{number}", priority="low") for number in range(200)]
-        wait_until(lambda: bad.seen("slow-0.02")["sent"] >= 20)
-        before = bad.seen("slow-0.02")["sent"]
+        wait_until(lambda: bad.seen("slow-0.1")["sent"] >= 20)
+        before = bad.seen("slow-0.1")["sent"]
         q.submit("high", priority="high").result(PATIENCE_S)
-        place = bad.seen("slow-0.02")["prompts"].index("high")
+        place = bad.seen("slow-0.1")["prompts"].index("high")
         q.cancel_all()
         wait(low, PATIENCE_S)
     return Figure(
-        place - before <= 8,
-        f"sent {place - before} places after the {before} already out, with 4 workers (200 low queued)",
+        place - before < 4 * SLACK,
+        f"sent {place - before} places after the {before} already out (bar 4, the workers; 200 low queued)",
     )
 
 
@@ -131,7 +132,7 @@ def d29(full: bool) -> Figure:
         times = bad.seen(f"hold-{told_s}-8")["times"]
     heard = times[7]  # of the eight on their way at once, the last; what follows was sent after an answer
     gap = max(after - before for before, after in itertools.pairwise(times))
-    inside = sum(times[0] + 0.3 < time_ < times[0] + told_s for time_ in times)
+    inside = sum(time_ < times[0] + told_s for time_ in times[8:])
     ok = inside == 0 and told_s <= gap + 0.05 and gap <= (told_s + 1.5) * SLACK and heard - times[0] < 0.3 * SLACK
     return Figure(
         ok,
@@ -160,14 +161,23 @@ def d30(full: bool) -> Figure:
 
 
 def d31(full: bool) -> Figure:
-    with server() as bad, queue(bad.url("told"), limits=None) as q:
-        took = seconds(
-            lambda: wait([q.submit(f"{number}", max_completion_tokens=10) for number in range(100)], PATIENCE_S)
-        )
-        sent = bad.seen("told")["sent"]
+    with server() as bad:
+        with queue(bad.url("told"), limits=None) as q:
+            futures = [q.submit(f"{number}", max_completion_tokens=10) for number in range(100)]
+            took = seconds(lambda: wait(futures, PATIENCE_S))
+            sent = bad.seen("told")["sent"]
+        with queue(bad.url("lastofday"), limits=None) as q:  # one of 14,400 a day is left: the next in six seconds
+            futures = [q.submit(f"{number}", max_completion_tokens=10) for number in range(10)]
+            day = seconds(lambda: wait(futures, PATIENCE_S))
+            errors = [error_of(future) for future in futures]
+        day_sent = bad.seen("lastofday")["sent"]
+    ended = [error for error in errors if isinstance(error, DailyLimitReached)]
+    waits = {round(error.resets_in or 0) for error in ended}
+    ok = sent == 100 and took < 10 * SLACK and day < 2 * SLACK
     return Figure(
-        sent == 100 and took < 10 * SLACK,
-        f"100 of 100 in {took:.2f} s under 14,400 a day and 600,000 tokens a minute: no pause",
+        ok and day_sent <= 2 and len(ended) == 10 - day_sent and waits <= {1, 2, 3, 4, 5, 6},
+        f"100 of 100 in {took:.2f} s under 14,400 a day and 600,000 tokens a minute: no pause; with one left of the "
+        f"day {day_sent} sent, {len(ended)} told of the day's limit after {day:.2f} s, to come back in {waits} s",
     )
 
 
@@ -194,8 +204,15 @@ def d33(full: bool) -> Figure:
         except QueueFull as error:
             said.append(error.limit)
         pending = q.stats().pending
+        before = memory_mib()
+        for number in range(20_000 if full else 2_000):
+            try:
+                q.submit(f"{number}", client="d")
+            except QueueFull as error:
+                said.append(error.limit)
+        growth = memory_mib() - before
         q.shutdown(cancel_futures=True)
-    ok = pending == 100 and said.count(100) >= 20
+    ok = pending == 100 and said.count(100) >= 2_020 and growth <= 4
     blocked = threading.Event()
     with server() as bad, queue(bad.url("ok"), max_pending=5) as q:
         q.pause()
@@ -208,7 +225,8 @@ def d33(full: bool) -> Figure:
         thread.join()
     return Figure(
         ok and waits and went_on,
-        f"{pending} pending, {len(said)} refused with the bound; 'block' waits: {waits}, goes on: {went_on}",
+        f"{pending} pending, {len(said):,} refused with the bound, memory {growth:+.1f} MiB (bar 4); "
+        f"'block' waits: {waits}, goes on: {went_on}",
     )
 
 

@@ -269,26 +269,32 @@ def raw_commits(seconds_: float = 0.3) -> float:
     return count / seconds_
 
 
+def journal_rate(url: str, threads: int, per_thread: int) -> float:
+    """Return how many requests a second so many threads get into a new journal."""
+    with tempfile.TemporaryDirectory() as directory:
+        q = queue(url, journal=str(Path(directory) / "j.db"), max_pending=None)
+        q.pause()
+
+        def submit(number: int) -> None:
+            for place in range(per_thread):
+                q.submit(f"{number}-{place}")
+
+        begin = time.monotonic()
+        together(threads, submit)
+        took = time.monotonic() - begin
+        q.shutdown(cancel_futures=True)
+        quiet_threads(1)
+    return threads * per_thread / took
+
+
 def d73(full: bool) -> Figure:
-    rates = []
-    per_thread = 1_000 if full else 200
+    """At full scale the best of three must pass 1,000/s whatever the disk; else what the disk can do is the measure."""
     raw = raw_commits()
-    for threads in (1, 8):
-        with server() as bad, tempfile.TemporaryDirectory() as directory:
-            q = queue(bad.url("ok"), journal=str(Path(directory) / "j.db"), max_pending=None)
-            q.pause()
-
-            def submit(number: int, q: GroqQueue = q) -> None:
-                for place in range(per_thread):
-                    q.submit(f"{number}-{place}")
-
-            begin = time.monotonic()
-            together(threads, submit)
-            rates.append(threads * per_thread / (time.monotonic() - begin))
-            q.shutdown(cancel_futures=True)
-            quiet_threads(1)
+    with server() as bad:
+        per_thread, tries = (1_000, 3) if full else (200, 1)
+        rates = [max(journal_rate(bad.url("ok"), threads, per_thread) for _ in range(tries)) for threads in (1, 8)]
     raw = (raw + raw_commits()) / 2
-    bar = min(1_000, raw * 1_000 / 5_581)  # the bar was set on a disk whose own figure was 5,581
+    bar = 1_000 if full else min(1_000, raw * 1_000 / 5_581)  # it was set on a disk whose own figure was 5,581
     return Figure(
         min(rates) * SLACK >= bar,
         f"1 thread {rates[0]:,.0f}/s, 8 threads {rates[1]:,.0f}/s; plain SQLite here {raw:,.0f}/s (bar {bar:,.0f})",

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import endings, futures, http, inputs, limits, resources
+from . import endings, futures, http, inputs, limits, prefork, resources
 from .harness import Figure
 
 
@@ -60,6 +60,8 @@ else:
 
 _KILLS = "tests/durability/test_durable_kills.py::test_killed"
 _OWNERS = "tests/durability/test_durable_owners.py::test"
+_LEDGER = "tests/limiters/test_redis_ledger.py"
+_FLEET = "tests/limiters/test_redis_fleet.py::test"
 _CRASH = "tests/journal/test_journal_crash.py::test"
 
 ROWS = (
@@ -83,6 +85,7 @@ ROWS = (
     _row(endings.d18, "SIGTERM at random times, then restart", "G"),
     _row(endings.d19, "a queue at module level, fork Pool(4)", "G"),
     _row(endings.d20, "gunicorn --preload -w 4"),
+    Row("D20b", "celery --pool prefork -c 2", scenario=prefork.celery_prefork),
     _row(endings.d21, "exit while a retry is pending"),
     _row(endings.d22, "SIGINT at random instants of a submit loop"),
     _row(limits.d23, "two minutes of backlog at 300 RPM", "G"),
@@ -151,8 +154,19 @@ ROWS = (
         ("D75", "gateway defaults", True), ("D76", "SSE client leaves", False),
         ("D77", "upstream dies mid-SSE", False), ("D78", "gateway body caps", False),
     )),
-    *(Row(number, what, missing="not here: belongs to the distributed tests") for number, what in (
-        ("D79", "4 processes, one Redis budget"), ("D80", "Celery workers killed mid-task"),
-    )),
+    _tested("D79", "processes share one Redis budget, which is flushed, restarted, failed over; replies lost", "",
+            "tests/limiters/test_shared_processes.py::test_four_processes_share_one_budget_without_a_refusal",
+            f"{_LEDGER}::TestAForgetfulServer::test_a_flushed_script_is_sent_again",
+            f"{_LEDGER}::TestAwayOrUnusable::test_a_replica_is_not_taken_for_a_master",
+            f"{_LEDGER}::TestLostReplies::test_a_reservation_whose_reply_was_lost_is_taken_once",
+            f"{_LEDGER}::TestLostReplies::test_an_end_whose_reply_was_lost_is_told_twice_and_counts_once",
+            f"{_FLEET}_the_limits_are_used_and_never_passed",
+            f"{_FLEET}_after_an_accident_it_goes_on_within_five_seconds_and_never_over",
+            f"{_FLEET}_after_a_failover_to_a_replica_that_lags_it_goes_on_within_five_seconds_and_never_over"),
+    _tested("D80", "Celery workers killed 20 times mid-task, leases shorter than tasks, poison", "",
+            "tests/distributed/test_distributed_store.py::test_what_a_dead_worker_held_waits_again_in_its_place",
+            "tests/distributed/test_fleet_promises.py::test_wake_up_calls_that_come_twice_or_never_change_nothing",
+            "tests/distributed/test_fleet_disasters.py::test_a_worker_killed_in_mid_call_twenty_times_loses_nothing",
+            "tests/distributed/test_fleet_disasters.py::test_a_call_that_takes_longer_than_the_lease_is_made_once"),
 )  # fmt: skip
 """In the order in which they are shown."""

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from groq_queue import AuthenticationError
+from groq_queue import AuthenticationError, ConfigurationError
 
 from .harness import KEY, ROOT, child, ended, queue, raised, server, wait_until
 from .resources import hits, secret_run
@@ -82,11 +82,28 @@ def test_errors_records_and_pickles_of_this_process_hold_no_key(tmp_path):
 def test_no_stored_error_of_a_server_that_echoes_the_key_holds_it(tmp_path):
     with server() as bad, queue(bad.url("revoked-0"), journal=str(tmp_path / "j.db")) as q:
         error = raised(q.submit("x", custom_id="x"))
+        beside = {path.name: path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()}  # gone when it closes
 
     assert isinstance(error, AuthenticationError)
     assert "Invalid API Key" in str(error)
     assert 0 == hits(str(error) + repr(error.body) + repr(pickle.dumps(error)))
+    assert {"j.db-wal", "j.db-shm", "j.db.lock"} <= set(beside)
+    assert 0 == hits("".join(beside.values()))
     assert 0 == hits("".join(path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()))
+
+
+def test_a_file_of_shared_budgets_holds_no_key(tmp_path):
+    """
+    Nor does a request that names one as a parameter, which would have stood in its body and in a journal.
+    """
+    with server() as bad, queue(bad.url("ok"), limiter=f"sqlite://{tmp_path}/b.db") as q:
+        q.complete("x")
+        with pytest.raises(ConfigurationError, match=r"^api_key: no option of a request") as refused:
+            q.submit("x", api_key=KEY)
+        files = {path.name: path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()}
+
+    assert "b.db" in files
+    assert 0 == hits("".join(files.values()) + str(refused.value))
 
 
 @linux

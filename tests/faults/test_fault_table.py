@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,13 +19,17 @@ SLACK = 20  # a busy machine must not fail the suite; the table holds the times 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, forks, sends signals")
 
 
+NEEDS = {"D20": ["gunicorn"], "D20b": ["celery", "redis"]}
 QUICK = [row for row in ROWS if row.scenario and row.quick_s and row.number != "D67"]  # test_api_key_nowhere runs it
 
 
 @pytest.mark.parametrize("row", QUICK, ids=lambda row: row.number)
 def test_a_row_holds_at_quick_scale(row):
-    if row.number == "D20" and importlib.util.find_spec("gunicorn") is None:
-        pytest.skip("gunicorn is not installed")
+    for package in NEEDS.get(row.number, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    if row.number == "D20b" and shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not on PATH")
 
     figure = run_row(row.number, scale="quick", patience_s=row.quick_s, slack=SLACK)
 
@@ -43,7 +48,7 @@ def test_a_row_holds_at_full_scale(row):
 def test_every_number_has_a_row_and_every_row_a_measure_or_a_reason():
     numbers = [row.number for row in ROWS]
 
-    assert [f"D{number:02}" for number in range(1, 81)] == [number for number in numbers if number != "D49b"]
+    assert [f"D{number:02}" for number in range(1, 81)] == [number for number in numbers if number[-1] != "b"]
     assert len(numbers) == len(set(numbers))
     for row in ROWS:
         assert 1 == bool(row.scenario) + bool(row.tests) + bool(row.missing), row
@@ -51,6 +56,6 @@ def test_every_number_has_a_row_and_every_row_a_measure_or_a_reason():
 
 @pytest.mark.parametrize("name", [name for row in ROWS for name in row.tests])
 def test_a_test_that_a_row_names_is_there(name):
-    path, _, function = name.partition("::")
+    path, function = name.partition("::")[0], name.rpartition("::")[2]
 
-    assert re.search(rf"^def {function}\(", (ROOT / path).read_text(), re.MULTILINE)
+    assert re.search(rf"^ *def {function}\(", (ROOT / path).read_text(), re.MULTILINE)

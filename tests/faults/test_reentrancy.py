@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import suppress
 
 import pytest
 
-from groq_queue import GroqQueue, GroqSimulator, JournalError
+from groq_queue import GroqQueue, GroqSimulator, JournalError, Limits, QueueClosed
 from groq_queue.clock import NS_PER_S, SystemClock
+from groq_queue.limiters import process
 
 from .harness import child, ended
 
@@ -279,3 +282,32 @@ q.shutdown()
 """
 
     assert "True" == finished(FORK + script, groq.base_url)
+
+
+@pytest.mark.parametrize("inside", ["a meter", "the making of a meter"])
+def test_a_signal_handler_may_shut_down_while_a_request_is_priced(groq, monkeypatch, inside):
+    """
+    Every lock that is held then is re-entrant, and none is taken before the engine's, which workers hold when they ask.
+    """
+    queue = GroqQueue(api_key="k", base_url=groq.base_url, model=MODEL, limits=Limits(rpm=1_000))
+    home, name = (process.ProcessMeter, "_price") if inside == "a meter" else (process, "ProcessMeter")
+    real, said = getattr(home, name), []
+
+    def interrupted(*arguments):
+        if not said and threading.current_thread() is submitter:
+            said.append(queue._engine._lock._is_owned())
+            queue.shutdown(wait=False, cancel_futures=True)
+        return real(*arguments)
+
+    def submit():
+        with suppress(QueueClosed):
+            queue.submit("x")
+
+    submitter = threading.Thread(target=submit, daemon=True)
+    monkeypatch.setattr(home, name, interrupted)
+    submitter.start()
+    submitter.join(30)
+
+    assert not submitter.is_alive()
+    assert [True] == said
+    assert queue.join(30)
