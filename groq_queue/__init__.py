@@ -13,8 +13,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from groq_queue.core.budget import Limits
     from groq_queue.core.completion import Completion
+    from groq_queue.core.limits import Limits
     from groq_queue.core.rank import Priority
     from groq_queue.core.record import Record
     from groq_queue.engine.observed import Event
@@ -109,7 +109,7 @@ _HOMES = {
     "Explanation": "engine.stats",
     "GroqQueue": "facade",
     "GroqSimulator": "simulator",
-    "Limits": "core.budget",
+    "Limits": "core.limits",
     "Priority": "core.rank",
     "Record": "core.record",
     "Report": "reporting.report",

@@ -13,7 +13,6 @@ from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden
 from groq_queue.assembly.settings import checked
 from groq_queue.assembly.wiring import assemble
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import Limits
 from groq_queue.core.checks import (
     check_count,
     check_flag,
@@ -26,6 +25,7 @@ from groq_queue.core.checks import (
     check_wait,
 )
 from groq_queue.core.completion import Completion
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import size_of
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.record import Record

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from groq_queue.clock import FakeClock
-from groq_queue.core.budget import Lease, Limits
+from groq_queue.core.budget import Lease
 from groq_queue.core.completion import Completion
 from groq_queue.core.headers import Refusal
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Size
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.request import Request

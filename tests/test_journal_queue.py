@@ -27,7 +27,7 @@ from groq_queue import (
     QueueFull,
     QueueTimeout,
 )
-from groq_queue.core.budget import Limits as CoreLimits
+from groq_queue.core.limits import Limits as CoreLimits
 from groq_queue.journal import Journal, Reader
 
 WIDE = Limits(rpm=100_000, tpm=100_000_000)

@@ -35,7 +35,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt, shown
 
 _NUMBER = (int, float)

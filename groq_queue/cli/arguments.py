@@ -17,7 +17,7 @@ from groq_queue.cli import Exit, UsageError
 from groq_queue.errors import ConfigurationError, excerpt
 
 if TYPE_CHECKING:
-    from groq_queue.core.budget import Limits
+    from groq_queue.core.limits import Limits
 
     Commands = argparse._SubParsersAction["Parser"]
 
@@ -123,7 +123,7 @@ def add_limits(limits: argparse._ArgumentGroup) -> None:
 
 def limits_of(args: argparse.Namespace) -> Limits | None:
     """Return the limits that were given, None if none was."""
-    from groq_queue.core.budget import Limits
+    from groq_queue.core.limits import Limits
 
     given = {name: value for name in ("rpm", "rpd", "tpm", "tpd") if (value := getattr(args, name)) is not None}
     if args.minute is not None:

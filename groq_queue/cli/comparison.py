@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import urllib3
 
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 from groq_queue.facade import GroqQueue
 from groq_queue.reporting.figures import Course, comparison_svg
 from groq_queue.simulator import GroqSimulator, Record

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import MOST_UNITS
 from groq_queue.errors import ConfigurationError, shown
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from groq_queue.core.budget import DAILY, Lease, TooLarge
+from groq_queue.core.budget import Lease, TooLarge
+from groq_queue.core.limits import DAILY
 from groq_queue.core.prices import Purse, Tariff
 from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request, State

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from groq_queue.core.budget import DIMENSIONS, Level
+from groq_queue.core.budget import Level
+from groq_queue.core.limits import DIMENSIONS
 from groq_queue.core.rank import level_name
 from groq_queue.core.tables import Table, as_html, as_text, duration_text
 

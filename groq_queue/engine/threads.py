@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import DAILY
 from groq_queue.core.completion import Completion
+from groq_queue.core.limits import DAILY
 from groq_queue.core.prices import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts

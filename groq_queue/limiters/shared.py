@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 from groq_queue.clock import Clock
-from groq_queue.core.budget import DAILY, DIMENSIONS, Blocked, Lease, Level, Limits, TooLarge
+from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
+from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
 from groq_queue.core.pricing import Backlog, Cost, Size
 from groq_queue.core.rank import Turn
 from groq_queue.errors import GroqQueueError, LimiterUnavailable

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TextIO
 
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
-from groq_queue.core.budget import DIMENSIONS
+from groq_queue.core.limits import DIMENSIONS
 from groq_queue.engine.stats import LaneStats, Stats
 from groq_queue.reporting.words import duration
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from groq_queue.core.budget import DIMENSIONS
+from groq_queue.core.limits import DIMENSIONS
 from groq_queue.core.tables import Table, as_html, as_text, duration_text
 
 _SHOWN = 10  # requests that are too large, in a table

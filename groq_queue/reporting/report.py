@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.budget import DIMENSIONS, Level
+from groq_queue.core.budget import Level
+from groq_queue.core.limits import DIMENSIONS
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Cost
 from groq_queue.core.rank import level_name

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groq_queue.core.bucket import Bucket
-from groq_queue.core.budget import Budget, Lease, Limits
+from groq_queue.core.budget import Budget, Lease
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Cost
 
 limits = st.integers(1, 10**7)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from groq_queue.core.budget import DIMENSIONS, Blocked, Budget, Lease, Limits, TooLarge, tightest
+from groq_queue.core.budget import Blocked, Budget, Lease, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
+from groq_queue.core.limits import DIMENSIONS, Limits, tightest
 from groq_queue.core.pricing import Cost
 from groq_queue.errors import ConfigurationError
 

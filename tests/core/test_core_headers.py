@@ -7,7 +7,6 @@ from fractions import Fraction
 import pytest
 
 from groq_queue.core.bucket import Bucket
-from groq_queue.core.budget import DIMENSIONS, Limits
 from groq_queue.core.headers import (
     RateHeader,
     Refusal,
@@ -16,6 +15,7 @@ from groq_queue.core.headers import (
     parse_refusal,
     parse_retry_after,
 )
+from groq_queue.core.limits import DIMENSIONS, Limits
 
 SECOND = 1_000_000_000
 NOW = 10**15

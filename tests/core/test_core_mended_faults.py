@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from groq_queue.core.budget import Blocked, Budget, Lease, Limits
+from groq_queue.core.budget import Blocked, Budget, Lease
 from groq_queue.core.completion import Completion, usage_of
 from groq_queue.core.headers import RateHeader, Refusal, parse_refusal
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Cost, Size, size_of
 from groq_queue.core.request import build_payload
 from groq_queue.errors import ConfigurationError, MissingExtraError, RequestTooLarge, error_message
@@ -71,7 +72,8 @@ def test_an_absurd_usage_is_no_usage() -> None:
 # -- core/budget.py
 
 HASHED = """
-from groq_queue.core.budget import Budget, Limits
+from groq_queue.core.budget import Budget
+from groq_queue.core.limits import Limits
 budget = Budget(Limits(rpm=1, rpd=1, tpm=1, tpd=1, itpm=1, otpm=1, audio_hour=1, audio_day=1))
 print(*(level.dimension for level in budget.levels(0)))
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from groq_queue.core.budget import Budget, Lease, Limits
+from groq_queue.core.budget import Budget, Lease
+from groq_queue.core.limits import Limits
 from groq_queue.core.pace import Pace
 from groq_queue.core.pricing import Cost
 

@@ -14,8 +14,9 @@ from fractions import Fraction
 
 import pytest
 
-from groq_queue.core.budget import Blocked, Budget, Lease, Limits
+from groq_queue.core.budget import Blocked, Budget, Lease
 from groq_queue.core.headers import RateHeader
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Cost
 
 SECOND = 1_000_000_000

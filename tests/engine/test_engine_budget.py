@@ -9,7 +9,7 @@ from concurrent.futures import wait
 import pytest
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Cost, Size
 from groq_queue.engine.runner import Next, Outcome

@@ -10,7 +10,7 @@ import pytest
 
 from groq_queue import GroqQueue, GroqSimulator
 from groq_queue.clock import NS_PER_S, SystemClock
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 
 MODEL = "llama-3.1-8b-instant"
 LEVELS = (0, 1, 5, 8, 10)

@@ -8,7 +8,7 @@ from concurrent.futures import wait
 import pytest
 
 from groq_queue import GroqQueue, GroqSimulator
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 
 CLIENTS = ("ada", "bob", "cyd", "dan", "eve")
 

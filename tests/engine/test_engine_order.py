@@ -7,7 +7,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 
 

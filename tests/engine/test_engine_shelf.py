@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, wait
 
 import pytest
 
-from groq_queue.core.budget import Limits
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Size
 from groq_queue.core.rank import parse_priority
 from groq_queue.core.request import Request

@@ -6,7 +6,8 @@ import secrets
 from typing import Any
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.core.budget import Lease, Limits
+from groq_queue.core.budget import Lease
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Size
 from groq_queue.core.rank import Turn
 from groq_queue.limiters.agent import Agent

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.budget import Blocked, Lease, Limits, TooLarge
+from groq_queue.core.budget import Blocked, Lease, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Size
 
 

@@ -12,8 +12,9 @@ from organisation import Organisation
 from stores import SqliteStore
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.budget import Blocked, Lease, Limits
+from groq_queue.core.budget import Blocked, Lease
 from groq_queue.core.headers import RateHeader, Refusal
+from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Backlog, Size
 from groq_queue.core.rank import Turn
 from groq_queue.engine.lane import Lane
