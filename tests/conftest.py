@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.limiters.process import ProcessLimiter
+
+# A shell that starts the tests in the background has Ctrl-C ignored, here and in every process that is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE_S = 10.0  # every wait of a test ends by then
 

@@ -12,6 +12,7 @@ import argparse
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +51,7 @@ def tested(row: Row, *, full: bool) -> Figure:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, by children too
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Run the fault table.")
     parser.add_argument("rows", nargs="*", help="numbers, such as D01; all if none is given")
     parser.add_argument("--full", action="store_true", help="at full scale")
