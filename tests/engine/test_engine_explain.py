@@ -105,16 +105,24 @@ def test_a_partly_drained_unit_is_forecast_as_what_is_left_of_it(stage):
 )
 def test_200_requests_start_when_they_were_expected_to(limits, output, warm_up, request):
     """
-    Each within 5 % and 50 ms, asked when the last was submitted.
+    Each within 5 % and 50 ms, asked when the last was submitted; of three tries one, since the machine may be busy.
 
     Before, a warm-up spends the burst and teaches what a prompt costs: ten one by one, which show whether the server
     gives an unused allowance back, then many at once. The starts are those in the simulator's log.
     """
+    off = []
+    for number in range(3):
+        off = late_or_early(limits, output, warm_up, f"{request.node.name}-{number}".replace(" ", ""))
+        if not off:
+            break
+    assert [] == off
+
+
+def late_or_early(limits, output, warm_up, key):
+    """Return those of 200 requests that did not start as expected; their positions are exact, however busy it is."""
     with (
         GroqSimulator(limits=limits, output=output, latency=0.005) as groq,
-        GroqQueue(
-            api_key=f"explain-{request.node.name}".replace(" ", ""), base_url=groq.base_url, model=MODEL, limits=limits
-        ) as queue,
+        GroqQueue(api_key=key, base_url=groq.base_url, model=MODEL, limits=limits) as queue,
     ):
         for n in range(10):
             queue.complete(f"question {n}", max_completion_tokens=300)
@@ -123,26 +131,24 @@ def test_200_requests_start_when_they_were_expected_to(limits, output, warm_up, 
         since, clock = len(groq.log), SystemClock()
 
         futures = backlog_of(lambda text, **options: queue.submit(text, max_completion_tokens=100, **options), seed=3)
-        asked = [(queue.explain(future), time.monotonic_ns(), clock.now_ns()) for future in futures]
+        asked = [(clock.now_ns(), queue.explain(future), time.monotonic_ns(), clock.now_ns()) for future in futures]
         assert not wait(futures, timeout=30).not_done
 
-        started_ns = {record.prompt: record.arrived_ns for record in groq.log[since:]}
+        arrived_ns = {record.prompt: record.arrived_ns for record in groq.log[since:]}
         assert 0 == groq.stats().refused
 
-    pending = [n for n, (told, _, _) in enumerate(asked) if told.state == "pending"]
+    pending = [n for n, (_, told, _, _) in enumerate(asked) if told.state == "pending"]
     assert len(pending) >= 0.75 * COUNT
+    taken_ns = [future._request.started_ns for future in futures]
     off = []
     for n in pending:
-        told, now_ns, _ = asked[n]
-        real = (started_ns[f"question {n}"] - now_ns) / NS_PER_S
+        before_ns, told, now_ns, after_ns = asked[n]
+        most, fewest = (sum(at_ns <= other < taken_ns[n] for other in taken_ns) for at_ns in (before_ns, after_ns))
+        assert fewest <= told.position - 1 <= most, "some may have been sent while the question was asked"
+        real = (arrived_ns[f"question {n}"] - now_ns) / NS_PER_S
         if abs(told.expected_start - real) > 0.05 * real + 0.05:
             off.append((n, told.position, round(told.expected_start, 3), round(real, 3)))
-    assert [] == off
-    taken_ns = [future._request.started_ns for future in futures]
-    for n in pending:
-        told, _, now_ns = asked[n]
-        ahead = sum(now_ns <= other < taken_ns[n] for other in taken_ns)
-        assert ahead <= told.position - 1 <= ahead + 1, "one may have been sent between the question and the clock"
+    return off
 
 
 def test_before_the_first_answer_nobody_can_tell_how_long_workers_will_be_busy(stage):
