@@ -181,6 +181,7 @@ class GroqQueue(Asking):
         self._admission = parts.admission
         self._keeping = parts.keeping
         self._accept = parts.accept
+        self._submitting = parts.submitting
         self._sharing = Sharing(self._engine, parts.accept)
         self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._simulator: GroqSimulator | None = None
@@ -477,8 +478,7 @@ class GroqQueue(Asking):
                 "use submit(), or another queue for calls and adapters"
             )
         request, callback = request_of_call(call, arguments, options, endpoint, self._settings.model)
-        self._admission.prepare(request)
-        return self._engine.submit(request, callback=callback)
+        return self._accept(request, callback)
 
     def cancel(self, custom_id: str) -> bool:
         """Cancel the open request of that custom_id; False if there is none or an attempt is on its way."""
@@ -621,9 +621,12 @@ class GroqQueue(Asking):
         return shared or as_seen_by(future, self._engine.explain(request))
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is open; False if *timeout* seconds passed first. New requests are still taken."""
+        """Wait until nothing is open; False if *timeout* seconds passed first. New requests are still taken.
+
+        Inside a callback, or a signal handler that interrupted a ``submit``, it does not wait.
+        """
         check_wait("timeout", timeout)
-        return self._engine.join(timeout)
+        return self._engine.join(0 if self._submitting.depth else timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more requests, but for those that callbacks submit while it drains.
@@ -631,13 +634,14 @@ class GroqQueue(Asking):
         Safe to call more than once, from any thread, also from a callback.
 
         Args:
-            wait: Return only when every request has ended.
+            wait: Return only when every request has ended. A signal handler that interrupted a
+                ``submit`` does not wait: workers may need what that holds.
             cancel_futures: Cancel what is not being attempted, instead of sending it.
         """
         check_flag("wait", wait)
         check_flag("cancel_futures", cancel_futures)
         self._finalizer.detach()
-        self._engine.shutdown(wait=wait, cancel_futures=cancel_futures)
+        self._engine.shutdown(wait=wait and not self._submitting.depth, cancel_futures=cancel_futures)
         forget(self._engine)
 
     def _is_inside(self) -> bool:

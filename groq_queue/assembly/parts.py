@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from groq_queue.assembly.keeping import Keeping
 
 
+class Submitting(threading.local):
+    """Whether the calling thread is in the middle of a submit, which a signal handler may have interrupted."""
+
+    depth = 0
+
+
 class Parts(NamedTuple):
     """What a queue consists of."""
 
@@ -24,12 +31,17 @@ class Parts(NamedTuple):
     limiter: Limiter
     admission: Admission
     keeping: Keeping | None
+    submitting: Submitting
 
     def accept(
         self, request: Request, callback: Callable[[Future[Completion]], object] | None
     ) -> RequestFuture[Completion]:
         """Price a request, store it if there is a journal, and let the engine have it."""
-        if self.keeping is not None:
-            return self.keeping.submit(request, callback)
-        self.admission.prepare(request)
-        return self.engine.submit(request, callback=callback)
+        self.submitting.depth += 1
+        try:
+            if self.keeping is not None:
+                return self.keeping.submit(request, callback)
+            self.admission.prepare(request)
+            return self.engine.submit(request, callback=callback)
+        finally:
+            self.submitting.depth -= 1

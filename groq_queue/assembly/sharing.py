@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from groq_queue.assembly.admission import Admission
-from groq_queue.assembly.parts import Parts
+from groq_queue.assembly.parts import Parts, Submitting
 from groq_queue.assembly.settings import Settings
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.completion import Completion
@@ -78,7 +78,7 @@ def assemble_shared(settings: Settings) -> Parts:
         limiter.close(clock.now_ns())
         raise
     engine.at_close(lambda: limiter.close(clock.now_ns()))
-    return Parts(engine, limiter, admission, None)
+    return Parts(engine, limiter, admission, None, Submitting())
 
 
 def attach(request_id: str, broker: str | None, state: str | None) -> RequestFuture[Completion]:

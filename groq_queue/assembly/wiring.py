@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from groq_queue.assembly.accounts import Account, Accounts
 from groq_queue.assembly.admission import Admission
-from groq_queue.assembly.parts import Parts
+from groq_queue.assembly.parts import Parts, Submitting
 from groq_queue.assembly.settings import Settings
 from groq_queue.engine.courier import Courier
 from groq_queue.engine.log import told
@@ -85,7 +85,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         # Before the limiter forgets the limits whose levels it stores.
         engine.at_close(keeping.close, in_children=False)
     engine.at_close(lambda: limiter.close(clock.now_ns()))
-    return Parts(engine, limiter, admission, keeping)
+    return Parts(engine, limiter, admission, keeping, Submitting())
 
 
 def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, Line]:

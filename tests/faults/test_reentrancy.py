@@ -284,6 +284,38 @@ q.shutdown()
     assert "True" == finished(FORK + script, groq.base_url)
 
 
+def test_a_signal_handler_that_interrupts_a_submit_does_not_wait_for_workers_that_need_what_it_holds(groq, monkeypatch):
+    """
+    Twenty requests are to be drained, each needs the meter, and the submit that was interrupted holds that.
+    """
+    queue = GroqQueue(api_key="k", base_url=groq.base_url, model=MODEL, limits=Limits(rpm=1_000), max_workers=1)
+    queue.pause()
+    futures = [queue.submit("x") for _ in range(20)]
+    queue.resume()
+    real, said = process.ProcessMeter._price, []
+
+    def interrupted(*arguments):
+        if not said and threading.current_thread() is submitter:
+            said.append(True)
+            queue.shutdown()
+            said.append(queue.join())
+        return real(*arguments)
+
+    def submit():
+        with suppress(QueueClosed):
+            queue.submit("y")
+
+    submitter = threading.Thread(target=submit, daemon=True)
+    monkeypatch.setattr(process.ProcessMeter, "_price", interrupted)
+    submitter.start()
+    submitter.join(30)
+
+    assert not submitter.is_alive()
+    assert [True, False] == said
+    assert queue.join(30)
+    assert all(future.result().text for future in futures)
+
+
 @pytest.mark.parametrize("inside", ["a meter", "the making of a meter"])
 def test_a_signal_handler_may_shut_down_while_a_request_is_priced(groq, monkeypatch, inside):
     """
