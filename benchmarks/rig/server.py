@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 
@@ -72,10 +71,7 @@ def _serve_simulator(limits: dict[str, dict[str, Any]], faults: list[dict[str, A
     for name in ("latency", "arrival_delay"):
         if isinstance(options.get(name), list):
             options[name] = tuple(options[name])
-    known = {
-        model: Limits(**each) if each else SimpleNamespace(minute_s=60, hour_s=3600, day_s=86400)
-        for model, each in limits.items()
-    }
+    known = {model: Limits(**each) for model, each in limits.items()}
     with GroqSimulator(limits=known, faults=[Fault(**fault) for fault in faults], **options) as groq:
         print(groq.base_url, flush=True)
         for _ in sys.stdin:
