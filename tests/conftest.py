@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +32,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE_S = 10.0  # every wait of a test ends by then
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how many tests were skipped for want of which extra or program."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
+    missing = Counter(found.group() for reason in reasons if (found := re.search(r"needs the \w+ [\w.-]+", reason)))
+    for reason, count in sorted(missing.items()):
+        terminalreporter.write_line(f"skipped: {count}, because a test {reason}")
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@
 First the room's tests run once under ``coverage`` to learn which test executes which line. Then each fault of a random
 sample is written into a copy of the checkout, and the tests that execute its line run until one fails. A fault that no
 test notices is a survivor: either a test is missing, or the fault changes nothing that anybody could see. The latter
-stand in ``mutation_equivalents.txt``, each with its reason, and are left out of the figure.
+stand in ``equivalents/ROOM.txt``, one a line as ``NAME # reason``, and are left out of the figure.
 
-Why not a published tool: mutmut 3 leaves out what stands outside functions and runs tests in forks of one process, which
-tests that fork and start processes themselves do not survive; cosmic-ray changes the checkout in place, draws no
-sample and runs the same command for every fault.
+Why not a published tool: mutmut 3 leaves out what stands outside functions and runs the tests in forks of one process,
+although many of ours fork and start processes themselves; cosmic-ray changes the checkout in place and runs the same
+command for every fault.
 
 A fault is named by its file, the function it stands in, and the text before and after, never by a line number, so
 that the names survive edits elsewhere.
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-EQUIVALENTS = Path(__file__).with_name("mutation_equivalents.txt")
+EQUIVALENTS = Path(__file__).with_name("equivalents")
 TESTS = {
     "core": ["tests/core", "tests/limiters/test_process_meter.py"],
     "engine": ["tests/engine", "tests/everyday", "tests/test_queue_on_the_wire.py", "tests/test_log_records.py"],
@@ -130,7 +130,7 @@ class _Finder(ast.NodeVisitor):
             self.visit(statement)
         self._scope.pop()
 
-    visit_FunctionDef = visit_ClassDef = _visit_scope  # noqa: N815 - the names that ast looks for
+    visit_FunctionDef = visit_ClassDef = _visit_scope
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         """Leave texts alone; before Python 3.12 what is inside has no positions either."""
@@ -236,10 +236,11 @@ def mutants_of(room: str) -> list[Mutant]:
     return found
 
 
-def equivalents() -> dict[str, str]:
+def equivalents_of(room: str) -> dict[str, str]:
     """Return the faults that nobody could see, with the reason of each."""
     found: dict[str, str] = {}
-    for line in EQUIVALENTS.read_text().splitlines() if EQUIVALENTS.exists() else []:
+    path = EQUIVALENTS / f"{room}.txt"
+    for line in path.read_text().splitlines() if path.exists() else []:
         if line.strip() and not line.startswith("#"):
             name, _, reason = line.partition(" # ")
             assert reason.strip(), f"no reason: {line}"
@@ -374,7 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--survivors", metavar="FILE", help="write the names of the survivors there, for --only")
     options = parser.parse_args(arguments)
 
-    known = equivalents()
+    known = equivalents_of(options.room)
     faults = mutants_of(options.room)
     if options.only:
         wanted = set(Path(options.only).read_text().splitlines())
