@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
 import signal
@@ -89,11 +88,6 @@ class RedisServer:
         """End it, and forget what it kept."""
         self.kill()
         self._folder.cleanup()
-
-
-def must_be_there() -> bool:
-    """Return whether a test may not be skipped for want of a server."""
-    return bool(os.environ.get("CI"))
 
 
 def _free_port() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis_server
+from extras import needs, needs_program
 from redis_server import RedisServer
 
 from groq_queue import GroqQueue, GroqSimulator
@@ -19,19 +19,6 @@ from groq_queue import GroqQueue, GroqSimulator
 MODEL = "llama-3.1-8b-instant"
 PATIENCE_S = 60.0
 LEASE_S = 2.0
-
-
-def missing() -> str | None:
-    """Return why there can be no fleet here, or None."""
-    reason = redis_server.missing()
-    if reason is not None:
-        return reason
-    for package in ("celery", "redis"):
-        try:
-            __import__(package)
-        except ImportError:
-            return f"{package} is not installed (pip install 'groq_queue[celery]')"
-    return None
 
 
 class Worker:
@@ -130,11 +117,14 @@ class Fleet:
 
 def need_fleet() -> None:
     """Skip the test if there can be no fleet; where it may not be skipped, fail."""
-    reason = missing()
-    if reason is not None:
-        if redis_server.must_be_there():
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need_celery()
+    needs_program("redis-server")
+
+
+def need_celery() -> None:
+    """The same for what a queue over Celery imports."""
+    needs("celery")
+    needs("redis")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from collections import Counter
 from concurrent.futures import wait
 
 import pytest
-import redis
 from worker_fleet import LEASE_S, MODEL, PATIENCE_S
 
 from groq_queue import GroqQueue
@@ -125,6 +124,8 @@ def test_three_broken_connections_lose_nothing_and_double_nothing(fleet):
     ours = fleet(latency=0.1)
     ours.start_worker(lanes="normal:8")
     ours.start_worker(lanes="normal:8")
+    import redis
+
     admin = redis.Redis.from_url(ours.broker)
     with ours.queue() as queue:
         ended, note = counted(queue)

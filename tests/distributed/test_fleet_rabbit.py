@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter
 from concurrent.futures import wait
 
 import pytest
-from rabbit import Rabbit, script
+from extras import needs_program
+from rabbit import Rabbit
 from worker_fleet import PATIENCE_S
 
 from groq_queue import EngineUnavailable, GroqQueue
@@ -18,10 +18,8 @@ S = 120
 
 @pytest.fixture
 def rabbit():
-    if script() is None:
-        if os.environ.get("CI"):
-            pytest.fail("rabbitmq-server is missing (apt-get install rabbitmq-server)")
-        pytest.skip("rabbitmq-server is not installed (apt-get install rabbitmq-server)")
+    needs_program("rabbitmq-server")
+    needs_program("epmd", "rabbitmq-server")
     broker = Rabbit()
     yield broker
     broker.stop()

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from extras import needs, needs_program
 from organisation import OneProcess, Organisation
-from redis_server import RedisServer, missing, must_be_there
+from redis_server import RedisServer
 from stores import STORES, Store
 
 
 @pytest.fixture(scope="session")
 def one_redis_server() -> Iterator[RedisServer]:
-    reason = missing()
-    if reason is not None:
-        if must_be_there():
-            pytest.fail(reason)
-        pytest.skip(reason)
-    pytest.importorskip("redis")
+    needs("redis")
+    needs_program("redis-server")
     server = RedisServer()
     yield server
     server.stop()

@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from extras import needs
 from fleet import Fleet, highest_level, utilisation
 from redis_server import RedisServer
 from waiting import wait_until
 
 from groq_queue import GroqSimulator
 
-pytest.importorskip("redis")
+needs("redis", is_module=True)
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_redis_server")]
 
 RPM, TPM = 600, 60_000

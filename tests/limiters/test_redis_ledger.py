@@ -6,6 +6,7 @@ import random
 import threading
 
 import pytest
+from extras import needs
 from redis_server import RedisServer, let_pass
 from stores import RedisStore
 
@@ -14,7 +15,7 @@ from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
 from groq_queue.limiters.ledger import Claim, Granted, Seen
 
-redis = pytest.importorskip("redis")
+redis = needs("redis", is_module=True)
 
 from groq_queue.limiters.redis import RedisLedger  # noqa: E402
 
