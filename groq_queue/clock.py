@@ -41,24 +41,6 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
-    """The clock of this machine."""
-
-    def __init__(self) -> None:
-        self.now_ns = _steady_reader()  # an attribute, because it is read several times for each request
-
-    def wall_s(self) -> float:
-        return time.time()
-
-    def wait(self, condition: threading.Condition, until_ns: int | None) -> None:
-        if until_ns is None:
-            condition.wait()
-            return
-        timeout_s = (until_ns - self.now_ns()) / NS_PER_S
-        if timeout_s > 0:
-            condition.wait(min(timeout_s, _SLICE_S))
-
-
 def _steady_reader() -> Callable[[], int]:
     """Return the best reader of steady nanoseconds that this platform has."""
     for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
@@ -71,6 +53,24 @@ def _steady_reader() -> Callable[[], int]:
             continue
         return partial(time.clock_gettime_ns, clock_id)
     return time.monotonic_ns
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    # The reader itself stands in the class: it is read several times for each request, and a subclass can override it.
+    now_ns: Callable[[], int] = staticmethod(_steady_reader())
+
+    def wall_s(self) -> float:
+        return time.time()
+
+    def wait(self, condition: threading.Condition, until_ns: int | None) -> None:
+        if until_ns is None:
+            condition.wait()
+            return
+        timeout_s = (until_ns - self.now_ns()) / NS_PER_S
+        if timeout_s > 0:
+            condition.wait(min(timeout_s, _SLICE_S))
 
 
 class FakeClock:
