@@ -84,6 +84,7 @@ class Stage:
         self.script: Callable[[Request], Outcome | None] = lambda request: None
         self._changed = threading.Condition()
         self._free: int | None = None  # attempts that may still end; None is any number
+        self._held = 0  # attempts that wait for ``release``
         self._landed = 0
         options.setdefault("max_workers", 8)
         self.engine = ThreadEngine(
@@ -109,7 +110,11 @@ class Stage:
             self.sent.append(request)
             self.sent_ns.append(self.clock.now_ns())
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._free is None or self._free > 0, PATIENCE_S)
+            self._held += 1
+            try:
+                assert self._changed.wait_for(lambda: self._free is None or self._free > 0, PATIENCE_S)
+            finally:
+                self._held -= 1
             if self._free is not None:
                 self._free -= 1
         outcome = self.script(request)
@@ -155,13 +160,25 @@ class Stage:
             assert self._changed.wait_for(lambda: self._landed >= count, PATIENCE_S)
 
     def settle_down(self) -> None:
-        """Wait until whoever can run now has run: no attempt is under way and nobody was granted one."""
-        quiet = 0
-        while quiet < 3:
-            before = len(self.taken), self._landed
-            with self._changed:
-                self._changed.wait(0.001)
-            quiet = quiet + 1 if before == (len(self.taken), self._landed) and len(self.taken) == self._landed else 0
+        """Wait until whoever can run now has run: nobody is awake but attempts that ``hold`` keeps."""
+        pause = threading.Event()
+        for _ in range(round(PATIENCE_S / 0.0005)):
+            if self._is_at_rest():
+                return
+            pause.wait(0.0005)
+        raise AssertionError("it does not come to rest")
+
+    def _is_at_rest(self) -> bool:
+        """Return whether every worker, and the timers' thread, waits and was not notified.
+
+        Whoever is notified leaves the list of the condition's waiters at once, though it may run much later.
+        """
+        pool, timers = self.engine._pool, self.engine._timers
+        with self.engine._lock, timers._changed, self._changed:
+            held = self._held if self._free == 0 else 0
+            idle = len(pool._due._waiters) + len(pool._parked._waiters)  # type: ignore[attr-defined]
+            is_timer_idle = timers._thread is None or timers._is_closed or bool(timers._changed._waiters)  # type: ignore[attr-defined]
+            return is_timer_idle and not pool._wanted and pool._workers == idle + held
 
     def names(self) -> list[str | None]:
         return [request.custom_id for request in self.sent]

@@ -16,6 +16,7 @@ from itertools import pairwise
 
 import pytest
 import requests
+from hasty import HastyClock
 
 from groq_queue import (
     APIConnectionError,
@@ -116,7 +117,7 @@ def test_callbacks_get_the_future_on_a_worker_thread(groq):
 
 
 def test_the_payload_is_what_it_was_at_submit():
-    with GroqSimulator(rpm=1, minute_s=1) as groq, queue_for(groq, limits=Limits(rpm=1, minute_s=1)) as queue:
+    with GroqSimulator(rpm=1, minute_s=0.1) as groq, queue_for(groq, limits=Limits(rpm=1, minute_s=0.1)) as queue:
         messages = [{"role": "user", "content": "before"}]
         queue.submit("first")
         future = queue.submit(messages)
@@ -149,7 +150,7 @@ def test_final_statuses_are_sent_once(groq, status):
 @pytest.mark.parametrize("status", [408, 429, 498, 500, 502, 503, 504])
 def test_passing_faults_are_retried_as_often_as_allowed(groq, status):
     groq.add_fault(Fault(status=status, headers={"retry-after": "0.01"}))
-    with queue_for(groq, max_retries=2) as queue:
+    with queue_for(groq, max_retries=2, clock=HastyClock()) as queue:
         error = queue.submit("x", custom_id="mine").exception(30)
 
     assert (status, "mine", 3) == (error.status_code, error.custom_id, error.attempts)
@@ -172,7 +173,7 @@ def test_losing_the_race_for_a_slot_is_no_failure_but_has_an_end(groq, times, at
     Another program of the organisation may be faster ten times in a row; max_retries counts failures.
     """
     groq.add_fault(Fault(status=429, body=OUTPACED, times=times))
-    with queue_for(groq, max_retries=1) as queue:
+    with queue_for(groq, max_retries=1, clock=HastyClock()) as queue:
         error = queue.submit("x").exception(30)
 
     assert attempts == len(groq.log)
@@ -209,6 +210,7 @@ def test_a_request_the_server_calls_too_large_is_not_sent_again():
         assert 1 == len(groq.log)
 
 
+@pytest.mark.gate
 def test_nobody_sends_while_the_server_asked_to_wait(groq):
     """
     After 429s with Retry-After the whole lane is silent for exactly that long, then goes on.
@@ -227,6 +229,7 @@ def test_nobody_sends_while_the_server_asked_to_wait(groq):
         assert [ns for ns in after if 1_000_000_000 <= ns < 1_500_000_000]
 
 
+@pytest.mark.gate
 def test_429s_without_a_wait_are_answered_by_growing_gaps(groq):
     groq.add_fault(Fault(status=429, times=3))
     with queue_for(groq) as queue:
@@ -241,7 +244,7 @@ def test_lost_answers_are_sent_again_and_say_how_often(groq):
     groq.add_fault(Fault(match="lost", reset="after", times=1))
     groq.add_fault(Fault(match="html", html=True, times=2))
     groq.add_fault(Fault(match="cut", truncate=True, times=1))
-    with queue_for(groq) as queue:
+    with queue_for(groq, clock=HastyClock()) as queue:
         answers = [queue.submit(prompt).result(30) for prompt in ("lost", "html", "cut", "fine")]
 
     assert [2, 3, 2, 1] == [answer.attempts for answer in answers]
@@ -249,7 +252,7 @@ def test_lost_answers_are_sent_again_and_say_how_often(groq):
 
 def test_what_may_have_been_billed_is_repeated_at_most_twice(groq):
     groq.add_fault(Fault(reset="after"))
-    with queue_for(groq, max_retries=5) as queue:
+    with queue_for(groq, max_retries=5, clock=HastyClock()) as queue:
         error = queue.submit("x").exception(60)
 
     assert isinstance(error, APIConnectionError)
@@ -268,7 +271,7 @@ def test_a_silent_server_ends_in_a_typed_timeout(groq):
 def test_a_forgotten_server_is_a_typed_error():
     with GroqSimulator() as groq:
         url = groq.base_url
-    with GroqQueue(api_key="k", base_url=url, model="m", limits=Limits(), max_retries=1) as queue:
+    with GroqQueue(api_key="k", base_url=url, model="m", limits=Limits(), max_retries=1, clock=HastyClock()) as queue:
         error = queue.submit("x").exception(10)
 
     assert isinstance(error, APIConnectionError)
@@ -359,7 +362,7 @@ def test_a_simulated_queue_says_so_and_needs_no_key(monkeypatch):
 
 
 def test_a_mixed_run_meets_the_limit_without_one_refusal():
-    limits = Limits(rpm=60, tpm=6_000, minute_s=3)
+    limits = Limits(rpm=60, tpm=6_000, minute_s=0.5)
     with (
         GroqSimulator(limits=limits, latency=(0.01, 0.1), arrival_delay=(0.0, 0.02), output=0.5) as groq,
         queue_for(groq, limits=limits, max_workers=32) as queue,

@@ -90,6 +90,7 @@ def test_a_partly_drained_unit_is_forecast_as_what_is_left_of_it(stage):
     assert 31 == expected
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(
     ("limits", "output", "warm_up"),
     [

@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import wait
 
 import pytest
+from extras import needs
 
 from groq_queue import GroqQueue, GroqSimulator
 from groq_queue.core.limits import Limits
@@ -54,7 +55,7 @@ def test_five_equal_clients_get_equal_shares_of_requests():
     prompts = {client: ["hello"] * 100 for client in CLIENTS}
     prompts["ada"] = ["hello"] * 2_000
 
-    log = served_under_backlog(prompts, limits=Limits(rpm=200, minute_s=1), count=400, fair_by="requests")
+    log = served_under_backlog(prompts, limits=Limits(rpm=200, minute_s=0.2), count=400, fair_by="requests")
 
     sent = Counter(record.prompt.split()[0] for record in log)
     assert set(CLIENTS) == set(sent)
@@ -68,7 +69,7 @@ def test_five_equal_clients_get_equal_shares_of_tokens():
     prompts = {client: ["word " * 96] * 1_200 for client in CLIENTS[:3]}
     prompts |= {client: ["word " * 7_990] * 20 for client in CLIENTS[3:]}
 
-    log = served_under_backlog(prompts, limits=Limits(tpm=250_000, minute_s=1), count=2_500, fair_by="tokens")
+    log = served_under_backlog(prompts, limits=Limits(tpm=250_000, minute_s=0.2), count=2_500, fair_by="tokens")
 
     tokens = Counter()
     for record in log:
@@ -240,7 +241,7 @@ def test_no_load_inverts_levels_breaks_fifo_or_leaves_a_free_budget_unused(stage
     Any mix of submits, cancels, moves and weights: strict levels hold at each take, FIFO holds for one client and
     level, something is sent whenever the budget and a worker are free, and every Future ends.
     """
-    hypothesis = pytest.importorskip("hypothesis")
+    hypothesis = needs("hypothesis")
 
     @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
     @hypothesis.given(steps_of(hypothesis.strategies))

@@ -6,6 +6,7 @@ import logging
 import threading
 
 import pytest
+from hasty import HastyClock
 
 from groq_queue import BadRequestError, ConfigurationError, GroqQueue, GroqSimulator
 from groq_queue.simulator import Fault
@@ -15,7 +16,8 @@ MODEL = "llama-3.1-8b-instant"
 
 
 def run(simulator, observer, prompts=("Why?",), **options):
-    with GroqQueue(api_key="test", base_url=simulator.base_url, model=MODEL, observer=observer) as queue:
+    clock = HastyClock(10)
+    with GroqQueue(api_key="test", base_url=simulator.base_url, model=MODEL, observer=observer, clock=clock) as queue:
         futures = [queue.submit(prompt, max_completion_tokens=4, **options) for prompt in prompts]
         for future in futures:
             future.exception(PATIENCE_S)

@@ -9,6 +9,7 @@ import sys
 from decimal import Decimal
 
 import pytest
+from extras import needs
 
 from groq_queue import APIStatusError, Completion, ConfigurationError, GroqQueue, Limits, RequestTooLarge
 from groq_queue.everyday.asking import Asking
@@ -42,7 +43,7 @@ class Echo(Asking):
 
 
 def test_a_pandas_series_keeps_index_name_and_length_and_its_missing_values():
-    pandas = pytest.importorskip("pandas")
+    pandas = needs("pandas")
     echo = Echo()
     values = ["tea", None, float("nan"), pandas.NA, pandas.NaT, 7, ""]
     column = pandas.Series(values, index=[3, 3, "a", "b", "c", 1.5, None], name="drink", dtype=object)
@@ -59,7 +60,7 @@ def test_a_pandas_series_keeps_index_name_and_length_and_its_missing_values():
 
 @pytest.mark.parametrize("dtype", ["string", "Int64", "float64", "category", "datetime64[ns]"])
 def test_pandas_columns_of_every_dtype_are_taken(dtype):
-    pandas = pytest.importorskip("pandas")
+    pandas = needs("pandas")
     values = {"datetime64[ns]": [datetime.datetime(2026, 1, 1), None]}.get(dtype, [1, None])
     column = pandas.Series(values if dtype not in ("string", "category") else ["1", None], dtype=dtype)
 
@@ -70,7 +71,7 @@ def test_pandas_columns_of_every_dtype_are_taken(dtype):
 
 
 def test_a_multi_index_and_an_empty_series_come_back_as_they_were():
-    pandas = pytest.importorskip("pandas")
+    pandas = needs("pandas")
     index = pandas.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["letter", "number"])
 
     answers = Echo().map_column(pandas.Series(["x", "y"], index=index))
@@ -81,7 +82,7 @@ def test_a_multi_index_and_an_empty_series_come_back_as_they_were():
 
 
 def test_a_polars_series_gives_a_polars_series_of_strings():
-    polars = pytest.importorskip("polars")
+    polars = needs("polars")
 
     answers = Echo().map_column(polars.Series("drink", ["tea", None]), "Buy {}!")
     numbers = Echo().map_column(polars.Series("n", [1.5, float("nan"), None]))
@@ -101,7 +102,7 @@ def test_a_list_and_a_tuple_give_a_list():
 
 
 def test_it_works_on_a_real_queue_in_a_frame(queue):
-    pandas = pytest.importorskip("pandas")
+    pandas = needs("pandas")
     frame = pandas.DataFrame({"review": ["good", None, "bad"]}, index=[10, 20, 30])
 
     frame["mood"] = queue.map_column(frame["review"], "Mood of {}?", priority="high", max_completion_tokens=5)
@@ -141,7 +142,7 @@ def test_what_is_no_column_is_refused(column):
 
 
 def test_a_frame_is_refused_with_the_cure():
-    pandas = pytest.importorskip("pandas")
+    pandas = needs("pandas")
 
     with pytest.raises(ConfigurationError, match=r"DataFrame; pass one column.*df\['name'\]"):
         Echo().map_column(pandas.DataFrame({"a": ["x"]}))
@@ -172,7 +173,7 @@ def test_raise_raises_the_first_and_keeps_what_is_done_for_going_on():
 
 
 def test_done_answers_are_not_asked_again():
-    pandas = pytest.importorskip("pandas")
+    pandas = needs("pandas")
     echo = Echo()
     column = pandas.Series(["a", "b", None, "c"], index=[7, 8, 9, 10])
     with pytest.raises(APIStatusError):

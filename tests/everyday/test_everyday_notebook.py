@@ -11,6 +11,7 @@ import weakref
 from concurrent.futures import CancelledError
 
 import pytest
+from extras import needs
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits
 from groq_queue.everyday import names
@@ -66,7 +67,7 @@ def test_an_interrupted_map_keeps_what_it_gave_cancels_the_rest_and_says_how_to_
 
 
 def test_an_interrupted_column_keeps_its_answers_and_goes_on_from_there(queue, capsys):
-    pandas = pytest.importorskip("pandas")
+    pandas = needs("pandas")
     column = pandas.Series([f"value {n}" for n in range(8)], index=list("abcdefgh"))
 
     with pytest.raises(KeyboardInterrupt) as raised:
@@ -329,7 +330,7 @@ print("answers:", shell.user_ns["n"])
     "make", ["GroqQueue.simulated(latency=0)", "GroqQueue.named('nb', GroqQueue.simulated, latency=0)"]
 )
 def test_twenty_runs_in_a_real_shell_with_its_caches(make):
-    pytest.importorskip("IPython")
+    needs("IPython")
     cell = f"queue = {make}\nanswers = list(queue.map(['a'] * 20))\nn = len(answers)\nanswers[0]"
 
     done = subprocess.run(

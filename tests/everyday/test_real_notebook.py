@@ -11,12 +11,13 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from extras import needs
 
 from groq_queue import GroqSimulator, Limits
 
-nbclient = pytest.importorskip("nbclient")
-nbformat = pytest.importorskip("nbformat")
-pytest.importorskip("ipykernel")
+nbclient = needs("nbclient", is_module=True)
+nbformat = needs("nbformat", is_module=True)
+needs("ipykernel", is_module=True)
 
 HANG_S = 120  # a cell that takes longer hangs
 LOOK_S = 0.02
