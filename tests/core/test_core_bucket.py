@@ -226,3 +226,204 @@ def test_a_period_may_be_a_fraction_of_a_second() -> None:
     spend(bucket, 10, NOW)
 
     assert 50_000_000 == bucket.wait_ns(1, NOW)
+
+
+# -- taking
+
+
+@pytest.mark.parametrize("credits", [False, True])
+def test_what_is_taken_is_held_if_it_fits_to_the_unit_and_to_the_nanosecond(credits: bool) -> None:
+    bucket = Bucket(100, 10)
+    spend(bucket, 60, NOW)
+
+    too_many, fits, more = (bucket.take(units, NOW, credits) for units in (41, 40, 1))
+
+    assert (False, True, False) == (too_many, fits, more)
+    assert (100, 40) == (bucket.leased, bucket.held)
+    assert 100 == bucket.used(NOW)
+    assert not bucket.take(1, NOW + SECOND // 10 - 1, credits)
+    assert bucket.take(1, NOW + SECOND // 10, credits)
+
+
+def test_taking_believes_the_level_it_is_told_to() -> None:
+    bucket = Bucket(100, 10)
+    bucket.hold(90)
+    bucket.settle(90, 90, 20, NOW)
+
+    assert not bucket.take(11, NOW, False)
+    assert bucket.take(80, NOW, True)
+    assert not bucket.take(1, NOW, True)
+
+
+def test_a_bucket_emptied_long_ago_passes_no_more_than_it_holds() -> None:
+    """
+    Idleness earns nothing.
+    """
+    bucket = Bucket(100, 10)
+    spend(bucket, 100, NOW)
+    later_ns = NOW + 3_600 * SECOND
+
+    assert not bucket.take(101, later_ns, False)
+    assert bucket.take(100, later_ns, False)
+    assert not bucket.take(1, later_ns, False)
+
+
+def test_what_is_untaken_was_never_taken() -> None:
+    bucket = Bucket(100, 10)
+    bucket.take(30, NOW, False)
+    before = bucket.state()
+
+    assert bucket.take(70, NOW, False)
+    bucket.untake(70)
+
+    assert before == bucket.state()
+    assert (30, 30) == (bucket.leased, bucket.held)
+
+
+# -- foretelling
+
+
+def test_what_is_held_is_foretold_to_drain_from_now_on() -> None:
+    """
+    50 held and 60 settled of 100 in 10 s: 40 more fit after 5 s, 90 after 10 s and 140, of which 40 wait for the rest,
+    after 15 s.
+    """
+    bucket = Bucket(100, 10)
+    spend(bucket, 60, NOW)
+    bucket.hold(50)
+
+    forecasts = [bucket.forecast_ns(units, NOW, credits=False) for units in (0, 40, 90, 140)]
+
+    assert [SECOND, 5 * SECOND, 10 * SECOND, 15 * SECOND] == forecasts
+
+
+def test_what_fits_now_is_foretold_for_now() -> None:
+    bucket = Bucket(100, 10)
+    spend(bucket, 60, NOW)
+
+    assert 0 == bucket.forecast_ns(40, NOW, credits=False)
+    assert SECOND // 10 == bucket.forecast_ns(41, NOW, credits=False)
+    assert 0 == bucket.forecast_ns(1, NOW, credits=False)
+
+
+def test_a_forecast_is_rounded_up_and_believes_the_level_it_is_told_to() -> None:
+    bucket = Bucket(7, 1)
+    bucket.hold(7)
+    bucket.settle(7, 7, 3, NOW)
+
+    assert 142_857_143 == bucket.forecast_ns(1, NOW, credits=False)
+    assert 0 == bucket.forecast_ns(4, NOW, credits=True)
+    assert 142_857_143 == bucket.forecast_ns(5, NOW, credits=True)
+
+
+# -- another life
+
+
+def test_a_bucket_made_from_its_state_is_the_same() -> None:
+    bucket = Bucket(1_000, 60)
+    bucket.hold(900)
+    bucket.settle(900, 800, 250, NOW)
+    bucket.hold(50)
+    bucket.at_most(700, NOW)
+    bucket.hold(7)
+    bucket.refund(7)
+
+    twin = Bucket.from_state(bucket.state())
+
+    assert bucket.state() == twin.state()
+    assert (1_000, 60 * SECOND) == (twin.limit, twin.period_ns)
+    assert (750, 300) == (twin.used(NOW), twin.used(NOW, credits=True))
+    assert (957, 900, 7, 50) == (twin.leased, twin.settled, twin.refunded, twin.held)
+    assert (800, 100, 2) == (twin.ended, twin.lowered, twin.restarts)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_state_of_another_length_is_refused(change: int) -> None:
+    state = Bucket(1, 1).state()
+
+    with pytest.raises(ValueError):
+        Bucket.from_state([*state, 0][: len(state) + change])
+
+
+@pytest.mark.parametrize("shift_ns", [5 * SECOND, -7 * SECOND])
+def test_on_another_clock_everything_is_as_it_was(shift_ns: int) -> None:
+    bucket = Bucket(1_000, 60)
+    bucket.hold(900)
+    bucket.settle(900, 800, 250, NOW)
+
+    bucket.move_by(shift_ns)
+
+    assert (800, 250) == (bucket.used(NOW + shift_ns), bucket.used(NOW + shift_ns, credits=True))
+    assert 36 * SECOND == bucket.wait_ns(800, NOW + shift_ns)
+
+
+# -- the server's word
+
+
+def test_the_first_word_on_a_limit_is_taken_as_it_is() -> None:
+    bucket = Bucket(1_000, 60)
+    spend(bucket, 900, NOW)
+    bucket.hold(30)
+
+    bucket.begin_at(200, NOW)
+
+    assert (230, 230) == (bucket.used(NOW), bucket.used(NOW, credits=True))
+    assert 130 == bucket.used(NOW + 6 * SECOND)
+
+
+def test_the_two_levels_are_lowered_and_raised_each_for_itself() -> None:
+    bucket = Bucket(1_000, 60)
+    bucket.hold(900)
+    bucket.settle(900, 900, 200, NOW)
+
+    bucket.at_most(500, NOW)
+    lowered = bucket.used(NOW), bucket.used(NOW, credits=True)
+    bucket.at_least(300, 0, NOW)
+
+    assert (500, 200) == lowered
+    assert (500, 300) == (bucket.used(NOW), bucket.used(NOW, credits=True))
+    assert 400 == bucket.lowered
+
+
+def test_each_lowering_is_added_up() -> None:
+    bucket = Bucket(1_000, 60)
+    spend(bucket, 900, NOW)
+
+    for used in (700, 800, 650):
+        bucket.at_most(used, NOW)
+
+    assert 250 == bucket.lowered
+
+
+@pytest.mark.parametrize("credits", [False, True])
+def test_another_period_keeps_the_units_in_use_and_drains_them_in_its_own_time(credits: bool) -> None:
+    bucket = Bucket(100, 10)
+    bucket.hold(80)
+    bucket.settle(80, 80, 30, NOW)
+    level = 30 if credits else 80
+
+    bucket.change_period(20 * SECOND, NOW + SECOND)
+
+    assert 20 * SECOND == bucket.period_ns
+    assert level - 10 == bucket.used(NOW + SECOND, credits=credits)
+    assert level - 15 == bucket.used(NOW + 2 * SECOND, credits=credits)
+
+
+def test_another_period_charges_nothing_to_an_idle_bucket() -> None:
+    bucket = Bucket(100, 10)
+    spend(bucket, 100, NOW)
+
+    bucket.change_period(20 * SECOND, NOW + 3_600 * SECOND)
+
+    assert bucket.take(100, NOW + 3_600 * SECOND, False)
+
+
+def test_another_limit_is_reached_by_both_levels_alike() -> None:
+    bucket = Bucket(100, 10)
+    bucket.hold(80)
+    bucket.settle(80, 80, 30, NOW)
+
+    bucket.resize(200, NOW + SECOND)
+
+    assert (70, 20) == (bucket.used(NOW + SECOND), bucket.used(NOW + SECOND, credits=True))
+    assert (50, 0) == (bucket.used(NOW + 2 * SECOND), bucket.used(NOW + 2 * SECOND, credits=True))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("hypothesis")
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from extras import needs
 
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.budget import Budget, Lease
 from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Cost
+
+needs("hypothesis", is_module=True)
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 limits = st.integers(1, 10**7)
 periods = st.sampled_from([0.001, 0.7, 1, 7, 60, 3_600, 86_400])

@@ -49,37 +49,80 @@ def test_instants_are_whole_nanoseconds_and_never_step_back() -> None:
     assert instants == sorted(instants)
 
 
-@pytest.mark.parametrize("name", ["CLOCK_BOOTTIME", "CLOCK_MONOTONIC"])
-def test_a_platform_without_a_clock_uses_the_next(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(time, name, raising=False)
-
-    assert 0 < SystemClock().now_ns()
+BOOT, STEADY = 7_001, 7_002
 
 
-def test_a_platform_that_names_a_clock_it_does_not_have_uses_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(clock_id: int) -> int:
-        raise OSError("no such clock")
+@pytest.mark.parametrize(
+    ("has", "works", "shown"),
+    [
+        ({"CLOCK_BOOTTIME": BOOT, "CLOCK_MONOTONIC": STEADY}, {BOOT, STEADY}, BOOT),
+        ({"CLOCK_MONOTONIC": STEADY}, {STEADY}, STEADY),
+        ({"CLOCK_BOOTTIME": BOOT, "CLOCK_MONOTONIC": STEADY}, {STEADY}, STEADY),
+        ({"CLOCK_BOOTTIME": BOOT, "CLOCK_MONOTONIC": STEADY}, set(), 7_003),
+        ({}, set(), 7_003),
+    ],
+    ids=["both", "no boot time", "boot time in name only", "both in name only", "none"],
+)
+def test_a_platform_without_a_clock_uses_the_next(
+    has: dict[str, int], works: set[int], shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The best goes on while the machine sleeps, the next is steady, and ``monotonic_ns`` is everywhere.
+    """
 
-    monkeypatch.setattr(time, "clock_gettime_ns", missing)
+    def read(clock_id: int) -> int:
+        if clock_id not in works:
+            raise OSError("no such clock")
+        return clock_id
 
-    assert 0 < SystemClock().now_ns()
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+        monkeypatch.delattr(time, name, raising=False)
+    for name, clock_id in has.items():
+        monkeypatch.setattr(time, name, clock_id, raising=False)
+    monkeypatch.setattr(time, "clock_gettime_ns", read, raising=False)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 7_003)
+
+    assert shown == SystemClock().now_ns()
 
 
-def test_a_wait_for_the_past_returns_at_once() -> None:
-    clock, condition = SystemClock(), threading.Condition()
+class Watched(threading.Condition):
+    """A condition on which nobody waits: it notes who would, and who is notified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timeouts: list[float | None] = []
+        self.notified = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.timeouts.append(timeout)
+        return False
+
+    def notify_all(self) -> None:
+        self.notified += 1
+
+
+def test_nobody_waits_for_the_past() -> None:
+    clock, condition = SystemClock(), Watched()
     with condition:
-        clock.wait(condition, clock.now_ns() - 1)
-        clock.wait(condition, clock.now_ns() + 1_000)
+        for until_ns in (0, clock.now_ns() - 1, clock.now_ns()):
+            clock.wait(condition, until_ns)
+
+    assert [] == condition.timeouts
+
+
+def test_a_wait_ends_at_its_instant() -> None:
+    clock, condition = SystemClock(), Watched()
+    before_ns = clock.now_ns()
+    with condition:
+        clock.wait(condition, before_ns + 20 * SECOND)
+    took_s = (clock.now_ns() - before_ns) / SECOND
+
+    [timeout] = condition.timeouts
+    assert timeout is not None
+    assert 20 - took_s <= timeout <= 20
 
 
 def test_a_long_wait_is_cut_so_that_a_resumed_machine_looks_again() -> None:
-    class Watched(threading.Condition):
-        timeouts: list[float | None] = []  # noqa: RUF012
-
-        def wait(self, timeout: float | None = None) -> bool:
-            self.timeouts.append(timeout)
-            return False
-
     clock, condition = SystemClock(), Watched()
     with condition:
         clock.wait(condition, clock.now_ns() + 86_400 * SECOND)
@@ -132,8 +175,41 @@ def test_a_fake_clock_wakes_whoever_is_due_and_nobody_else() -> None:
 
 
 def test_a_fake_clock_does_not_wait_for_the_past() -> None:
-    clock, condition = FakeClock(5), threading.Condition()
+    clock, condition = FakeClock(5), Watched()
 
     with condition:
         clock.wait(condition, 5)
         clock.wait(condition, 4)
+
+    assert [] == condition.timeouts
+
+
+def test_a_fake_clock_notifies_each_once_when_its_instant_comes_and_not_before() -> None:
+    clock = FakeClock(0)
+    conditions = [Watched() for _ in range(4)]
+    for condition, until_ns in zip(conditions, (3 * SECOND, SECOND, 3 * SECOND + 1, None), strict=True):
+        with condition:
+            clock.wait(condition, until_ns)
+
+    notified = []
+    for seconds in (0.999_999_999, 0.000_000_001, 2, 7):
+        clock.advance(seconds)
+        notified.append([condition.notified for condition in conditions])
+
+    assert [[None]] * 4 == [condition.timeouts for condition in conditions]
+    assert [[0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]] == notified
+
+
+def test_a_fake_clock_tells_whether_an_instant_is_awaited() -> None:
+    clock, condition = FakeClock(0), Watched()
+    with condition:
+        clock.wait(condition, 3 * SECOND)
+
+    before = [clock.is_awaited(seconds) for seconds in (2, 3, 4)]
+    clock.advance(1)
+    after = [clock.is_awaited(seconds) for seconds in (2, 3)]
+    clock.advance(2)
+
+    assert [False, True, False] == before
+    assert [True, False] == after
+    assert not clock.is_awaited(0)

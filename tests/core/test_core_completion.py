@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import types
 from typing import Any
 
 import pytest
@@ -63,6 +64,7 @@ def test_a_copy_is_equal_and_its_own(make: Any) -> None:
     original = answer()
 
     twin = make(original)
+    assert original == twin
     twin["model"] = "other"
 
     assert ("row 7", "Grüße", "m") == (twin.custom_id, twin.text, original.model)
@@ -80,6 +82,12 @@ def test_a_copy_is_equal_and_its_own(make: Any) -> None:
         ({"choices": [{"message": None}]}, ""),
         ({"choices": [{"message": {"content": None}}]}, ""),
         ({"choices": [{"text": "legacy"}]}, "legacy"),
+        ({"choices": [{"message": {"content": "said"}, "text": "legacy"}], "text": "a transcript"}, "said"),
+        ({"choices": [{"text": "one"}, {"text": "two"}]}, "one"),
+        ({"choices": [], "text": "a transcript"}, "a transcript"),
+        ({"choices": [None], "text": "a transcript"}, ""),
+        ({"choices": {"0": 1}, "text": "a transcript"}, "a transcript"),
+        ({"text": 5}, ""),
     ],
 )
 def test_text_is_always_a_str(body: dict[str, Any], text: str) -> None:
@@ -122,6 +130,20 @@ def test_what_is_not_one_object_is_a_value_error(body: bytes) -> None:
         decode_object(body)
 
 
+def test_the_objects_inside_an_object_are_read_by_attributes_too() -> None:
+    decoded = decode_object(b'{"a": [{"b": {"c": 1}}]}')
+
+    assert {"a": [{"b": {"c": 1}}]} == decoded
+    assert 1 == decoded["a"][0].b.c
+
+
+def test_what_is_nested_too_deep_and_a_constant_that_json_lacks_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^nested too deep$"):
+        decode_object(b"[" * 200_000)
+    with pytest.raises(ValueError, match=r"^NaN is not JSON$"):
+        decode_object(b'{"a": NaN}')
+
+
 def test_a_wrong_kind_is_named() -> None:
     with pytest.raises(ValueError, match="a JSON list instead of an object"):
         decode_object(b"[]")
@@ -144,6 +166,20 @@ def test_a_wrong_kind_is_named() -> None:
         ({"prompt_tokens": 1, "completion_tokens": -5}, None),
         ({"prompt_tokens": "3"}, None),
         ({"prompt_tokens": 3.5}, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (0, 0, 0)),
+        ({"prompt_tokens": 0}, (0, 0, 0)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 1}}, (9, 0, 1)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 9}}, (9, 0, 9)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 0}}, (9, 0, 0)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {}}, (9, 0, 0)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": types.MappingProxyType({"cached_tokens": 5})}, (9, 0, 5)),
+        (types.MappingProxyType({"prompt_tokens": 3, "completion_tokens": 5}), (3, 5, 0)),
+        ({"prompt_tokens": 10**12, "completion_tokens": 10**12}, (10**12, 10**12, 0)),
+        ({"prompt_tokens": 10**12 + 1, "completion_tokens": 1}, None),
+        ({"prompt_tokens": 1, "completion_tokens": 10**12 + 1}, None),
+        ({"prompt_tokens": 3, "completion_tokens": "5"}, None),
+        ({"prompt_tokens": 3, "completion_tokens": None}, None),
+        ({"completion_tokens": 5}, None),
         ({}, None),
         (None, None),
         ([3, 5], None),

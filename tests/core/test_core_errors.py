@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import queue
 from typing import Any
@@ -38,7 +39,10 @@ from groq_queue.errors import (
     RequestTooLarge,
     UnprocessableEntityError,
     error_message,
+    error_of,
     excerpt,
+    record_of,
+    shown,
     status_error,
 )
 
@@ -129,6 +133,11 @@ def test_a_copy_is_equal_and_free_of_the_traceback(error: GroqQueueError) -> Non
         (DailyLimitReached, (GroqQueueError,)),
         (CostLimitReached, (GroqQueueError,)),
         (JournalError, (GroqQueueError,)),
+        (QueueBusy, ()),
+        (EngineUnavailable, ()),
+        (APIError, ()),
+        (APIConnectionError, (APIError,)),
+        *((kind, (APIStatusError, APIError)) for kind in APIStatusError.__subclasses__()),
         (LimiterUnavailable, (GroqQueueError,)),
     ],
 )
@@ -224,8 +233,101 @@ def test_a_message_is_always_a_str(body: Any) -> None:
     assert isinstance(error_message(body), str)
 
 
-def test_no_error_holds_request_headers() -> None:
+class Attempt:
+    """The request of a foreign library, as its exceptions hold it."""
+
+    headers: dict[str, str] = {"Authorization": "Bearer gsk_secret"}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_no_error_takes_the_key_through_a_pickle_or_into_a_journal(error: GroqQueueError) -> None:
     """
-    Only response headers are kept; a key cannot leak through a pickle.
+    Its cause may hold the request with its headers; what is pickled or stored is the error without it.
     """
-    assert all("authorization" not in str(vars(error)).lower() for error in SAMPLES)
+    raised = error.copy()
+    raised.__cause__ = ConnectionError("reset", vars(Attempt))
+    raised.__cause__.request = Attempt.headers  # type: ignore[attr-defined]
+
+    stored, pickled = repr(record_of(raised)), pickle.dumps(raised)
+
+    assert "gsk_secret" not in stored
+    assert b"gsk_secret" not in pickled
+    assert raised.__cause__ is raised.copy().__cause__
+
+
+# -- what a journal keeps of them
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_that_was_stored_is_of_its_kind_again_and_knows_its_facts(error: GroqQueueError) -> None:
+    """
+    All but the headers, which only a response has.
+    """
+    stored = json.loads(json.dumps(record_of(error)))
+
+    twin = error_of(stored)
+
+    facts = {name: value for name, value in vars(error).items() if name != "headers"}
+    assert type(error) is type(twin)
+    assert str(error) == str(twin)
+    assert facts == {name: value for name, value in vars(twin).items() if name != "headers"}
+    assert {} == getattr(twin, "headers", {})
+
+
+@pytest.mark.parametrize("kind", ["ZeroDivisionError", "Literal", "queue", "gone", None])
+def test_a_stored_error_of_another_kind_leaves_open_whether_the_request_was_answered(kind: str | None) -> None:
+    twin = error_of({"kind": kind, "message": "division by zero", "facts": {"a": 1}})
+
+    assert APIConnectionError is type(twin)
+    assert ("division by zero", "unknown", True) == (str(twin), twin.sent, twin.is_final)
+    assert "gone" == str(error_of({"kind": "gone"}))
+
+
+def test_a_stored_error_without_facts_has_no_request() -> None:
+    twin = error_of({"kind": "QueueClosed", "message": "m", "facts": None})
+
+    assert QueueClosed is type(twin)
+    assert (None, None) == (twin.request_id, twin.custom_id)
+
+
+@pytest.mark.parametrize(
+    ("fact", "is_kept"),
+    [
+        (None, True),
+        (True, True),
+        (0.5, True),
+        ("x" * 10_000, True),
+        ("x" * 10_001, False),
+        ([1] * 200, True),
+        ([1] * 201, False),
+        ((1, "a"), True),
+        ({"a": [1]}, True),
+        ({1: "a"}, False),
+        ({"a": object}, False),
+        ({"a": "x" * 10_000}, False),
+        ([object], False),
+        (object, False),
+        (b"x", False),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_of_the_facts_of_an_error_only_the_plain_and_small_are_stored(fact: Any, is_kept: bool) -> None:
+    error = ConfigurationError("m")
+    error.fact = fact  # type: ignore[attr-defined]
+
+    record = record_of(error)
+
+    assert is_kept == ("fact" in record["facts"])
+    assert ("ConfigurationError", "m") == (record["kind"], record["message"])
+
+
+# -- values in messages
+
+
+def test_a_value_is_shown_as_far_as_it_matters() -> None:
+    assert ["5", "'a'", "'" + "x" * 49 + "…"] == [shown(5), shown("a"), shown("x" * 400, 50)]
+    assert shown(10**5_000).startswith("<a int>")
+
+
+def test_a_value_of_a_hundred_characters_is_shown_whole() -> None:
+    assert ["'" + "x" * 98 + "'", "'" + "x" * 99 + "…"] == [shown("x" * 98), shown("x" * 99)]

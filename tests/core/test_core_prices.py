@@ -57,3 +57,114 @@ def test_a_purse_without_a_cap_only_counts():
 
     assert purse.reserve(10**18)
     assert not purse.is_capped
+    assert purse.can_ever_hold(10**30)
+    assert Purse(0.01).is_capped
+
+
+PUBLISHED = {
+    "llama-3.1-8b-instant": (0.05, 0.08),
+    "llama-3.3-70b-versatile": (0.59, 0.79),
+    "openai/gpt-oss-120b": (0.15, 0.60),
+    "openai/gpt-oss-20b": (0.075, 0.30),
+    "openai/gpt-oss-safeguard-20b": (0.075, 0.30),
+    "meta-llama/llama-4-scout-17b-16e-instruct": (0.11, 0.34),
+    "meta-llama/llama-4-maverick-17b-128e-instruct": (0.20, 0.60),
+    "moonshotai/kimi-k2-instruct-0905": (1.00, 3.00),
+    "qwen/qwen3-32b": (0.29, 0.59),
+}  # USD per million prompt and completion tokens, https://groq.com/pricing as quoted in 2026-06
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_a_million_tokens_cost_what_was_published(model):
+    tariff, prices = Tariff(), PUBLISHED[model]
+
+    told = tariff.price(model, Cost(10**6, 0)), tariff.price(model, Cost(0, 10**6))
+
+    assert PUBLISHED.keys() == PRICES.keys()
+    assert tuple(round(price * 1_000_000) * 10**6 for price in prices) == told
+
+
+def test_audio_has_no_price_beside_its_tokens():
+    assert 0 == Tariff({"m": (1, 2)}).price("m", Cost(0, 0, 500))
+
+
+def test_a_price_may_be_zero_for_one_kind_of_token():
+    tariff = Tariff({"in": (0, 2), "out": [3, 0]})
+
+    assert [0, 2_000_000, 3_000_000, 0] == [
+        tariff.price("in", Cost(1)),
+        tariff.price("in", Cost(0, 1)),
+        tariff.price("out", Cost(1)),
+        tariff.price("out", Cost(0, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "pair", [(1, -0.001), (-0.001, 1), (-2, -2), "12", {1, 2}, (True, 1), (1, False), ("1", 2), [1]]
+)
+def test_a_pair_that_only_looks_like_prices_is_refused_with_the_cure(pair):
+    with pytest.raises(ConfigurationError) as caught:
+        Tariff({"m": pair})
+
+    assert str(caught.value) == (
+        f"prices['m']={pair!r}: use a pair of numbers >= 0, USD per million prompt and completion tokens"
+    )
+
+
+@pytest.mark.parametrize("prices", [5, "m", [("m", (1, 2))], {("m", 1, 2)}])
+def test_prices_are_a_mapping(prices):
+    with pytest.raises(ConfigurationError) as caught:
+        Tariff(prices)
+
+    assert f"prices={prices!r}: use {{model: (prompt, completion)}}, USD per million tokens" == str(caught.value)
+
+
+@pytest.mark.parametrize("model", [5, None, ("m",)])
+def test_a_model_is_named_by_a_str(model):
+    with pytest.raises(ConfigurationError) as caught:
+        Tariff({model: (1, 2)})
+
+    assert f"prices[{model!r}]: use the name of a model, a str" == str(caught.value)
+
+
+def test_a_long_name_of_a_model_is_cut_in_what_is_told():
+    with pytest.raises(ConfigurationError) as caught:
+        Tariff({"m" * 400: 5})
+
+    assert str(caught.value).startswith(f"prices['{'m' * 49}…]=5: use a pair")
+
+
+def test_what_is_reserved_and_what_is_spent_both_count_against_the_cap():
+    purse = Purse(0.000_000_000_010)
+
+    assert [True, True, False, True, False] == [purse.reserve(amount) for amount in (4, 3, 4, 3, 1)]
+    purse.settle(4, 1)
+    purse.settle(3, 3)
+    assert (4, 3) == (purse.spent, purse.reserved)
+    assert [False, True, False] == [purse.reserve(amount) for amount in (4, 3, 1)]
+
+
+def test_what_may_ever_fit_is_judged_by_what_is_spent_and_not_by_what_is_reserved():
+    purse = Purse(0.000_000_000_010)
+    purse.reserve(10)
+
+    assert purse.can_ever_hold(10)
+    purse.settle(10, 4)
+    assert purse.can_ever_hold(6)
+    assert not purse.can_ever_hold(7)
+
+
+def test_a_purse_that_takes_over_counts_as_spent_whatever_the_other_may_still_be_charged():
+    before, after = Purse(0.000_000_000_010), Purse(0.000_000_000_010)
+    before.reserve(7)
+    before.settle(4, 2)
+
+    after.inherit(before)
+
+    assert (2 + 3, 0) == (after.spent, after.reserved)
+    assert not after.reserve(6)
+    assert after.reserve(5)
+
+
+def test_a_fresh_purse_has_spent_nothing():
+    assert (0, 0, 0.0) == (Purse(1).spent, Purse(1).reserved, Purse(1).spent_usd)

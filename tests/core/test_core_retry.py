@@ -90,6 +90,11 @@ def test_a_fault_of_the_key_or_its_owner_stops_everything(status: int, shape: ob
         (400, body("x", 17)),
         (400, body("x", ["invalid_api_key"])),
         (422, body("x", "spend_something")),
+        (404, body("x", "spend_something")),
+        (400, body("x", "overspend_limit")),
+        (400, {"error": "spend_limit"}),
+        (400, {"error": ["invalid_api_key"]}),
+        (400, {"code": "invalid_api_key"}),
     ],
 )
 def test_a_fault_of_one_model_or_request_stops_only_that(status: int, shape: object) -> None:
@@ -141,7 +146,49 @@ def test_a_backoff_is_anywhere_below_a_doubling_bound(retries: int, bound_s: flo
     assert bound_s * 1e9 * 0.99 < max(waits) <= bound_s * 1e9
 
 
-def test_the_same_dice_give_the_same_backoff() -> None:
+class Highest(random.Random):
+    """Rolls the end of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def test_the_bound_of_a_backoff_doubles_from_its_base_up_to_its_cap() -> None:
+    policy = RetryPolicy(base_s=1, cap_s=5)
+
+    bounds = [policy.backoff_ns(retries, Highest()) for retries in (0, 1, 2, 3, 4, 100_000)]
+
+    assert [second * 1_000_000_000 for second in (1, 2, 4, 5, 5, 5)] == bounds
+
+
+def test_a_cap_of_years_is_reached_too() -> None:
+    policy = RetryPolicy(base_s=1, cap_s=1e12)
+
+    bounds = [policy.backoff_ns(retries, Highest()) for retries in (29, 30, 31)]
+
+    assert [2**29 * 1_000_000_000, 2**30 * 1_000_000_000, 2**30 * 1_000_000_000] == bounds
+
+
+def test_the_same_dice_give_the_same_backoff_and_others_another() -> None:
     policy = RetryPolicy(base_s=1, cap_s=4)
 
-    assert policy.backoff_ns(1, random.Random(7)) == policy.backoff_ns(1, random.Random(7))
+    one, again, other = (policy.backoff_ns(1, random.Random(seed)) for seed in (7, 7, 8))
+
+    assert one == again
+    assert one != other
+
+
+def test_a_request_that_is_always_refused_with_a_wait_may_ask_ten_times_for_each_retry() -> None:
+    policy = RetryPolicy(max_retries=2)
+
+    assert [True, True, False, False] == [policy.may_ask_again(refusals) for refusals in (0, 19, 20, 21)]
+    assert [True, False] == [RetryPolicy(max_retries=3, refusals_per_retry=2).may_ask_again(n) for n in (5, 6)]
+    assert not RetryPolicy(max_retries=0).may_ask_again(0)
+
+
+def test_unless_told_otherwise_there_are_five_retries_and_two_after_an_answer_was_lost() -> None:
+    policy, lost = RetryPolicy(), APIConnectionError("reset", sent="unknown")
+
+    assert [True, False] == [policy.may_retry(retries) for retries in (4, 5)]
+    assert [True, False] == [policy.may_ask_again(refusals) for refusals in (49, 50)]
+    assert [True, False] == [policy.may_resend(lost, before) for before in (1, 2)]

@@ -35,7 +35,8 @@ def test_memory_does_not_grow_with_the_number_of_values():
     for exponent in range(16_500):
         sketch.add(round(10 ** (exponent / 1_000)))
 
-    assert len(sketch._bins) < 1_600
+    assert 1_500 < len(sketch._bins) < 1_600
+    assert 16_500 == sketch.count
 
 
 def test_merged_sketches_count_like_one():
@@ -58,3 +59,44 @@ def test_an_empty_sketch_says_nought():
     A report may be asked for before anything was sent.
     """
     assert 0 == Sketch().quantile(0.5)
+
+
+def test_what_is_shorter_than_a_microsecond_counts_as_none():
+    sketch = Sketch()
+    for value_ns in (0, 1, 999, 1_000):
+        sketch.add(value_ns)
+
+    assert [0, 0, 0, 990] == [sketch.quantile(fraction) for fraction in (0.0, 0.5, 0.74, 0.75)]
+    assert (4, 1_000) == (sketch.count, sketch.largest)
+
+
+def test_a_quantile_stands_in_the_order_of_the_values_and_not_of_their_coming():
+    sketch = Sketch()
+    for ms in (900, 1, 50, 900, 1):
+        sketch.add(ms * 1_000_000)
+
+    quantiles = [sketch.quantile(fraction) / 1e6 for fraction in (0.0, 0.2, 0.39, 0.4, 0.6, 0.99, 1.0)]
+
+    assert [1, 1, 1, 50, 900, 900, 900] == pytest.approx(quantiles, rel=0.01)
+
+
+def test_no_quantile_is_above_the_largest_value():
+    for value_ns in range(1_000, 30_000, 7):
+        sketch = Sketch()
+        sketch.add(value_ns)
+
+        assert 0.98 * value_ns <= sketch.quantile(1.0) <= value_ns
+
+
+def test_equal_values_are_counted_each():
+    one, two = Sketch(), Sketch()
+    for sketch, times in ((one, 3), (two, 2)):
+        for _ in range(times):
+            sketch.add(5_000_000)
+    two.add(80_000_000)
+
+    one.merge(two)
+
+    assert (6, 80_000_000) == (one.count, one.largest)
+    assert [5, 5, 80] == pytest.approx([one.quantile(fraction) / 1e6 for fraction in (0.0, 0.8, 0.84)], rel=0.01)
+    assert (3, 80_000_000) == (two.count, two.largest)

@@ -55,3 +55,51 @@ def test_a_line_without_end_is_not_kept():
         reader.feed(b"x" * 65_536)
 
     assert len(reader._line) <= 1024 * 1024
+    reader.feed(b'\ndata: {"usage":{"prompt_tokens":7}}\n')
+    assert {"prompt_tokens": 7} == reader.usage()
+
+
+@pytest.mark.parametrize(("size", "usage"), [(1024 * 1024, {"prompt_tokens": 7}), (1024 * 1024 + 1, None)])
+def test_a_line_of_a_mebibyte_is_read_and_a_longer_one_is_not(size, usage):
+    line = b'{"usage":{"prompt_tokens":7}}'
+    reader = UsageReader()
+
+    reader.feed(line + b" " * (size - len(line)))
+
+    assert usage == reader.usage()
+
+
+def test_the_last_line_that_tells_usage_counts():
+    """
+    Some servers tell it with every piece, adding up.
+    """
+    reader = UsageReader()
+    for count in (1, 2, 3):
+        reader.feed(b'data: {"usage":{"prompt_tokens":%d}}\n\ndata: {"choices":[]}\n' % count)
+    told = reader.usage()
+    reader.feed(b'data: {"usage":{"prompt_tokens":4}}')
+
+    assert {"prompt_tokens": 3} == told
+    assert {"prompt_tokens": 4} == reader.usage()
+
+
+def test_a_line_whose_usage_makes_no_sense_does_not_hide_the_one_before():
+    reader = UsageReader()
+
+    reader.feed(b'data: {"usage":{"prompt_tokens":7}}\ndata: {"usage":{"prompt_tokens":null}}')
+
+    assert {"prompt_tokens": 7} == reader.usage()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'["prompt_tokens"]', b'{"x_groq":{"prompt_tokens":7}}', b'{"x_groq":["prompt_tokens"']
+)
+def test_what_only_mentions_usage_tells_none(body):
+    assert usage_in_body(body) is None
+
+
+def test_the_usage_itself_is_preferred_to_that_beside_it():
+    body = b'{"usage":{"prompt_tokens":7},"x_groq":{"usage":{"prompt_tokens":8}}}'
+
+    assert {"prompt_tokens": 7} == usage_in_body(body)
+    assert {"prompt_tokens": 8} == usage_in_body(body.replace(b'"prompt_tokens":7', b'"x":7'))
