@@ -94,7 +94,7 @@ def main() -> None:
     if is_installed("pyrate_limiter"):
         sides["pyrate-limiter"] = of_pyrate
     else:
-        print("pyrate-limiter: not installed, skipped (pip install 'groq_queue[bench]')")
+        print("pyrate-limiter: not installed, skipped (pip install '.[bench]')")
     rows = []
     for threads in (1, 8):
         runs = [partial(each_us, make, threads, count) for make in sides.values()]

@@ -65,7 +65,7 @@ def main() -> None:
     if is_installed("groq"):
         names.append("groq SDK")
     else:
-        print("groq SDK: not installed, skipped (pip install 'groq_queue[bench]')")
+        print("groq SDK: not installed, skipped (pip install '.[bench]')")
 
     rows: list[dict[str, Any]] = []
     for threads, latency_s, count in cases:

@@ -67,7 +67,7 @@ def main() -> None:
     ours: list[float] = []
     for name in options.contenders:
         if not CONTENDERS[name].is_here:
-            print(f"{name}: not installed, skipped (pip install 'groq_queue[bench]')")
+            print(f"{name}: not installed, skipped (pip install '.[bench]')")
     for name in names:
         if not CONTENDERS[name].is_here:
             continue

@@ -107,7 +107,7 @@ def main() -> None:
         minute, capacities, loads, names, parallel = 2.0, 2.0, ["uniform tokens"], list(_QUICK), len(_QUICK)
     for name in options.contenders:
         if not CONTENDERS[name].is_here:
-            print(f"{name}: not installed, skipped (pip install 'groq_queue[bench]')")
+            print(f"{name}: not installed, skipped (pip install '.[bench]')")
     names = [name for name in names if CONTENDERS[name].is_here]
 
     # Round by round, load by load: those that are compared run close to each other.

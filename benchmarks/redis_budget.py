@@ -114,7 +114,7 @@ def why_not() -> str | None:
     try:
         import redis  # noqa: F401
     except ImportError:
-        return "redis-py is not installed (pip install 'groq_queue[redis]')"
+        return "redis-py is not installed (pip install '.[redis]')"
     return missing()
 
 

@@ -60,7 +60,7 @@ def beside_others(place: str, rounds: int) -> list[dict[str, Any]]:
         if is_installed(name):
             doors[name] = f"import {name}"
         else:
-            print(f"{name}: not installed, skipped (pip install 'groq_queue[bench]')")
+            print(f"{name}: not installed, skipped (pip install '.[bench]')")
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in doors}
     for _ in range(rounds):
         for name, door in doors.items():

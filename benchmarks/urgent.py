@@ -187,7 +187,7 @@ def main() -> None:
     elif CONTENDERS["pyrate-limiter"].is_here:
         sides.append("pyrate-limiter")
     else:
-        print("pyrate-limiter: not installed, skipped (pip install 'groq_queue[bench]')")
+        print("pyrate-limiter: not installed, skipped (pip install '.[bench]')")
     taken: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side in sides:

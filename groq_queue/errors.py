@@ -17,6 +17,16 @@ from typing import Any, Literal
 Sent = Literal["no", "unknown", "yes"]
 """May the server have received the request? ``"no"`` is a proof, ``"unknown"`` is not."""
 
+EXTRAS = {
+    "celery": ("celery[redis]>=5.4", "redis>=5.0"),
+    "otel": ("opentelemetry-api>=1.30",),
+    "plots": ("matplotlib>=3.6",),
+    "prometheus": ("prometheus_client>=0.20",),
+    "redis": ("redis>=5",),
+    "toml": ("tomli>=2",),
+}
+"""What each extra that the package itself uses brings, as ``setup.cfg`` says it; a test holds the two together."""
+
 _EXCERPT = 200  # characters of a foreign body that fit into one readable line
 _LARGEST_FACT = 10_000  # characters of one that is worth storing
 
@@ -61,7 +71,30 @@ class ConfigurationError(GroqQueueError, ValueError):
 
 
 class MissingExtraError(GroqQueueError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra and the command that installs it.
+
+    Attributes:
+        extra: Name of the extra, one of ``EXTRAS``, or None.
+    """
+
+    extra: str | None = None
+
+    @classmethod
+    def needed(cls, purpose: str, extra: str, otherwise: str = "") -> MissingExtraError:
+        """Return the error of *purpose*, which needs the packages of *extra*.
+
+        The command names the packages and not ``groq_queue[extra]``: it works wherever this library came from.
+
+        Args:
+            purpose: What cannot be done without them.
+            extra: A key of ``EXTRAS``.
+            otherwise: What can be done instead, if there is anything.
+        """
+        command = " ".join(f"'{requirement}'" for requirement in EXTRAS[extra])
+        instead = f", or {otherwise}" if otherwise else ""
+        error = cls(f"{purpose} needs the extra {extra!r}, which is not installed: pip install {command}{instead}")
+        error.extra = extra
+        return error
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "msg": self.msg}  # ImportError keeps it outside __dict__

@@ -359,9 +359,7 @@ def _parse_toml(name: str, text: str) -> Any:
         try:
             import tomli as toml  # type: ignore[import-not-found, no-redef, unused-ignore]
         except ImportError:
-            raise MissingExtraError(
-                f"{name}: TOML on Python 3.10 needs tomli: pip install 'groq_queue[toml]', or use JSON"
-            ) from None
+            raise MissingExtraError.needed(f"{name}: TOML on Python 3.10", "toml", "use JSON") from None
     try:
         return toml.loads(text)
     except toml.TOMLDecodeError as error:  # its text names line and column

@@ -50,8 +50,11 @@ def make_app(broker: str) -> Any:
     try:
         from celery import Celery
         from kombu import Queue
+
+        if scheme.startswith("redis"):
+            import redis  # noqa: F401 - without it kombu fails later, with an AttributeError
     except ImportError:
-        raise MissingExtraError("engine='celery' needs more: pip install 'groq_queue[celery]'") from None
+        raise MissingExtraError.needed("engine='celery'", "celery") from None
     app = Celery("groq_queue", broker=broker, set_as_current=False, fixups=[])
     app.conf.update(
         _SETTINGS,

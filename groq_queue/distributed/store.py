@@ -63,7 +63,7 @@ class JobStore:
             from redis.backoff import NoBackoff
             from redis.retry import Retry
         except ImportError:
-            raise MissingExtraError("engine='celery' needs more: pip install 'groq_queue[celery]'") from None
+            raise MissingExtraError.needed("engine='celery'", "celery") from None
         self.address = shown_address(url)
         self._clock = clock
         self._waits = threading.Condition()

@@ -57,7 +57,7 @@ def observer(
     try:
         from opentelemetry import metrics, trace
     except ImportError:
-        raise MissingExtraError("opentelemetry-api is not installed: pip install 'groq_queue[otel]'") from None
+        raise MissingExtraError.needed("an OpenTelemetry observer", "otel") from None
     from groq_queue import __version__
 
     tracer = trace.get_tracer("groq_queue", __version__, tracer_provider)

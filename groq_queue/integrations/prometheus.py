@@ -59,7 +59,7 @@ def collector(queue: GroqQueue | Mapping[str, GroqQueue]) -> Collector:
     try:
         from prometheus_client import metrics_core, registry
     except ImportError:
-        raise MissingExtraError("prometheus_client is not installed: pip install 'groq_queue[prometheus]'") from None
+        raise MissingExtraError.needed("a Prometheus collector", "prometheus") from None
     queues = [(names, weakref.ref(each)) for names, each in _checked(queue)]
     own = ("queue",) if isinstance(queue, Mapping) else ()
     kinds: dict[str, Any] = {"gauge": metrics_core.GaugeMetricFamily, "counter": metrics_core.CounterMetricFamily}

@@ -371,7 +371,7 @@ def _connector(url: str, address: str, is_cluster: bool) -> Callable[[], Any]:
     try:
         redis = importlib.import_module("redis")
     except ImportError as error:
-        raise MissingExtraError("limiter='redis://…' needs redis-py: pip install 'groq_queue[redis]'") from error
+        raise MissingExtraError.needed("limiter='redis://…'", "redis") from error
     no_retry = importlib.import_module("redis.retry").Retry(importlib.import_module("redis.backoff").NoBackoff(), 0)
     settings = {"socket_timeout": ANSWER_S, "socket_connect_timeout": ANSWER_S, "socket_keepalive": True}
 

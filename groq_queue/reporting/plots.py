@@ -16,9 +16,7 @@ def plot(report: Report) -> Any:
     try:
         figures = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise MissingExtraError(
-            "report.plot() needs matplotlib: pip install 'groq_queue[plots]'; report.to_svg() needs nothing"
-        ) from error
+        raise MissingExtraError.needed("report.plot()", "plots", "use report.to_svg(), which needs nothing") from error
     figure = figures.Figure(figsize=(9, 6), layout="constrained")  # no pyplot: it would keep the figure for ever
     sent, used = figure.subplots(2, 1, sharex=True)
     bin_s, answers, refusals = course_of(report)

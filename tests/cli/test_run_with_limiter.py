@@ -81,4 +81,4 @@ def test_a_limiter_that_needs_a_package_ends_with_3_and_names_the_extra(
     ran = command("run", write(batch("a")), "--base-url", simulate().base_url, "--limiter", "redis://127.0.0.1:1/0")
 
     assert 3 == ran.code
-    assert "pip install 'groq_queue[redis]'" in ran.err
+    assert "pip install 'redis>=5'" in ran.err

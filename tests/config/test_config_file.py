@@ -165,7 +165,7 @@ def test_toml_without_a_parser_names_the_extra(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "tomllib", None)
     monkeypatch.setitem(sys.modules, "tomli", None)
 
-    with pytest.raises(MissingExtraError, match=r"groq_queue\[toml\]"):
+    with pytest.raises(MissingExtraError, match=r"'toml'.*pip install 'tomli>=.*use JSON"):
         read_config(file('model = "m"'))
 
 

@@ -17,7 +17,10 @@ MODEL = "llama-3.1-8b-instant"
 def test_the_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
 
-    with GroqQueue(api_key="t") as queue, pytest.raises(MissingExtraError, match=r"groq_queue\[prometheus\]"):
+    with (
+        GroqQueue(api_key="t") as queue,
+        pytest.raises(MissingExtraError, match=r"'prometheus'.*pip install 'prometheus_client>="),
+    ):
         prometheus.register(queue)
 
 

@@ -246,5 +246,5 @@ def test_a_missing_matplotlib_names_the_extra(run, monkeypatch):
     """
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
-    with pytest.raises(MissingExtraError, match=r"groq_queue\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"'plots'.*pip install 'matplotlib>=.*to_svg"):
         run[0].plot()
