@@ -195,11 +195,11 @@ except RuntimeError as error:
     assert (0, "QueueClosed\n") == (code, out)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="asks getrusage")
 def test_sixteen_idle_workers_cost_nothing():
     """
-    Nobody polls: three idle seconds of a warm pool stay under 0.1 s of CPU and 120 context switches.
+    Nobody polls: an idle second of a warm pool stays under 0.04 s of CPU and 40 context switches.
     """
-    pytest.importorskip("resource")
     with GroqSimulator(latency=0.2) as groq:
         process = start(
             """
@@ -207,7 +207,7 @@ import resource
 q = queue(max_workers=16)
 [future.result(20) for future in [q.submit(f"{n}") for n in range(64)]]
 before = resource.getrusage(resource.RUSAGE_SELF)
-threading.Event().wait(3)
+threading.Event().wait(1)
 after = resource.getrusage(resource.RUSAGE_SELF)
 cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 switches = after.ru_nvcsw + after.ru_nivcsw - before.ru_nvcsw - before.ru_nivcsw
@@ -220,5 +220,5 @@ print(threading.active_count(), cpu, switches)
     assert 0 == code, err
     threads, cpu, switches = out.split()
     assert 17 <= int(threads)
-    assert float(cpu) <= 0.1
-    assert int(switches) <= 120
+    assert float(cpu) <= 0.04
+    assert int(switches) <= 40

@@ -18,8 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from extras import needs
 
 from groq_queue import GroqSimulator
+
+pytestmark = pytest.mark.gate  # a wheel is built and installed first
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "groq_queue")
@@ -163,8 +166,7 @@ def test_a_type_checker_of_the_user_sees_our_types(installed):
     """
     Without py.typed everything would be Any.
     """
-    if importlib.util.find_spec("mypy") is None:
-        pytest.skip("mypy is not installed")
+    needs("mypy")
     (installed.place / "program.py").write_text(
         "from groq_queue import GroqQueue\n"
         "with GroqQueue.simulated() as queue:\n"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -86,6 +87,26 @@ def run_process(*argv: object, stdin: str | bytes = b"", timeout: float = 30, **
         check=False,
     )
     return Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+@dataclass
+class Demo:
+    """``groq-queue demo`` with both of its drawings, and how long it took."""
+
+    ran: Ran
+    took_s: float
+    figure: Path
+    capture: Path
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Run the demo, once for all who look at it."""
+    place = tmp_path_factory.mktemp("demo")
+    figure, capture = place / "demo.svg", place / "terminal.svg"
+    began = time.monotonic()
+    ran = run_process("demo", "--svg", figure, "--capture", capture)
+    return Demo(ran, time.monotonic() - began, figure, capture)
 
 
 @pytest.fixture

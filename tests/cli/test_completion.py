@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from extras import needs_program
 
 from groq_queue.cli.completion import _bash, _fish, _zsh, commands_of
 from groq_queue.cli.parser import build_parser
@@ -17,20 +17,13 @@ from .conftest import Command
 COMMANDS = [command for command in commands_of(build_parser()) if command.name]
 
 
-def need(shell: str) -> str:
-    path = shutil.which(shell)
-    if path is None:
-        pytest.skip(f"{shell} is not installed")
-    return path
-
-
 def bash_offers(script: str, tmp_path: Path, *words: str) -> list[str]:
     """What bash offers for the last of *words*, split as readline splits them."""
     (tmp_path / "script").write_text(script)
     typed = " ".join(f"'{word}'" for word in ("groq-queue", *words))
     done = subprocess.run(
         [
-            need("bash"), "--norc", "-c",
+            needs_program("bash"), "--norc", "-c",
             f"source '{tmp_path}/script'; COMP_WORDS=({typed}); COMP_CWORD={len(words)}; _groq_queue; "
             'for each in "${COMPREPLY[@]}"; do echo "$each"; done',
         ],
@@ -111,7 +104,8 @@ def test_zsh_takes_the_script(tmp_path, parser):
     (tmp_path / "_groq-queue").write_text(_zsh("groq-queue", list(commands_of(parser()))))
 
     done = subprocess.run(
-        [need("zsh"), "-f", "-c", f"autoload -U compinit && compinit -D -u && source '{tmp_path}/_groq-queue' && "
+        [needs_program("zsh"), "-f", "-c",
+         f"autoload -U compinit && compinit -D -u && source '{tmp_path}/_groq-queue' && "
          "print -r -- $_comps[groq-queue]"],
         capture_output=True, text=True, timeout=30, cwd=tmp_path,
     )  # fmt: skip
@@ -122,7 +116,7 @@ def test_zsh_takes_the_script(tmp_path, parser):
 def fish_offers(script: str, tmp_path: Path, line: str) -> list[str]:
     (tmp_path / "script.fish").write_text(script)
     done = subprocess.run(
-        [need("fish"), "--no-config", "-c", f"source '{tmp_path}/script.fish'; complete -C '{line}'"],
+        [needs_program("fish"), "--no-config", "-c", f"source '{tmp_path}/script.fish'; complete -C '{line}'"],
         capture_output=True, text=True, timeout=30, cwd=tmp_path, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert "" == done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from groq_queue import Report
 
-from .conftest import MODEL, batch, run_process
+from .conftest import MODEL, batch
 
 
 @pytest.fixture
@@ -105,18 +105,18 @@ def test_an_interrupted_run_leaves_its_report_too(spawn, simulate, write, tmp_pa
     assert (2, 9) == (report.completed, report.submitted)
 
 
-def test_the_demo_draws_what_it_did(tmp_path):
+@pytest.mark.gate
+def test_the_demo_draws_what_it_did(demo):
     """
     One figure that compares, one of the terminal: well formed, with the figures it printed.
     """
-    figure, capture = tmp_path / "demo.svg", tmp_path / "terminal.svg"
+    lines = [line for line in demo.ran.out.splitlines() if line]
+    shown = "\n".join(ET.parse(demo.capture).getroot().itertext())
 
-    ran = run_process("demo", "--svg", figure, "--capture", capture)
-
-    assert 0 == ran.code, ran.err
-    shown = "\n".join(ET.parse(capture).getroot().itertext())
-    assert all(line in shown for line in ran.out.splitlines() if line)
-    told = "".join(ET.parse(figure).getroot().itertext())
+    assert 0 == demo.ran.code, demo.ran.err
+    assert 10 < len(lines)
+    assert all(line in shown for line in lines)
+    told = "".join(ET.parse(demo.figure).getroot().itertext())
     assert "thread pool that sleeps Retry-After: 100 answered" in told
     assert "groq_queue: 100 answered" in told
     assert "0 refused (429)" in told

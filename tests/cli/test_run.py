@@ -384,14 +384,15 @@ class _CountedInput(io.RawIOBase):
         return b"a prompt\n"
 
 
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_no_more_than_a_window_of_lines_is_read_ahead(
-    simulate: Simulate, command: Command, monkeypatch: pytest.MonkeyPatch
+    count: int, simulate: Simulate, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     However long the input, what is read and not answered stays small: the window, and one line in hand.
     """
     simulator = simulate(log_size=0)
-    source = _CountedInput(simulator, 10_000)
+    source = _CountedInput(simulator, count)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=source))
 
     ran = command(
@@ -399,7 +400,7 @@ def test_no_more_than_a_window_of_lines_is_read_ahead(
     )
 
     assert 0 == ran.code, ran.err
-    assert 10_000 == source.read_lines == len(ran.lines)
+    assert count == source.read_lines == len(ran.lines)
     assert 10 <= source.furthest <= 4 * 4 + 64 + 1
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from extras import needs
 
 from groq_queue.simulator import GroqSimulator
 
@@ -58,7 +59,7 @@ def test_a_limiter_that_is_away_stops_the_run_if_so_asked(
     """
     Its lines are not failures: they are sent when the same command is given again.
     """
-    pytest.importorskip("redis")
+    needs("redis")
     simulator = simulate()
     output = tmp_path / "out.jsonl"
     asked = ("run", write(batch("a"), batch("b")), "--base-url", simulator.base_url, "-o", output, "--resume")

@@ -10,6 +10,7 @@ import traceback
 import warnings
 
 import pytest
+from extras import needs
 
 from groq_queue import ConfigurationError, GroqQueue, Limits, MissingExtraError
 from groq_queue.assembly.config import _OPTIONS, read_config
@@ -35,8 +36,11 @@ def file(tmp_path):
     return write
 
 
+TOML = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+
+
 def toml(file, text):
-    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    needs(TOML)
     return read_config(file(text))
 
 
@@ -141,7 +145,7 @@ BROKEN = [
 @pytest.mark.parametrize(("text", "suffix", "said"), BROKEN, ids=[said for _, _, said in BROKEN])
 def test_a_broken_file_is_told_with_line_and_column(file, text, suffix, said):
     if suffix == "toml":
-        pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+        needs(TOML)
     with pytest.raises(ConfigurationError, match=said):
         read_config(file(text, f"queue.{suffix}"))
 
@@ -170,7 +174,7 @@ def test_toml_without_a_parser_names_the_extra(file, monkeypatch):
 
 
 def test_tomli_takes_the_place_of_tomllib(file, monkeypatch):
-    pytest.importorskip("tomli")
+    monkeypatch.setitem(sys.modules, "tomli", needs(TOML))  # they are one module under two names
     monkeypatch.setitem(sys.modules, "tomllib", None)
 
     assert {"model": "m"} == read_config(file('model = "m"'))

@@ -14,6 +14,7 @@ from groq_queue import DailyLimitReached, GroqSimulator, Limits, QueueFull, Requ
 from .harness import PATIENCE_S, SLACK, Figure, error_of, memory_mib, queue, seconds, server, wait_until
 
 MODEL = "llama-3.1-8b-instant"
+GOES_ON = 0.6  # of the allowance, on however busy a machine: the bucket that is full at first is 0.4 of it
 
 
 def _at_the_limit(limits: Limits, seconds_: float, requests: int, **options: object) -> tuple[int, int, float]:
@@ -40,7 +41,7 @@ def d23(full: bool) -> Figure:
     use = sent / allowance
     bar = 0.99 if full else 0.95  # in three seconds the first connection counts
     return Figure(
-        refused == 0 and use >= bar / SLACK,
+        refused == 0 and use >= max(bar / SLACK, GOES_ON),
         f"{length_s} s at {rpm} per {period_s} s: sent {sent}, refused {refused}, "
         f"use {use:.1%} of the allowance (bar {bar:.0%})",
     )
@@ -65,7 +66,7 @@ def d24(full: bool) -> Figure:
         )
     allowance = tpm + tpm * length_s / period_s
     use = charged / allowance
-    ok = stats.refused == 0 and use >= 0.95 / SLACK
+    ok = stats.refused == 0 and use >= max(0.95 / SLACK, GOES_ON)
     return Figure(
         ok,
         f"{length_s} s at {tpm:,} tokens per {period_s} s: refused {stats.refused} of {stats.received}, "

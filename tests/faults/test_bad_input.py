@@ -11,6 +11,7 @@ import time
 
 import pytest
 import requests
+from extras import needs
 
 from groq_queue import (
     ConfigurationError,
@@ -243,7 +244,7 @@ def test_numbers_of_numpy_are_taken_for_what_json_can_carry(queue):
     """
     Its float64 is a float; its integers are none, and JSON has no place for them.
     """
-    numpy = pytest.importorskip("numpy")
+    numpy = needs("numpy")
 
     assert queue.complete("x", temperature=numpy.float64(0.5)).text
     refused(lambda: queue.submit("x", seed=numpy.int64(3)), "seed", queue)

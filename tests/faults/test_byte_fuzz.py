@@ -10,11 +10,7 @@ import socket
 import threading
 
 import pytest
-
-pytest.importorskip("hypothesis")
-
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from extras import needs
 
 from groq_queue import (
     APIConnectionError,
@@ -27,6 +23,11 @@ from groq_queue import (
 )
 from groq_queue.core.completion import decode_object
 from groq_queue.core.headers import parse_duration, parse_rate_headers, parse_refusal, parse_retry_after
+
+needs("hypothesis", is_module=True)
+
+from hypothesis import HealthCheck, example, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 PATIENCE_S = 30
 

@@ -9,18 +9,18 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
-
-pytest.importorskip("hypothesis")
-
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from extras import needs
 
 from groq_queue import GroqQueue, Limits
 from groq_queue.assembly import wiring
 from groq_queue.clock import FakeClock
 from groq_queue.transport import Reply
+
+needs("hypothesis", is_module=True)
+
+from hypothesis import HealthCheck, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule  # noqa: E402
 
 PATIENCE_S = 20
 LEVELS = st.sampled_from([0, 1, 5, 8, 10])

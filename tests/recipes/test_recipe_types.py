@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from extras import may_be_missing, needs, needs_program
 
 from .conftest import CHECKOUT, HERE
 
@@ -19,20 +19,15 @@ pytestmark = pytest.mark.slow
 
 RECIPES = sorted(path for path in HERE.glob("*.py") if not re.match("test_|conftest|__init__", path.name))
 TYPED = ("flask", "polars", "openai", "groq")  # bring their own types
-STUBS = {"pandas": "pandas-stubs", "django": "django-stubs", "celery": "celery-types", "requests": "types-requests"}
+STUBBED = ("pandas", "django", "celery", "requests")
 PATIENCE_S = 400
 
 
 @pytest.fixture(autouse=True)
 def _everything_that_recipes_use_is_here() -> None:
     """Without a package, or the stubs of one that has no types, a checker could only complain of that."""
-    missing = [name for name in (*TYPED, *STUBS) if importlib.util.find_spec(name) is None]
-    packages = [path for path in sys.path if path and Path(path).is_dir()]
-    for name, stubs in STUBS.items():
-        if not any((Path(path) / f"{name}-stubs").is_dir() for path in packages):
-            missing.append(stubs)
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[dev]'")
+    for name in (*TYPED, *STUBBED, *(f"{name}-stubs" for name in STUBBED)):
+        needs(name)
 
 
 def checked(*command: object, directory: Path = CHECKOUT, **environment: str) -> str:
@@ -51,15 +46,14 @@ def checked(*command: object, directory: Path = CHECKOUT, **environment: str) ->
 
 @pytest.mark.parametrize("what", [("-p", "groq_queue"), RECIPES], ids=["package", "recipes"])
 def test_mypy_finds_nothing(what: list[object], tmp_path: Path) -> None:
-    pytest.importorskip("mypy")
+    needs("mypy")
 
     assert "" == checked("mypy", "--strict", "--cache-dir", tmp_path, *what)
 
 
 def test_pyright_finds_nothing() -> None:
-    pytest.importorskip("pyright")
-    if shutil.which("node") is None:
-        pytest.skip("pyright runs on node, which is not installed, and nothing is to be downloaded by a test")
+    needs("pyright")
+    needs_program("node", "nodejs")  # which pyright would download
 
     try:
         found = checked(
@@ -72,6 +66,7 @@ def test_pyright_finds_nothing() -> None:
             PYRIGHT_PYTHON_IGNORE_WARNINGS="1",  # or it asks a registry for a newer one
         )
     except subprocess.TimeoutExpired:
+        assert may_be_missing(), f"pyright did not answer in {PATIENCE_S} s"
         pytest.skip(f"pyright did not answer in {PATIENCE_S} s; it may wait for a download")
 
     assert "" == found
@@ -100,7 +95,7 @@ def test_a_checker_would_notice(tmp_path: Path) -> None:
     """
     What submit returns is known to be a Future of a Completion, and what a callable returns stays what it is.
     """
-    pytest.importorskip("mypy")
+    needs("mypy")
     program = tmp_path / "wrong.py"
     program.write_text(WRONG)
 
@@ -113,7 +108,7 @@ def test_types_come_with_an_installed_wheel(tmp_path: Path) -> None:
     """
     For a program elsewhere; without py.typed the checker would not look into the package at all. Needs a package index.
     """
-    pytest.importorskip("mypy")
+    needs("mypy")
     source, wheels, environment = tmp_path / "source", tmp_path / "wheels", tmp_path / "environment"
     ignored = shutil.ignore_patterns(".*", "tests", "benchmarks", "build", "*.egg-info", "__pycache__")
     shutil.copytree(CHECKOUT, source, ignore=ignored)

@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from extras import needs
 
 from groq_queue import GroqQueue, Limits
 from groq_queue.journal import Reader
@@ -112,7 +113,7 @@ def test_the_pandas_column_fits_its_frame(make_kitchen: Make) -> None:
     """
     Filtered rows, a missing value, the same text twice: the answers stand beside their questions.
     """
-    pytest.importorskip("pandas")
+    needs("pandas")
     kitchen = make_kitchen(faults=[Fault(status=400, match=lambda call: "lamp" in call.prompt)], latency=0.3)
     tickets = [("Where is it?", "open"), ("Broken cup", "open"), ("", "open"), ("old", "closed"), ("No lamp", "open")]
     with open(kitchen.directory / "tickets.csv", "w", newline="") as file:
@@ -130,7 +131,7 @@ def test_the_pandas_column_fits_its_frame(make_kitchen: Make) -> None:
 
 
 def test_the_polars_column_fits_its_frame(make_kitchen: Make) -> None:
-    pytest.importorskip("polars")
+    needs("polars")
 
     ran = make_kitchen().cook("polars_column.py")
 
@@ -218,6 +219,7 @@ def test_urgent_requests_go_first_and_clients_take_turns_by_weight(make_kitchen:
     assert 17 == kitchen.groq.stats().received
 
 
+@pytest.mark.gate
 def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
     """
     Killed in the middle, run again, run once more: every line is answered, and none that was answered is sent again.
@@ -259,6 +261,7 @@ def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
     assert re.search(r"completed +200 ", second.err)  # the status
 
 
+@pytest.mark.gate
 def test_several_processes_that_divide_the_limits_are_never_refused(make_kitchen: Make) -> None:
     """
     Together they send more than the limit holds at once, so each has to wait for its share.

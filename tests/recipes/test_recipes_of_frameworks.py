@@ -12,6 +12,7 @@ from collections.abc import Callable
 from textwrap import dedent
 
 import pytest
+from extras import needs
 
 from groq_queue.testing import Fault
 
@@ -24,7 +25,7 @@ def test_the_flask_view_answers_takes_turns_and_says_when_it_is_too_much(make_ki
     """
     Nothing is made before the first request; one person's third question at once is refused, another's is not.
     """
-    pytest.importorskip("flask")
+    needs("flask")
     ran = make_kitchen().drive(
         dedent("""
         import json, threading
@@ -69,7 +70,7 @@ def test_the_django_command_fills_the_field_of_every_row(make_kitchen: Make) -> 
     """
     In a project of its own; a row that fails is told and left for the next run, which asks for no other.
     """
-    pytest.importorskip("django")
+    needs("django")
     kitchen = make_kitchen(faults=[Fault(status=400, match=lambda call: "three" in call.prompt, times=1)])
     project = kitchen.directory
     commands = project / "shop" / "management" / "commands"
@@ -137,7 +138,7 @@ def test_existing_code_waits_its_turn_in_the_queue(
     """
     Real answers, in the order asked; a 503 is retried by the queue, once, and by nobody else.
     """
-    pytest.importorskip(package)
+    needs(package)
     faults = [Fault(status=503, match=lambda call: call.prompt == retried, times=1)]
     kitchen = make_kitchen(rpm=30, tpm=6_000, faults=faults)
 
@@ -152,13 +153,13 @@ def test_existing_code_waits_its_turn_in_the_queue(
 
 
 def test_own_functions_run_on_the_queue_s_threads(make_kitchen: Make) -> None:
-    pytest.importorskip("groq")
+    needs("groq")
 
     assert "a thought about tea" == make_kitchen().cook("own_callable.py").lines[-1]
 
 
 def test_a_stream_of_the_sdk_comes_in_pieces(make_kitchen: Make) -> None:
-    pytest.importorskip("groq")
+    needs("groq")
 
     assert make_kitchen().cook("groq_client.py").lines[-1].startswith("streamed: Simulated answer")
 
@@ -167,7 +168,7 @@ def test_celery_tasks_share_the_queue_of_their_process(make_kitchen: Make) -> No
     """
     With task_always_eager, so without a broker.
     """
-    pytest.importorskip("celery")
+    needs("celery")
     kitchen = make_kitchen(rpm=120, tpm=60_000, faults=[Fault(status=503, times=1)])
     (kitchen.directory / "celeryconfig.py").write_text("task_always_eager = True\n")
 
@@ -184,7 +185,7 @@ def test_celery_tasks_run_in_the_processes_of_a_real_worker(make_kitchen: Make) 
     """
     Two forked processes, and a broker that is a directory.
     """
-    pytest.importorskip("celery")
+    needs("celery")
     kitchen = make_kitchen(rpm=120, tpm=60_000)
     kitchen.environment["PYTHONWARNINGS"] = "default"
     kitchen.environment["PYTHONPATH"] += os.pathsep + str(HERE)
