@@ -59,7 +59,7 @@ class SystemClock:
     """The clock of this machine."""
 
     # The reader itself stands in the class: it is read several times for each request, and a subclass can override it.
-    now_ns: Callable[[], int] = staticmethod(_steady_reader())
+    now_ns = staticmethod(_steady_reader())
 
     def wall_s(self) -> float:
         return time.time()

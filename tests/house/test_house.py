@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import doctest
 import importlib
 import os
@@ -210,17 +211,66 @@ def test_every_command_of_the_readme_runs(line, tmp_path):
         assert 2 == len((tmp_path / "answers.jsonl").read_text().splitlines())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("python3 -m venv")])
-def test_the_two_commands_work_on_a_clean_clone(line, tmp_path):
+def test_the_gate_finds_the_two_set_up_commands_in_the_readme():
     """
-    Needs git and a package index.
+    It runs what stands in the first block of shell commands, in fresh environments; see .ci/run.
     """
-    subprocess.run(["git", "clone", "-q", str(PACKAGE.parent), str(tmp_path / "clone")], check=True)
+    first = blocks("sh")[0].splitlines()
+    gate = (PACKAGE.parent / ".ci" / "run").read_text()
+    (found,) = re.findall(r"< <(\(awk .*? README\.md\))$", gate, re.MULTILINE)
 
-    done = subprocess.run(line, shell=True, cwd=tmp_path / "clone", capture_output=True, text=True, timeout=900)
+    read = subprocess.run(["bash", "-c", found[1:-1]], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
 
-    assert 0 == done.returncode, done.stdout[-3_000:] + done.stderr[-3_000:]
+    assert first == read.stdout.splitlines()
+    assert 2 == len(first)
+    assert all(line.startswith("python3 -m venv .venv && .venv/bin/pip install -q ") for line in first)
+    assert first[0].endswith(" && .venv/bin/groq-queue demo")
+    assert first[1].endswith(" && .venv/bin/python -m pytest -q")
+
+
+def required(extra: str | None) -> set[str]:
+    """Return the names of the packages that setup.cfg requires, for *extra* or to run at all."""
+    setup = configparser.ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    listed = setup["options.extras_require"][extra] if extra else setup["options"]["install_requires"]
+    return {re.split(r"[^\w-]", line)[0] for line in listed.split("\n") if line and "%(" not in line}
+
+
+def test_what_the_package_needs_to_run_is_what_setup_cfg_requires():
+    """
+    An import of another package, or a requirement that is gone, would only be seen on a machine that lacks it.
+    """
+    of_extras = {
+        *("celery", "kombu", "redis", "tomli", "matplotlib", "prometheus_client", "opentelemetry"),
+        *("pandas", "polars", "IPython", "numpy", "httpx", "httpx2", "groq", "openai", "pytest"),
+    }
+    imported: dict[str, set[str]] = {}
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                root = name.partition(".")[0]
+                if root not in sys.stdlib_module_names | {"groq_queue"}:
+                    imported.setdefault(root, set()).add(path.name)
+
+    assert {"requests", "urllib3"} == required(None)
+    assert {"pytest", "freezegun"} == required("test")
+    assert required(None) | {"certifi"} == set(imported) - of_extras, imported  # requests itself requires certifi
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "tests/README.md"])
+def test_the_pytest_commands_of_a_page_name_what_is_there(page):
+    text = (PACKAGE.parent / page).read_text()
+    commands = re.findall(r"`(?:\.venv/bin/)?python -m pytest ([^`]+)`", text)
+    named = {word for command in commands for word in command.split() if word.startswith("tests/")}
+
+    assert len(commands) >= 4
+    assert named
+    assert [] == [name for name in sorted(named) if not (PACKAGE.parent / name).exists()]
+    assert {"slow", "gate"} >= {marker for command in commands for marker in re.findall(r'-m "?(\w+)', command)} - {
+        "not"
+    }
 
 
 def test_nothing_in_the_repository_names_a_machine():
