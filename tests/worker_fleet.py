@@ -42,6 +42,9 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    def is_up(self) -> bool:
+        return self._process.poll() is None
+
     def wait(self) -> int:
         """Wait until it ends, and return its exit code."""
         code = self._process.wait(PATIENCE_S)
