@@ -1,5 +1,17 @@
 """A Redis and workers for the tests of this folder; see ``tests/worker_fleet.py``."""
 
+from __future__ import annotations
+
+import pytest
 from worker_fleet import fleet, one_server, server
 
+from groq_queue.distributed import store
+
 __all__ = ["fleet", "one_server", "server"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up on a Redis that is away after half a second."""
+    monkeypatch.setattr(store, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(store, "SOCKET_TIMEOUT_S", 0.5)

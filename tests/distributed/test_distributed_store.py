@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from worker_fleet import PATIENCE_S
 
 from groq_queue.clock import SystemClock
 from groq_queue.distributed.store import JobStore, shown_address
@@ -196,6 +195,7 @@ def test_a_request_moves_between_levels_while_it_stands_in_line(store):
     assert not store.move("a", 0)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_is_away_is_told_apart_from_one_that_refuses(server):
     """
     Both within bounds; the password is never shown.
@@ -219,4 +219,3 @@ def test_a_server_that_is_away_is_told_apart_from_one_that_refuses(server):
     with pytest.raises(ConfigurationError):
         JobStore("http://127.0.0.1", SystemClock())
     assert "redis://cache:6379/1" == shown_address("redis://user:secret@cache:6379/1?ssl=x")
-    assert PATIENCE_S > 10

@@ -209,6 +209,7 @@ def test_what_a_killed_process_submitted_can_be_read_by_another(fleet):
     assert {"n 0", "n 1", "n 2"} >= set(ours.prompts())
 
 
+@pytest.mark.gate
 def test_the_end_of_a_program_leaves_its_requests_to_the_workers(fleet):
     """
     And says how to read how they end.
@@ -266,6 +267,7 @@ def test_a_worker_that_slept_through_its_lease_sends_nothing_of_it(fleet):
     assert {1} == set(Counter(ours.prompts()).values())
 
 
+@pytest.mark.gate
 def test_a_worker_can_be_stopped_while_redis_is_away(fleet):
     """
     It does not wait for it to come back.

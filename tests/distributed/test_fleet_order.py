@@ -94,6 +94,7 @@ def test_weights_of_clients_travel(fleet):
     assert 6 == first.count("heavy")
 
 
+@pytest.mark.gate
 def test_a_model_without_budget_leaves_threads_to_the_others(fleet):
     """
     However many of its requests wait, one of another model that comes later is sent at once.

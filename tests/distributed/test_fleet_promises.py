@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import wait
 
@@ -22,6 +23,8 @@ from groq_queue import (
     MissingExtraError,
     Priority,
 )
+from groq_queue.clock import NS_PER_S
+from groq_queue.distributed import replies, store
 from groq_queue.distributed.broker import Bell
 from groq_queue.distributed.lanes import LANES
 from groq_queue.simulator import Fault
@@ -73,7 +76,19 @@ def test_no_key_travels_and_all_that_travels_is_json(fleet, monkeypatch):
     assert (1, "c", {"max_wait_ns": 50_000_000_000}) == (record["priority"], record["client"], record["options"])
 
 
+@pytest.mark.gate
 def test_submit_says_within_ten_seconds_that_the_broker_is_down():
+    need_celery()
+    with GroqQueue(engine="celery", broker="redis://127.0.0.1:1/0", model=MODEL) as queue:
+        began = time.monotonic()
+        with pytest.raises(EngineUnavailable):
+            queue.submit("hello")
+
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.usefixtures("impatient")
+def test_submit_says_that_the_broker_is_down():
     """
     With its address, without its password; nothing is left open.
     """
@@ -89,6 +104,7 @@ def test_submit_says_within_ten_seconds_that_the_broker_is_down():
     assert (0, 0) == (queue.stats().submitted, queue.stats().pending)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_broker_that_does_not_answer_is_down_too(fleet):
     """
     Its connections stay open, it is only silent.
@@ -188,6 +204,7 @@ def test_a_request_for_another_address_is_not_sent_here(fleet):
         assert '"public"' in queue.submit("public").result(S).text
 
 
+@pytest.mark.gate
 def test_explain_says_when_no_worker_runs(fleet):
     """
     And no longer once one does.
@@ -203,6 +220,7 @@ def test_explain_says_when_no_worker_runs(fleet):
         second.cancel()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_unknown_request_cannot_be_attached_to(server):
     """
     The message says how long results are kept.
@@ -231,6 +249,7 @@ def test_errors_and_cancellations_can_be_attached_to(fleet):
     assert (type(bad.exception()), "b", str(bad.exception())) == (type(again), again.custom_id, str(again))
 
 
+@pytest.mark.gate
 def test_a_worker_whose_key_is_rejected_stops_and_spoils_one_request(fleet):
     """
     The others wait for a worker with a better key.
@@ -247,6 +266,7 @@ def test_a_worker_whose_key_is_rejected_stops_and_spoils_one_request(fleet):
     assert [AuthenticationError] == [type(error) for error in errors if error is not None]
 
 
+@pytest.mark.gate
 def test_a_worker_that_is_told_to_stop_gives_back_what_waits(fleet):
     """
     And finishes what is on its way; another worker goes on, nothing is sent twice.
@@ -264,6 +284,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_waits(fleet):
     assert {f"n {n}": 1 for n in range(4)} == Counter(ours.prompts())
 
 
+@pytest.mark.gate
 def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
     """
     A hundred too many send nothing twice; where all are lost somebody sweeps.
@@ -291,6 +312,7 @@ def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
     assert {1} == set(Counter(ours.prompts()).values())
 
 
+@pytest.mark.gate
 def test_the_tools_of_celery_see_the_workers(fleet):
     """
     ``celery inspect`` and what is built on it, such as Flower; each lane is a Celery worker of its own.
@@ -317,10 +339,12 @@ def test_scripts_that_redis_has_forgotten_are_given_to_it_again(fleet):
         queue.submit("two").result(S)
 
 
-def test_an_emptied_redis_ends_every_future_with_the_reason(fleet):
+def test_an_emptied_redis_ends_every_future_with_the_reason(fleet, monkeypatch):
     """
     Nobody waits for ever for what nobody knows any more.
     """
+    monkeypatch.setattr(replies, "_ASK_NS", NS_PER_S // 4)
+    monkeypatch.setattr(store, "LISTEN_S", 0.25)
     ours = fleet()
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(3)]
@@ -330,6 +354,7 @@ def test_an_emptied_redis_ends_every_future_with_the_reason(fleet):
     assert "submit it again" in str(errors[0])
 
 
+@pytest.mark.gate
 def test_workers_started_with_nonsense_say_so():
     """
     Exit codes as everywhere: 3 for settings, 2 for a broker that is away.
