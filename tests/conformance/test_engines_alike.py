@@ -274,12 +274,17 @@ def test_what_costs_more_than_a_limit_holds_is_told_by_whoever_knows(limited_sta
     By submit() where this process knows the limits, by the Future where the workers do.
     """
     ours = limited_stage(tpm=1_000)
-    future = None
-    with ours.queue() as queue, pytest.raises(RequestTooLarge) as caught:
+    told = []
+
+    def submit_and_wait(queue):
         future = queue.submit("big", tokens=5_000)
+        told.append("accepted")
         future.result(S)
 
-    assert ("threads" == ours.engine) == (future is None)
+    with ours.queue() as queue, pytest.raises(RequestTooLarge) as caught:
+        submit_and_wait(queue)
+
+    assert {"threads": [], "celery": ["accepted"]}[ours.engine] == told
     assert 5_000 == caught.value.cost
     assert 1_000 == caught.value.capacity
     assert [] == ours.prompts()
