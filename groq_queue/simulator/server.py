@@ -219,9 +219,13 @@ class GroqSimulator:
         self._service.attach(loop)
         server = await loop.create_server(self._connect, sock=listener, backlog=_BACKLOG)
         await stopping.wait()
+        # A socket accepted a moment ago becomes a connection in a task of the loop. Were the server closed before
+        # that task has run, the task would fail and nobody would close the socket.
+        loop.remove_reader(listener.fileno())
+        if accepting := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(accepting)
         server.close()
-        # An aborted socket closes in the next turn of the loop, and one accepted a moment ago appears only then.
-        for _ in range(3):
+        while self._connections:  # an aborted one closes, and is taken out, in the next turn of the loop
             for connection in tuple(self._connections):
                 connection.abort()
             await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import random
 import re
@@ -661,6 +662,22 @@ def test_stopping_at_once_after_starting_is_clean() -> None:
         GroqSimulator().start().stop()
 
     assert [] == [thread for thread in threading.enumerate() if thread.name == "groq-simulator"]
+
+
+def test_stopping_while_somebody_connects_leaves_no_socket_open() -> None:
+    """
+    A connection that was accepted a moment before; one left open would be told by a warning when it is freed.
+    """
+    for _ in range(20):
+        simulator = GroqSimulator().start()
+        address = simulator.host, simulator.port
+        clients = [socket.create_connection(address, timeout=10) for _ in range(3)]
+
+        simulator.stop()
+
+        for client in clients:
+            client.close()
+    gc.collect()
 
 
 @pytest.mark.parametrize(
