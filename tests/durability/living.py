@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from groq_queue import Completion, GroqQueue, Limits
+from groq_queue.assembly import claiming
 from groq_queue.errors import GroqQueueError, JournalError
 
 MODEL = "llama-3.1-8b-instant"
@@ -132,7 +133,8 @@ def full_disk(path: str, url: str) -> None:
 
 
 def full_disk_later(path: str, url: str) -> None:
-    """Let nothing more be written once all is accepted, try to send, and leave when space is back."""
+    """Let nothing more be written once all is accepted, try to send until all are given up, then get space back."""
+    claiming._TRY_AGAIN_S = (0.01, 0.02)  # type: ignore[assignment]
     queue = opened(path, url, max_pending=None, max_retries=1)
     queue.pause()
     futures = [queue.submit(f"n{number}", custom_id=f"n{number}") for number in range(40)]
@@ -140,14 +142,9 @@ def full_disk_later(path: str, url: str) -> None:
     queue.resume()
     kinds: dict[str, int] = {}
     for future in futures:
-        try:
-            error = future.exception(timeout=5)
-            kind = "answered" if error is None else type(error).__name__
-        except TimeoutError:
-            kind = "waiting"
+        error = future.exception(timeout=30)
+        kind = "answered" if error is None else type(error).__name__
         kinds[kind] = kinds.get(kind, 0) + 1
-        if kind == "waiting":
-            break
     _limit_files(None)
     queue.shutdown(cancel_futures=True)
     say(json.dumps(kinds))
@@ -184,12 +181,12 @@ def flood(path: str, url: str, count: str) -> None:
     say(json.dumps({"wal": largest_wal, "memory": memory, "failed": next(failed)}))
 
 
-def start_up(path: str, url: str, seconds: str) -> None:
-    """Open a journal in which much waits, work on it for a while, and leave the rest there."""
+def start_up(path: str, url: str) -> None:
+    """Open a journal in which much waits, work on it until told to leave, and leave the rest there."""
     begin = time.monotonic_ns()
     queue = opened(path, url)
     ready = time.monotonic_ns()
-    threading.Event().wait(float(seconds))
+    assert "leave\n" == sys.stdin.readline()
     peak = _rss_mb("VmHWM")
     leaving = time.monotonic_ns()
     queue.shutdown(cancel_futures=True)

@@ -51,8 +51,14 @@ def _ids(path: Path) -> list[str]:
     return [json.loads(line)["custom_id"] for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1_319, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        pytest.param(1, 60, marks=pytest.mark.gate),
+        *(pytest.param(seed, 60, marks=pytest.mark.slow) for seed in (2, 3)),
+        *(pytest.param(seed, 1_319, marks=pytest.mark.slow) for seed in (1, 2, 3)),
+    ],
+)
 def test_killed_three_times_and_resumed_every_line_is_answered_once(
     seed: int, count: int, tmp_path: Path, simulate: Simulate
 ) -> None:

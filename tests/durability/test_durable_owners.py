@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from groq_queue.errors import JournalError
+
 from .conftest import Program, Simulate, rows_of
 from .living import opened
 
 Run = Callable[..., list[str]]
+gate = pytest.mark.gate
 slow = pytest.mark.slow
 
 _READER = """
@@ -49,56 +52,64 @@ def test_a_second_run_of_a_script_sends_nothing(path: str, simulate: Simulate, r
     """
     The same answers, from the file.
     """
-    simulator = simulate()
+    simulator = simulate(output=(0.1, 1.0))  # answers that differ
 
-    first, second = (run("again", path, simulator.base_url, 200)[-1] for _ in range(2))
+    first, second = (json.loads(run("again", path, simulator.base_url, 60)[-1]) for _ in range(2))
 
-    assert json.loads(first) == json.loads(second)
-    assert 200 == len(json.loads(first)) == len(simulator.log)
+    assert first == second
+    assert 60 == len(first) == len(simulator.log)
+    assert len(set(first.values())) > 1
 
 
-def test_a_second_process_is_refused_at_once(path: str, simulate: Simulate, program: Program, run: Run) -> None:
+def refusal_of(path: str, url: str) -> str:
+    """Try to open a journal that another process has; return what was said, at once."""
+    begin = time.monotonic()
+    with pytest.raises(JournalError) as caught:
+        opened(path, url).shutdown(cancel_futures=True)
+    assert time.monotonic() - begin <= 4, "a lock would have been waited for longer"
+    return str(caught.value)
+
+
+def test_a_second_process_is_refused_at_once(path: str, simulate: Simulate, program: Program) -> None:
     """
     It is told the pid; what the first has on its way is sent once.
     """
-    simulator = simulate(latency=0.5)
+    simulator = simulate(latency=0.2)
     first = program("own", path, simulator.base_url)
     assert "accepted owned\n" == first.stdout.readline()
 
-    seconds, said = json.loads(run("try_to_open", path, simulator.base_url)[-1])
+    said = refusal_of(path, simulator.base_url)
     out, _ = first.communicate("end\n", timeout=30)
 
-    assert seconds <= 1
-    assert said.startswith(f"JournalError: journal {path}: another process (pid {first.pid} since ")
+    assert said.startswith(f"journal {path}: another process (pid {first.pid} since ")
     assert "ended" in out
     assert ["owned"] == [record.prompt for record in simulator.log]
-    assert [1, "opened"] == [1, json.loads(run("try_to_open", path, simulator.base_url)[-1])[1]]
+    with opened(path, simulator.base_url) as queue:
+        assert "completed" == queue.get("owned").status
 
 
-def test_a_stopped_owner_stays_the_owner(
-    path: str, tmp_path: Path, simulate: Simulate, program: Program, run: Run
-) -> None:
+def test_a_stopped_owner_stays_the_owner(path: str, tmp_path: Path, simulate: Simulate, program: Program) -> None:
     """
     However long it is stopped: nobody takes over, it goes on, and there is one completion.
     """
-    simulator = simulate(latency=0.3)
+    simulator = simulate(latency=0.2)
     owner = program("own", path, simulator.base_url)
     assert "accepted owned\n" == owner.stdout.readline()
     assert simulator.wait_for_requests(1, timeout=10)
     owner.send_signal(signal.SIGSTOP)
 
-    refusals = [json.loads(run("try_to_open", path, simulator.base_url)[-1]) for _ in range(2)]
+    refusals = [refusal_of(path, simulator.base_url) for _ in range(2)]
     owner.send_signal(signal.SIGCONT)
     out, _ = owner.communicate("end\n", timeout=30)
 
-    assert all(seconds <= 1 and "JournalError" in said for seconds, said in refusals)
+    assert [True, True] == [f"(pid {owner.pid} since " in said for said in refusals]
     assert 1 == sum(line.startswith("done owned") for line in out.splitlines())
     assert "ended" in out
     assert 1 == len(simulator.log)
     assert ("completed", 1) == rows_of(path, tmp_path)["owned"][:2]
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=slow)])
+@pytest.mark.parametrize("seconds", [pytest.param(2, marks=gate), pytest.param(60, marks=slow)])
 def test_somebody_who_reads_for_long_slows_no_submit(seconds: float, path: str, simulate: Simulate) -> None:
     """
     In a read transaction of its own; compared with the same time without it.
@@ -124,10 +135,10 @@ def test_somebody_who_reads_for_long_slows_no_submit(seconds: float, path: str, 
 
     print(f"submit p99 {alone * 1e3:.1f} ms alone, {beside * 1e3:.1f} ms beside a reader; {stats.completed} completed")
     assert 0 == stats.failed
-    assert beside <= max(0.05, 2 * alone)
+    assert beside <= max(0.25, 2 * alone)
 
 
-@pytest.mark.parametrize("copies", [2, pytest.param(20, marks=slow)])
+@pytest.mark.parametrize("copies", [1, pytest.param(5, marks=gate), pytest.param(20, marks=slow)])
 def test_an_export_under_load_has_all_that_was_accepted_before(
     copies: int, path: str, tmp_path: Path, simulate: Simulate, program: Program
 ) -> None:
@@ -157,11 +168,13 @@ def test_an_export_under_load_has_all_that_was_accepted_before(
     assert owner.poll() is None
 
 
-def test_the_file_can_be_read_with_any_sqlite_tool(path: str, simulate: Simulate, run: Run) -> None:
+def test_the_file_can_be_read_with_any_sqlite_tool(path: str, simulate: Simulate) -> None:
     """
     By the names of the documented schema.
     """
-    run("again", path, simulate().base_url, 3)
+    with opened(path, simulate().base_url) as queue:
+        for number in range(3):
+            queue.submit(f"n{number}", custom_id=f"n{number}")
 
     connection = sqlite3.connect(path)
     found = connection.execute(

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from extras import needs
 from waiting import wait_until
 
+from groq_queue.clock import FakeClock
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Journal, Reader
 
@@ -243,7 +245,7 @@ def test_a_real_full_disk_loses_nothing_accepted(path, other):
     """
     RLIMIT_FSIZE makes the disk end: what was accepted is there afterwards, what was refused is not.
     """
-    pytest.importorskip("resource")
+    needs("resource")
     process = other("full_disk", path)
 
     out, err = process.communicate(timeout=30)
@@ -262,7 +264,7 @@ def test_a_real_full_disk_loses_nothing_accepted(path, other):
 
 def test_another_programs_lock_is_waited_for(path, other):
     with Journal.open(path, busy_timeout_s=20) as journal:
-        process = other("hold", path, "0.5")
+        process = other("hold", path, "0.3")
         assert "locked\n" == process.stdout.readline()
 
         assert journal.add(entry(1)).is_new
@@ -270,10 +272,10 @@ def test_another_programs_lock_is_waited_for(path, other):
 
 def test_a_lock_held_too_long_is_a_typed_error(path, other):
     """
-    3 s against a patience of 0.3 s; reading goes on meanwhile, and so does writing afterwards.
+    A minute against a patience of 0.1 s; reading goes on meanwhile, and so does writing afterwards.
     """
-    with Journal.open(path, busy_timeout_s=0.3) as journal:
-        process = other("hold", path, "3")
+    with Journal.open(path, busy_timeout_s=0.1) as journal:
+        process = other("hold", path, "60")
         assert "locked\n" == process.stdout.readline()
 
         with in_line(journal, [lambda: journal.add(entry(1)), lambda: journal.add(entry(2))]) as outcomes:
@@ -284,8 +286,57 @@ def test_a_lock_held_too_long_is_a_typed_error(path, other):
             assert "busy_timeout_s" in str(outcome)
         assert 0 == journal.counts()["pending"]
 
+        process.kill()
         process.wait(PATIENCE_S)
         assert journal.add(entry(1)).is_new
+
+
+class Locked(Torn):
+    """A connection whose every BEGIN waits a slice of a clock's time for another program's lock, in vain."""
+
+    def __init__(self, real: sqlite3.Connection, clock: FakeClock, said: str = "database is locked") -> None:
+        super().__init__(real, 0, "", KeyboardInterrupt())
+        self.clock, self.said, self.tries = clock, said, 0
+
+    def execute(self, *arguments: Any) -> Any:
+        if arguments[0] == "BEGIN IMMEDIATE":
+            self.tries += 1
+            slice_ms = self.real.execute("PRAGMA busy_timeout").fetchone()[0]
+            self.clock.advance(slice_ms / 1_000)
+            raise sqlite3.OperationalError(self.said)
+        return self.real.execute(*arguments)
+
+
+@pytest.mark.parametrize(("busy_timeout_s", "tries"), [(1, 4), (30, 120), (0.1, 1)])
+def test_a_lock_is_waited_for_exactly_busy_timeout_s(path, busy_timeout_s, tries):
+    """
+    In slices of at most a quarter of a second, so that Ctrl-C is heard in between.
+    """
+    clock = FakeClock()
+    with Journal.open(path, busy_timeout_s=busy_timeout_s, clock=clock) as journal:
+        locked = journal._commits._connection = Locked(journal._writer, clock)
+        before = clock.now_ns()
+
+        with pytest.raises(JournalError, match="another program holds a lock"):
+            journal.add(entry(1, text=LONG))
+
+        assert round(busy_timeout_s * 1e9) == clock.now_ns() - before
+        assert tries == locked.tries
+        journal._commits._connection = journal._writer
+        assert journal.add(entry(1)).is_new
+
+
+def test_what_waiting_does_not_cure_is_not_waited_for(path):
+    clock = FakeClock()
+    with Journal.open(path, clock=clock) as journal:
+        broken = journal._commits._connection = Locked(journal._writer, clock, "disk I/O error")
+
+        with pytest.raises(JournalError, match="disk refused") as caught:
+            journal.add(entry(1, text=LONG))
+
+        assert 1 == broken.tries
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        journal._commits._connection = journal._writer
 
 
 def test_a_release_does_not_wait_for_the_disk_but_is_seen(journal):

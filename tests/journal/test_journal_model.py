@@ -6,18 +6,18 @@ import shutil
 import tempfile
 from typing import Any
 
-import pytest
+from extras import needs
 
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal
 
 from .making import answer, entry
 
-pytest.importorskip("hypothesis")
+needs("hypothesis", is_module=True)
 
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis import settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule  # noqa: E402
 
 NAMES = st.integers(0, 9)
 FINAL = ("completed", "failed", "cancelled", "expired")

@@ -282,17 +282,17 @@ def test_pending_comes_by_priority_then_arrival_a_page_at_a_time(journal):
 
 def test_paging_reads_the_index_and_sorts_nothing(journal):
     """
-    With 50,000 rows a page from the middle costs what the first costs: the plan says so.
+    A page from the middle costs what the first costs, however many there are: the plan says so.
     """
-    journal.add_many([entry(number, priority=number % 5) for number in range(50_000)])
+    journal.add_many([entry(number, priority=number % 5) for number in range(500)])
     statements: list[str] = []
     journal._connection.set_trace_callback(statements.append)
     seen, place = 0, None
-    while page := journal.pending(after=place, limit=5_000):
+    while page := journal.pending(after=place, limit=50):
         assert place is None or page[0].cursor > place
         seen, place = seen + len(page), page[-1].cursor
 
-    assert 50_000 == seen
+    assert 500 == seen
     journal._connection.set_trace_callback(None)
     plans = [
         [step[3].replace("rowid>", "id>") for step in journal._connection.execute("EXPLAIN QUERY PLAN " + statement)]
