@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from groq_queue.core.budget import Blocked, Budget, Lease, TooLarge
@@ -622,3 +624,585 @@ def test_a_real_minute_stays_exactly_one_and_a_users_period_is_his() -> None:
         budget.observe(probe, [RateHeader("TPM", 6_000, 5_000, 10_000_000_000)], NOW)
 
         assert expected == budget.levels(NOW)[0].period_s
+
+
+# -- what blocks
+
+
+@pytest.mark.parametrize(
+    ("blocked", "words"),
+    [
+        (Blocked("limit", 1, "TPD", 1_234, 5_678), "tokens per day, 1,234 of 5,678 used"),
+        (Blocked("pace", 1), "the server to recover from failures"),
+        (Blocked("behind", 1), "requests that go first"),
+        (Blocked("asking", 1), "word from the shared budget"),
+        (Blocked("outage", 1), "the shared budget, which cannot be reached"),
+        (Blocked("hold", 1), "the end of a wait the server set"),
+        (Blocked("hold", 1, "RPM"), "the end of a wait the server set for requests per minute"),
+        (Blocked("learning", None), "the first answer, which will tell the limits that are not known"),
+    ],
+)
+def test_what_blocks_is_told_in_words(blocked: Blocked, words: str) -> None:
+    assert words == str(blocked)
+    assert ("", 0, 0) == Blocked("pace", 1)[2:]
+
+
+def slowed(limits: Limits | None = None) -> Budget:
+    """A budget after five failures in a row: one attempt a second."""
+    budget = Budget(limits if limits is not None else Limits(), random.Random(1))
+    for _ in range(5):
+        budget.pace.failed(NOW)
+    return budget
+
+
+def test_a_slow_pace_keeps_attempts_apart() -> None:
+    budget = slowed()
+    start_ns = NOW + budget.pace.wait_ns(NOW)
+
+    too_early = blocked(budget, Cost(1), start_ns - 1)
+    leased(budget, Cost(1), start_ns)
+    again = blocked(budget, Cost(1), start_ns)
+
+    assert Blocked("pace", 1) == too_early
+    assert "pace" == again.reason
+    assert again.wait_ns is not None
+    assert 0.8 * SECOND <= again.wait_ns <= 1.2 * SECOND
+    leased(budget, Cost(1), start_ns + again.wait_ns)
+
+
+def test_of_the_pace_and_the_limits_the_one_that_blocks_longest_is_named() -> None:
+    budget = slowed(Limits(tpm=60))
+    start_ns = NOW + budget.pace.wait_ns(NOW)
+    spend(budget, Cost(60), start_ns)
+
+    long_wait, short_wait = blocked(budget, Cost(60), start_ns), blocked(budget, Cost(60), start_ns + 59_900_000_000)
+    budget.pace.sent(start_ns + 60 * SECOND)
+    paced = blocked(budget, Cost(60), start_ns + 59_900_000_000)
+
+    assert ("limit", "TPM", 60 * SECOND) == (long_wait.reason, long_wait.dimension, long_wait.wait_ns)
+    assert ("limit", SECOND // 10) == (short_wait.reason, short_wait.wait_ns)
+    assert "pace" == paced.reason
+
+
+def test_a_wait_for_an_open_lease_is_named_before_the_pace() -> None:
+    budget = slowed(Limits(tpm=60))
+    start_ns = NOW + budget.pace.wait_ns(NOW)
+    leased(budget, Cost(60), start_ns)
+
+    assert Blocked("limit", None, "TPM", 60, 60) == blocked(budget, Cost(60), start_ns)
+
+
+def test_the_servers_hold_comes_before_anything_else() -> None:
+    budget = Budget(None)
+    leased(budget, Cost(1))
+    budget._hold_until_ns = NOW + 5
+
+    assert Blocked("hold", 5) == budget.blocks(Cost(1), NOW)
+    assert Blocked("learning", None) == budget.blocks(Cost(1), NOW + 5)
+
+
+def test_what_passes_is_blocked_by_nothing_and_asking_takes_nothing() -> None:
+    budget = Budget(Limits(tpm=100))
+
+    assert budget.blocks(Cost(100), NOW) is None
+    assert {"TPM": (0, 0, 0, 0)} == budget.ledger()
+
+
+def test_of_several_limits_that_block_the_longest_wait_is_named_wherever_it_stands() -> None:
+    for limits in (Limits(rpm=2, tpm=100, tpd=100), Limits(rpm=2, rpd=1, tpm=100)):
+        budget = Budget(limits)
+        spend(budget, Cost(100))
+
+        found = budget.blocks(Cost(50), NOW)
+
+        assert found is not None
+        assert found.dimension in ("TPD", "RPD")
+        assert 86_400 * SECOND // (2 if found.dimension == "TPD" else 1) == found.wait_ns
+
+
+# -- a share left to others
+
+
+@pytest.mark.parametrize(
+    ("limit_", "margin", "usable"), [(1_000, 0.1, 900), (7, 0.5, 3), (1, 0.9, 1), (1_000, 0.0, 1_000)]
+)
+def test_a_share_of_every_limit_is_left_to_others_and_one_unit_is_ours(limit_: int, margin: float, usable: int) -> None:
+    budget = Budget(None)
+    budget.set_limits(Limits(tpm=limit_), NOW, margin)
+
+    assert {"TPM": (usable, 60 * SECOND)} == budget.capacities()
+
+
+def test_a_share_of_the_servers_limit_is_left_to_others_too() -> None:
+    budget = Budget(None)
+    budget.set_limits(None, NOW, 0.25)
+    probe = leased(budget, Cost(100))
+    budget.settle(probe, Cost(100), Cost(100), NOW)
+
+    budget.observe(probe, [RateHeader("TPM", 8_000, 7_900)], NOW)
+
+    assert 6_000 == limit(budget, "TPM")
+
+
+# -- limits that come and go
+
+
+def test_a_limit_that_is_unset_and_set_again_has_forgotten_nothing() -> None:
+    budget = Budget(Limits(tpm=1_000, rpm=5))
+    spend(budget, Cost(300))
+
+    budget.set_limits(Limits(rpm=5), NOW)
+    without = list(budget.capacities())
+    budget.set_limits(Limits(rpm=5, tpm=2_000), NOW)
+
+    assert ["RPM"] == without
+    assert (300, 2_000) == (used(budget, "TPM"), limit(budget, "TPM"))
+
+
+def test_a_limit_that_is_set_counts_what_is_on_its_way() -> None:
+    budget = Budget(Limits())
+    lease = leased(budget, Cost(200, 100))
+
+    budget.set_limits(Limits(otpm=1_000, rpm=7), NOW)
+
+    assert Cost(200, 100) == budget.held()
+    assert {"OTPM": (100, 0, 0, 100), "RPM": (1, 0, 0, 1)} == budget.ledger()
+    budget.settle(lease, Cost(200, 100), Cost(200, 40), NOW)
+    assert {"OTPM": (100, 100, 0, 0), "RPM": (1, 1, 0, 0)} == budget.ledger()
+    assert (100, 1) == (used(budget, "OTPM"), used(budget, "RPM"))
+
+
+def test_naming_the_limit_of_tokens_or_that_there_is_none_ends_the_learning() -> None:
+    for limits, knows in ((Limits(), True), (Limits(tpm=1_000), True), (Limits(tpd=1_000), False), (None, False)):
+        budget = Budget(None)
+        leased(budget, Cost(1))
+
+        budget.set_limits(limits, NOW)
+
+        assert knows == (budget.blocks(Cost(1), NOW) is None), limits
+
+
+def test_taking_the_limits_back_does_not_begin_the_learning_anew() -> None:
+    budget = Budget(Limits(tpm=1_000))
+    leased(budget, Cost(1))
+
+    budget.set_limits(None, NOW)
+
+    assert isinstance(budget.lease(Cost(1), NOW), Lease)
+
+
+def test_the_users_periods_stay_when_his_limits_are_taken_back() -> None:
+    budget = Budget(Limits(tpm=1_000, minute_s=7))
+    budget.set_limits(None, NOW)
+
+    budget.begin("TPM", 1_000, 7 * SECOND, 500, 0, NOW)
+    budget.set_limits(Limits(tpm=1_000, minute_s=7), NOW)
+
+    assert [("TPM", 500, 1_000, 7)] == budget.levels(NOW)
+
+
+def test_what_all_open_leases_hold_is_added_up() -> None:
+    budget = Budget(Limits())
+    one, two = leased(budget, Cost(10, 20, 3)), leased(budget, Cost(100, 200, 30))
+    both = budget.held()
+    budget.refund(one)
+    after = budget.held()
+    budget.settle(two, Cost(1), Cost(1), NOW)
+
+    assert [Cost(110, 220, 33), Cost(100, 200, 30), Cost(0)] == [both, after, budget.held()]
+
+
+def test_a_lease_knows_when_it_was_granted_and_whether_it_is_open() -> None:
+    budget = Budget(Limits(tpm=100))
+    lease = leased(budget, Cost(7))
+    before = lease.is_open
+    budget.refund(lease)
+
+    assert (Cost(7), NOW) == (lease.cost, lease.granted_ns)
+    assert [True, False] == [before, lease.is_open]
+
+
+# -- the server's levels, to the unit
+
+
+@pytest.mark.parametrize(("surplus", "believed"), [(80, False), (81, True)])
+def test_a_hundredth_of_the_limit_given_back_proves_nothing_and_one_token_more_does(
+    surplus: int, believed: bool
+) -> None:
+    budget = Budget(Limits(tpm=8_000))
+    spend(budget, Cost(4_000))
+    probe = leased(budget, Cost(10))
+    budget.settle(probe, Cost(10), Cost(10), NOW)
+
+    budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 4_000 + surplus)], NOW)
+
+    assert believed == budget.credits
+
+
+@pytest.mark.parametrize(("surplus", "believed"), [(60 + 2 * 500, False), (60 + 2 * 500 + 1, True)])
+def test_what_drains_while_the_slowest_answer_is_under_way_proves_nothing_once_for_each_start_from_zero(
+    surplus: int, believed: bool
+) -> None:
+    """
+    5 s of 6,000 a minute are 500 tokens; the level began from zero twice, before the first and before this lease.
+    """
+    budget = Budget(Limits(tpm=6_000))
+    slow = leased(budget, Cost(4_000), NOW - 5 * SECOND)
+    budget.settle(slow, Cost(4_000), Cost(4_000), NOW)
+    for _ in range(3):
+        spend(budget, Cost(1))
+    probe = leased(budget, Cost(7))
+    budget.settle(probe, Cost(7), Cost(7), NOW)
+
+    budget.observe(probe, [RateHeader("TPM", 6_000, 6_000 - 4_003 + surplus)], NOW)
+
+    assert believed == budget.credits
+
+
+def test_a_server_once_seen_to_give_allowance_back_is_believed_for_good() -> None:
+    budget = Budget(Limits(tpm=8_000))
+    budget.believe_credits()
+    lease = leased(budget, Cost(100, 900))
+    budget.settle(lease, Cost(100, 900), Cost(100, 20), NOW)
+
+    budget.observe(lease, [RateHeader("TPM", 8_000, 7_880)], NOW)
+
+    assert budget.credits
+    assert 120 == used(budget, "TPM")
+    assert isinstance(budget.lease(Cost(7_880), NOW), Lease)
+
+
+def test_which_level_is_believed_decides_what_passes_what_blocks_and_what_is_shown() -> None:
+    seen = []
+    for believes in (False, True):
+        budget = Budget(Limits(tpm=1_000))
+        lease = leased(budget, Cost(100, 800))
+        budget.settle(lease, Cost(100, 800), Cost(100, 200), NOW)
+        if believes:
+            budget.believe_credits()
+        refused = blocked(budget, Cost(1_000))
+        forecast = budget.forecast(0, Cost(0), Cost(700), 0.0, 0, NOW)
+        seen.append(
+            (used(budget, "TPM"), refused.used, refused.wait_ns, forecast, budget.blocks(Cost(700), NOW) is None)
+        )
+
+    assert (900, 900, 54 * SECOND, 36 * SECOND, False) == seen[0]
+    assert (300, 300, 18 * SECOND, 0, True) == seen[1]
+
+
+def test_allowance_is_expected_back_while_headers_show_that_a_quarter_of_it_came_back() -> None:
+    expected = []
+    for surplus in (26, 25, 24):
+        budget = Budget(Limits(tpm=8_000))
+        lease = leased(budget, Cost(100, 100))
+        budget.settle(lease, Cost(100, 100), Cost(100, 0), NOW)
+        probe = leased(budget, Cost(1))
+        budget.settle(probe, Cost(1), Cost(1), NOW)
+        budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 200 + surplus)], NOW)
+        assert not budget.credits
+        expected.append(budget.expects_credits)
+
+    assert [True, False, False] == expected
+
+
+def test_allowance_is_expected_back_where_no_limit_of_tokens_is_known_or_where_it_was_seen() -> None:
+    unknown, known, seen = Budget(Limits(rpm=5)), Budget(Limits(tpm=1_000)), Budget(Limits(tpm=1_000))
+    for budget in (unknown, known, seen):
+        lease = leased(budget, Cost(1, 100))
+        budget.settle(lease, Cost(1, 100), Cost(1, 0), NOW)
+    seen.believe_credits()
+
+    assert [True, False, True] == [budget.expects_credits for budget in (unknown, known, seen)]
+
+
+def test_an_answer_larger_than_its_request_gives_nothing_back() -> None:
+    budget = Budget(Limits(tpm=8_000))
+    one, two = leased(budget, Cost(100, 0)), leased(budget, Cost(100, 100))
+    budget.settle(one, Cost(100, 0), Cost(100, 500), NOW)
+    budget.settle(two, Cost(100, 100), Cost(100, 60), NOW)
+    probe = leased(budget, Cost(1))
+    budget.settle(probe, Cost(1), Cost(1), NOW)
+
+    budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 800 + 11)], NOW)
+
+    assert budget.expects_credits  # 11 of 40 came back, not of 40 - 500
+
+
+def test_a_server_may_lower_our_level_unless_the_users_limit_is_smaller() -> None:
+    budget = Budget(Limits(tpm=4_000))
+
+    assert [True, True, False] == [budget.may_be_lowered("TPM", told) for told in (3_999, 4_000, 4_001)]
+    assert budget.may_be_lowered("RPD", 10**9)
+
+
+def test_headers_of_several_limits_are_each_taken_to_their_own_bucket() -> None:
+    budget = Budget(Limits(tpm=8_000, rpd=100))
+    lease = leased(budget, Cost(100))
+    budget.settle(lease, Cost(100), Cost(100), NOW)
+
+    budget.observe(
+        lease, [RateHeader("RPD", 100, 40), RateHeader("TPM", 8_000, 5_000), RateHeader("ASPH", 50, 45)], NOW
+    )
+
+    assert (60, 3_000, 5) == (used(budget, "RPD"), used(budget, "TPM"), used(budget, "ASPH"))
+
+
+def test_a_refusal_fills_the_bucket_as_the_server_said_less_what_drained_since_the_grant() -> None:
+    budget = Budget(Limits(tpm=6_000))
+    lease = leased(budget, Cost(500), NOW - 3 * SECOND)
+
+    budget.refused(lease, Refusal(False, "TPM", 6_000, 5_800, 500, 3 * SECOND), 3 * SECOND, NOW)
+
+    assert 5_800 - 300 == used(budget, "TPM")
+
+
+def test_a_refusal_without_its_level_tells_the_limit_alone() -> None:
+    budget = Budget(None)
+
+    notices = budget.refused(leased(budget, Cost(500)), Refusal(True, "OTPM", 1_000, None, 1_329, None), 0, NOW)
+
+    assert [] == notices
+    assert [("OTPM", 0, 1_000)] == [level[:3] for level in budget.levels(NOW)]
+
+
+def test_the_hold_is_named_by_the_refusal_that_lasts_longest() -> None:
+    budget = Budget(Limits())
+    leases = [leased(budget, Cost(1)) for _ in range(3)]
+    for lease, dimension, wait_s in zip(leases, ("TPM", "TPD", "RPM"), (5, 9, 9), strict=True):
+        budget.refused(lease, Refusal(False, dimension, None, None, None, None), wait_s * SECOND, NOW)
+
+    assert Blocked("hold", 9 * SECOND, "TPD") == budget.lease(Cost(1), NOW)
+
+
+def test_a_refusal_without_numbers_slows_down_and_one_with_them_does_not() -> None:
+    rates = []
+    for refusal in (None, Refusal(False, "TPM", None, None, None, None)):
+        budget = Budget(Limits())
+        for n in range(32):
+            lease = leased(budget, Cost(1), NOW + n * SECOND // 31)
+        budget.refused(lease, refusal, 0, NOW + SECOND)
+        rates.append(budget.pace.rate)
+
+    assert [pytest.approx(31 * 0.7), None] == rates
+
+
+def test_a_refusal_at_the_end_of_a_hold_slows_down_again() -> None:
+    budget = Budget(Limits(), random.Random(1))
+    leases = [leased(budget, Cost(1), NOW + n * SECOND // 31) for n in range(32)]
+    rates = []
+    for lease, after_ns in zip(leases, (0, SECOND - 1, 2 * SECOND - 1), strict=False):
+        budget.refused(lease, None, SECOND, NOW + SECOND + after_ns)
+        rates.append(budget.pace.rate)
+
+    assert [31 * 0.7, 31 * 0.7, 31 * 0.7 * 0.7] == pytest.approx(rates)
+
+
+def test_an_answer_ends_a_row_of_failures() -> None:
+    budget = Budget(Limits())
+    lease = leased(budget, Cost(1))
+    for _ in range(4):
+        budget.pace.failed(NOW)
+
+    budget.observe(lease, [], NOW)
+    budget.pace.failed(NOW)
+
+    assert budget.pace.rate is None
+
+
+# -- while the limit of tokens is unknown
+
+
+def test_a_thousand_tokens_may_go_with_the_probe_and_not_one_more() -> None:
+    budget = Budget(Limits(rpm=100))
+    leased(budget, Cost(300, 200))
+
+    assert "learning" == blocked(budget, Cost(300, 201)).reason
+    leased(budget, Cost(300, 200))
+    assert "learning" == blocked(budget, Cost(0, 1)).reason
+
+
+# -- what is foretold
+
+
+def test_those_ahead_count_against_each_limit_in_its_own_units() -> None:
+    ahead, cost = Cost(100, 40, 5), Cost(10, 20, 5)
+    units = {"rpm": 8, "rpd": 8, "tpm": 170, "tpd": 170, "itpm": 110, "otpm": 60, "audio_hour": 10, "audio_day": 10}
+
+    for field, fits in units.items():
+        enough = Budget(Limits(**{field: fits}))  # type: ignore[arg-type]
+        short = Budget(Limits(**{field: fits - 1}))  # type: ignore[arg-type]
+        assert 0 == enough.forecast(7, ahead, cost, 0.0, 0, NOW), field
+        assert 0 < short.forecast(7, ahead, cost, 0.0, 0, NOW), field
+
+
+def test_what_attempts_hold_in_excess_while_they_are_under_way_is_foretold_too() -> None:
+    """
+    Ten seconds of 6,000 a minute are 1,000 tokens under way, which hold half as much again; no request does.
+    """
+    budget = Budget(Limits(tpm=6_000, rpm=6))
+
+    forecasts = [budget.forecast(5, Cost(5_000), Cost(700), 0.5, flight_s * SECOND, NOW) for flight_s in (0, 6, 10)]
+
+    assert [0, 0, 2 * SECOND] == forecasts
+
+
+def test_the_longest_of_all_waits_is_foretold() -> None:
+    budget = Budget(Limits(tpm=60, rpm=60))
+    spend(budget, Cost(60))
+    assert 10 * SECOND == budget.forecast(0, Cost(0), Cost(10), 0.0, 0, NOW)
+
+    budget.refused(leased(budget, Cost(0)), None, 7 * SECOND, NOW)
+
+    assert [10 * SECOND, 7 * SECOND] == [budget.forecast(0, Cost(0), Cost(n), 0.0, 0, NOW) for n in (10, 7)]
+    assert 9 * SECOND == budget.forecast(0, Cost(4), Cost(5), 0.0, 0, NOW)
+
+
+# -- an earlier life
+
+
+def test_what_was_in_use_in_an_earlier_life_has_drained_since() -> None:
+    budget = Budget(Limits(tpm=6_000))
+
+    budget.begin("TPM", 6_000, 60 * SECOND, 5_000, 20 * SECOND, NOW)
+
+    assert 3_000 == used(budget, "TPM")
+
+
+@pytest.mark.parametrize(("age_ns", "left"), [(-5 * SECOND, 5_000), (0, 5_000), (50 * SECOND, 0), (10**20, 0)])
+def test_an_earlier_life_lies_behind_and_leaves_no_credit(age_ns: int, left: int) -> None:
+    budget = Budget(Limits(tpm=6_000))
+
+    budget.begin("TPM", 6_000, 60 * SECOND, 5_000, age_ns, NOW)
+
+    assert left == used(budget, "TPM")
+
+
+def test_an_earlier_life_drained_by_its_own_limit_and_period() -> None:
+    budget = Budget(Limits(tpm=6_000))
+
+    budget.begin("TPM", 600, 6 * SECOND, 500, 2 * SECOND, NOW)
+
+    assert 300 == used(budget, "TPM")
+
+
+def test_the_level_of_a_limit_nobody_knows_yet_waits_until_somebody_names_it() -> None:
+    budget = Budget(Limits(rpm=5))
+    budget.begin("TPD", 100_000, 86_400 * SECOND, 40_000, 0, NOW)
+    budget.begin("TPD", 100_000, 86_400 * SECOND, 30_000, 0, NOW)
+    before = list(budget.capacities())
+
+    budget.set_limits(Limits(rpm=5, tpd=200_000), NOW)
+
+    assert ["RPM"] == before
+    assert [("RPM", 0, 5, 60), ("TPD", 40_000, 200_000, 86_400)] == budget.levels(NOW)
+
+
+def test_a_level_that_has_drained_makes_no_bucket() -> None:
+    budget = Budget(Limits(rpm=5))
+
+    budget.begin("TPM", 600, 60 * SECOND, 600, 60 * SECOND, NOW)
+    budget.set_limits(Limits(rpm=5, tpm=1_000, minute_s=7), NOW)
+
+    assert 7 == next(level.period_s for level in budget.levels(NOW) if level.dimension == "TPM")
+
+
+# -- the length of a minute, to the unit
+
+
+def told(used_: int, reset_s: float, limit_: int = 6_000, limits: Limits | None = None) -> float:
+    """Return the minute that one header tells."""
+    budget = Budget(limits)
+    probe = leased(budget, Cost(used_))
+    budget.settle(probe, Cost(used_), Cost(used_), NOW)
+    budget.observe(probe, [RateHeader("TPM", limit_, limit_ - used_, round(reset_s * SECOND))], NOW)
+    return next(level.period_s for level in budget.levels(NOW) if level.dimension == "TPM")
+
+
+def test_fewer_than_a_hundred_units_tell_no_minute_and_a_hundred_do() -> None:
+    assert 60 == told(99, 0.165)
+    assert 0.165 * 6_000 / 99 == pytest.approx(told(100, 0.165), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("minute_s", "taken"), [(58.3, 60), (61.7, 60), (58.1, 58.1), (61.9, 61.9), (120, 120), (30, 30)]
+)
+def test_a_minute_within_three_hundredths_of_sixty_seconds_is_one(minute_s: float, taken: float) -> None:
+    assert taken == pytest.approx(told(3_001, minute_s / 2), rel=1e-9)
+
+
+def test_a_minute_is_never_taken_for_shorter_than_it_is() -> None:
+    """
+    The units in use were rounded up by less than one.
+    """
+    for used_ in (101, 500, 5_999):
+        for true_units in (used_ - 0.999, used_):
+            assert 10 <= told(used_, 10 * true_units / 6_000) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("minute_s", "is_taken"), [(0.0009, False), (0.0012, True), (0.9e9, True), (1.1e9, False)])
+def test_a_minute_of_less_than_a_millisecond_or_more_than_thirty_years_is_none(minute_s: float, is_taken: bool) -> None:
+    assert is_taken == (60 != told(6_000, minute_s))
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(rpm=5), Limits(tpm=6_000)])
+def test_whoever_set_limits_has_set_their_minute_too(limits: Limits) -> None:
+    assert 60 == told(3_000, 5.0, limits=limits)
+
+
+def test_a_header_without_a_reset_or_with_none_to_wait_tells_no_minute() -> None:
+    budget = Budget(None)
+    probe = leased(budget, Cost(3_000))
+    budget.settle(probe, Cost(3_000), Cost(3_000), NOW)
+
+    for reset_ns in (None, 0):
+        budget.observe(probe, [RateHeader("TPM", 6_000, 3_000, reset_ns)], NOW)
+
+    assert 60 == budget.levels(NOW)[0].period_s
+
+
+def test_only_more_units_than_before_tell_a_better_minute() -> None:
+    budget = Budget(None)
+    minutes = []
+    for used_, minute_s in ((1_001, 10), (1_001, 20), (1_000, 20), (1_002, 30), (6_000, 60)):
+        lease = leased(budget, Cost(1))
+        budget.settle(lease, Cost(1), Cost(1), NOW)
+        reset_ns = round(minute_s * SECOND * (used_ - 1) / 6_000)
+        budget.observe(lease, [RateHeader("TPM", 6_000, 6_000 - used_, reset_ns)], NOW)
+        minutes.append(round(budget.levels(NOW)[0].period_s, 6))
+
+    assert [10, 10, 10, 30, 60] == minutes
+
+
+def test_the_minute_that_was_read_holds_for_every_limit_of_a_minute_and_for_no_other() -> None:
+    budget = Budget(None)
+    probe = leased(budget, Cost(3_001))
+    budget.settle(probe, Cost(3_001), Cost(3_001), NOW)
+    budget.observe(probe, [RateHeader("RPD", 100, 50), RateHeader("TPM", 6_000, 2_999, 5 * SECOND)], NOW)
+    budget.refused(leased(budget, Cost(1)), Refusal(False, "RPM", 30, 30, 1, 0), 0, NOW)
+
+    periods = {level.dimension: round(level.period_s, 6) for level in budget.levels(NOW)}
+
+    assert {"RPD": 86_400, "TPM": 10, "RPM": 10} == periods
+
+
+@pytest.mark.parametrize("dimension", ["TPM", "ITPM", "OTPM"])
+def test_a_refusal_by_any_limit_of_tokens_a_minute_tells_its_length(dimension: str) -> None:
+    budget = Budget(None)
+    refusal = Refusal(False, dimension, 6_000, 5_901, 1_100, round(10 * SECOND * 1_000 / 6_000))
+
+    budget.refused(leased(budget, Cost(1_100)), refusal, SECOND, NOW)
+
+    assert 10 == pytest.approx(budget.levels(NOW)[0].period_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("dimension", ["RPM", "TPD"])
+def test_a_refusal_by_another_limit_tells_no_minute(dimension: str) -> None:
+    budget = Budget(None)
+
+    later_ns = NOW + 10**6 * SECOND
+
+    budget.refused(leased(budget, Cost(1)), Refusal(False, dimension, 6_000, 6_000, 1_000, SECOND), SECOND, NOW)
+    lease = leased(budget, Cost(1), later_ns)
+    budget.refused(lease, Refusal(False, "TPM", 6_000, 0, None, None), 0, later_ns)
+
+    assert 60 == next(level.period_s for level in budget.levels(NOW) if level.dimension == "TPM")

@@ -170,8 +170,11 @@ def test_every_captured_refusal_exceeds_its_limit_and_would_be_refused_by_ours(r
     bucket = Bucket(limit, Limits().period_s(dimension))
     bucket.at_least(used, 0, NOW)
 
+    wait_ns = bucket.wait_ns(requested, NOW)
+
     assert used + requested > limit
-    assert 0 != bucket.wait_ns(requested, NOW)
+    assert wait_ns is not None
+    assert 0 < wait_ns
 
 
 # -- refusals
@@ -273,6 +276,27 @@ def test_a_refusal_without_a_wait_that_asks_for_more_than_the_limit_is_final() -
     assert Refusal(True, "TPM", 7_000, 0, 12_903, None) == parse_refusal(text)
 
 
+def test_a_refusal_without_a_wait_that_asks_for_the_whole_limit_may_fit_later() -> None:
+    text = "Rate limit reached on tokens per minute (TPM): Limit 7000, Used 1, Requested 7000."
+
+    assert Refusal(False, "TPM", 7_000, 1, 7_000, None) == parse_refusal(text)
+
+
+@pytest.mark.parametrize("figures", ["Limit 7000, Used 1", "Used 1, Requested 9000", "Used 1"])
+def test_a_refusal_that_leaves_out_a_figure_may_fit_later(figures: str) -> None:
+    refusal = parse_refusal(f"Rate limit reached on tokens per minute (TPM): {figures}.")
+
+    assert refusal is not None
+    assert not refusal.is_too_large
+
+
+def test_only_the_first_two_thousand_characters_are_looked_at() -> None:
+    said = "Rate limit reached"
+
+    assert parse_refusal("x" * (2_000 - len(said)) + said) is not None
+    assert parse_refusal("x" * (2_001 - len(said)) + said) is None
+
+
 def test_a_refusal_without_any_number_is_one_still() -> None:
     assert Refusal(False, "", None, None, None, None) == parse_refusal("RATE LIMIT REACHED")
 
@@ -314,6 +338,10 @@ def test_other_errors_are_no_refusals(text: str) -> None:
         ("0s", 0),
         (" 1s ", SECOND),
         ("1d", 86_400 * SECOND),
+        ("1d1h1m1s1ms1us1ns", 90_061_001_001_001),
+        ("2h2m2s2ms2\u00b5s2ns", 7_322_002_002_002),
+        ("0.123456789012345678s", 123_456_790),
+        ("1.5d", 129_600 * SECOND),
         ("0.0000000001s", 1),
         ("1.0000000001s", SECOND + 1),
     ],
@@ -378,6 +406,19 @@ def test_retry_after_is_seconds_a_duration_or_a_date(value: str, nanoseconds: in
 )
 def test_a_retry_after_that_makes_no_sense_is_none(value: str | None) -> None:
     assert parse_retry_after(value, 1_000.0) is None
+
+
+def test_a_duration_in_retry_after_is_read_up_to_63_characters() -> None:
+    """
+    What is longer is no header that a server means.
+    """
+    assert 31 * SECOND == parse_retry_after("01s" + "1s" * 30, 0.0)
+    assert parse_retry_after("1s" * 32, 0.0) is None
+
+
+@pytest.mark.parametrize(("wall_s", "nanoseconds"), [(1_000.25, 4_750_000_000), (1_005.0, 0), (1_004.5, 500_000_000)])
+def test_the_wait_until_a_date_is_told_to_the_nanosecond(wall_s: float, nanoseconds: int) -> None:
+    assert nanoseconds == parse_retry_after("Thu, 01 Jan 1970 00:16:45 GMT", wall_s)
 
 
 # -- rate headers

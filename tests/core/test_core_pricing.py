@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
 
-from groq_queue.core.pricing import Backlog, Cost, Estimator, Size, quantile, size_of
+from groq_queue.core.headers import Refusal
+from groq_queue.core.pricing import (
+    MOST_UNITS,
+    Backlog,
+    Cost,
+    Estimator,
+    Size,
+    corrected,
+    cost_of,
+    quantile,
+    size_of,
+)
 
 
 def backlog_of(sizes: list[Size]) -> Backlog:
@@ -36,7 +48,7 @@ def test_english_prose_is_priced_above_its_real_count() -> None:
     """
     text = ("The quick brown fox jumps over the lazy dog. " * 400)[: 3_311 * 4]
 
-    assert 3_075 < size_of(chat(text)).base
+    assert 3_075 < size_of(chat(text)).base < 1.5 * 3_075
 
 
 def test_japanese_is_priced_above_its_real_count() -> None:
@@ -47,7 +59,7 @@ def test_japanese_is_priced_above_its_real_count() -> None:
     text = "\u3042" * wide + "a" * (25_982 - wide)
 
     assert 46_577 - 1 <= len(text.encode()) <= 46_577
-    assert 13_789 < size_of(chat(text)).base
+    assert 13_789 < size_of(chat(text)).base < 1.5 * 13_789
 
 
 def test_bytes_count_and_not_characters() -> None:
@@ -58,7 +70,7 @@ def test_bytes_count_and_not_characters() -> None:
 
 
 def test_half_a_surrogate_pair_is_priced_and_not_raised_over() -> None:
-    assert 0 < size_of(chat("\ud800" * 10)).base
+    assert size_of(chat("\u3042" * 10)) == size_of(chat("\ud800" * 10))
 
 
 @pytest.mark.parametrize("kind", ["image_url", "image", "input_image"])
@@ -85,7 +97,7 @@ def test_tool_calls_of_earlier_messages_are_priced() -> None:
 
     size = size_of({"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]})
 
-    assert 1_000 < size.base
+    assert 1_000 < size.base < 1_050
 
 
 def test_what_the_server_does_not_read_costs_nothing() -> None:
@@ -303,3 +315,282 @@ def test_the_mean_forgets_old_answers() -> None:
         estimator.learn(Size(100, None), 100, 10)
 
     assert 10 == estimator.expect(backlog_of([Size(1, None)]), credits=True).completion
+
+
+# -- the byte rule, to the token
+
+
+def user(content: Any, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("payload", "base"),
+    [
+        (user("hi"), 8 + 4 + 1),
+        (user(""), 8 + 4 + 1),
+        (user("abc"), 8 + 4 + 2),
+        (user("abcde"), 8 + 4 + 2),
+        (user("\u3042"), 8 + 4 + 2),
+        (user("\ud800\ud800"), 8 + 4 + 3),
+        (user("hi", name="bob"), 8 + 4 + 1 + 2),
+        (user(None), 8 + 4 + 1),
+        (user([]), 8 + 4),
+        (user(["abc", "abcdef"]), 8 + 4 + 2 + 3),
+        (user([{"type": "text", "text": "abcdef"}]), 8 + 4 + 3),
+        (user([{"type": "text", "text": 5}]), 8 + 4 + 27 // 3 + 1),
+        (user([{"type": "image_url"}, {"type": "text", "text": ""}]), 8 + 4 + 1_810 + 1),
+        (user([{"type": "input_audio", "data": "x" * 60}]), 8 + 4 + 95 // 3 + 1),
+        ({"messages": [*user("hi")["messages"], {"role": "assistant", "content": "abc"}]}, 8 + 4 + 1 + 4 + 2),
+        ({"messages": [{"content": "no role"}]}, 8 + 4 + 22 // 3 + 1),
+        ({"messages": [], "tools": [{"a": "\u00e9"}]}, 8 + 4 + 11 // 3 + 1),
+        ({"messages": [], "response_format": {"type": "json_object"}}, 8 + 23 // 3 + 1),
+        ({"messages": [types.MappingProxyType({"role": "user", "content": "abc"})]}, 8 + 4 + 2),
+        (user(({"type": "text", "text": "abc"}, types.MappingProxyType({"text": "abcdef"}))), 8 + 4 + 2 + 3),
+        ({"prompt": "abc"}, 8 + 2),
+        ({"prompt": "", "messages": None}, 8),
+        ({"input": "abc"}, 8 + 2),
+        ({"input": [101, 102, 103]}, 8 + 3 * (4 + 1)),
+        ({"messages": [], "user": "u" * 99}, 8),
+        ({}, 8),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_a_payload_is_priced_by_its_bytes_its_messages_and_its_images(payload: dict[str, Any], base: int) -> None:
+    assert base == size_of(payload).base
+
+
+@pytest.mark.parametrize(
+    ("caps", "completion"),
+    [
+        ({"max_completion_tokens": 1}, 1),
+        ({"max_completion_tokens": 0}, None),
+        ({"max_completion_tokens": 0, "max_tokens": 7}, 7),
+        ({"max_completion_tokens": -1}, None),
+        ({"max_completion_tokens": MOST_UNITS}, 10**15 - 1),
+        ({"max_completion_tokens": 10**400}, 10**15 - 1),
+    ],
+)
+def test_an_allowance_is_one_token_or_more_and_no_more_than_can_be_counted(caps: Any, completion: int | None) -> None:
+    assert completion == size_of(chat("hi", **caps)).completion
+
+
+@pytest.mark.parametrize(
+    ("payload", "audio_s", "size"),
+    [
+        ({"file": "x"}, 61, Size(0, 0, 61, is_exact=True)),
+        ({"file": "x"}, 61.2, Size(0, 0, 62, is_exact=True)),
+        ({"file": "x"}, 0.001, Size(0, 0, 1, is_exact=True)),
+        ({"input": "abc"}, 7, Size(0, 0, 7, is_exact=True)),
+        ({"messages": [], "max_tokens": 5}, 7, Size(8, 5, 7)),
+        ({"input": "abc"}, 0, Size(10, 0)),
+        ({"input": "abc", "max_tokens": 5}, 0, Size(10, 5)),
+        ({"prompt": "abc"}, 0, Size(10, None)),
+    ],
+)
+def test_audio_is_counted_in_whole_seconds_alone_unless_messages_go_with_it(
+    payload: dict[str, Any], audio_s: float, size: Size
+) -> None:
+    assert size == size_of(payload, audio_s=audio_s)
+
+
+def test_the_callers_own_count_keeps_the_seconds() -> None:
+    assert Size(495, 5, 7, is_exact=True) == size_of({"max_tokens": 5}, 500, 6.5)
+
+
+# -- the server's own count
+
+
+REFUSED = Refusal(True, "TPM", 1_000, None, 700, None)
+
+
+@pytest.mark.parametrize("dimension", ["TPM", "TPD"])
+def test_a_refusal_corrects_the_price_of_its_request(dimension: str) -> None:
+    told = REFUSED._replace(dimension=dimension)
+
+    assert Size(650, 50, 9, is_exact=True) == corrected(Size(300, 50, 9), told)
+    assert Size(700, 0, is_exact=True) == corrected(Size(300, None), told)
+    assert Size(0, 700, is_exact=True) == corrected(Size(300, 900), told)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [None, REFUSED._replace(requested=None), *(REFUSED._replace(dimension=d) for d in ("", "ITPM", "OTPM", "RPM"))],
+)
+def test_a_refusal_that_names_no_tokens_corrects_nothing(refusal: Refusal | None) -> None:
+    size = Size(300, 50, 9)
+
+    assert size is corrected(size, refusal)
+
+
+def test_a_refusal_of_a_request_with_a_cap_teaches_the_ratio_of_its_prompt() -> None:
+    """
+    750 requested, 50 of them allowance: 700 for an estimate of 1,000, and a third more for want of experience.
+    """
+    estimator = Estimator()
+
+    estimator.learn_requested(Size(1_000, 50), 750)
+
+    assert Cost(934, 50) == estimator.price(Size(1_000, 50))
+
+
+def test_a_refusal_that_counted_no_more_than_the_allowance_teaches_nothing() -> None:
+    estimator = Estimator()
+
+    estimator.learn_requested(Size(1_000, 50), 50)
+
+    assert Cost(1_000, 50) == estimator.price(Size(1_000, 50))
+    estimator.learn_requested(Size(1_000, 50), 51)
+    assert Cost(2, 50) == estimator.price(Size(1_000, 50))
+
+
+def test_a_refusal_of_an_exact_price_teaches_nothing() -> None:
+    estimator = Estimator()
+
+    estimator.learn_requested(Size(1_000, None, is_exact=True), 5_000)
+    estimator.learn_requested(Size(1_000, 50, is_exact=True), 5_000)
+
+    assert Cost(1_000, 1_024) == estimator.price(Size(1_000, None))
+
+
+def test_the_allowance_that_refusals_told_is_the_largest_of_the_last_eight() -> None:
+    """
+    750 of each are its prompt: three quarters of the estimate, before any answer.
+    """
+    estimator = Estimator()
+    allowances = []
+    for requested in (1_750, 5_750, *[2_750] * 7, 3_250):
+        estimator.learn_requested(Size(1_000, None), requested)
+        allowances.append(estimator.price(Size(1_000, None)).completion)
+
+    assert [1_000, *[5_000] * 8, 2_500] == allowances
+
+
+def test_an_allowance_is_at_least_one_token() -> None:
+    estimator = taught(Size(1_000, None), 750, 0)
+
+    estimator.learn_requested(Size(1_000, None), 500)
+
+    assert 1 == estimator.price(Size(1_000, None)).completion
+
+
+# -- learning, by its figures
+
+
+def test_a_larger_answer_is_believed_at_once_and_a_smaller_one_after_ten() -> None:
+    """
+    Until a refusal tells another, the allowance is not below 1,024.
+    """
+    estimator = taught(Size(100, None), 100, 3_000)
+    at_once = [estimator.price(Size(100, None)).completion]
+    for _ in range(200):
+        estimator.learn(Size(100, None), 100, 2_000)
+        at_once.append(estimator.price(Size(100, None)).completion)
+
+    assert [3_000] * 20 == at_once[:20]
+    assert 2_000 == at_once[20] == at_once[-1]
+
+
+def test_the_usual_output_is_above_95_of_100_answers() -> None:
+    """
+    Of 100 answers 94 have 2,000 tokens and 6 have 9,000: the allowance is for the longer ones; with 4 it is not.
+    """
+    allowances = []
+    for long_ones in (6, 4):
+        estimator = Estimator()
+        for number in range(101):
+            estimator.learn(Size(100, None), 100, 9_000 if 0 < number <= long_ones else 2_000)
+        allowances.append(estimator.price(Size(100, None)).completion)
+
+    assert [9_000, 2_000] == allowances
+
+
+def test_an_answer_of_no_prompt_or_no_completion_teaches_the_other_alone() -> None:
+    backlog = backlog_of([Size(100, 100), Size(0, None)])
+
+    no_prompt, no_completion = taught(Size(100, 100), 0, 25), taught(Size(100, 100), 25, 0)
+
+    assert Cost(75, 25 + 1_024) == no_prompt.expect(backlog, credits=True)
+    assert Cost(25, 0 + 1_024) == no_completion.expect(backlog, credits=True)
+
+
+def test_a_cap_of_nothing_teaches_no_share() -> None:
+    estimator = taught(Size(100, 0), 50, 0)
+
+    assert Cost(50, 100) == estimator.expect(backlog_of([Size(100, 100)]), credits=True)
+
+
+def test_a_mean_is_of_all_answers_up_to_twenty_and_then_forgets_a_twentieth_with_each() -> None:
+    estimator = Estimator()
+    means = []
+    for completion in (*range(1_000, 21_000, 1_000), 30_500):
+        estimator.learn(Size(100, None), 75, completion)
+        means.append(estimator.expect(backlog_of([Size(0, None)]), credits=True).completion)
+
+    assert [1_000, 1_500, 2_000] == means[:3]
+    assert 10_500 == means[19]
+    assert 10_500 + 20_000 // 20 == means[20]
+
+
+def test_the_margin_above_the_worst_ratio_shrinks_with_each_answer_of_its_size() -> None:
+    """
+    A third after one answer, a quarter after two, a fifth after three.
+    """
+    prices = [taught(Size(1_000, 10), 600, 5, times).price(Size(1_000, 10)).prompt for times in (1, 2, 3, 58)]
+
+    assert [800, 750, 720, 610] == prices
+
+
+def test_prompts_are_as_long_as_each_other_if_neither_is_twice_the_other() -> None:
+    estimator = taught(Size(512, 10), 1_024, 5, 98)
+
+    prices = [estimator.price(Size(base, 10)).prompt for base in (511, 512, 1_023, 1_024)]
+
+    assert [511, -(-512 * 202 // 100), -(-1_023 * 202 // 100), 1_024] == prices
+
+
+@pytest.mark.parametrize("answers", [63, 64, 65, 127])
+def test_a_bad_ratio_is_remembered_for_one_window_and_forgotten_with_the_second(answers: int) -> None:
+    """
+    The first of a window of 64 is remembered until the end of the next.
+    """
+    estimator = taught(Size(1_000, 10), 3_000, 5)
+    for _ in range(answers):
+        estimator.learn(Size(1_000, 10), 500, 5)
+    remembered = estimator.price(Size(1_000, 10)).prompt
+    for _ in range(128 - answers):
+        estimator.learn(Size(1_000, 10), 500, 5)
+
+    assert 3_000 < remembered
+    assert 500 < estimator.price(Size(1_000, 10)).prompt < 510
+
+
+def test_a_price_is_one_token_at_least() -> None:
+    assert [Cost(1, 5), Cost(1, 5), Cost(2, 5)] == [Estimator().price(Size(base, 5)) for base in (0, 1, 2)]
+    assert Cost(0, 0, 9) == Estimator().price(Size(0, None, 9, is_exact=True))
+
+
+# -- many at once
+
+
+def test_a_backlog_counts_a_size_as_often_as_it_is_told() -> None:
+    backlog = Backlog().plus(Size(100, 10, 2), 3).plus(Size(7, None, 1, is_exact=True), 2).plus(Size(5, None))
+
+    assert Backlog(requests=6, base=305, exact=14, capped=30, uncapped=3, audio_s=8) == backlog
+
+
+def test_expected_cost_keeps_the_seconds_of_audio() -> None:
+    assert Cost(300, 0, 60) == Estimator().expect(backlog_of([Size(300, 0, 60, is_exact=True)]), credits=False)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "value"), [(0.0, 1), (0.24, 1), (0.25, 3), (0.5, 5), (0.75, 9), (0.99, 9), (1.0, 9)]
+)
+def test_a_quantile_of_four_values_is_the_one_at_its_quarter(fraction: float, value: int) -> None:
+    assert value == quantile([9, 1, 5, 3], fraction)
+
+
+def test_a_cost_without_a_completion_is_of_its_prompt_alone() -> None:
+    assert (20, 0, 0, 20) == (*Cost(20), Cost(20).tokens)
+    assert Cost(1, 2, 3) == cost_of((1, 2, 3))
+    assert isinstance(cost_of((1, 2, 3)), Cost)

@@ -11,7 +11,17 @@ from collections.abc import Iterable
 import pytest
 
 from groq_queue.core import rank
-from groq_queue.core.rank import Entry, FairOrder, Priority, is_stale, parse_priority, rank_of, rung_of
+from groq_queue.core.rank import (
+    Entry,
+    FairOrder,
+    Priority,
+    Turn,
+    is_stale,
+    level_name,
+    parse_priority,
+    rank_of,
+    rung_of,
+)
 from groq_queue.errors import ConfigurationError
 
 
@@ -583,3 +593,325 @@ def test_a_turn_costs_comparisons_by_the_logarithm_of_the_clients(monkeypatch: p
     assert 5 < few
     assert many - few <= 6 * math.log2(2_048 / 32)
     assert many < 3 * few
+
+
+# -- worked examples
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [(0, "critical"), (1, "high"), (5, "normal"), (8, "low"), (10, "background"), (7, "7"), (2, "2"), (9, "9")],
+)
+def test_a_level_is_told_by_its_name_or_its_number(level: int, name: str) -> None:
+    assert name == level_name(level)
+
+
+def test_numbers_between_two_names_lie_between_their_rungs() -> None:
+    rungs = [rung_of(priority) for priority in range(13)]
+
+    assert [0, 1, 1.25, 1.5, 1.75, 2, 2 + 1 / 3, 2 + 2 / 3, 3, 3.5, 4, 4, 4] == rungs
+
+
+@pytest.mark.parametrize(
+    ("priority", "now_ns", "rank_"),
+    [(0, 0, 0), (0, 999, 0), (0, 1_000, 1), (5, 1_999, 3), (7, 5_333, 7), (7, 5_334, 8)],
+)
+def test_a_level_is_counted_from_the_interval_of_arrival(priority: int, now_ns: int, rank_: int) -> None:
+    assert rank_ == rank_of(priority, now_ns, 1_000)
+
+
+UNIT = 1 << 32  # of virtual time for one unit of cost at weight 1
+
+
+def tags(line: Line) -> dict[str, tuple[int, int]]:
+    """Return the tags of who stands in line, in units of cost."""
+    return {entry[2].name: (entry[1][0] // UNIT, entry[1][1]) for entry in line.heap if not is_stale(entry)}
+
+
+def test_a_tag_is_when_the_request_would_finish_on_a_private_line_of_its_share() -> None:
+    """
+    b has twice the share: its 6 units take 3. After both have gone, 10 of the 3 shares' time has passed.
+    """
+    line = Line()
+    line.order.set_weight("b", 2)
+    line.add(Asked("a0", "a", cost=4), Asked("a1", "a", cost=5), Asked("b0", "b", cost=6), Asked("b1", "b", cost=2))
+    first = tags(line)
+    taken = [line.take().name]
+    second = tags(line)
+    taken.append(line.take().name)
+    third = tags(line)
+
+    assert {"a0": (4, 1), "b0": (3, 3)} == first
+    assert {"a0": (4, 1)} == second  # b's next turn starts at 3, and now is 2
+    assert {"b1": (4, 4)} == third  # that of a starts at 4, and now is 3 and a third
+    assert ["b0", "a0"] == taken
+    assert ["b1", "a1"] == line.take_all()
+
+
+def test_a_tag_keeps_its_exactness_for_any_share() -> None:
+    line = Line()
+    line.order.set_weight("a", 3)
+
+    [entry] = line.order.add(Asked("a0", "a", cost=10))
+
+    assert (5, (10 * UNIT // 3, 1)) == entry[:2]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(1, 1), (2.5, 2.5), (0.1, 6_554 / 65_536), (1e-9, 1 / 65_536), (0, 1 / 65_536), (1e6, 1e6)]
+)
+def test_a_weight_is_kept_in_steps_of_a_65536th_and_is_never_nothing(given: float, kept: float) -> None:
+    order = FairOrder()
+    order.set_weight("a", given)
+
+    assert kept == order.weight("a")
+    assert 1 == order.weight("somebody else")
+
+
+def test_nobody_stands_in_line_twice_and_the_next_steps_up_when_the_first_has_gone() -> None:
+    line = Line()
+    asked = [Asked(f"a{number}", "a") for number in range(3)]
+
+    entries = [list(line.order.add(one)) for one in asked]
+
+    assert [1, 0, 0] == [len(each) for each in entries]
+    assert [1, 2, 3] == [one.arrival for one in asked]
+
+
+def test_who_waits_for_his_start_is_passed_by_one_that_comes_fresh() -> None:
+    """
+    After 8 of 2 shares' units only 4 of time have passed; a starts again at 8, a newcomer at once.
+    """
+    line = Line()
+    line.add(Asked("a0", "a", cost=8), Asked("b0", "b", cost=100), Asked("a1", "a"))
+    first = line.take()
+    line.add(Asked("c0", "c", cost=2))
+
+    assert "a0" == first.name
+    assert {"b0": (100, 2), "c0": (6, 4)} == tags(line)
+    assert "c0" == line.take().name
+
+
+def test_time_jumps_to_the_next_start_if_nobody_stands_in_line() -> None:
+    line = Line()
+    line.add(Asked("a0", "a", cost=8), Asked("b0", "b", cost=9), Asked("a1", "a", cost=1))
+    line.take()
+    [waiting] = [entry[2] for entry in line.heap]
+
+    line.discard(waiting)
+    line.add(Asked("c0", "c", cost=1))
+
+    assert {"a1": (9, 3), "c0": (9, 4)} == tags(line)
+
+
+def test_a_start_that_has_come_exactly_counts() -> None:
+    """
+    Two of equal shares: after one turn of each both may go again.
+    """
+    line = Line()
+    line.add(*(Asked(name, name[0]) for name in ("a0", "b0", "a1", "b1")))
+    line.take()
+    line.take()
+
+    assert {"a1", "b1"} == tags(line).keys()
+
+
+@pytest.mark.parametrize(
+    ("rank_", "client", "ahead"),
+    [(0, "a", 0), (5, "a", 3 + 2 + 3 + 5), (5, "new", 3 + 1 + 1 + 2), (8, "a", 3 + 12 + 1), (10, "a", 3 + 12 + 9)],
+)
+def test_ahead_of_a_newcomer_are_higher_levels_his_own_and_as_many_turns_of_each_other(
+    rank_: int, client: str, ahead: int
+) -> None:
+    line = crowd()
+
+    assert ahead == line.order.ahead_of_newcomer(rank_, client)
+
+
+@pytest.mark.parametrize(("weight", "ahead"), [(0.5, 3 + 2 + 2 + 4), (0.25, 3 + 2 + 4 + 5), (2, 3 + 0 + 0 + 1), (4, 3)])
+def test_a_newcomer_with_a_larger_share_has_fewer_ahead(weight: float, ahead: int) -> None:
+    line = crowd()
+    line.order.set_weight("new", weight)
+
+    assert ahead == line.order.ahead_of_newcomer(5, "new")
+
+
+def crowd() -> Line:
+    """Three of a on level 1; two of a, five of b, five of c with twice the share on level 5; nine of d on level 8."""
+    line = Line()
+    line.order.set_weight("c", 2)
+    for client, level, count in (("a", 1, 3), ("a", 5, 2), ("b", 5, 5), ("c", 5, 5), ("d", 8, 9)):
+        line.add(*(Asked("", client, level) for _ in range(count)))
+    return line
+
+
+def test_who_comes_back_after_everybody_was_forgotten_goes_before_those_that_came_since() -> None:
+    """
+    Its tag, and the time that had passed, are smaller than any given after ``clear``.
+    """
+    line = Line()
+    line.add(Asked("old", "a", cost=1_000), Asked("a1", "a", cost=5))
+    old = line.take()
+
+    line.order.clear()
+    line.heap.clear()
+    line.add(Asked("new", "c"))
+    line.put_back(old)
+
+    assert {"old": (1_000, 1), "new": (1_006, 3)} == tags(line)
+    assert ["old", "new"] == line.take_all()
+
+
+def test_time_that_passed_is_not_forgotten_with_a_level() -> None:
+    line = Line()
+    line.add(*(Asked("", client, cost=10) for client in "ab" for _ in range(3)))
+    line.take_all()
+
+    line.add(Asked("new", "c"))
+
+    assert {"new": (5 * 5 + 10 + 1, 7)} == tags(line)  # the last one had the line for itself
+
+
+def test_a_weight_that_changes_holds_for_the_request_behind_and_not_for_the_one_in_line() -> None:
+    line = Line()
+    line.add(Asked("a0", "a", cost=4), Asked("a1", "a", cost=4), Asked("b0", "b", cost=100))
+    line.order.set_weight("a", 2)
+    before = tags(line)
+
+    line.take()
+
+    assert {"a0": (4, 1), "b0": (100, 3)} == before
+    assert 4 // 3 == line.order._levels[5].now // UNIT
+    line.discard(next(entry[2] for entry in line.heap if entry[2].name == "b0"))
+    assert {"a1": (4 + 2, 2)} == tags(line)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_foretold_order_holds_where_many_wait_for_their_start_and_some_of_them_leave(seed: int) -> None:
+    """
+    Thirty clients of which each has had a turn of another size; then those that would start first cancel.
+    """
+    dice = random.Random(seed)
+    line = Line()
+    pending: list[Asked] = []
+    for client in range(30):
+        line.order.set_weight(str(client), dice.choice((1, 3, 0.3, 0.1)))
+        for number in range(3):
+            pending.append(Asked(f"{client}.{number}", str(client), cost=dice.randint(1, 500)))
+            line.add(pending[-1])
+    for _ in range(15):
+        pending.remove(line.take())
+    early = sorted(line.order._levels[5].early)
+    for _, _, turn in early[: len(early) // 2]:
+        for asked in [asked for asked in pending if asked in turn.behind]:
+            line.discard(asked)
+            pending.remove(asked)
+
+    foretold = [asked.name for asked in line.order.in_order(line.heap)]
+
+    assert 4 < len(early)
+    assert len(pending) == len(foretold)
+    assert foretold == line.take_all()
+
+
+def test_a_foretold_order_leaves_out_those_that_left() -> None:
+    line = Line()
+    asked = [Asked(str(number), "ab"[number % 2]) for number in range(8)]
+    line.add(*asked)
+    for one in (asked[0], asked[3]):
+        line.discard(one)
+
+    foretold = [one.name for one in line.order.in_order(line.heap)]
+
+    assert ["1", "2", "4", "5", "6", "7"] == foretold == line.take_all()
+
+
+@pytest.mark.parametrize("kept", [1, 10, 40])
+def test_no_more_than_32_places_or_twice_those_that_wait_are_kept(kept: int) -> None:
+    line = Line()
+    asked = [Asked(str(number)) for number in range(200)]
+    line.add(*asked)
+
+    for left, one in enumerate(asked[1:-kept], start=1):
+        line.discard(one)
+        turn = line.order._levels[5].turns["a"]
+        assert len(turn.behind) <= max(32, 2 * (200 - left))
+
+    assert 1 + kept == turn.live
+    assert ["0", *map(str, range(200 - kept, 200))] == line.take_all()
+
+
+class Meddling(Asked):
+    """A request whose hash is asked for while places are swept, which is where a finaliser may cancel another."""
+
+    meddle: list[Asked]
+    line: Line
+
+    def __hash__(self) -> int:
+        while self.meddle:
+            self.line.discard(self.meddle.pop())
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def test_a_request_that_is_cancelled_while_places_are_swept_is_not_taken() -> None:
+    line = Line()
+    asked = [Asked(str(number)) for number in range(40)]
+    meddler = Meddling("meddler")
+    meddler.meddle, meddler.line = [], line
+    line.add(*asked, meddler, Asked("last"))
+    for one in asked[1:18]:
+        line.discard(one)
+    meddler.meddle.append(asked[30])
+    for one in asked[18:24]:
+        line.discard(one)
+
+    assert [] == meddler.meddle
+    assert ["0", *(str(number) for number in range(24, 40) if number != 30), "meddler", "last"] == line.take_all()
+
+
+def test_who_is_put_back_stands_in_no_turn_and_leaves_without_a_trace() -> None:
+    line = Line()
+    line.add(Asked("a0", "a"), Asked("a1", "a"))
+    first = line.take()
+    line.put_back(first)
+    both = tags(line)
+
+    line.discard(first)
+
+    assert {"a0": (1, 1), "a1": (2, 2)} == both
+    assert ["a1"] == line.take_all()
+    assert {} == line.order._levels
+
+
+def test_the_last_that_was_put_back_and_leaves_takes_its_level_with_it() -> None:
+    line = Line()
+    line.add(Asked("a0", "a"))
+    first = line.take()
+    line.put_back(first)
+
+    line.discard(first)
+
+    assert {} == line.order._levels
+    assert line.is_empty
+
+
+def test_a_turn_of_which_nothing_is_said_is_of_the_default_client() -> None:
+    assert ("r", 5, "default", 1.0, 1) == Turn("r")
+
+
+def test_the_least_urgent_of_a_client_is_looked_for_in_every_level() -> None:
+    line = Line()
+    line.add(Asked("a1", "a", 1), Asked("a8", "a", 8), Asked("b10", "b", 10), Asked("c5", "c", 5))
+
+    assert ["b10", "a8", "c5"] == [line.order.least_urgent(client).name for client in (None, "a", "c")]
+
+
+def test_the_only_one_of_a_turn_is_its_newest() -> None:
+    line = Line()
+    line.add(Asked("a0", "a"), Asked("a1", "a"))
+    line.discard(line.order.least_urgent())
+
+    assert "a0" == line.order.least_urgent().name
