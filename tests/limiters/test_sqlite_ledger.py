@@ -21,6 +21,7 @@ from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
 from groq_queue.limiters import budgetfile
+from groq_queue.limiters.books import Books
 from groq_queue.limiters.ledger import Claim, Granted, KnownLimits
 from groq_queue.limiters.sqlite import SqliteLedger
 
@@ -283,7 +284,225 @@ def test_wall_clocks_that_differ_by_hours_change_nothing(store: SqliteStore) -> 
     assert [5_000, 5_000] == [used(one), used(two)]
 
 
+@pytest.mark.parametrize("wall_s", [1_800_001_000, 1_799_999_000])
+def test_a_steady_clock_that_went_back_is_a_boot_whatever_the_host_calls_it(store: SqliteStore, wall_s: float) -> None:
+    """
+    A host that names no boots; 5,000 s of the day were in use, and its wall says that 1,000 s or none have passed.
+    """
+    before = store.open(Boot(1_000_000, 1_800_000_000), boot_id="")
+    spend(before, 5_000, TPD)
+
+    after = store.open(Boot(999_999, wall_s), boot_id="")
+
+    assert (4_000 if wall_s > 1_800_000_000 else 5_000) == used(after)
+
+
+def test_a_process_that_comes_at_the_same_instant_comes_after_no_boot(store: SqliteStore) -> None:
+    before = store.open(Boot(1_000, 1_800_000_000), boot_id="")
+    spend(before, 5_000, TPD)
+    assert isinstance(before.reserve(Claim("x-2", "lane", {"TPD": 1}), TPD), Granted)
+
+    after = store.open(Boot(1_000, 1_800_001_000), boot_id="")
+
+    assert 5_001 == used(after)
+    assert 2 == _alive(after) + 1  # the first one still counts as alive
+
+
+def _alive(ledger: SqliteLedger) -> int:
+    assert ledger._db is not None
+    now_ns = ledger._clock.now_ns()
+    return int(ledger._db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0])
+
+
+def test_no_process_lives_through_a_boot(store: SqliteStore) -> None:
+    before = store.open(Boot(10, 1_800_000_000), boot_id="one")
+    before.beat()
+
+    after = store.open(Boot(11, 1_800_000_000), boot_id="two")
+
+    assert 0 == _alive(after)
+
+
+# -- who is alive
+
+
+def until_s(store: SqliteStore, ledger: SqliteLedger) -> float | None:
+    """Return in how many seconds a process will be taken for dead, or None if it is not written down."""
+    with contextlib.closing(sqlite3.connect(store.path)) as db:
+        row = db.execute("SELECT until_ns FROM processes WHERE token = ?", (ledger.token,)).fetchone()
+    return None if row is None else (row[0] - store.clock.now_ns()) / NS_PER_S
+
+
+def test_to_claim_is_as_good_as_a_beat_once_half_the_time_is_over(store: SqliteStore) -> None:
+    """
+    Not sooner, because it would be written down with every request.
+    """
+    ledger, claim = store.open(), Claim("x-1", "lane", {"TPM": 1})
+    left = [until_s(store, ledger)]
+    for passed_s in (0, 1.5, 0.25):
+        store.clock.advance(passed_s)
+        ledger.reserve(claim, TPM)
+        left.append(until_s(store, ledger))
+
+    assert [None, 3.0, 1.5, 3.0] == left
+
+
+def test_a_beat_is_good_for_three_seconds_and_not_for_a_nanosecond_more(store: SqliteStore) -> None:
+    one, other = store.open(), store.open()
+    one.beat()
+    other.beat()
+
+    store.clock.advance(3.0 - 1e-9)
+    before = _alive(other)
+    store.clock.advance(1e-9)
+
+    assert (2, 0) == (before, _alive(other))
+
+
+# -- news
+
+
+def test_nothing_new_is_no_news_however_often_one_looks(store: SqliteStore) -> None:
+    one, other = store.open(), store.open()
+    assert isinstance(one.reserve(Claim("x-1", "lane", {"TPM": 6_000}), TPM), Granted)
+    other.reserve(Claim("y-1", "lane", {"TPM": 1}), TPM)
+
+    one.beat()
+
+    assert [False] * 3 == [other.has_changed() for _ in range(3)]
+
+
+def test_ones_own_ends_are_no_news_and_those_of_others_are_until_one_asks(store: SqliteStore) -> None:
+    one, other = store.open(), store.open()
+    for ledger, name in ((one, "x-1"), (one, "x-2"), (other, "y-1")):
+        assert isinstance(ledger.reserve(Claim(name, "lane", {"TPM": 100}), TPM), Granted)
+    one.has_changed()
+    one.reserve(Claim("x-3", "lane", {"TPM": 100}), TPM)
+
+    one.refund("lane", "x-1")
+    own = one.has_changed()
+    other.refund("lane", "y-1")
+    of_another = one.has_changed()
+    one.reserve(Claim("x-4", "lane", {"TPM": 100}), TPM)
+
+    assert (False, True, False) == (own, of_another, one.has_changed())
+
+
+@pytest.mark.parametrize("how", ["settles", "gives back", "leaves the line", "dies", "closes"])
+def test_each_way_to_free_budget_is_news_to_those_who_wait(store: SqliteStore, how: str) -> None:
+    holder, waiter, third = (store.open() for _ in range(3))
+    cost = {"TPM": 6_000}
+    assert isinstance(holder.reserve(Claim("x-1", "lane", cost), TPM), Granted)
+    if how == "leaves the line":
+        holder.reserve(Claim("x-2", "lane", {"TPM": 1}, priority=0), TPM)
+    waiter.reserve(Claim("y-1", "lane", {"TPM": 1}), TPM)
+    before = waiter.has_changed()
+
+    if how == "settles":
+        holder.settle("lane", "x-1", cost, cost, {}, TPM)
+    elif how == "gives back":
+        holder.refund("lane", "x-1")
+    elif how == "leaves the line":
+        holder.refund("lane", "x-2")
+    elif how == "dies":
+        store.kill(holder)
+        store.clock.advance(3)
+        third.reserve(Claim("z-1", "other lane", {}), {})
+    else:
+        store.kill(holder)
+        holder.close()
+
+    assert (False, True) == (before, waiter.has_changed())
+
+
+# -- one step is all or nothing
+
+
+def test_a_step_that_breaks_leaves_no_trace_and_the_file_free(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = store.open(), store.open()
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Books, "grant", broken)
+        with pytest.raises(ZeroDivisionError):
+            one.reserve(Claim("x-1", "lane", {"TPM": 1}, priority=0), TPM)
+
+    assert isinstance(other.reserve(Claim("y-1", "lane", {"TPM": 1}), TPM), Granted)
+    assert [] == rows(store, "waiters")
+    assert 1 == used(one)
+
+
+def rows(store: SqliteStore, table: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(store.path)) as db:
+        return db.execute(f"SELECT * FROM {table}").fetchall()
+
+
+def test_what_is_over_leaves_nothing_behind_but_its_level(store: SqliteStore) -> None:
+    """
+    Turns are forgotten as soon as others have come as far.
+    """
+    ledger = store.open()
+    for number in (*range(20), 20):
+        claim = Claim(f"x-{number}", "lane", {"TPM": 1}, client=f"client {number % 20}")
+        assert isinstance(ledger.reserve(claim, TPM), Granted)
+        ledger.settle("lane", claim.id, claim.cost, claim.cost, {}, TPM)
+
+    assert ([], []) == (rows(store, "reservations"), rows(store, "waiters"))
+    assert [("lane", 5, "client 0")] == [row[:3] for row in rows(store, "turns")]
+
+
 # -- forks and files
+
+
+def test_renewed_it_is_another_process_with_another_connection(store: SqliteStore) -> None:
+    """
+    As in a forked child. What it had reserved stays reserved, in the name of the parent.
+    """
+    ledger = store.open()
+    assert isinstance(ledger.reserve(Claim(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM), Granted)
+    token, parents = ledger.token, ledger._db
+    assert parents is not None
+
+    ledger.renew()
+    blocked = ledger.reserve(Claim(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM)
+    parents.close()
+    budgetfile.let_go(parents)
+
+    assert token != ledger.token
+    assert isinstance(blocked, Blocked)
+    assert 5_000 == used(ledger)
+    assert {token, ledger.token} == {row[0] for row in rows(store, "processes")}
+
+
+def test_two_ledgers_are_two_processes(store: SqliteStore) -> None:
+    assert 10 == len({store.open().token for _ in range(10)})
+
+
+def test_in_a_child_a_ledger_of_the_parent_closes_nothing(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = store.open()
+    assert isinstance(ledger.reserve(Claim("x-1", "lane", {"TPM": 5_000}), TPM), Granted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        ledger.close()
+
+    assert 1 == len(rows(store, "reservations"))
+    assert 5_000 == used(ledger)
+
+
+def test_closing_twice_is_closing_once(store: SqliteStore) -> None:
+    ledger, other = store.open(), store.open()
+    assert isinstance(ledger.reserve(Claim("x-1", "lane", {"TPM": 5_000}), TPM), Granted)
+
+    ledger.close()
+    ledger.close()
+
+    assert [] == rows(store, "reservations")
+    assert 5_000 == used(other)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
