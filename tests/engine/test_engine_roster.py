@@ -135,7 +135,7 @@ def test_withdrawing_reaches_those_in_line_and_those_away():
 
 def test_withdrawing_all_leaves_what_is_under_way():
     roster = make_roster()
-    running, waiting, away = stand(roster, request("running"), request("waiting")) + (request("away"),)
+    (running, waiting), away = stand(roster, request("running"), request("waiting")), request("away")
     roster.take(roster.lane(running), NOW_NS)
     roster.accept(away)
     roster.away.add(away)
@@ -163,7 +163,7 @@ def test_withdrawing_what_is_meant_takes_only_that():
 
 def test_changing_the_priority_puts_a_request_behind_the_others_of_its_new_level():
     roster = make_roster()
-    moved, high, away = stand(roster, request(priority=5), request(priority=1)) + (request(priority=5),)
+    (moved, high), away = stand(roster, request(priority=5), request(priority=1)), request(priority=5)
     roster.accept(away)
     roster.away.add(away)
 
