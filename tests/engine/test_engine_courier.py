@@ -154,3 +154,124 @@ def test_all_runs_are_on_one_thread_of_its_own(hired: Callable[[Errand], Courier
 
     assert 1 == len(errand.threads)
     assert threading.get_ident() not in errand.threads
+
+
+def wait_until_it_rests(courier: Courier) -> None:
+    """Return when its thread waits, and was not notified."""
+    pause = threading.Event()
+    for _ in range(round(PATIENCE_S / 0.0005)):
+        with courier._changed:
+            if courier._changed._waiters:  # type: ignore[attr-defined]
+                return
+        pause.wait(0.0005)
+    raise AssertionError("it does not come to rest")
+
+
+def test_one_stir_is_one_run(hired: Callable[[Errand], Courier]) -> None:
+    errand = Errand()
+    courier = hired(errand)
+    courier.start()
+    courier.stir()
+    errand.wait_for(1)
+
+    wait_until_it_rests(courier)
+
+    assert 1 == errand.runs
+
+
+def test_it_does_not_run_before_it_is_due(hired: Callable[[Errand], Courier], clock: FakeClock) -> None:
+    due_ns = clock.now_ns() + 5 * NS_PER_S
+    errand = Errand(lambda run: due_ns if run == 1 else None)
+    courier = hired(errand)
+    courier.start()
+    courier.stir()
+    errand.wait_for(1)
+    wait_until_it_rests(courier)
+
+    clock.advance(4.9)
+    with courier._changed:
+        courier._changed.notify_all()  # a wake-up that means nothing
+    wait_until_it_rests(courier)
+
+    assert 1 == errand.runs
+    clock.advance(0.1)
+    errand.wait_for(2)
+
+
+def test_a_run_that_is_due_already_comes_at_once(hired: Callable[[Errand], Courier], clock: FakeClock) -> None:
+    errand = Errand(lambda run: clock.now_ns() if run < 3 else None)
+    courier = hired(errand)
+    courier.start()
+    courier.stir()
+
+    errand.wait_for(3)
+
+
+def test_a_broken_run_is_tried_again_in_a_second(
+    hired: Callable[[Errand], Courier], clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_once(run: int) -> None:
+        if run == 1:
+            raise ValueError("broken")
+
+    errand = Errand(break_once)
+    courier = hired(errand)
+    courier.start()
+    courier.stir()
+    errand.wait_for(1)
+    wait_until_it_rests(courier)
+    assert clock.is_awaited(1)
+
+    clock.advance(1)
+
+    errand.wait_for(2)
+    assert ["errand_failed"] == [record.groq_queue_event for record in caplog.records]  # type: ignore[attr-defined]
+
+
+def test_its_thread_is_a_daemon_of_its_name_and_ends_with_it(hired: Callable[[Errand], Courier]) -> None:
+    courier = hired(Errand())
+    courier.start()
+    thread = courier._thread
+    assert thread is not None
+    assert ("courier", True, True) == (thread.name, thread.daemon, thread.is_alive())
+
+    courier.close(PATIENCE_S)
+
+    assert not thread.is_alive()
+
+
+def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], Courier]) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def linger(run: int) -> None:
+        entered.set()
+        leave.wait(PATIENCE_S)
+
+    errand = Errand(linger)
+    courier = hired(errand)
+    courier.start()
+    courier.stir()
+    assert entered.wait(PATIENCE_S)
+
+    courier.close(0.001)
+
+    assert 0 == errand.finished
+    leave.set()
+    courier.close(PATIENCE_S)
+    assert 1 == errand.finished
+
+
+def test_an_errand_may_close_its_own_courier(hired: Callable[[Errand], Courier]) -> None:
+    courier: list[Courier] = []
+
+    def close(run: int) -> None:
+        courier[0].close(PATIENCE_S)
+
+    errand = Errand(close)
+    courier.append(hired(errand))
+    courier[0].start()
+    courier[0].stir()
+
+    errand.wait_for(1)
+    courier[0].close(PATIENCE_S)
+    assert (1, 1) == (errand.runs, errand.finished)
