@@ -202,12 +202,14 @@ class Roster:
     def change_priority(self, request: Request, priority: int) -> bool:
         """Move a pending request to the end of another level; return whether that changed who is next."""
         stands_in_line = request not in self.away
+        lane = self.lane(request)
+        before = lane.head()
         self.tally.count_pending(request, -1)
         if request.is_shelved and self.shelf is not None:
             self.shelf.take_off(request)
             self._hold(request)
         elif stands_in_line:
-            self.lane(request).discard(request)
+            lane.discard(request)
         if request.row_id is not None and self.shelf is not None:
             self.shelf.left(request)
         request.priority = priority
@@ -216,7 +218,9 @@ class Roster:
         request.rank = self.rank(request, request.submitted_ns)
         request.was_taken, request.seq = False, None
         self.tally.count_pending(request, 1)
-        return self.line_up(request) if stands_in_line else False
+        if stands_in_line:
+            self.line_up(request)
+        return lane.head() is not before
 
     def withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""

@@ -184,6 +184,15 @@ def test_a_request_that_becomes_the_most_urgent_is_next():
     assert low is roster.lane(low).head()
 
 
+def test_a_head_that_becomes_less_urgent_lets_another_be_next():
+    roster = make_roster()
+    first, second = stand(roster, request(priority=5), request(priority=5))
+
+    assert roster.change_priority(first, 8)
+    assert second is roster.lane(second).head()
+    assert not roster.change_priority(first, 10)
+
+
 def test_ageing_ranks_by_when_a_request_came():
     strict, ageing = make_roster(), make_roster(ageing_ns=10 * NS_PER_S)
     mine = request(priority=8)
