@@ -62,7 +62,7 @@ futures = [q.submit(f"{n}") for n in range(50)]
 
 
 def test_an_attempt_that_fails_while_the_program_ends_is_told_as_its_retry_will_not_come():
-    with GroqSimulator(latency=0.5, faults=[Fault(status=503, delay_s=0.5)]) as groq:
+    with GroqSimulator(faults=[Fault(status=503, delay_s=0.4)]) as groq:
         process = start(
             """
 q = queue()
@@ -105,7 +105,7 @@ def test_a_program_that_ends_with_everything_answered_says_nothing():
 
 
 def test_answers_under_way_at_the_end_still_reach_their_callbacks():
-    with GroqSimulator(latency=0.5) as groq:
+    with GroqSimulator(latency=0.3) as groq:
         process = start(
             """
 q = queue()
@@ -195,10 +195,11 @@ except RuntimeError as error:
     assert (0, "QueueClosed\n") == (code, out)
 
 
+@pytest.mark.gate
 @pytest.mark.skipif(os.name == "nt", reason="asks getrusage")
 def test_sixteen_idle_workers_cost_nothing():
     """
-    Nobody polls: an idle second of a warm pool stays under 0.04 s of CPU and 40 context switches.
+    Nobody polls: three idle seconds of a warm pool stay under 0.1 s of CPU and 120 context switches.
     """
     with GroqSimulator(latency=0.2) as groq:
         process = start(
@@ -207,7 +208,7 @@ import resource
 q = queue(max_workers=16)
 [future.result(20) for future in [q.submit(f"{n}") for n in range(64)]]
 before = resource.getrusage(resource.RUSAGE_SELF)
-threading.Event().wait(1)
+threading.Event().wait(3)
 after = resource.getrusage(resource.RUSAGE_SELF)
 cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 switches = after.ru_nvcsw + after.ru_nivcsw - before.ru_nvcsw - before.ru_nivcsw
@@ -220,5 +221,5 @@ print(threading.active_count(), cpu, switches)
     assert 0 == code, err
     threads, cpu, switches = out.split()
     assert 17 <= int(threads)
-    assert float(cpu) <= 0.04
-    assert int(switches) <= 40
+    assert float(cpu) <= 0.1
+    assert int(switches) <= 120

@@ -24,7 +24,7 @@ def test_answers_come_in_the_order_of_the_lines(simulate: Simulate, command: Com
     """
     Though the first takes longest and the third is refused here; errors have their turns too.
     """
-    simulator = simulate(faults=[Fault(delay_s=0.5, match="slow"), Fault(status=400, match="bad")])
+    simulator = simulate(faults=[Fault(delay_s=0.2, match="slow"), Fault(status=400, match="bad")])
     lines = [batch("0", "slow"), batch("1"), "{no JSON", batch("3", "bad"), *[batch(f"{n}") for n in range(4, 20)]]
 
     ran = command("run", write(*lines), "--ordered", "--base-url", simulator.base_url)
@@ -39,9 +39,9 @@ def test_errors_apart_keep_their_order_in_their_own_file(
 ) -> None:
     simulator = simulate(
         faults=[
-            Fault(status=400, delay_s=0.5, match="bad and slow"),
+            Fault(status=400, delay_s=0.2, match="bad and slow"),
             Fault(status=400, match="bad"),
-            Fault(delay_s=0.5, match="slow"),
+            Fault(delay_s=0.2, match="slow"),
         ]
     )
     lines = [batch("0", "bad and slow"), batch("1", "slow"), batch("2", "bad"), batch("3")]

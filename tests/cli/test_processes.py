@@ -21,7 +21,7 @@ import groq_queue
 from groq_queue.simulator import GroqSimulator
 from groq_queue.simulator.faults import Fault
 
-from .conftest import COMMAND, MODEL, Demo, batch, clean_environment, run_process
+from .conftest import COMMAND, MODEL, Command, Demo, batch, clean_environment, run_process
 
 Simulate = Callable[..., GroqSimulator]
 Write = Callable[..., Path]
@@ -267,12 +267,12 @@ def test_the_demo_proves_its_claims_in_twenty_seconds(demo: Demo) -> None:
     assert "groq-queue run prompts.txt --model" in ran.out
 
 
-def test_help_answers_at_once_and_offers_no_key_argument() -> None:
+def test_help_answers_at_once_and_offers_no_key_argument(command: Command) -> None:
     """
     The program and each command; heavy modules are not loaded for it.
     """
     for argv in (["--help"], ["run", "--help"], ["simulate", "--help"], ["demo", "--help"]):
-        ran = run_process(*argv)
+        ran = command(*argv)
 
         assert (0, "") == (ran.code, ran.err)
         assert "usage: groq-queue" in ran.out
@@ -284,18 +284,21 @@ def test_help_answers_at_once_and_offers_no_key_argument() -> None:
     assert "False" == loaded.stdout.splitlines()[-1]
 
 
-def test_the_key_of_the_environment_is_never_shown(simulate: Simulate, write: Write) -> None:
+def test_the_key_of_the_environment_is_never_shown(
+    simulate: Simulate, write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Neither in help, nor in messages, nor in answers; it goes nowhere but into the request.
     """
     key = "gsk_SENTINEL0123456789"
     simulator = simulate(api_keys=["another"])
+    monkeypatch.setenv("GROQ_API_KEY", key)
 
     rans = [
-        run_process("run", "--help", GROQ_API_KEY=key),
+        command("run", "--help"),
         run_process("run", write(batch("a")), "--base-url", simulator.base_url, GROQ_API_KEY=key),
-        run_process("run", "-", "--api-key", key),
-        run_process("run", "-", f"--api-key={key}"),
+        command("run", "-", "--api-key", key),
+        command("run", "-", f"--api-key={key}"),
     ]
 
     assert [0, 3, 2, 2] == [ran.code for ran in rans]
@@ -332,8 +335,8 @@ def test_a_terminal_that_lacks_characters_shows_all_the_others() -> None:
     assert "\\u2026" in ended.out
 
 
-def test_the_version_is_the_packages() -> None:
+def test_the_version_is_the_packages(command: Command) -> None:
     """
     Bug reports need it.
     """
-    assert (0, f"groq-queue {groq_queue.__version__}\n") == ((ran := run_process("--version")).code, ran.out)
+    assert (0, f"groq-queue {groq_queue.__version__}\n") == ((ran := command("--version")).code, ran.out)

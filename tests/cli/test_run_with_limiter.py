@@ -23,9 +23,9 @@ def test_runs_with_one_limiter_never_spend_more_than_the_limit_together(
     """
     The second one begins with what the first has left; without a limiter it would believe that it is alone.
     """
-    simulator = simulate(rpm=5, minute_s=3)
+    simulator = simulate(rpm=5, minute_s=2)
     lines = write(*[batch(name) for name in "abcd"])
-    options = ("--base-url", simulator.base_url, "--rpm", 5, "--minute", 3, "--limiter", f"sqlite:///{tmp_path}/b.db")
+    options = ("--base-url", simulator.base_url, "--rpm", 5, "--minute", 2, "--limiter", f"sqlite:///{tmp_path}/b.db")
 
     ran = [run_process("run", lines, *options) for _ in range(2)]
 

@@ -163,7 +163,7 @@ def test_a_queue_that_was_not_made_leaves_no_limits_behind():
     url = "https://limits.example/v1"
     with (
         GroqQueue(api_key="second", base_url=url, limits=Limits(rpm=5, minute_s=1)),
-        pytest.raises(ConfigurationError),
+        pytest.raises(ConfigurationError, match="count in different periods"),
     ):
         GroqQueue(accounts={"a": (url, "first"), "b": (url, "second")}, limits=Limits(rpm=5, minute_s=2))
 

@@ -309,7 +309,9 @@ def test_what_the_caller_gives_wins_over_what_models_have_of_their_own(file):
 
 
 def test_what_their_loader_passes_over_we_pass_over(file):
-    assert read_config(file({"other": THEIRS["other"] | {"note": "x"}}))
+    path = file({"other": THEIRS["other"] | {"note": "x"}})
+
+    assert read_config(file({"other": THEIRS["other"]}, "plain.json")) == read_config(path)
 
 
 def test_a_missing_limit_of_theirs_is_told(file):

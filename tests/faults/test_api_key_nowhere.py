@@ -43,6 +43,13 @@ print(open("/proc/self/cmdline").read())
 """
 
 
+@pytest.fixture(scope="module")
+def bad():
+    """A server for all tests but the one that looks at what it saw."""
+    with server() as running:
+        yield running
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_search_finds_what_it_looks_for(form):
     assert hits(f"...{FORMS[form]}...") >= 1
@@ -67,20 +74,19 @@ def test_a_program_that_tells_everything_tells_no_key(tmp_path):
         assert 0 == hits(text), name
 
 
-def test_errors_records_and_pickles_of_this_process_hold_no_key(tmp_path):
+def test_errors_records_and_pickles_of_this_process_hold_no_key(bad, tmp_path):
     """
     ``secret_run`` goes through nine ways to succeed and fail, and walks the frames of each error.
     """
-    with server() as bad:
-        told = secret_run(bad.url, str(tmp_path / "j.db"))
+    told = secret_run(bad.url, str(tmp_path / "j.db"))
 
     assert 50_000 < len(told)
     assert "unreadable" in told or "cut short" in told  # it did look at failures
     assert 0 == hits(told)
 
 
-def test_no_stored_error_of_a_server_that_echoes_the_key_holds_it(tmp_path):
-    with server() as bad, queue(bad.url("revoked-0"), journal=str(tmp_path / "j.db")) as q:
+def test_no_stored_error_of_a_server_that_echoes_the_key_holds_it(bad, tmp_path):
+    with queue(bad.url("revoked-0"), journal=str(tmp_path / "j.db")) as q:
         error = raised(q.submit("x", custom_id="x"))
         beside = {path.name: path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()}  # gone when it closes
 
@@ -92,11 +98,11 @@ def test_no_stored_error_of_a_server_that_echoes_the_key_holds_it(tmp_path):
     assert 0 == hits("".join(path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()))
 
 
-def test_a_file_of_shared_budgets_holds_no_key(tmp_path):
+def test_a_file_of_shared_budgets_holds_no_key(bad, tmp_path):
     """
     Nor does a request that names one as a parameter, which would have stood in its body and in a journal.
     """
-    with server() as bad, queue(bad.url("ok"), limiter=f"sqlite://{tmp_path}/b.db") as q:
+    with queue(bad.url("ok"), limiter=f"sqlite://{tmp_path}/b.db") as q:
         q.complete("x")
         with pytest.raises(ConfigurationError, match=r"^api_key: no option of a request") as refused:
             q.submit("x", api_key=KEY)
@@ -107,35 +113,36 @@ def test_a_file_of_shared_budgets_holds_no_key(tmp_path):
 
 
 @linux
-def test_the_command_line_takes_no_key_and_lists_none(tmp_path):
+def test_the_command_line_takes_no_key_and_lists_none(bad, tmp_path):
     prompts = tmp_path / "p.txt"
     prompts.write_text("Why?\n")
-    with server() as bad:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "groq_queue", "run", str(prompts), "-o", str(tmp_path / "o.jsonl")),
-                *("--base-url", bad.url("slow-0.5"), "--model", "m", "--journal", str(tmp_path / "j.db")),
-            ],
-            cwd=ROOT,
-            env={**os.environ, "GROQ_API_KEY": KEY},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert wait_until(lambda: bad.seen("slow-0.5")["sent"])
-        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode("latin-1")
-        told = process.communicate(timeout=60)[0]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "groq_queue", "run", str(prompts), "-o", str(tmp_path / "o.jsonl")),
+            *("--base-url", bad.url("slow-0.4"), "--model", "m", "--journal", str(tmp_path / "j.db")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "GROQ_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert wait_until(lambda: bad.seen("slow-0.4")["sent"])
+    arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode("latin-1")
+    told = process.communicate(timeout=60)[0]
 
     assert 0 == process.returncode, told
+    assert "groq_queue" in arguments
+    assert {"o.jsonl", "j.db"} <= {path.name for path in tmp_path.iterdir()}
     files = "".join(path.read_bytes().decode("latin-1") for path in tmp_path.iterdir())
     assert 0 == hits(arguments + told + files)
 
 
 @linux
-def test_what_is_stored_is_for_this_user_alone(tmp_path):
+def test_what_is_stored_is_for_this_user_alone(bad, tmp_path):
     before = os.umask(0o022)
     try:
-        with server() as bad, queue(bad.url("ok"), journal=str(tmp_path / "j.db")) as q:
+        with queue(bad.url("ok"), journal=str(tmp_path / "j.db")) as q:
             q.complete("x")
             modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     finally:

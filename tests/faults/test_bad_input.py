@@ -202,7 +202,7 @@ def refused(act, field, queue):
     times = []
     for _ in range(3):
         began = time.thread_time()
-        with pytest.raises(ConfigurationError, match=field) as caught:
+        with pytest.raises(ConfigurationError, match=rf"^(payload\['|){field}\b") as caught:
             act()
         times.append(time.thread_time() - began)
     assert isinstance(caught.value, GroqQueueError)
@@ -299,12 +299,13 @@ def test_an_empty_base_url_is_not_groqs(monkeypatch):
     with pytest.raises(ConfigurationError, match="base_url"):
         GroqQueue(api_key="gsk_test", base_url="", model=MODEL)
     monkeypatch.setenv("GROQ_BASE_URL", "")  # an empty variable is an unset one
-    GroqQueue(api_key="gsk_test", model=MODEL).shutdown()
+    with GroqQueue(api_key="gsk_test", model=MODEL) as queue:
+        assert "https://api.groq.com" in repr(queue)
 
 
 def test_limits_are_given_by_name_only():
     """
     ``Limits(6_000)`` was 6,000 requests a minute, whatever its author had in mind.
     """
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="positional"):
         Limits(6_000)

@@ -74,6 +74,7 @@ def test_the_notebook_cell_runs_again_on_the_queue_it_made(make_kitchen: Make) -
     assert max(json.loads(ran.lines[-1])) <= 1 + 4 + 1  # the main thread, four workers, one that watches the clock
 
 
+@pytest.mark.gate
 def test_an_interrupted_notebook_cell_goes_on_from_what_it_had(make_kitchen: Make) -> None:
     """
     Between the two runs nothing is asked twice.
@@ -141,6 +142,7 @@ def test_the_polars_column_fits_its_frame(make_kitchen: Make) -> None:
     assert all(f'about {row["word"]}."' in row["haiku"] for row in rows if row["word"])
 
 
+@pytest.mark.gate
 def test_the_cron_job_killed_in_the_middle_sends_only_what_is_left(make_kitchen: Make) -> None:
     """
     What was answered when it was killed is not sent again; a third run sends nothing at all.
