@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -121,7 +120,8 @@ _HOMES = {
 }
 """Where a name of ``__all__`` lives; the others are errors."""
 
-logging.getLogger("groq_queue").addHandler(logging.NullHandler())
+# No NullHandler here, as libraries usually have: it would keep a callback that raises from being heard in a program
+# that has set up no logging. See engine.last_resort.
 
 
 def __getattr__(name: str) -> Any:

@@ -59,7 +59,12 @@ class KeptAttempts:
         try:
             self._journal.release(row_id)
         except JournalError as error:
-            _log.warning("row %d stays in processing: %s", row_id, error, extra=told("journal_trouble"))
+            _log.warning(
+                "row %d of the journal stays marked as on its way, although its attempt has ended: %s",
+                row_id,
+                error,
+                extra=told("journal_trouble"),
+            )
 
     def _not_sent(self, request: Request, row_id: int, error: JournalError) -> Outcome:
         """Say what becomes of a request that could not be claimed."""

@@ -50,7 +50,7 @@ _REST_STAYS = (DailyLimitReached, CostLimitReached, JournalError)  # nothing is 
 class Keeping:
     """Stores what one queue accepts, and how it ended.
 
-    ``_lock`` guards ``_unfiled``, ``_saved_ns`` and is a leaf; the journal has locks of its own.
+    ``_lock`` guards ``_unfiled``, ``_saved_ns``, ``_is_closed`` and is a leaf; the journal has locks of its own.
 
     Args:
         journal: The file; closed by ``close``.
@@ -80,6 +80,7 @@ class Keeping:
         self._lock = threading.Lock()
         self._unfiled: list[tuple[int, str, bytes | None, dict[str, Any] | None, Any]] = []
         self._saved_ns = clock.now_ns()
+        self._is_closed = False
         self._engine: ThreadEngine
 
     # -- opening and closing
@@ -100,13 +101,21 @@ class Keeping:
             )
 
     def close(self) -> None:
-        """Store what is left to store and let go of the file."""
+        """Store what is left to store and let go of the file. The engine calls it at each shutdown: once counts."""
+        with self._lock:
+            was_closed, self._is_closed = self._is_closed, True
+        if was_closed:
+            return
         for tries in self._take_unfiled():
             self._file(*tries, is_last=True)
         try:
             self._save_levels()
         except JournalError as error:
-            _log.error("how full the budgets are could not be stored: %s", error, extra=told("journal_trouble"))
+            _log.error(
+                "how full the budgets are could not be stored, so the next start may send too fast at first: %s",
+                error,
+                extra=told("journal_trouble"),
+            )
         self._journal.close()
 
     # -- what the facade asks for
@@ -180,7 +189,12 @@ class Keeping:
             if request.row_id is not None:
                 self._journal.set_priority(request.row_id, request.priority)
         except JournalError as error:
-            _log.warning("the priority of %s is not stored: %s", request, error, extra=told("journal_trouble", request))
+            _log.warning(
+                "the new priority of %s holds but is not stored, so a restart forgets it: %s",
+                request,
+                error,
+                extra=told("journal_trouble", request),
+            )
 
     def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
         """Store how a request ended, unless it is to be sent when the journal is opened again."""
@@ -247,7 +261,10 @@ class Keeping:
             self._journal.withdraw(row_id)
         except JournalError as error:
             _log.error(
-                "a request that was refused stays stored as row %d: %s", row_id, error, extra=told("journal_trouble")
+                "a request that was refused stays in the journal as row %d and is sent at the next start: %s",
+                row_id,
+                error,
+                extra=told("journal_trouble"),
             )
 
     def _file(
@@ -268,10 +285,10 @@ class Keeping:
                 _log.debug("row %d has its end already: %s", row_id, trouble, extra=told("journal_trouble"))
                 return
             _log.error(
-                "the end of row %d (%s) is not stored%s: %s",
+                "the outcome of row %d (%s) is not stored in the journal%s: %s",
                 row_id,
                 status,
-                "" if is_last else " yet",
+                ", so the next start does not know of it" if is_last else ", tried again soon",
                 trouble,
                 extra=told("journal_trouble"),
             )
@@ -301,7 +318,9 @@ class Keeping:
         try:
             self._save_levels()
         except JournalError as error:
-            _log.warning("how full the budgets are is not stored: %s", error, extra=told("journal_trouble"))
+            _log.warning(
+                "how full the budgets are is not stored, tried again later: %s", error, extra=told("journal_trouble")
+            )
 
     def _save_levels(self) -> None:
         wall_ns = self._wall_ns()

@@ -407,7 +407,7 @@ class _Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._job.say(f"groq-queue: {excerpt(record.getMessage())}")
+            self._job.say(f"groq-queue: {excerpt(record.getMessage(), 1_000)}")
         except Exception:  # as every handler does: a message that cannot be told harms nothing
             self.handleError(record)
 

@@ -367,7 +367,7 @@ class CeleryEngine:
         try:
             job()
         except Exception:  # a bug must not end the thread that ends every Future
-            _log.exception("a Future could not be ended", extra=told("attempt_broke"))
+            _log.exception("a Future could not be ended: a bug, please report it", extra=told("attempt_broke"))
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -422,7 +422,13 @@ class CeleryEngine:
         try:
             self._send_out(request)
         except EngineUnavailable as error:
-            _log.warning("%s is sent out later: %s", request, error, extra=told("store_away", request))
+            _log.warning(
+                "%s is not handed to the workers yet, tried again every %g s: %s",
+                request,
+                _TRY_AGAIN_S,
+                error,
+                extra=told("store_away", request),
+            )
             self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._send_due(request)))
 
     def _cancel_many(self, requests: Sequence[Request]) -> int:

@@ -230,13 +230,29 @@ class Holding:
         while True:
             try:
                 if self._store.finish(job.id, ending.state.value, told_ending) != 1:
-                    _log.warning("request %s had ended before", job.id[:8], extra=told("ended_before"))
+                    _log.warning(
+                        "request %s had ended before, so this outcome of it is dropped: it was cancelled, or this "
+                        "worker was taken for dead and another one sent it (see --lease)",
+                        job.id[:8],
+                        extra=told("ended_before"),
+                    )
                 return
             except EngineUnavailable as error:
                 if self._is_stopping:
-                    _log.error("the end of request %s is lost: %s", job.id[:8], error, extra=told("store_away"))
+                    _log.error(
+                        "the outcome of request %s is lost, since this worker stops while it cannot be stored: %s",
+                        job.id[:8],
+                        error,
+                        extra=told("store_away"),
+                    )
                     return
-                _log.warning("the end of %s is stored later: %s", job.id[:8], error, extra=told("store_away"))
+                _log.warning(
+                    "the outcome of request %s is not stored yet, tried again every %g s: %s",
+                    job.id[:8],
+                    _AGAIN_S,
+                    error,
+                    extra=told("store_away"),
+                )
                 self._store.pause(_AGAIN_S)
 
     def _give_back(self, job: _Job) -> None:
@@ -244,7 +260,12 @@ class Holding:
             if self._store.release(job.id, self._owner):
                 self._bell.ring(job.lane)
         except EngineUnavailable as error:  # its lease ends by itself, and somebody sweeps
-            _log.warning("request %s is given back late: %s", job.id[:8], error, extra=told("store_away"))
+            _log.warning(
+                "request %s could not be given back, so it waits until its lease ends: %s",
+                job.id[:8],
+                error,
+                extra=told("store_away"),
+            )
 
     def _stuck(self, lane: Lane) -> list[str]:
         """Return the models that may get no more threads of *lane*, because theirs wait for their budget."""
@@ -309,7 +330,12 @@ class Holding:
             try:
                 self._store.rest(request.id, self._owner, request.unknown, error)
             except EngineUnavailable as trouble:
-                _log.warning("%s: %s", request, trouble, extra=told("store_away", request))
+                _log.warning(
+                    "that %s waits for another attempt is not stored: %s",
+                    request,
+                    trouble,
+                    extra=told("store_away", request),
+                )
 
     def _job(self, request: Request) -> _Job | None:
         with self._changed:
@@ -328,9 +354,15 @@ class Holding:
             except EngineUnavailable as error:
                 # When Redis is back every lease has run out; each worker gets the time to say that it lives.
                 safe_ns = self._clock.now_ns() + self._lease_ms * 1_000_000
-                _log.warning("no sign of life: %s", error, extra=told("store_away"))
+                _log.warning(
+                    "this worker cannot tell the others that it is alive, tried again soon: %s",
+                    error,
+                    extra=told("store_away"),
+                )
             except Exception:  # a bug must not make this worker look dead
-                _log.exception("the heart-beat failed", extra=told("attempt_broke"))
+                _log.exception(
+                    "the heart-beat failed and is tried again: a bug, please report it", extra=told("attempt_broke")
+                )
 
     def _wait_a_period(self) -> bool:
         """Wait; return whether to go on."""

@@ -85,15 +85,22 @@ class Listener:
                     self._on_doubt()
                     asked_ns = self._clock.now_ns()
                 if is_away:
-                    _log.warning("%s is back", self._store.address, extra=told("store_back"))
+                    _log.warning("%s can be reached again", self._store.address, extra=told("store_back"))
                 is_away = False
             except EngineUnavailable as error:
                 if not is_away and not self._is_closed:
-                    _log.warning("answers wait until it is back: %s", error, extra=told("store_away"))
+                    _log.warning(
+                        "answers of the workers cannot be read until Redis can be reached again: %s",
+                        error,
+                        extra=told("store_away"),
+                    )
                 is_away = True
                 if not self._is_closed:
                     self._store.pause(_AGAIN_S)
             except Exception:  # a bug must not leave every Future open
-                _log.exception("news could not be read", extra=told("store_away"))
+                _log.exception(
+                    "answers of the workers could not be read, tried again: a bug, please report it",
+                    extra=told("store_away"),
+                )
                 is_away = True
                 self._store.pause(_AGAIN_S)

@@ -94,7 +94,9 @@ def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable
         try:
             return work(lane)
         except EngineUnavailable as error:  # whoever sweeps calls again
-            _log.warning("a call to %s is dropped: %s", lane.name, error, extra=told("store_away"))
+            _log.warning(
+                "a wake-up of lane %s is dropped, another one follows: %s", lane.name, error, extra=told("store_away")
+            )
             return 0
 
     app.finalize()

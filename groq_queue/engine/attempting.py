@@ -12,14 +12,14 @@ from groq_queue.engine import verdicts
 from groq_queue.engine.bounds import timed_out
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.delivery import Delivery
-from groq_queue.engine.log import told, told_error
+from groq_queue.engine.log import told, told_error, told_text
 from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.room import Room
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.errors import GroqQueueError
+from groq_queue.errors import AuthenticationError, GroqQueueError
 
 _log = logging.getLogger("groq_queue")
 
@@ -94,7 +94,11 @@ class Attempting:
             outcome = self._attempts.attempt(request, lease, lane.meter)
         except BaseException as error:
             # A bug or a MemoryError must end this request, not the worker.
-            _log.exception("an attempt of %s broke", request, extra=told("attempt_broke", request))
+            _log.exception(
+                "an attempt of %s broke, and the request fails: no memory was left, or it is a bug, please report it",
+                request,
+                extra=told("attempt_broke", request),
+            )
             lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
             outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
         if outcome.error is not request.last_error:
@@ -160,9 +164,10 @@ class Attempting:
             dropped = self._roster.withdraw_all(State.FAILED)
         if dropped:
             _log.error(
-                "the queue stops, %d waiting requests fail: %s",
+                "the queue stops, since every request would fail alike, and %d waiting ones fail: %s; %s",
                 len(dropped),
-                error,
+                told_text(error),
+                "check the API key" if isinstance(error, AuthenticationError) else "the Futures' exception() says more",
                 extra=told("queue_stopped", **told_error(error)),
             )
         self._delivery.end_all(dropped, error, is_final=False)

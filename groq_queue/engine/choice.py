@@ -135,7 +135,7 @@ class Chooser:
                 return self._doom(lane, head, now_ns, error)
             if not lane.told_daily:
                 lane.told_daily = True
-                facts = told("daily_limit", head)
+                facts = told("daily_limit", head, limit=error.limit)
                 self._tell_later(lambda: _log.warning("%s waits: %s", excerpt(lane.name), error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns
 

@@ -76,7 +76,11 @@ class Courier:
             try:
                 due_ns = self._errand.run()
             except Exception:  # a bug must not end the thread that everybody's budget comes from
-                _log.exception("an errand of %s failed", self._name, extra=told("errand_failed"))
+                _log.exception(
+                    "an errand of %s failed and is tried again: a bug, please report it",
+                    self._name,
+                    extra=told("errand_failed"),
+                )
                 due_ns = self._clock.now_ns() + NS_PER_S
         self._errand.finish()
 

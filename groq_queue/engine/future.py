@@ -178,7 +178,8 @@ class RequestFuture(Future[_T]):
             self._finish(state, result, error)
         except InvalidStateError:
             _log.error(
-                "%s: its Future was ended by somebody else; the outcome is dropped",
+                "%s: its Future was ended by code of yours (set_result or set_exception), so its outcome is dropped: "
+                "leave that to the queue",
                 self._request,
                 extra=told("future_taken", self._request),
             )
@@ -211,7 +212,11 @@ class RequestFuture(Future[_T]):
         try:
             fn(self)
         except BaseException as error:
-            _log.exception("a done-callback of %s raised", self._request, extra=told("callback_raised", self._request))
+            _log.exception(
+                "a done-callback of %s raised; the request's own outcome is not affected",
+                self._request,
+                extra=told("callback_raised", self._request),
+            )
             # On a caller's own thread a Ctrl-C must still reach the caller.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise

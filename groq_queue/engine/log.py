@@ -16,8 +16,12 @@ All records come from the logger ``groq_queue`` and its children. Their attribut
 | ``status`` | HTTP status of the answer, or None |
 | ``error`` | class of the error, such as ``"RateLimitError"`` |
 | ``wait_s`` | seconds until the next attempt |
+| ``limit`` | which limit a record is about, such as ``"tokens per minute"`` |
 
 Never a prompt, an answer or a key: records travel to places that nobody thinks of.
+
+WARNING and above is what the user should know: the message says what happened and what to do. A program that has
+set up no logging gets it on stderr, see ``engine.last_resort``.
 """
 
 from __future__ import annotations
@@ -25,7 +29,10 @@ from __future__ import annotations
 from typing import Any
 
 from groq_queue.core.request import Request
-from groq_queue.errors import APIStatusError
+from groq_queue.engine import last_resort
+from groq_queue.errors import APIResponseError, APIStatusError
+
+last_resort.attach()  # here, since whatever logs is loaded together with this
 
 EVENTS = {
     "attempt_broke": "an attempt raised what it must not: a bug, or no memory; ERROR",
@@ -76,3 +83,12 @@ def told_error(error: BaseException) -> dict[str, Any]:
         "error": type(error).__name__,
         "status": error.status_code if isinstance(error, APIStatusError) else None,
     }
+
+
+def told_text(error: BaseException) -> str:
+    """Return the text of an error for a message; of one that repeats what the server said, its class and status."""
+    if isinstance(error, APIStatusError):
+        return f"{type(error).__name__} (HTTP {error.status_code})"
+    if isinstance(error, APIResponseError):
+        return f"{type(error).__name__} (the answer was cut short or is not JSON)"
+    return str(error)

@@ -123,8 +123,9 @@ class Observed:
                 observer(full if getattr(observer, "wants_content", False) else event)
             except BaseException:  # a worker's thread: even SystemExit must not end the worker
                 _log.exception(
-                    "observer %r raised",
+                    "observer %r raised on request %s; the request is not affected",
                     getattr(observer, "__qualname__", type(observer).__name__),
+                    event.request_id[:8] if event.custom_id is None else repr(event.custom_id),
                     extra=told("observer_raised", request_id=event.request_id, custom_id=event.custom_id),
                 )
 

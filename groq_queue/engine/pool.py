@@ -199,7 +199,11 @@ class WorkerPool(Generic[_Job]):
                 self._gone.notify_all()
             if is_vital:
                 raise GroqQueueError(f"no worker thread could be started: {error}") from None
-            _log.warning("no further worker thread could be started: %s", error, extra=told("no_thread"))
+            _log.warning(
+                "no further worker thread could be started: %s; the queue goes on with fewer: lower max_workers",
+                error,
+                extra=told("no_thread"),
+            )
         finally:
             self._mine.is_starting = False
 

@@ -275,7 +275,12 @@ class Runner:
     @staticmethod
     def _tell(request: Request, notices: list[str]) -> None:
         for notice in notices:
-            _log.warning("%s: %s", excerpt(request.model), notice, extra=told("limits_noticed", request))
+            _log.warning(
+                "%s: %s; if that is not what you meant, correct limits=, or leave it out to use the server's",
+                excerpt(request.model),
+                notice,
+                extra=told("limits_noticed", request, limit=notice.partition(":")[0]),
+            )
 
 
 def _paid(usage: tuple[int, int, int]) -> Cost:

@@ -58,7 +58,7 @@ class Stocking:
                 fetched, is_last = keeper.fetch(page)
             except JournalError as error:
                 _log.error(
-                    "the next requests cannot be fetched, tried again in %d s: %s",
+                    "the next requests cannot be read from the journal, tried again in %d s: %s",
                     _FETCH_AGAIN_S,
                     error,
                     extra=told("journal_trouble"),

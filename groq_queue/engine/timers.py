@@ -100,7 +100,7 @@ class Timers:
             try:
                 callback()
             except Exception:  # one bad callback must not end the thread that all others wait for
-                _log.exception("a timer of %s failed", self._name, extra=told("timer_failed"))
+                _log.exception("a timer of %s failed: a bug, please report it", self._name, extra=told("timer_failed"))
             del callback
 
     def _next(self) -> Callable[[], None] | None:

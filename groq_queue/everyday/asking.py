@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from groq_queue.core.checks import check_choice, check_count, check_wait
 from groq_queue.core.completion import Completion
-from groq_queue.engine.log import told, told_error
+from groq_queue.engine.log import told, told_error, told_text
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.everyday.ahead import Ahead
@@ -202,7 +202,7 @@ class Asking:
                 len(failed),
                 len(asked),
                 row,
-                first,
+                told_text(first),
                 extra=told("column_failed", **told_error(first)),
             )
         return rows.like(texts)

@@ -111,7 +111,13 @@ class Agent:
             self._flush()
         except LimiterUnavailable as error:
             count = len(self._outbox)
-            _log.warning("the shared budget was not told how %d of the leases ended: %s", count, error, extra=_TROUBLE)
+            _log.warning(
+                "the shared budget could not be told how its last requests ended (%d), so it may count them in full "
+                "for a while: %s",
+                count,
+                error,
+                extra=_TROUBLE,
+            )
         self._ledger.close()
 
     def _serve(self, askers: list[Asker], now_ns: int) -> int | None:
@@ -177,7 +183,7 @@ class Agent:
             except LimiterUnavailable:
                 raise
             except Exception:  # a bug; kept, it would hold up every other end for ever
-                _log.exception("an end could not be told to the shared budget", extra=_TROUBLE)
+                _log.exception("an end could not be told to the shared budget: a bug, please report it", extra=_TROUBLE)
             told = True
             with self._lock:
                 self._outbox.popleft()
@@ -188,7 +194,12 @@ class Agent:
         self._failures += 1
         self._retry_ns = now_ns + wait_ns
         if self._failures == _OUTAGE_AFTER:
-            _log.error("the shared budget cannot be reached, tried again every second: %s", error, extra=_TROUBLE)
+            _log.error(
+                "the shared budget cannot be reached, tried again every second (on_outage= says what happens "
+                "meanwhile): %s",
+                error,
+                extra=_TROUBLE,
+            )
             for asker in askers:
                 asker.lost(error, now_ns)
         return self._retry_ns

@@ -290,7 +290,7 @@ class RedisLedger:
         return reply
 
     def _unavailable(self, error: Exception) -> LimiterUnavailable:
-        cure = "is it running, and can this host reach it?"
+        cure = "is it running, can this host reach it, and is the address in limiter= the right one?"
         cures = {
             "OutOfMemoryError": "it is full: give it memory, and keep maxmemory-policy at noeviction",
             "ReadOnlyError": "this is a replica: name the master, or an address that follows it",
