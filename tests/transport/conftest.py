@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
 import subprocess
 import threading
@@ -13,8 +12,9 @@ from typing import Any
 
 import pytest
 import requests
+from extras import needs_program
 
-from groq_queue.transport import PooledTransport, Secret, Transport
+from groq_queue.transport import PooledTransport, Secret, Transport, watch
 from groq_queue.transport.session import SessionTransport
 
 KEY = "gsk_SENTINELsentinel+/0123456789abcdWXYZ"
@@ -41,6 +41,46 @@ def timer_alarm(seconds: float, callback: Callable[[], None]) -> Callable[[], No
     timer.daemon = True
     timer.start()
     return timer.cancel
+
+
+class HandAlarm:
+    """An alarm that rings when a test says so."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self._callbacks: list[Callable[[], None]] = []
+
+    def __call__(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        self.log.append(f"set {seconds:g}")
+        self._callbacks.append(callback)
+        return lambda: self.log.append("off")
+
+    def ring(self, number: int = -1) -> None:
+        """Call back the attempt of that number, as if its time were over."""
+        self._callbacks[number]()
+
+
+@pytest.fixture
+def alarm() -> HandAlarm:
+    return HandAlarm()
+
+
+class HandClock:
+    """The clock of attempts, standing still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def attempt_clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    """What attempts take for the time; sockets keep their own."""
+    clock = HandClock()
+    monkeypatch.setattr(watch, "now_s", clock)
+    return clock
 
 
 Opener = Callable[..., Transport]
@@ -91,22 +131,21 @@ class Stopwatch:
         self.seconds = time.perf_counter() - self._start
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate with its key, in one file, for 127.0.0.1 and api.example.test."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl binary to make a certificate with")
-    path = tmp_path / "server.pem"
+    openssl = needs_program("openssl")
+    folder = tmp_path_factory.mktemp("certificate")
+    path = folder / "server.pem"
     names = "subjectAltName=IP:127.0.0.1,DNS:api.example.test"
     make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
     subprocess.run(
-        [openssl, *make.split(), "-addext", names, "-keyout", str(path), "-out", str(tmp_path / "cert.pem")],
+        [openssl, *make.split(), "-addext", names, "-keyout", str(path), "-out", str(folder / "cert.pem")],
         check=True,
         capture_output=True,
         timeout=20,
     )
-    path.write_bytes(path.read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    path.write_bytes(path.read_bytes() + (folder / "cert.pem").read_bytes())
     return path
 
 

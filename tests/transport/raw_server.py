@@ -62,8 +62,8 @@ class Peer:
             self.answer(body)
 
     def drip(self, piece: bytes) -> None:
-        """Send *piece* twenty times a second until the client leaves."""
-        while not self.server.is_closing.wait(0.05):
+        """Send *piece* now and then until the client leaves."""
+        while not self.server.is_closing.wait(0.002):
             self.send(piece)
 
     def hold(self) -> None:

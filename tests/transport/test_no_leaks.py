@@ -8,13 +8,14 @@ import logging
 import pickle
 import socket
 import traceback
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
 from groq_queue.errors import APIConnectionError
 
-from .conftest import KEY, Opener, timer_alarm
+from .conftest import KEY, HandAlarm, Opener
 from .raw_server import Peer, RawServer
 
 PATH = "chat/completions"
@@ -44,45 +45,63 @@ def everything_in(error: BaseException) -> str:
     return "\n".join(told)
 
 
-def refuse(peer: Peer) -> None:
+def refuse(peer: Peer, alarm: HandAlarm) -> None:
     peer.reset()
 
 
-def say_nothing(peer: Peer) -> None:
+def say_nothing(peer: Peer, alarm: HandAlarm) -> None:
     peer.read_request()
     peer.hold()
 
 
-def cut_short(peer: Peer) -> None:
+def cut_short(peer: Peer, alarm: HandAlarm) -> None:
     peer.read_request()
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
 
 
-def talk_nonsense(peer: Peer) -> None:
+def talk_nonsense(peer: Peer, alarm: HandAlarm) -> None:
     request = peer.read_request()
     peer.send(request.headers["authorization"].encode() + b"\r\n\r\n")
 
 
-def drip(peer: Peer) -> None:
+def drip(peer: Peer, alarm: HandAlarm) -> None:
     peer.read_request()
     peer.send(b"HTTP/1.1 200 OK\r\n")
+    alarm.ring()
     peer.drip(b"X: 1\r\n")
 
 
-def send_too_much(peer: Peer) -> None:
+def send_too_much(peer: Peer, alarm: HandAlarm) -> None:
     peer.read_request()
     peer.answer(b"x" * 9_999)
 
 
-@pytest.mark.parametrize("handler", [refuse, say_nothing, cut_short, talk_nonsense, drip, send_too_much])
-def test_no_failure_gives_the_key_away(open_transport: Opener, handler, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize(
+    ("handler", "read_s", "words"),
+    [
+        (refuse, 5.0, "broke|reset by peer"),
+        (say_nothing, 0.05, "silent for 0.05 s"),
+        (cut_short, 5.0, "cut short"),
+        (talk_nonsense, 5.0, "Bearer gsk_…WXYZ"),
+        (drip, 5.0, "not complete after 10 s"),
+        (send_too_much, 5.0, "larger than 1000 bytes"),
+    ],
+)
+def test_no_failure_gives_the_key_away(
+    open_transport: Opener,
+    handler: Callable[[Peer, HandAlarm], None],
+    read_s: float,
+    words: str,
+    alarm: HandAlarm,
+    caplog: pytest.LogCaptureFixture,
+):
     """
     Neither the error nor what hangs on it nor a log at DEBUG; and there is no foreign error behind it.
     """
-    with caplog.at_level(logging.DEBUG), RawServer(handler) as server:
-        transport = open_transport(server.url, alarm=timer_alarm, max_response_bytes=1_000)
-        with pytest.raises(APIConnectionError) as caught:
-            transport.send(PATH, b"{}", timeout=(0.2, 0.2))
+    with caplog.at_level(logging.DEBUG), RawServer(lambda peer: handler(peer, alarm)) as server:
+        transport = open_transport(server.url, alarm=alarm, max_response_bytes=1_000)
+        with pytest.raises(APIConnectionError, match=words) as caught:
+            transport.send(PATH, b"{}", timeout=(5.0, read_s))
 
     told = everything_in(caught.value) + caplog.text + repr(vars(transport)) + repr(transport)
     assert [] == [spelling for spelling in SPELLINGS if spelling in told]
@@ -103,11 +122,11 @@ def test_no_failure_to_connect_gives_the_key_away(
             with socket.create_server(("127.0.0.1", 0)) as unused:
                 url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
             with pytest.raises(APIConnectionError) as caught:
-                open_transport(url).send(PATH, b"{}", timeout=(1, 1))
+                open_transport(url).send(PATH, b"{}", timeout=(5, 5))
         else:
             tls = request.getfixturevalue("server_tls")
             with RawServer(Peer.serve, tls) as server, pytest.raises(APIConnectionError) as caught:
-                open_transport(server.url).send(PATH, b"{}", timeout=(1, 1))
+                open_transport(server.url).send(PATH, b"{}", timeout=(5, 5))
 
     told = everything_in(caught.value) + caplog.text
     assert [] == [spelling for spelling in SPELLINGS if spelling in told]
