@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,19 @@ def make_queue(simulator):
         queue.shutdown(cancel_futures=True)
 
 
+class HurriedClock:
+    """A clock on which waits take a hundredth of their time, for what is only to be waited out."""
+
+    def now_ns(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC) * 100
+
+    def wall_s(self) -> float:
+        return time.time()
+
+    def wait(self, condition: threading.Condition, until_ns: int | None) -> None:
+        condition.wait(None if until_ns is None else max(0, until_ns - self.now_ns()) / 100e9)
+
+
 class InThread:
     """A call on a thread of its own, and what came of it."""
 
@@ -51,6 +65,10 @@ class InThread:
             self._outcome = self._call()
         except BaseException as error:
             self._error = error
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
 
     def result(self) -> Any:
         self._thread.join(PATIENCE_S)

@@ -10,10 +10,12 @@ import requests
 from waiting import wait_until
 
 from groq_queue import ConfigurationError, GroqSimulator, Limits, QueueTimeout, RequestTooLarge
+from groq_queue.clock import FakeClock
+from groq_queue.core.rank import parse_priority
 from groq_queue.integrations import requests_adapter
 from groq_queue.simulator import Fault
 
-from .conftest import KEY, MODEL, InThread
+from .conftest import KEY, MODEL, HurriedClock, InThread
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_what_spends_no_tokens_goes_straight_through(make_queue, open_session, s
 
 def test_faults_are_retried_by_the_queue_unseen(make_queue, open_session, simulator):
     simulator.set_faults([Fault(status=503, times=1), Fault(reset="after", times=1), Fault(truncate=True, times=1)])
-    queue = make_queue()
+    queue = make_queue(clock=HurriedClock())
 
     response = ask(open_session(queue), simulator)
 
@@ -80,7 +82,7 @@ def test_faults_are_retried_by_the_queue_unseen(make_queue, open_session, simula
 def test_after_the_last_retry_the_last_response_is_returned(make_queue, open_session, simulator):
     simulator.set_faults([Fault(status=503, headers={"x-which": "first"}, times=1), Fault(status=500, body="broken")])
 
-    response = ask(open_session(make_queue(max_retries=1)), simulator)
+    response = ask(open_session(make_queue(max_retries=1, clock=HurriedClock())), simulator)
 
     assert 500 == response.status_code
     assert "broken" == response.text
@@ -100,7 +102,7 @@ def test_a_lost_connection_is_raised_as_requests_raises_it(make_queue, open_sess
     simulator.set_faults([Fault(reset="before")])
 
     with pytest.raises(requests.ConnectionError):
-        ask(open_session(make_queue(max_retries=1)), simulator)
+        ask(open_session(make_queue(max_retries=1, clock=HurriedClock())), simulator)
     assert 2 == simulator.stats().received
 
 
@@ -118,29 +120,33 @@ def test_the_calls_own_proxies_hold(make_queue, open_session, simulator):
 
 
 def test_calls_wait_for_the_budget(make_queue, open_session):
-    with GroqSimulator(rpm=10, minute_s=1) as strict:
-        queue = make_queue(base_url=strict.base_url, limits=Limits(rpm=10, minute_s=1))
+    with GroqSimulator(rpm=30, minute_s=1) as strict:
+        queue = make_queue(base_url=strict.base_url, limits=Limits(rpm=30, minute_s=1))
         session = open_session(queue)
 
-        threads = [InThread(lambda: ask(session, strict).status_code) for _ in range(20)]
+        threads = [InThread(lambda: ask(session, strict).status_code) for _ in range(40)]
         statuses = [thread.result() for thread in threads]
 
-        assert [200] * 20 == statuses
-        assert 0 == strict.stats().refused
+        assert [200] * 40 == statuses
+        assert (40, 0) == (strict.stats().received, strict.stats().refused)
 
 
 def test_the_options_of_the_adapter_are_those_of_its_requests(make_queue, open_session, simulator):
-    queue = make_queue()
+    clock = FakeClock()
+    queue = make_queue(clock=clock)
     queue.pause()
-    session = open_session(queue, priority="high", client="legacy", max_wait=0.05)
+    session = open_session(queue, priority="high", client="legacy", max_wait=60)
 
     waiting = InThread(lambda: ask(session, simulator))
-    wait_until(lambda: queue.stats().submitted == 1)
+    wait_until(lambda: queue.stats().pending == 1)
     stats = queue.stats()
+    assert not waiting.has_ended
+    clock.advance(60)
 
     with pytest.raises(QueueTimeout):
         waiting.result()
-    assert stats.expired or ({"legacy": 1} == stats.pending_by_client and 1 in stats.pending_by_priority)
+    assert {"legacy": 1} == stats.pending_by_client
+    assert {parse_priority("high"): 1} == {level: n for level, n in stats.pending_by_priority.items() if n}
     assert 0 == simulator.stats().received
 
 
@@ -229,7 +235,7 @@ def test_a_body_with_events_that_is_not_streamed_is_settled_too(make_queue, open
 
 def test_a_refused_stream_is_retried_like_any_other(make_queue, open_session, simulator):
     simulator.set_faults([Fault(status=500, times=1)])
-    queue = make_queue()
+    queue = make_queue(clock=HurriedClock())
 
     assert 200 == stream_of(open_session(queue), simulator).status_code
     assert 2 == queue.stats().attempts

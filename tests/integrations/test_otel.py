@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+from extras import needs
 
 from groq_queue import GroqQueue, GroqSimulator, MissingExtraError
 from groq_queue.integrations import otel
@@ -57,7 +58,7 @@ class Telemetry:
 
 @pytest.fixture
 def telemetry():
-    pytest.importorskip("opentelemetry.sdk")
+    needs("opentelemetry.sdk")
     made = Telemetry()
     yield made
     made.close()
@@ -137,7 +138,7 @@ def test_content_is_recorded_only_when_asked_for(telemetry):
 
 
 def test_without_a_provider_of_its_own_the_api_does_nothing():
-    pytest.importorskip("opentelemetry")
+    needs("opentelemetry")
     with GroqQueue.simulated(observer=otel.observer(), latency=0.0) as queue:
         assert queue.complete("Why?", max_completion_tokens=4)
 

@@ -7,6 +7,7 @@ import re
 import sys
 
 import pytest
+from extras import needs
 
 from groq_queue import ConfigurationError, GroqQueue, Limits, MissingExtraError
 from groq_queue.integrations import prometheus
@@ -26,7 +27,7 @@ def test_the_missing_package_is_named_with_its_extra(monkeypatch):
 
 @pytest.fixture
 def registry():
-    client = pytest.importorskip("prometheus_client")
+    client = needs("prometheus_client")
     return client.CollectorRegistry()
 
 

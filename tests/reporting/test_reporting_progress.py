@@ -98,7 +98,7 @@ def test_a_callable_gets_each_state_and_the_last_one():
     """
     states = []
 
-    with GroqQueue.simulated(limits=Limits(rpm=600, tpm=60_000)) as queue:
+    with GroqQueue.simulated(limits=Limits(rpm=600, tpm=60_000), latency=0.0) as queue:
         queue.submit("before").result(PATIENCE_S)
         with watching(queue.stats, 3, states.append) as watch:
             answers = []

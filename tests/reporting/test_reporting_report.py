@@ -6,6 +6,8 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
+from extras import needs
+from waiting import wait_until
 
 from groq_queue import (
     APITimeoutError,
@@ -17,6 +19,7 @@ from groq_queue import (
     RateLimitError,
     Report,
 )
+from groq_queue.clock import FakeClock
 from groq_queue.core.prices import Tariff
 from groq_queue.core.pricing import Cost, Size
 from groq_queue.core.request import Request
@@ -30,15 +33,21 @@ MODEL = "llama-3.1-8b-instant"
 
 @pytest.fixture(scope="module")
 def run():
-    """A run at its limits, with faults and refusals, and what the server counted."""
+    """A run at its limits, with faults, on a clock that is moved, and what the server counted."""
+    clock = FakeClock()
     limits = {MODEL: Limits(rpm=40, tpm=60_000, minute_s=2), "other": Limits(rpm=600, minute_s=2)}
     faults = [Fault(match="flaky", status=503, times=3), Fault(match="wrong", status=400)]
-    with GroqSimulator(limits=limits, latency=0.02, faults=faults) as groq:
-        with GroqQueue(api_key="x", base_url=groq.base_url, limits=limits, max_workers=8) as queue:
+    with GroqSimulator(limits=limits, clock_ns=clock.now_ns, faults=faults) as groq:
+        with GroqQueue(api_key="x", base_url=groq.base_url, limits=limits, max_workers=8, clock=clock) as queue:
             for number in range(80):
                 queue.submit(f"{number}", model=MODEL, client=f"client {number % 3}", max_completion_tokens=20)
             queue.submit("flaky", model="other", priority="high", max_completion_tokens=20)
             queue.submit("wrong", model="other", max_completion_tokens=20)
+            for number in range(40, 80):  # 40 went at once; of the others one goes every 50 ms
+                wait_until(lambda number=number: groq.stats().admitted >= number and not queue.stats().in_flight)
+                clock.advance(0.05)
+            while not queue.join(0.01):  # what is tried again
+                clock.advance(0.05)
         yield queue.report(), groq.stats(), queue.stats()
 
 
@@ -229,7 +238,7 @@ def test_the_plot_shows_answers_refusals_and_use(run):
     """
     With matplotlib, and without leaving a figure behind in pyplot.
     """
-    pytest.importorskip("matplotlib")
+    needs("matplotlib")
 
     figure = run[0].plot()
 

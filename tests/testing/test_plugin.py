@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from extras import needs
 
 from groq_queue import GroqQueue, GroqSimulator, Limits
 from groq_queue.testing import FakeClock, plugin
@@ -38,10 +39,7 @@ def is_installed() -> bool:
     return any("groq_queue.testing.plugin" == each.value for each in found)
 
 
-def test_the_fixture_is_a_running_simulator_that_the_environment_leads_to(tmp_path):
-    done = pytest_of_a_user(
-        tmp_path,
-        """
+THEIRS = """
 import os
 import pytest
 from groq_queue import GroqQueue
@@ -61,17 +59,37 @@ def test_one(groq_simulator, groq_simulator_factory):
 def test_after():
     assert "GROQ_BASE_URL" not in os.environ
     assert "GROQ_API_KEY" not in os.environ
-""",
-    )
 
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+@pytest.mark.groq_simulator(30)
+def test_wrong(groq_simulator):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def their_run(tmp_path_factory):
+    return pytest_of_a_user(tmp_path_factory.mktemp("theirs"), THEIRS, "-rA")
+
+
+def test_the_fixture_is_a_running_simulator_that_the_environment_leads_to(their_run):
+    """
+    With the options of the nearest marker; after the test nothing of it is left in the environment.
+    """
+    assert "PASSED test_theirs.py::test_one" in their_run.stdout, their_run.stdout + their_run.stderr
+    assert "PASSED test_theirs.py::test_after" in their_run.stdout
+
+
+def test_options_without_names_are_refused(their_run):
+    assert 1 == their_run.returncode
+    assert "ERROR test_theirs.py::test_wrong" in their_run.stdout
+    assert "pass options by name" in their_run.stdout
 
 
 def test_the_fixture_leads_the_official_sdk_to_the_simulator_too(tmp_path):
     """
     It reads the same variables, and completes the address by itself.
     """
-    pytest.importorskip("groq")
+    needs("groq")
 
     done = pytest_of_a_user(
         tmp_path,
@@ -88,15 +106,6 @@ def test_one(groq_simulator):
     )
 
     assert "1 passed" in done.stdout, done.stdout + done.stderr
-
-
-def test_options_without_names_are_refused(tmp_path):
-    done = pytest_of_a_user(
-        tmp_path, "import pytest\n@pytest.mark.groq_simulator(30)\ndef test_one(groq_simulator): pass\n"
-    )
-
-    assert 1 == done.returncode
-    assert "pass options by name" in done.stdout
 
 
 def test_whoever_does_not_use_it_loads_nothing_of_it(tmp_path):
