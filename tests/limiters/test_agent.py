@@ -264,6 +264,18 @@ def test_the_lane_that_is_in_the_greatest_hurry_sets_the_pace(office: Office) ->
     assert {"quick-1"} == {arguments[0].id for name, _, arguments in office.ledger.asked if name == "reserve"}
 
 
+def test_once_a_claim_is_met_nothing_is_due_but_the_beat(office: Office) -> None:
+    office.meter()
+    office.agent.run()
+    office.ledger.reply, office.ledger.changes = Granted("lane-1"), True
+    office.clock.advance(0.05)
+
+    due_ns = office.agent.run()
+
+    assert 2 == office.ledger.count("reserve")
+    assert office.clock.now_ns() + 700 * MS == due_ns
+
+
 def test_a_lane_that_wants_nothing_any_more_is_looked_at_no_more(office: Office) -> None:
     meter = office.meter()
     office.run_for(1)

@@ -171,6 +171,13 @@ def test_a_wait_that_no_time_ends_counts_as_the_longest() -> None:
         assert Blocked("limit", None, "TPM", 5_950, 6_000) == books.blocks({"TPM": 100, "RPM": 1}, NOW)
 
 
+def test_of_two_waits_that_no_time_ends_the_first_is_told() -> None:
+    books = fitted(BOTH)
+    books.grant({"TPM": 6_000, "RPM": 10}, 5, 0, NOW)
+
+    assert Blocked("limit", None, "TPM", 6_000, 6_000) == books.blocks({"TPM": 100, "RPM": 1}, NOW)
+
+
 def test_a_limit_of_which_nothing_is_taken_does_not_block_and_others_after_it_do() -> None:
     books = fitted({"ASPH": (5, 3_600 * S), **TPM})
     books.charge({"ASPH": 50, "TPM": 6_000}, NOW)
@@ -237,6 +244,16 @@ def test_a_settlement_charges_what_was_requested_even_where_nothing_was_held() -
     books.settle(asked, {"TPM": 70}, {"RPM": 1}, NOW)
 
     assert {"TPM": 70, "RPM": 1} == used(books)
+
+
+def test_what_was_held_and_is_named_no_more_was_neither_requested_nor_used() -> None:
+    books = fitted()
+
+    books.settle(books.grant({"TPM": 70}, 5, 0, NOW), {}, {}, NOW)
+    strict = used(books)
+    books.credits = True
+
+    assert {"TPM": 0} == strict == used(books)
 
 
 def test_a_settlement_is_no_restart_of_what_it_does_not_name() -> None:
@@ -321,6 +338,17 @@ def test_what_had_ended_before_the_grant_is_in_the_headers_level_already() -> No
     answered(books, 1_000, 10, {"TPM": Seen(6_000, 5_990, True)})
 
     assert {"TPM": 1_010} == used(books)
+
+
+def test_a_reservation_from_before_its_limit_was_known_had_seen_nothing_end() -> None:
+    books = Books()
+    asked = books.grant({"TPM": 1_000}, 5, 0, NOW)
+    books.fit(TPM, [{"TPM": 1_000}], NOW)
+    books.settle(asked, {"TPM": 1_000}, {"TPM": 10}, NOW)
+
+    books.observe(asked, {"TPM": Seen(6_000, 6_000, True)}, set(), NOW)
+
+    assert {"TPM": 1_000} == used(books)
 
 
 def test_a_header_raises_to_its_level_less_what_drained_in_the_flight() -> None:

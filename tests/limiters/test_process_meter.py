@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
 import pytest
 
-from groq_queue.core.budget import Blocked, Lease, TooLarge
+from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Backlog, Cost, Size
+from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.process import ProcessLimiter, ProcessMeter
 
 SECOND = 1_000_000_000
@@ -161,6 +163,107 @@ def test_asking_what_blocks_takes_nothing() -> None:
     assert meter.lease(SMALL, NOW) == meter.blocks(SMALL, NOW)
 
 
+def test_a_guessed_allowance_that_cannot_shrink_enough_is_told() -> None:
+    """
+    The prompt alone is too large for the input limit, or leaves nothing for an answer.
+    """
+    by_input, by_both = ProcessMeter(Limits(itpm=50)), ProcessMeter(Limits(tpm=100))
+
+    assert TooLarge(100, 50, "ITPM") == by_input.too_large(Size(100, None))
+    assert by_both.too_large(Size(100, None)) is not None
+    assert by_both.too_large(Size(99, None)) is None
+    assert Cost(99, 1) == leased(by_both, Size(99, None)).cost
+
+
+def test_the_smallest_of_several_limits_shrinks_a_guessed_allowance() -> None:
+    meter = ProcessMeter(Limits(tpm=400, otpm=250, tpd=300))
+
+    assert Cost(100, 200) == meter.price(Size(100, None)) == leased(meter, Size(100, None)).cost
+
+
+def test_a_size_that_is_exact_is_neither_shrunk_nor_learnt_from() -> None:
+    meter = ProcessMeter(Limits(tpm=10_000))
+    size = Size(100, 50, is_exact=True)
+
+    meter.settle(leased(meter, size), size, (1_000, 500, 0), None, NOW)
+
+    assert Cost(100, 50) == meter.price(Size(100, 50))
+
+
+def test_a_refusal_teaches_what_the_server_counts() -> None:
+    """
+    For tokens of both kinds together, and only if it says so.
+    """
+
+    def priced_after(refusal: Refusal | None) -> int:
+        meter = ProcessMeter(Limits(tpm=100_000, otpm=100_000))
+        meter.refused(leased(meter), SMALL, refusal, 0, NOW)
+        return meter.price(SMALL).tokens
+
+    told = [
+        priced_after(Refusal(False, dimension, 100_000, 99_990, requested, SECOND))
+        for dimension, requested in (("TPM", 900), ("TPD", 900), ("OTPM", 900), ("TPM", None))
+    ]
+
+    assert 150 == priced_after(None)
+    assert [150, 150] == told[2:]
+    assert all(tokens > 150 for tokens in told[:2])
+
+
+# -- failures
+
+
+def test_troubles_in_a_row_slow_the_lane_down_and_failed_requests_let_others_go_first() -> None:
+    meter = ProcessMeter(Limits(rpm=1_000))
+    before = meter.turn_ns(10)
+    leased(meter)
+    for _ in range(10):
+        meter.trouble(NOW)
+
+    assert 0 == before
+    assert 0 < meter.turn_ns(10)
+    blocked = meter.lease(SMALL, NOW)
+    assert isinstance(blocked, Blocked)
+    assert "pace" == blocked.reason
+
+
+# -- an earlier life
+
+
+def test_a_level_of_an_earlier_life_is_taken_over_with_what_has_drained_since() -> None:
+    meter = ProcessMeter(Limits(tpm=6_000))
+
+    meter.begin(Level("TPM", 3_000, 6_000, 60.0), 10 * SECOND, NOW)
+
+    assert [("TPM", 2_000, 6_000, 60.0)] == [tuple(level) for level in meter.levels(NOW)]
+
+
+def test_the_periods_of_an_earlier_life_may_be_short() -> None:
+    meter = ProcessMeter(Limits(rpm=30, minute_s=0.5))
+
+    meter.begin(Level("RPM", 9, 30, 0.5), SECOND // 20, NOW)
+
+    assert [("RPM", 6, 30, 0.5)] == [tuple(level) for level in meter.levels(NOW)]
+
+
+# -- what is expected
+
+
+def test_what_will_be_charged_and_what_will_be_paid_differ_by_what_is_not_given_back() -> None:
+    """
+    Of 50 tokens that each may write, answers use 5.
+    """
+    meter = ProcessMeter(Limits(tpm=1_000_000))
+    for _ in range(20):
+        meter.settle(leased(meter), SMALL, (100, 5, 0), None, NOW)
+
+    charged, paid = meter.expect(Backlog().plus(SMALL, 10))
+
+    assert (10 * 100, 10 * 50) == (charged.prompt, charged.completion)
+    assert paid.prompt == charged.prompt
+    assert 10 * 5 <= paid.completion < 10 * 25
+
+
 # -- several queues of one account
 
 
@@ -237,6 +340,66 @@ def test_a_lease_that_outlives_a_change_of_limits_is_ended_in_its_bucket() -> No
     one.meter("m", "m").settle(lease, SMALL, (100, 50, 0), None, NOW)
 
     assert {"TPM": (150, 150, 0, 0)} == one.meter("m", "m").ledger()
+
+
+def test_the_widest_margin_of_the_open_queues_is_left_by_all() -> None:
+    one = ProcessLimiter(Limits(tpm=1_000), "u", "margins", margin=0.25)
+    alone = limits_of(one)
+    two = ProcessLimiter(Limits(tpm=1_000), "u", "margins", NOW, margin=0.5)
+    both = limits_of(one), limits_of(one, "new lane")
+    two.close(NOW)
+
+    assert ({"TPM": 750}, {"TPM": 500}, {"TPM": 500}) == (alone, *both)
+    assert {"TPM": 750} == limits_of(one) == limits_of(one, "new lane")
+    assert {"TPM": 1_000} == limits_of(ProcessLimiter(Limits(tpm=1_000)))
+
+
+def test_a_queue_that_counts_in_other_periods_is_refused_and_changes_nothing() -> None:
+    """
+    Whether or not the model has a meter yet.
+    """
+    one = ProcessLimiter({"m": Limits(tpm=500)}, "u", "periods")
+
+    with pytest.raises(ConfigurationError):
+        ProcessLimiter(Limits(tpm=100, minute_s=5), "u", "periods", NOW)
+    three = ProcessLimiter(Limits(rpm=9), "u", "periods", NOW)
+
+    assert {"TPM": 500, "RPM": 9} == limits_of(one) == limits_of(three)
+
+
+def test_levels_are_shown_by_lane() -> None:
+    limiter = ProcessLimiter(Limits(tpm=500))
+    meters = {lane: limiter.meter(lane, "m") for lane in ("m", "m (flex)")}
+    leased(meters["m"])
+
+    assert {lane: meter.levels(NOW) for lane, meter in meters.items()} == limiter.levels(NOW)
+    assert [150, 0] == [limiter.levels(NOW)[lane][0].used for lane in meters]
+
+
+def test_in_a_forked_child_a_limiter_counts_from_nothing_by_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = ProcessLimiter(Limits(tpm=500), "u", "forked")
+    leased(limiter.meter("m", "m"))
+    pid = os.getpid()
+    closed = ProcessLimiter(Limits(tpm=7), "u", "forked")
+    closed.close(NOW)
+
+    monkeypatch.setattr(os, "getpid", lambda: -pid)
+    for each in (limiter, closed):
+        each.renew()
+
+    assert [("TPM", 0, 500)] == [level[:3] for level in limiter.meter("m", "m").levels(NOW)]
+    assert limiter.meter("m", "m") is closed.meter("m", "m")
+
+
+def test_new_limits_are_told_to_those_who_wait_and_keep_what_is_in_use() -> None:
+    meter, heard = ProcessMeter(Limits(tpm=500)), []
+    leased(meter)
+    meter.subscribe(lambda: heard.append(1))
+
+    meter.set_limits(Limits(tpm=300), NOW)
+
+    assert [("TPM", 150, 300)] == [level[:3] for level in meter.levels(NOW)]
+    assert [1] == heard
 
 
 # -- ends
@@ -336,6 +499,24 @@ def test_the_forecast_prices_those_ahead() -> None:
     assert 60 * SECOND == meter.forecast(Backlog().plus(Size(150, 0, is_exact=True), 79), SMALL, 0, NOW)
     assert 0 == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 29), SMALL, 0, NOW)
     assert 2 * SECOND == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 30), SMALL, 0, NOW)
+
+
+def test_the_forecast_counts_on_what_those_under_way_will_give_back() -> None:
+    """
+    Where credit is given, an open lease of 5,000 of which a fiftieth is used ends long before it would have drained.
+    """
+
+    def foretold(*, credits: bool) -> int:
+        meter = ProcessMeter(Limits(tpm=6_000))
+        for _ in range(20):
+            size = Size(0, 100)
+            meter.settle(leased(meter, size), size, (0, 2, 0), None, NOW - 3_600 * SECOND)
+        meter._budget._credits = credits
+        leased(meter, Size(0, 5_000))
+        return meter.forecast(Backlog(), Size(0, 4_000, is_exact=True), 0, NOW)
+
+    assert 30 * SECOND <= foretold(credits=False) <= 31 * SECOND
+    assert foretold(credits=True) <= 15 * SECOND
 
 
 def test_many_threads_never_take_more_than_the_limit_and_lose_no_unit() -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 
 import pytest
 from extras import needs
 from redis_server import RedisServer, let_pass
 from stores import RedisStore
+from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, TooLarge
-from groq_queue.errors import ConfigurationError, LimiterUnavailable
+from groq_queue.errors import ConfigurationError, LimiterUnavailable, MissingExtraError
 from groq_queue.limiters.ledger import Claim, Granted, Seen
 
 redis = needs("redis", is_module=True)
 
+from groq_queue.limiters import redis as ledgers  # noqa: E402
 from groq_queue.limiters.redis import RedisLedger  # noqa: E402
 
 MINUTE = 60 * NS_PER_S
@@ -569,12 +572,16 @@ class TestNews:
         holder.reserve(claim(holder, 1, 60_000), limits)
         waiter.reserve(claim(waiter, 1, 1_000), limits)
         waiter.has_changed()
+        waiter.has_changed()
         holder.settle(LANE, f"{holder.token}:1", {"TPM": 60_000}, {"TPM": 60_000}, {}, limits)
-        assert not is_told(waiter, tries=20)
+        wait_until(lambda: waiter.has_changed() or waiter._lanes[LANE].due_ns is not None)
 
-        clock.advance(1.0)
+        looks = []
+        for passed_s in (0, 0.5, 0.5):
+            clock.advance(passed_s)
+            looks.append(waiter.has_changed())
 
-        assert waiter.has_changed()
+        assert [False, False, True] == looks
 
     def test_others_are_not_woken(self, opened):
         holder, first, second = opened(), opened(), opened()
@@ -680,22 +687,189 @@ class TestAwayOrUnusable:
         ledger.close()
 
     @pytest.mark.parametrize(
-        "url",
+        ("url", "said"),
         [
-            "redis://",
-            "http://localhost",
-            "redis://:hunter2@localhost?scope=a b",
-            "redis://:hunter2@localhost?scope={}",
-            "redis://:hunter2@localhost:port",
-            "redis://:hunter2@localhost?socket_timeout=soon",
-            "redis://:hunter2@localhost?no_such_option=1",
+            ("redis://", "a Redis is named as redis://host:6379/0"),
+            ("redis:///0", "a Redis is named as redis://host:6379/0"),
+            ("http://localhost", "a Redis is named as redis://host:6379/0"),
+            ("redis://:hunter2@localhost/cache", "a database of a Redis is a number"),
+            ("redis://:hunter2@localhost?scope=a b", "1 to 64 letters"),
+            ("redis://:hunter2@localhost?scope={}", "1 to 64 letters"),
+            ("redis://:hunter2@localhost?scope=", "1 to 64 letters"),
+            ("redis://:hunter2@localhost?scope=" + 65 * "x", "1 to 64 letters"),
+            ("redis://:hunter2@localhost:port", "port"),
+            ("redis://:hunter2@localhost?socket_timeout=soon", "socket_timeout"),
+            ("redis://:hunter2@localhost?no_such_option=1", "no_such_option"),
         ],
     )
-    def test_an_address_that_is_none_is_refused_at_once(self, url):
+    def test_an_address_that_is_none_is_refused_at_once(self, url, said):
         with pytest.raises(ConfigurationError, match="limiter") as caught:
             RedisLedger.open(url)
 
+        assert said in str(caught.value)
         assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("url", "address"),
+        [
+            ("redis://localhost", "redis://localhost"),
+            ("redis://localhost/", "redis://localhost/"),
+            ("redis://user:hunter2@cache:7000/3?scope=acme", "redis://cache:7000/3"),
+            ("rediss://:hunter2@cache?cluster=yes", "rediss://cache"),
+            ("redis://localhost/0?scope=" + 64 * "x", "redis://localhost/0"),
+        ],
+    )
+    def test_an_address_that_is_one_is_shown_without_its_secrets(self, url, address):
+        ledger = RedisLedger.open(url)
+
+        assert address == ledger.address
+        ledger.close()
+
+    def test_a_wrong_password_is_told_apart_from_a_missing_permission(self, redis_server, server):
+        server.acl_setuser("weak", enabled=True, passwords=["+hunter2"], commands=["+ping"], keys=["*"])
+        try:
+            said = []
+            for password in ("hunter2", "hunter3"):
+                ledger = RedisLedger.open(f"redis://weak:{password}@127.0.0.1:{redis_server.port}/0")
+                with pytest.raises(LimiterUnavailable) as caught:
+                    ledger.standing(LANE)
+                said.append(str(caught.value))
+                ledger.close()
+        finally:
+            server.acl_deluser("weak")
+
+        assert "its user needs +@scripting" in said[0]
+        assert "check user and password" in said[1]
+
+    def test_without_redis_py_its_extra_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "redis", None)
+
+        with pytest.raises(MissingExtraError, match=r"^limiter='redis://.*pip install"):
+            RedisLedger.open("redis://localhost")
+
+    def test_a_server_that_is_gone_is_left_without_a_word(self, opened, redis_server):
+        ledger = opened()
+        ledger.reserve(claim(ledger, 1), SLOW)
+        ledger.reserve(claim(ledger, 1, lane="other"), SLOW)
+        redis_server.kill()
+        try:
+            ledger.close()
+        finally:
+            redis_server.start()
+
+        assert isinstance(ledger.reserve(claim(ledger, 2), SLOW), Granted)
+
+
+class TestItsCalls:
+    """How often the server is asked for what."""
+
+    @staticmethod
+    def operations(ledger):
+        """Have *ledger* note what it asks for from now on."""
+        noted, run = [], ledger._client.evalsha
+
+        def note(sha, count, *words):
+            noted.append(words[count])
+            return run(sha, count, *words)
+
+        ledger._client.evalsha = note
+        return noted
+
+    def test_to_claim_is_as_good_as_a_beat_for_a_second(self, opened):
+        clock = FakeClock()
+        ledger, holder = opened(clock), opened()
+        holder.reserve(claim(holder, 1, 60_000), SLOW)
+        ledger.reserve(claim(ledger, 1), SLOW)
+        noted = self.operations(ledger)
+        counts = []
+        for passed_s in (0, 1 - 1e-9, 1e-9, 0.5, 0.5, 0.5):
+            clock.advance(passed_s)
+            ledger.beat()
+            counts.append(noted.count("beat"))
+
+        assert [0, 0, 1, 1, 2, 2] == counts
+
+    @pytest.mark.parametrize(("tokens", "beats"), [(100, 1), (60_001, 0)])
+    def test_only_lanes_with_something_open_are_kept_alive(self, opened, tokens, beats):
+        clock = FakeClock()
+        ledger = opened(clock)
+        ledger.standing("looked at")
+        ledger.reserve(claim(ledger, 1, tokens), SLOW)
+        noted = self.operations(ledger)
+        clock.advance(5)
+
+        ledger.beat()
+
+        assert ["beat"] * beats == noted
+
+    def test_ended_ones_keep_nothing_alive(self, opened):
+        clock = FakeClock()
+        ledger = opened(clock)
+        for number in range(3):
+            ledger.reserve(claim(ledger, number), SLOW)
+        ledger.settle(LANE, f"{ledger.token}:0", {"TPM": 1}, {"TPM": 1}, {}, SLOW)
+        ledger.refund(LANE, f"{ledger.token}:1")
+        noted = self.operations(ledger)
+        clock.advance(5)
+        ledger.beat()
+        ledger.refund(LANE, f"{ledger.token}:2")
+        clock.advance(5)
+
+        ledger.beat()
+        ledger.close()
+
+        assert ["beat", "refund"] == noted
+
+    def test_limits_are_sent_once(self, opened):
+        ledger = opened()
+        ledger.charge(LANE, {"TPM": 1}, SLOW)
+        sizes, run = [], ledger._client.evalsha
+
+        def note(sha, count, *words):
+            sizes.append(words[count + 5])
+            return run(sha, count, *words)
+
+        ledger._client.evalsha = note
+        for limits in (SLOW, {**SLOW, "TPM": (5_000, DAY)}, {**SLOW, "TPM": (5_000, DAY)}, SLOW):
+            ledger.charge(LANE, {"TPM": 1}, limits)
+
+        assert [0, 1, 0, 1] == sizes
+
+
+class TestStanding:
+    def test_it_tells_sizes_the_pause_and_the_living(self, opened):
+        ledger, other = opened(), opened()
+        alone = ledger.standing(LANE)
+        for each in (ledger, other):
+            each.reserve(claim(each, 1), {"TPM": (60_000, MINUTE), "RPD": (10, DAY)} | SLOW)
+        ledger.hold(LANE, 600 * NS_PER_S, "TPM")
+        standing = other.standing(LANE)
+
+        assert ([], False, 1, 0) == alone
+        assert {"RPD": (10, 86_400.0), "RPM": (600, 86_400.0), "TPM": (60_000, 86_400.0)} == {
+            level.dimension: (level.limit, level.period_s) for level in standing.levels
+        }
+        assert (False, 2) == (standing.credits, standing.processes)
+        assert 590 * NS_PER_S < standing.held_ns <= 600 * NS_PER_S
+
+    def test_renewed_it_is_another_process(self, opened):
+        """
+        As in a forked child; what the parent has reserved stays the parent's.
+        """
+        ledger = opened()
+        ledger.reserve(claim(ledger, 1, 40_000), SLOW)
+        token, parents = ledger.token, ledger._client
+
+        ledger.renew()
+        blocked = ledger.reserve(claim(ledger, 1, 40_000), SLOW)
+        parents.close()
+
+        assert token != ledger.token
+        assert ("limit", 40_000) == (blocked.reason, blocked.used)
+        assert 2 == ledger.standing(LANE).processes
+
+    def test_microseconds_are_rounded_against_us(self):
+        assert [0, 1, 1, 2, 0] == [ledgers._us(ns) for ns in (0, 1, 1_000, 1_001, -5)]
 
 
 @pytest.mark.usefixtures("one_redis_server")
