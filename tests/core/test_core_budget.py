@@ -894,11 +894,11 @@ def test_allowance_is_expected_back_while_headers_show_that_a_quarter_of_it_came
     expected = []
     for surplus in (26, 25, 24):
         budget = Budget(Limits(tpm=8_000))
-        lease = leased(budget, Cost(100, 100))
-        budget.settle(lease, Cost(100, 100), Cost(100, 0), NOW)
+        lease = leased(budget, Cost(100, 103))
+        budget.settle(lease, Cost(100, 103), Cost(100, 0), NOW)
         probe = leased(budget, Cost(1))
         budget.settle(probe, Cost(1), Cost(1), NOW)
-        budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 200 + surplus)], NOW)
+        budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 203 + surplus)], NOW)
         assert not budget.credits
         expected.append(budget.expects_credits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from groq_queue.core import usage
 from groq_queue.core.usage import UsageReader, usage_in_body
 
 GROQ = (
@@ -103,3 +104,16 @@ def test_the_usage_itself_is_preferred_to_that_beside_it():
 
     assert {"prompt_tokens": 7} == usage_in_body(body)
     assert {"prompt_tokens": 8} == usage_in_body(body.replace(b'"prompt_tokens":7', b'"x":7'))
+
+
+def test_only_what_mentions_usage_and_may_be_an_object_is_parsed(monkeypatch):
+    """
+    Most lines of a stream tell none, and are passed by without a look.
+    """
+    parsed = []
+    monkeypatch.setattr(usage, "decode_object", lambda text: parsed.append(text) or {})
+
+    for line in (b'{"choices":[]}', b'"prompt_tokens"', b'data: {"prompt_tokens":1}'):
+        usage_in_body(line)
+
+    assert {b'{"prompt_tokens":1}'} == set(parsed)
