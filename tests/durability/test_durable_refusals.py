@@ -228,7 +228,7 @@ def _locked(path: str, seconds: float) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("seconds", [0.4, pytest.param(3, marks=gate)])
+@pytest.mark.parametrize("seconds", [0.2, pytest.param(3, marks=gate)])
 def test_a_lock_of_another_program_is_waited_for(seconds: float, path: str, simulate: Simulate) -> None:
     """
     In submit and at the opening; nothing is refused.
