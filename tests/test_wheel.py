@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from extras import needs
+from extras import needs, needs_program
 
 from groq_queue import GroqSimulator
 
@@ -150,8 +150,7 @@ def test_completion_is_a_script_that_bash_accepts(installed):
 
     assert (0, "") == (ran.returncode, ran.stderr)
     assert "complete" in ran.stdout
-    if bash := shutil.which("bash"):
-        subprocess.run([bash, "-n"], input=ran.stdout, text=True, check=True, timeout=HANG_S)
+    subprocess.run([needs_program("bash"), "-n"], input=ran.stdout, text=True, check=True, timeout=HANG_S)
 
 
 @pytest.mark.slow
