@@ -311,7 +311,15 @@ def d22(full: bool) -> Figure:
     slowest = 0.0
     futures = []
     is_over = threading.Event()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    is_inside = False  # a submit: elsewhere an interrupt is the loop's own affair, and ends nothing
+
+    def interrupted(*_: object) -> None:
+        nonlocal is_inside
+        if is_inside:
+            is_inside = False
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
 
     def interrupt() -> None:
         for _ in range(interrupts):
@@ -324,19 +332,17 @@ def d22(full: bool) -> Figure:
         q.complete("warm")
         threading.Thread(target=interrupt, daemon=True).start()
         while not is_over.is_set():
+            begun += 1
+            begin = time.monotonic()
             try:
-                begun += 1
-                begin = time.monotonic()
+                is_inside = True
                 future = q.submit(f"n{begun}")
+                is_inside = False
+            except KeyboardInterrupt:
+                caught += 1
+            else:
                 slowest = max(slowest, time.monotonic() - begin)
                 futures.append(future)
-            except KeyboardInterrupt:
-                caught += 1
-        for _ in range(3):  # a last one may still be on its way
-            try:
-                time.sleep(0.01)
-            except KeyboardInterrupt:
-                caught += 1
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         last = seconds(lambda: q.submit("last"))
         unresolved = sum(future.exception(PATIENCE_S) is not None for future in futures)
@@ -346,7 +352,7 @@ def d22(full: bool) -> Figure:
     made = len(futures) + 2
     ok = drained and not unresolved and slowest <= SLACK and last <= SLACK and made <= seen["distinct"] <= made + caught
     return Figure(
-        ok and seen["sent"] == seen["distinct"],
+        ok and caught > 0 and seen["sent"] == seen["distinct"],
         f"{caught} interrupts in {begun:,} submits: unresolved {unresolved}, drained {drained}, "
         f"slowest submit {slowest:.2f} s "
         f"(bar 1), futures {made:,}, seen {seen['distinct']:,}",

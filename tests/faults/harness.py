@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -155,22 +156,30 @@ def run_row(number: str, *, scale: str, patience_s: float, slack: float = 1.0) -
     for name in ("GROQ_API_KEY", "GROQ_BASE_URL", "SSL_CERT_FILE", "NETRC"):
         environment.pop(name, None)
     environment |= {"GROQ_QUEUE_FAULTS_SLACK": str(slack), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.harness", number, scale, str(patience_s)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    code, out, err = ended(process, patience_s + 20)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 9)  # whatever a scenario that died has left behind
-    for line in reversed(out.splitlines()):
+    # Into files: a server that outlives its scenario would keep pipes open, and who reads them waiting.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.harness", number, scale, str(patience_s)],
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(patience_s + 20)
+        except subprocess.TimeoutExpired:
+            code = -999
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)  # whatever a scenario that died has left behind
+        process.wait()
+        out.seek(0)
+        err.seek(0)
+        said, complaint = out.read(), err.read()
+    for line in reversed(said.splitlines()):
         if line.startswith("FIGURE "):
             return Figure(*json.loads(line.removeprefix("FIGURE ")))
-    return Figure(False, f"no figure, exit {code}: {err.strip()[-600:]}")
+    return Figure(False, f"no figure, exit {code}: {complaint.strip()[-600:]}")
 
 
 def main() -> None:
