@@ -46,8 +46,14 @@ def run():
             for number in range(40, 80):  # 40 went at once; of the others one goes every 50 ms
                 wait_until(lambda number=number: groq.stats().admitted >= number and not queue.stats().in_flight)
                 clock.advance(0.05)
-            while not queue.join(0.01):  # what is tried again
-                clock.advance(0.05)
+
+            def has_ended():
+                stats = queue.stats()
+                if stats.pending and not stats.in_flight:  # what is tried again
+                    clock.advance(0.05)
+                return not stats.pending and not stats.in_flight
+
+            wait_until(has_ended)
         yield queue.report(), groq.stats(), queue.stats()
 
 
