@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import select
 import socket
+import ssl
+from urllib.parse import urlsplit
 
+import certifi
 import pytest
 
 from groq_queue.errors import APIConnectionError, ConfigurationError
 from groq_queue.transport import PooledTransport, Secret
+from groq_queue.transport.pooled import environment_proxy, tls_context
 
 from .conftest import KEY, Opener, timer_alarm
 from .raw_server import Peer, RawServer
@@ -136,6 +140,91 @@ def test_an_answer_comes_through_a_tunnel_verified_and_kept(
             assert 1 == proxy.connections
             assert KEY in server.requests[0].headers["authorization"]
             assert "api.example.test" == server.requests[0].headers["host"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "proxy"),
+    [
+        ({}, "https://h.test/v1", None),
+        ({"HTTPS_PROXY": "http://p:1"}, "https://h.test/v1", "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://h.test/v1", None),
+        ({"HTTPS_PROXY": "HTTPS://p:1"}, "https://h.test/v1", "HTTPS://p:1"),
+        ({"HTTPS_PROXY": "p:1"}, "https://h.test/v1", "http://p:1"),
+        ({"ALL_PROXY": "http://p:1"}, "https://h.test/v1", "http://p:1"),
+        ({"ALL_PROXY": "http://a:1", "HTTPS_PROXY": "http://p:1"}, "https://h.test/v1", "http://p:1"),
+        ({"HTTPS_PROXY": ""}, "https://h.test/v1", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "h.test"}, "https://h.test/v1", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "h.test:443"}, "https://h.test/v1", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "h.test:8443"}, "https://h.test/v1", "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, "https://h.test/v1", None),
+        ({"HTTPS_PROXY": "http://p:1"}, "https://127.0.0.1/v1", None),
+        ({"HTTPS_PROXY": "http://p:1"}, "https://[::1]/v1", None),
+    ],
+)
+def test_the_environment_names_the_proxy(monkeypatch, environment: dict[str, str], url: str, proxy: str | None):
+    """
+    That of the scheme, or the one of all schemes; none for whom NO_PROXY names, and never for this machine.
+    """
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert proxy == environment_proxy(urlsplit(url))
+
+
+@pytest.mark.parametrize(
+    ("user", "credentials"),
+    [("", None), ("user@", "user:"), ("user:@", "user:"), ("us%40er:p%3Ass@", "us@er:p:ss"), (":word@", ":word")],
+)
+def test_a_proxy_gets_the_credentials_of_its_address(open_pooled: Opener, monkeypatch, user: str, credentials):
+    """
+    Unquoted, also a user without password; none if it names none.
+    """
+    with RawServer(Peer.serve) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{user}127.0.0.1:{proxy.port}")
+        open_pooled(FAR).send(PATH, b"{}", timeout=CALM)
+        (request,) = proxy.requests
+
+    expected = None if credentials is None else "Basic " + base64.b64encode(credentials.encode()).decode()
+    assert expected == request.headers.get("proxy-authorization")
+
+
+def test_a_proxy_may_be_reached_over_tls(open_pooled: Opener, monkeypatch, server_tls, certificate):
+    """
+    Plain http travels encrypted as far as there, with the whole address; its certificate is checked.
+    """
+    with RawServer(lambda peer: peer.serve(b"proxied"), server_tls) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"https://127.0.0.1:{proxy.port}")
+        with pytest.raises(APIConnectionError, match="does not verify") as caught:
+            open_pooled(FAR).send(PATH, b"{}", timeout=CALM)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        reply = open_pooled(FAR).send(PATH, b"{}", timeout=CALM)
+        (request,) = proxy.requests
+
+    assert ("no", True) == (caught.value.sent, caught.value.is_final)
+    assert f"proxy 127.0.0.1:{proxy.port}" in str(caught.value)
+    assert b"proxied" == reply.body
+    assert f"POST {FAR}/{PATH} HTTP/1.1" == request.line
+
+
+def test_certificates_come_from_the_system_or_else_with_requests(monkeypatch):
+    """
+    Some Pythons find none of the system's.
+    """
+    loaded = []
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda self, *args, **kwargs: loaded.append(args))
+    none, file, folder = (
+        ssl.DefaultVerifyPaths(cafile, capath, "E", "e", "E", "e")
+        for cafile, capath in ((None, None), ("/f", None), (None, "/d"))
+    )
+    counts = []
+    for paths in (none, file, folder):
+        loaded.clear()
+        monkeypatch.setattr(ssl, "get_default_verify_paths", lambda paths=paths: paths)
+        context = tls_context()
+        counts.append(loaded.count((certifi.where(),)))
+        assert (ssl.CERT_REQUIRED, True) == (context.verify_mode, context.check_hostname)
+
+    assert [1, 0, 0] == counts
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://", "http://h:port", "http://ü:ü€@h"])

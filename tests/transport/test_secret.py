@@ -99,6 +99,60 @@ def test_redaction_finds_the_key_in_every_spelling(lead: str):
     assert len(secret.redact(spelled)) < len(spelled) - len(KEY)  # what is left belongs to the neighbours
 
 
+@pytest.mark.parametrize("key", ["gsk_a+/b", KEY, "sk-?>?>?>?>"])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("lead", [b"", b"u", b"us", b"use", b"user"])
+def test_no_base64_of_the_key_is_left(key: str, encode, lead: bytes):
+    """
+    Decoded at any offset, what is left shows no more than a character of it at either end.
+    """
+    spelled = encode(lead + key.encode() + b"tail").decode()
+
+    shown = Secret(key).redact(spelled)
+    masked = Secret(key).redact_bytes(spelled.encode()).decode()
+
+    assert shown == masked
+    before, mask, after = shown.partition(repr(Secret(key)))
+    assert mask
+    kept = len(before) + len(after)
+    neighbours = (len(lead) + len(b"tail")) * 8 / 6
+    assert neighbours <= kept <= neighbours + 6
+    assert spelled.startswith(before)
+    assert spelled.endswith(after)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(7, "is aaaaaaa"), (8, "is …")])
+def test_only_what_is_long_enough_for_a_key_is_replaced(length: int, shown: str):
+    """
+    Seven letters may stand in any text.
+    """
+    secret = Secret("a" * length)
+
+    assert shown == secret.redact("is " + "a" * length)
+    assert shown.encode() == secret.redact_bytes(b"is " + b"a" * length)
+
+
+def test_every_place_of_the_key_is_masked():
+    """
+    However often it comes back.
+    """
+    assert "gsk_…WXYZ, gsk_…WXYZ" == Secret(KEY).redact(f"{KEY}, {KEY}")
+    assert "gsk_…WXYZ, gsk_…WXYZ".encode() == Secret(KEY).redact_bytes(f"{KEY}, {KEY}".encode())
+
+
+def test_a_secret_answers_for_others_as_python_expects():
+    """
+    What it is not made to be compared with may know better.
+    """
+
+    class Equal:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    assert Secret(KEY) == Equal()
+    assert NotImplemented is Secret(KEY).__eq__(KEY)
+
+
 def test_redacted_json_is_still_json():
     """
     The mask holds no quote and no backslash.

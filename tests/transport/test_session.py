@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.utils import default_user_agent
+from urllib3 import Retry
+from urllib3 import exceptions as urllib3_errors
 
+from groq_queue.errors import APIConnectionError, ConfigurationError
 from groq_queue.transport import PooledTransport, Secret, make_transport
 from groq_queue.transport.session import SessionTransport
 
-from .conftest import KEY, Opener
+from .conftest import KEY, HandAlarm, Opener
 from .raw_server import Peer, RawServer
 
 PATH = "chat/completions"
@@ -130,6 +134,163 @@ def test_an_adapter_that_retries_is_told_once(open_session: Opener, caplog: pyte
 
     assert ["WARNING"] == [record.levelname for record in caplog.records]
     assert "max_retries=0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("retries", "is_told"),
+    [
+        (0, False),
+        (False, False),
+        (Retry(total=None, connect=0, read=0, status=0, other=0), False),
+        (1, True),
+        (Retry(total=None, connect=2), True),
+        (Retry(total=None, connect=0, read=2), True),
+        (Retry(total=None, connect=0, read=0, status=2), True),
+        (Retry(total=None, connect=0, read=0, status=0, other=2), True),
+    ],
+    ids=str,
+)
+def test_an_adapter_retries_if_any_of_its_counts_says_so(
+    open_session: Opener, caplog: pytest.LogCaptureFixture, retries: Retry | int, is_told: bool
+):
+    """
+    Where there is no total, the single ones count.
+    """
+    session = requests.Session()
+    session.mount("http://", HTTPAdapter(max_retries=retries))
+
+    open_session("http://127.0.0.1:1/v1", session)
+
+    assert ["session_retries"] * is_told == [record.groq_queue_event for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "sent"),
+    [
+        (default_user_agent(), None, "groq_queue"),
+        (None, None, "groq_queue"),
+        ("theirs/1", None, "theirs/1"),
+        ("theirs/1", "ours/2", "ours/2"),
+    ],
+)
+def test_the_service_never_sees_the_user_agent_of_requests(open_session: Opener, theirs, ours, sent: str):
+    """
+    Their own stays, unless one was asked for.
+    """
+    session = requests.Session()
+    session.headers["User-Agent"] = theirs
+
+    with RawServer(Peer.serve) as server:
+        open_session(server.url, session, user_agent=ours).send(PATH, b"{}", timeout=CALM)
+
+        assert server.requests[0].headers["user-agent"].startswith(sent)
+
+
+@pytest.mark.parametrize("session", [None, "session", requests])
+def test_what_is_no_session_is_refused(key: Secret, session: object):
+    """
+    With what to use.
+    """
+    with pytest.raises(ConfigurationError, match=r"use a requests\.Session"):
+        SessionTransport(session, "http://127.0.0.1:1/v1", key)
+
+
+def test_a_proxy_that_the_session_names_is_used_also_for_this_machine(open_session: Opener, monkeypatch):
+    """
+    The user said so; what the environment says is not meant for it.
+    """
+    session = requests.Session()
+    with RawServer(lambda peer: peer.serve(b"proxied")) as proxy, RawServer(Peer.serve) as other:
+        session.proxies["http"] = f"http://127.0.0.1:{proxy.port}"
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{other.port}")
+        reply = open_session("http://127.0.0.1:1/v1", session).send(PATH, b"{}", timeout=CALM)
+
+        assert 0 == other.connections
+    assert b"proxied" == reply.body
+
+
+class Canned(BaseAdapter):
+    """An adapter that is not urllib3's."""
+
+    def __init__(self, outcome: requests.Response | Exception) -> None:
+        super().__init__()
+        self._outcome = outcome
+
+    def send(self, request, **options):
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    def close(self) -> None:
+        pass
+
+
+def canned(content: bytes, **headers: str) -> requests.Response:
+    response = requests.Response()
+    response.status_code, response._content, response._content_consumed = 200, content, True
+    response.headers.update(headers)
+    return response
+
+
+def test_an_adapter_that_is_not_urllib3s_may_answer(open_session: Opener):
+    """
+    Its response is read as requests gives it.
+    """
+    session = requests.Session()
+    session.mount("http://", Canned(canned(b"canned", **{"X-Request-Id": "req_1"})))
+
+    reply = open_session("http://127.0.0.1:1/v1", session).send(PATH, b"{}", timeout=CALM)
+
+    assert (200, b"canned", "req_1") == (reply.status, reply.body, reply.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"),
+    [
+        (requests.ConnectTimeout(urllib3_errors.ConnectTimeoutError("slow")), "no"),
+        (requests.HTTPError("of a hook, without a response"), "unknown"),
+        (requests.ConnectionError("odd"), "unknown"),
+    ],
+)
+def test_an_error_of_such_an_adapter_is_translated_and_not_tried_again(open_session: Opener, error, sent: str):
+    """
+    What it does not report is taken from the error itself.
+    """
+    session = requests.Session()
+    session.mount("http://", Canned(error))
+
+    with pytest.raises(APIConnectionError) as caught:
+        open_session("http://127.0.0.1:1/v1", session).send(PATH, b"{}", timeout=CALM)
+
+    assert sent == caught.value.sent
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("allow_http", [False, True])
+def test_key_and_prompts_go_in_clear_only_if_asked_for(key: Secret, allow_http: bool):
+    """
+    And not by default.
+    """
+    given = {"allow_http": True} if allow_http else {}
+    if allow_http:
+        assert "http://10.0.0.1/v1" in repr(make_transport(base_url="http://10.0.0.1/v1", key=key, **given))
+    else:
+        with pytest.raises(ConfigurationError, match="in clear"):
+            make_transport(base_url="http://10.0.0.1/v1", key=key)
+
+
+def test_options_reach_the_transport(key: Secret, alarm: HandAlarm):
+    """
+    How many connections are kept, and who rings.
+    """
+    with requests.Session() as session:
+        for given in ({"max_connections": 7}, {"session": session}):
+            with RawServer(Peer.serve) as server:
+                transport = make_transport(base_url=server.url, key=key, alarm=alarm, **given)
+                transport.send(PATH, b"{}", timeout=CALM)
+                transport.close()
+
+    assert ["set 10", "off"] * 2 == alarm.log
 
 
 def test_the_transport_is_chosen_by_the_session(key: Secret):
