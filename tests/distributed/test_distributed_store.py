@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from waiting import wait_until
 
 from groq_queue.clock import SystemClock
 from groq_queue.distributed.store import JobStore, shown_address
@@ -104,8 +105,12 @@ def test_an_answer_that_was_paid_for_is_taken_from_whoever_brings_it(store):
     put(store, "a")
     claim(store, "slow", lease_ms=1)
     store.begin("a", "slow", 1)
-    while claim(store, "quick") is None:
+
+    def is_taken_over():
         store.sweep(1, 3, ENDING, may_expire=True)
+        return claim(store, "quick") == "a"
+
+    wait_until(is_taken_over)
 
     assert 1 == store.finish("a", "completed", ENDING)
     assert 0 == store.begin("a", "quick", LONG_MS)
@@ -120,9 +125,8 @@ def test_what_a_dead_worker_held_waits_again_in_its_place(store):
     for unknown in range(3):
         assert {"held", "sent"} == {claim(store, lease_ms=1), claim(store, lease_ms=1)}
         store.begin("sent", "w", 1)
-        waiting = None
-        while waiting is None or waiting[5] < (3 if unknown < 2 else 2):
-            waiting = store.sweep(1, 3, ENDING, may_expire=True) or waiting
+        still = 3 if unknown < 2 else 2
+        wait_until(lambda still=still: (store.sweep(1, 3, ENDING, may_expire=True) or [0] * 6)[5] == still)
 
     assert ["failed", "queued", "queued"] == [each.status for each in store.standings(["sent", "held", "next"])]
     assert ["held", "next"] == [claim(store), claim(store)]
@@ -135,12 +139,10 @@ def test_nothing_is_taken_back_while_workers_may_not_have_had_time_to_beat(store
     put(store, "a")
     claim(store, lease_ms=1)
     for _ in range(3):
-        while store.sweep(1, 3, ENDING, may_expire=False) is None:
-            pass
+        wait_until(lambda: store.sweep(1, 3, ENDING, may_expire=False) is not None)
     assert claim(store) is None
     assert [] == store.beat("w", LONG_MS, ["a"])
-    while store.sweep(1, 3, ENDING, may_expire=True) is None:
-        pass
+    wait_until(lambda: store.sweep(1, 3, ENDING, may_expire=True) is not None)
     assert claim(store) is None
 
 

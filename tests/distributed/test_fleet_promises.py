@@ -12,6 +12,7 @@ from concurrent.futures import wait
 
 import pytest
 from extras import needs
+from waiting import wait_until
 from worker_fleet import MODEL, PATIENCE_S, need_celery
 
 from groq_queue import (
@@ -277,7 +278,9 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_waits(fleet):
         futures = [queue.submit(f"n {n}") for n in range(4)]
         assert ours.groq.wait_for_requests(2, S)
         assert 0 == ours.stop_worker(first)
-        assert 2 == sum(future.done() for future in futures) or queue.join(0.1) is False
+        wait_until(lambda: 2 <= sum(future.done() for future in futures))
+        assert 2 == sum(future.done() for future in futures)
+        assert 2 == len(ours.prompts())
         ours.start_worker(lanes="normal:4")
         for future in futures:
             assert 1 == future.result(S).attempts

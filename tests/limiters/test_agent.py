@@ -515,5 +515,6 @@ def test_ends_that_could_not_be_told_are_counted_in_a_warning_and_the_ledger_is_
 
     office.agent.finish()
 
-    assert "was not told how 2 of the leases ended: away" in caplog.text
+    [record] = caplog.records
+    assert ("WARNING", 2, "away") == (record.levelname, record.args[0], str(record.args[1]))
     assert 1 == office.ledger.count("close")

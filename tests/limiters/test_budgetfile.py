@@ -305,6 +305,17 @@ def test_each_error_of_sqlite_comes_with_its_cure(error: Exception, cure: str) -
     assert "/x/b.db" == ours.address
 
 
+@pytest.mark.parametrize("ctypes", [None, object()])
+def test_where_python_has_no_such_counts_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, ctypes: object) -> None:
+    monkeypatch.setattr(budgetfile, "ctypes", ctypes)
+    thing = object()
+    before = sys.getrefcount(thing)
+
+    budgetfile.keep(thing)  # type: ignore[arg-type]
+
+    assert before == sys.getrefcount(thing)
+
+
 @pytest.mark.skipif(budgetfile.ctypes is None, reason="this Python was built without ctypes")
 def test_what_is_kept_is_freed_by_letting_go_alone() -> None:
     thing = object()

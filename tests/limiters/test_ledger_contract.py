@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from stores import Store
+from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, TooLarge
@@ -501,7 +502,7 @@ def test_an_end_that_comes_after_death_counts_nothing_twice(store: Store) -> Non
 
     settle(late, asked)
 
-    assert used(alive) <= 6_000
+    assert 5_900 <= used(alive) <= 6_000
 
 
 def test_who_closes_leaves_the_line_and_is_charged(store: Store) -> None:
@@ -533,10 +534,13 @@ def test_a_waiter_hears_that_budget_was_freed(store: Store) -> None:
     one, two = store.open(), store.open()
     held = granted(one, 6_000)
     two.reserve(claim(two), TPM)
+    two.has_changed()  # its first look, which may be one for the sake of looking
+    before = two.has_changed()
 
     one.refund(LANE, held.id)
 
-    assert any(two.has_changed() for _ in range(100))
+    assert not before
+    wait_until(two.has_changed)
 
 
 def test_denied_tries_wake_nobody(store: Store) -> None:

@@ -205,7 +205,9 @@ def test_no_key_is_stored(tmp_path: Path) -> None:
         with queue:
             queue.submit("Why?").result(PATIENCE_S)
 
-    assert all(b"verysecret" not in path.read_bytes() for path in tmp_path.iterdir())
+    stored = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert b"llama-3.1-8b-instant" in stored["budgets.db"]
+    assert [] == [name for name, content in stored.items() if b"verysecret" in content]
 
 
 # -- time
@@ -360,6 +362,10 @@ def test_a_beat_is_good_for_three_seconds_and_not_for_a_nanosecond_more(store: S
 
 
 # -- news
+
+
+def test_a_fresh_file_holds_no_news(store: SqliteStore) -> None:
+    assert not store.open().has_changed()
 
 
 def test_nothing_new_is_no_news_however_often_one_looks(store: SqliteStore) -> None:
