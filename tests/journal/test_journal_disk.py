@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sqlite3
 import sys
@@ -138,6 +139,38 @@ def fail(call: str, number: int, when: Callable[..., bool], monkeypatch: pytest.
         return real(*arguments, **options)
 
     monkeypatch.setattr(os, call, refuse)
+
+
+@pytest.mark.parametrize("place", ["reader", "keep"])
+def test_an_opening_that_fails_at_its_end_leaves_nothing_behind(path, monkeypatch, place):
+    """
+    No owner, no connection, and nothing that fails once more when it is freed.
+    """
+
+    def refuse(*_: Any) -> Any:
+        raise JournalError("no more")
+
+    Journal.open(path).close()
+    monkeypatch.setattr(opening, place, refuse)
+
+    with pytest.raises(JournalError, match="no more"):
+        Journal.open(path)
+    left = sorted(os.listdir(os.path.dirname(path)))
+    with pytest.raises(JournalError, match="no more"):
+        Reader.open(path)
+    gc.collect()
+
+    monkeypatch.undo()
+    assert ["run.db", "run.db.lock"] == left
+    with Journal.open(path) as journal:
+        assert journal.add(entry(1)).is_new
+
+
+def test_a_reader_waits_five_seconds_for_a_lock_and_an_owner_half_a_minute(path):
+    with Journal.open(path) as journal, Reader.open(path) as reader:
+        waits = [each._connection.execute("PRAGMA busy_timeout").fetchone()[0] for each in (reader, journal)]
+
+    assert [5_000, 30_000] == waits
 
 
 def test_a_file_that_cannot_be_made_is_refused_and_nobody_owns_it(path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.errors import JournalError
-from groq_queue.journal import Journal, commits
+from groq_queue.journal import Journal, SavedLevel, commits
 
 from .making import entry
 from .test_journal_commits import LONG, PATIENCE_S, Torn, in_line
@@ -98,6 +98,36 @@ def test_a_shared_commit_waits_for_the_disk_if_one_of_its_changes_does(journal, 
         pass
 
     assert [level] == watched.levels
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda journal: journal.release(1),
+        lambda journal: journal.withdraw(2),
+        lambda journal: journal.set_priority(2, 0),
+        lambda journal: journal.save_levels([SavedLevel("a", "m", "RPM", 30, 60, 7, 5)]),
+        lambda journal: journal.claim(2, is_durable=False),
+    ],
+)
+def test_what_may_be_lost_with_the_power_does_not_wait_for_the_disk(journal, call):
+    journal.add_many([entry(1), entry(2)])
+    journal.claim(1)
+    before = journal._writer.execute("PRAGMA synchronous").fetchone()[0]
+
+    call(journal)
+
+    assert (FULL, NORMAL) == (before, journal._writer.execute("PRAGMA synchronous").fetchone()[0])
+
+
+def test_a_release_takes_one_statement(journal):
+    journal.claim(journal.add(entry(1)).row_id)
+    statements: list[str] = []
+    journal._writer.set_trace_callback(statements.append)
+
+    journal.release(1)
+
+    assert ["PRAGMA", "UPDATE"] == [each.split()[0] for each in statements]
 
 
 def test_a_commit_does_not_wait_for_changes_that_it_does_not_carry(journal, monkeypatch):

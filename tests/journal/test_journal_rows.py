@@ -217,6 +217,12 @@ class TestStacks:
             Stack("b", "B", 1, "default", 1),
         ] == journal.stacks()
 
+    def test_the_very_first_place_there_can_be_is_a_place(self, journal):
+        row_id = journal.add(entry(1, lane="", client="", priority=SMALLEST)).row_id
+
+        assert [row_id] == [row.row_id for row in journal.pending()]
+        assert [Stack("", "m", SMALLEST, "", 1)] == journal.stacks()
+
     def test_a_page_of_one_goes_on_behind_a_row(self, journal):
         rows = [each.row_id for each in journal.add_many([entry(number) for number in range(4)])]
         journal.add(entry("other", client="zoe"))
@@ -257,6 +263,9 @@ class TestStacks:
 
     def test_the_oldest_is_the_first_that_came(self, journal):
         assert journal.oldest_pending() is None
+        journal.add(entry("first", created_ns=1))
+        assert 1 == journal.oldest_pending() == journal.summary().oldest_pending_ns
+        journal.finish(1, "cancelled")
         journal.add_many(
             [entry(number, created_ns=created, client="ab"[number % 2]) for number, created in enumerate((7, 3, 9, 5))]
         )
