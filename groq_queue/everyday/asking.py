@@ -198,7 +198,7 @@ class Asking:
         if failed:
             row, first = next(iter(failed.items()))
             _log.warning(
-                "map_column: %d of %d failed; the first, at row %d: %s",
+                "map_column: %d of %d failed (errors='raise' would raise); the first, at row %d: %s",
                 len(failed),
                 len(asked),
                 row,

@@ -153,7 +153,8 @@ def test_coerce_makes_failures_missing_and_logs_how_many(caplog):
         answers = Echo().map_column(["a", None, "fail 1", "b", "fail 2"], errors="coerce")
 
     assert ["a", None, None, "b", None] == answers
-    assert ["map_column: 2 of 4 failed; the first, at row 2: fail 1 failed"] == [r.getMessage() for r in caplog.records]
+    told = "map_column: 2 of 4 failed (errors='raise' would raise); the first, at row 2: APIStatusError (HTTP 500)"
+    assert [told] == [r.getMessage() for r in caplog.records]
 
 
 def test_coerce_takes_what_submit_refuses_too(queue):
