@@ -155,7 +155,7 @@ ROWS = (
         ("D77", "upstream dies mid-SSE", False), ("D78", "gateway body caps", False),
     )),
     _tested("D79", "processes share one Redis budget, which is flushed, restarted, failed over; replies lost", "",
-            "tests/limiters/test_shared_processes.py::test_four_processes_share_one_budget_without_a_refusal",
+            "tests/limiters/test_shared_processes.py::test_processes_share_one_budget_without_a_refusal",
             f"{_LEDGER}::TestAForgetfulServer::test_a_flushed_script_is_sent_again",
             f"{_LEDGER}::TestAwayOrUnusable::test_a_replica_is_not_taken_for_a_master",
             f"{_LEDGER}::TestLostReplies::test_a_reservation_whose_reply_was_lost_is_taken_once",
