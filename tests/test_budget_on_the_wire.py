@@ -34,7 +34,7 @@ def all_answered(futures, timeout=30):
 
 
 def test_two_queues_of_one_key_share_one_budget():
-    limits = Limits(rpm=30, minute_s=0.5)
+    limits = Limits(rpm=30, minute_s=0.3)
     with (
         GroqSimulator(limits=limits) as groq,
         queue_for(groq, limits=limits) as one,
@@ -47,7 +47,7 @@ def test_two_queues_of_one_key_share_one_budget():
 
 
 def test_two_keys_of_one_organisation_share_one_budget():
-    limits = Limits(rpm=30, minute_s=0.5)
+    limits = Limits(rpm=30, minute_s=0.3)
     with (
         GroqSimulator(limits=limits) as groq,
         queue_for(groq, limits=limits, api_key="key-one", organization="acme") as one,
@@ -60,7 +60,7 @@ def test_two_keys_of_one_organisation_share_one_budget():
 
 
 def test_a_queue_opened_after_another_knows_what_that_spent():
-    limits = Limits(rpm=30, minute_s=0.5)
+    limits = Limits(rpm=30, minute_s=0.3)
     with GroqSimulator(limits=limits) as groq:
         for _ in range(3):
             with queue_for(groq, limits=limits) as queue:
@@ -82,7 +82,7 @@ def test_queues_that_count_in_different_periods_are_refused():
 def test_no_rule_of_settlement_leads_to_a_refusal(settlement):
     limits = Limits(rpm=10_000, tpm=20_000, minute_s=0.3)
     with (
-        GroqSimulator(limits=limits, settlement=settlement, output=(0.1, 1.0), latency=(0.01, 0.2)) as groq,
+        GroqSimulator(limits=limits, settlement=settlement, output=(0.1, 1.0), latency=(0.01, 0.06)) as groq,
         queue_for(groq, limits=limits, max_workers=32) as queue,
     ):
         futures = [queue.submit(f"question {n}", max_completion_tokens=300) for n in range(200)]
@@ -93,7 +93,7 @@ def test_no_rule_of_settlement_leads_to_a_refusal(settlement):
 
 @pytest.mark.parametrize("settlement", ["corrected", "kept", "deferred"])
 def test_prompts_without_a_cap_are_not_refused_either(settlement):
-    limits = Limits(rpm=1_000, tpm=12_000, minute_s=0.4)
+    limits = Limits(rpm=1_000, tpm=12_000, minute_s=0.3)
     with (
         GroqSimulator(limits=limits, settlement=settlement, latency=0.05) as groq,
         queue_for(groq, limits=limits) as queue,
@@ -106,10 +106,10 @@ def test_prompts_without_a_cap_are_not_refused_either(settlement):
 
 def test_a_shorter_minute_is_learnt_with_the_limits():
     """
-    60,000 tokens in two seconds: with a minute of 60 s it would take minutes.
+    60,000 tokens in a second: with a minute of 60 s it would take minutes.
     """
     with (
-        GroqSimulator(rpm=10_000, tpm=20_000, minute_s=2, latency=0.01) as groq,
+        GroqSimulator(rpm=10_000, tpm=20_000, minute_s=0.5, latency=0.01) as groq,
         queue_for(groq, limits=None, max_workers=16) as queue,
     ):
         futures = [queue.submit(f"{n}", max_completion_tokens=500) for n in range(120)]
@@ -125,9 +125,9 @@ def test_models_of_one_queue_may_count_in_different_periods():
 
 
 def test_a_late_first_connection_leads_to_no_refusal():
-    limits = Limits(rpm=40, minute_s=0.7)
+    limits = Limits(rpm=40, minute_s=0.4)
     with (
-        GroqSimulator(limits=limits, connect_delay=0.3, arrival_delay=(0.0, 0.05)) as groq,
+        GroqSimulator(limits=limits, connect_delay=0.2, arrival_delay=(0.0, 0.05)) as groq,
         queue_for(groq, limits=limits, max_workers=16) as queue,
     ):
         assert all_answered([queue.submit(f"{n}") for n in range(80)])
@@ -191,7 +191,7 @@ def test_shrinking_recovers_from_a_413_of_a_limit_nobody_knew():
 
 
 def test_audio_is_counted_in_seconds():
-    limits = Limits(audio_hour=100, hour_s=0.5)
+    limits = Limits(audio_hour=100, hour_s=0.3)
     with (
         GroqSimulator(limits=limits, models=("whisper-large-v3",)) as groq,
         GroqQueue(api_key="k", base_url=groq.base_url, model="whisper-large-v3", limits=limits) as queue,

@@ -42,6 +42,7 @@ def test_a_spent_day_parks_the_lane_for_its_hours_and_tells_it_once(stage, caplo
         expected = play.engine.explain(parked._request).expected_start
         play.clock.advance(12 * HOUR_S - 1)
         play.submit("later", model="other").result(10)
+        play.settle_down()
         assert not parked.done()
 
         play.clock.advance(1)
@@ -76,8 +77,8 @@ def test_a_lease_that_ends_wakes_the_leader_only_if_the_head_passes_earlier_for_
     clock.advance(10)
     others = [meter.lease(size, clock.now_ns()) for _ in range(2)]
     future = play.submit("waits")
-    while not clock.is_awaited(5):
-        play.settle_down()
+    play.settle_down()
+    assert clock.is_awaited(5)
     woken = []
     wake, play.engine._pool.wake = play.engine._pool.wake, lambda: (woken.append(clock.now_ns()), wake())
 
@@ -182,6 +183,9 @@ def test_every_lease_ends_once_under_random_schedules(stage):
         play.engine.shutdown(wait=True, cancel_futures=True)
 
         assert not wait(futures, timeout=10).not_done
-        for leased, settled, refunded, held in play.limiter.meter("m", "m").ledger().values():
+        ledger = play.limiter.meter("m", "m").ledger()
+        assert {"RPM", "TPM"} == set(ledger)
+        assert min(leased for leased, *_ in ledger.values()) >= 100
+        for leased, settled, refunded, held in ledger.values():
             assert 0 == held
             assert leased == settled + refunded

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.engine.courier import Courier
@@ -102,8 +103,7 @@ def test_it_runs_again_when_due(hired: Callable[[Errand], Courier], clock: FakeC
     courier.start()
     courier.stir()
     errand.wait_for(1)
-    while not clock.is_awaited(5):
-        pass
+    wait_until(lambda: clock.is_awaited(5))
 
     clock.advance(5)
 

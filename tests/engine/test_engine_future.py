@@ -197,14 +197,18 @@ def test_two_who_come_first_share_one_watch(monkeypatch):
     assert [future._condition] == other == [future._condition]
 
 
-def test_a_future_ends_once():
+def test_a_future_ends_once_and_who_ends_it_again_is_told(caplog):
     future = ended("answered")
 
     with pytest.raises(InvalidStateError):
         future.set_result("another")
-    future.end("another", None)  # is logged
+    with pytest.raises(InvalidStateError):
+        future.set_exception(KeyError("another"))
+    future.end("another", None)
+    future.end_cancelled()
 
     assert "answer" == future.result(0)
+    assert ["future_taken"] * 2 == [record.groq_queue_event for record in caplog.records]
 
 
 def test_callbacks_run_in_order_and_once_each_also_after_the_end():

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import wait
 
 import pytest
+from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
@@ -37,6 +38,7 @@ def test_cancelling_wakes_whoever_waits_and_gives_the_budget_back(stage):
     future = play.submit("queued")
     waiter = threading.Thread(target=lambda: wait([future], timeout=10))
     waiter.start()
+    wait_until(lambda: future._waiters)
 
     assert future.cancel()
 
@@ -146,7 +148,7 @@ def test_a_retry_waits_in_no_workers_hand_and_keeps_its_place(stage):
     play.clock.advance(10)
     flaky_is_back = threading.Event()
     play.engine._timers.after(0, flaky_is_back.set)
-    flaky_is_back.wait(10)
+    assert flaky_is_back.wait(10)
     play.engine.resume("m")
 
     flaky.result(10)
@@ -167,6 +169,7 @@ def test_a_refused_request_goes_first_again_when_the_hold_ends(stage):
     play.wait_for_landings(1)
 
     play.clock.advance(4.9)
+    play.settle_down()
     assert ["a"] == play.names()
     play.clock.advance(0.1)
 
@@ -382,7 +385,8 @@ def test_a_full_queue_blocks_until_there_is_room(stage):
     submitter = threading.Thread(target=play.submit, args=("blocked",))
     submitter.start()
 
-    submitter.join(0.05)
+    wait_until(lambda: play.engine._room.seekers)
+    play.settle_down()
     assert submitter.is_alive()
     play.clock.advance(60)
 
@@ -404,8 +408,7 @@ def test_a_submitter_blocked_by_a_full_queue_is_not_kept_longer_than_its_bound(s
 
     submitter = threading.Thread(target=submit_more)
     submitter.start()
-    while not play.clock.is_awaited(5):
-        submitter.join(0.001)
+    wait_until(lambda: play.clock.is_awaited(5))
     play.clock.advance(5)
 
     submitter.join(10)
@@ -436,6 +439,7 @@ def test_shutdown_wakes_a_blocked_submitter(stage):
 
     submitter = threading.Thread(target=submit_more)
     submitter.start()
+    wait_until(lambda: play.engine._room.seekers)
     play.engine.shutdown(wait=False, cancel_futures=True)
 
     submitter.join(10)

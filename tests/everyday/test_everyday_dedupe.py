@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import CancelledError, Future, wait
 
 import pytest
+from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueBusy, QueueClosed, QueueFull
 from groq_queue.core.pricing import Size
@@ -113,10 +114,10 @@ def test_map_and_columns_share_too(queue):
     queue.pause()
     column = threading.Thread(target=queue.map_column, args=(["a", "b", "a", "a"],), kwargs={"dedupe": True})
     column.start()
-    while queue.stats().pending < 2:
-        queue.join(0.001)
+    wait_until(lambda: queue.stats().pending >= 2)
     queue.resume()
     column.join(10)
+    assert not column.is_alive()
     assert before + 2 == queue.stats().attempts
 
 
@@ -141,7 +142,7 @@ def test_the_shared_request_is_cancelled_with_the_last(held):
 
     assert [True, True, True] == [future.cancel() for future in futures]
     held.release()
-    held.engine.join(10)
+    assert held.engine.join(10)
 
     assert ["other"] == held.names()
     for future in futures:

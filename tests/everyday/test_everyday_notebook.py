@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 from extras import needs
+from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits
 from groq_queue.everyday import names
@@ -105,8 +106,7 @@ def test_a_with_block_tells_what_it_cancelled_when_result_is_interrupted(ctrl_c,
 
 def test_an_interrupt_while_the_block_drains_cancels_what_has_not_started(ctrl_c, capsys):
     def press_once_it_drains():
-        while queue.stats().running or queue.stats().completed < 5:
-            queue.join(0.001)
+        wait_until(lambda: not queue.stats().running and queue.stats().completed >= 5)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt), GroqQueue.simulated(latency=0, limits=Limits(rpm=5)) as queue:  # noqa: PT012
@@ -144,8 +144,7 @@ def test_an_interrupted_complete_cancels_its_request(queue):
         queue.complete("a")
 
     def press():
-        while not queue.stats().pending:
-            queue.join(0.001)
+        wait_until(lambda: queue.stats().pending)
         Button(queue, 1)(queue.submit("b", priority="low"))
 
     pressed = threading.Thread(target=press)

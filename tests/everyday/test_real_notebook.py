@@ -54,6 +54,8 @@ class Notebook(nbclient.NotebookClient):
                 if running.done() or until(shown(cell)):
                     break
                 await asyncio.wait([running], timeout=LOOK_S)
+            else:
+                raise AssertionError(f"it did not come to that: {cell.outputs}")
             assert not running.done(), f"it ended before the button was pressed: {cell.outputs}"
             await self.km.interrupt_kernel()
         await running
