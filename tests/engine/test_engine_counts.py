@@ -9,7 +9,6 @@ import pytest
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.pricing import Cost, Size
 from groq_queue.core.request import Request, State
-from groq_queue.engine import history as history_module
 from groq_queue.engine.history import History, cause_of
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
@@ -23,7 +22,7 @@ from groq_queue.errors import (
     RateLimitError,
 )
 
-BIN_NS = history_module._WIDTH_NS
+BIN_NS = 250_000_000
 START_NS = 1_000 * NS_PER_S
 
 
@@ -267,8 +266,8 @@ def test_the_time_of_an_attempt_is_a_mean_that_follows_the_last_fifty():
         tally.landed(sent, Outcome(Next.DONE), 300, START_NS)
     tally.landed(sent, Outcome(Next.DONE), 300 + 50, START_NS)
     assert 301 == tally.mean_flight_ns()
-    tally.landed(sent, Outcome(Next.DONE), 301 + 50, START_NS)
-    assert 302 == tally.mean_flight_ns()
+    tally.landed(sent, Outcome(Next.DONE), 301 + 50_000, START_NS)
+    assert 1_301 == tally.mean_flight_ns(), "a fiftieth of it"
 
 
 def test_the_time_between_starts_is_a_mean_over_the_last_64():

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from groq_queue.core.pricing import Size
-from groq_queue.core.request import Request
+from groq_queue.core.request import Request, State
 from groq_queue.engine import future as room
 from groq_queue.engine.future import RequestFuture
 
@@ -24,20 +24,30 @@ GUARD_S = 30
 class Desk:
     """The engine, as a Future knows it."""
 
+    def __init__(self) -> None:
+        self.kept: list[tuple[RequestFuture[Any], int]] = []
+        self.is_called_back = False
+        self.stepped_aside = 0
+
     def cancel(self, request: Request) -> bool:
-        return False
+        return request.custom_id == "may be cancelled"
 
     def is_inside(self) -> bool:
-        return False
+        return self.is_called_back
 
     def aside(self) -> AbstractContextManager[None]:
+        self.stepped_aside += 1
         return nullcontext()
 
-    def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
+    def keep(self, future: RequestFuture[Any], row_id: int) -> None:
+        self.kept.append((future, row_id))
+
+
+NOBODY = Desk()
 
 
 def pending() -> RequestFuture[Any]:
-    return RequestFuture(Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5), Desk())
+    return RequestFuture(Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5), NOBODY)
 
 
 def ended(how: str) -> RequestFuture[Any]:
@@ -243,3 +253,134 @@ def test_a_request_and_its_future_are_light_until_somebody_waits():
         tracemalloc.stop()
 
     assert 600 > weight
+
+
+def test_what_is_asked_of_a_future_is_asked_of_its_request_and_its_engine():
+    desk = Desk()
+    request = Request("m", "e", b"{}", Size(1, 1), 5, custom_id="may be cancelled")
+    future: RequestFuture[Any] = RequestFuture(request, desk)
+
+    assert (request.id, "may be cancelled") == (future.request_id, future.custom_id)
+    assert (True, False) == (future.cancel(), pending().cancel())
+    assert not future.running()
+    request.state = State.RUNNING
+    assert future.running()
+
+
+def test_who_waits_inside_a_callback_steps_aside_and_who_need_not_wait_does_not():
+    desk = Desk()
+    future: RequestFuture[Any] = RequestFuture(Request("m", "e", b"{}", Size(1, 1), 5), desk)
+    with pytest.raises(TimeoutError):
+        future.result(0)
+    assert 0 == desk.stepped_aside
+
+    desk.is_called_back = True
+    for ask in (future.result, future.exception):
+        with pytest.raises(TimeoutError):
+            ask(0)
+    assert 2 == desk.stepped_aside
+    future.end("answer", None)
+    assert "answer" == future.result()
+    assert 2 == desk.stepped_aside
+
+
+def test_only_a_future_on_the_shelf_is_kept_for_its_callback():
+    desk = Desk()
+    request = Request("m", "e", b"{}", Size(1, 1), 5)
+    future: RequestFuture[Any] = RequestFuture(request, desk)
+    future.add_done_callback(print)
+    request.row_id = 7
+    request.is_shelved = True
+    future.add_done_callback(print)
+    assert [(future, 7)] == desk.kept
+
+    future._watched().callbacks.clear()
+    future.end("answer", None)
+    future.add_done_callback(lambda done: None)
+    assert 1 == len(desk.kept)
+
+
+def test_a_callable_is_let_go_with_the_end_and_decides_about_it():
+    class Call:
+        def ending(self, result: object, error: object) -> tuple[object, object]:
+            return f"{result}, read by the callable", None
+
+    future = pending()
+    future._request.call = Call()
+    future.end("answer", None)
+    assert "answer, read by the callable" == future.result(0)
+    assert None is future._request.call
+
+    cancelled = pending()
+    cancelled._request.call = Call()
+    cancelled.end_cancelled()
+    assert cancelled.cancelled()
+    assert None is cancelled._request.call
+
+
+def test_in_a_child_a_future_ends_though_its_lock_was_held_at_the_fork():
+    """
+    The callbacks are the parent's to run, and whoever holds the lock does not exist here.
+    """
+    future, called = pending(), []
+    future.add_done_callback(called.append)
+    watch = future._watched()
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with watch.lock:
+            held.set()
+            leave.wait(GUARD_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(GUARD_S)
+
+    future.leave_to_parent(KeyError("answered in the parent"))
+
+    leave.set()
+    thread.join(GUARD_S)
+    assert "KeyError" == outcome_of(future, timeout=0)
+    assert [] == called
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_a_callback_that_ends_the_program_does_so_on_the_main_thread_only(kind, caplog):
+    def interrupt(done: Future[Any]) -> None:
+        raise kind
+
+    future, raised = pending(), []
+    future.add_done_callback(interrupt)
+    with pytest.raises(kind):
+        future.end("answer", None)
+
+    def end_elsewhere() -> None:
+        other = pending()
+        other.add_done_callback(interrupt)
+        try:
+            other.end("answer", None)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=end_elsewhere)
+    thread.start()
+    thread.join(GUARD_S)
+
+    assert [] == raised
+    assert ["callback_raised"] * 2 == [record.groq_queue_event for record in caplog.records]
+    assert "answer" == future.result(0)
+
+
+def test_every_error_of_a_callback_is_logged_and_the_next_one_runs(caplog):
+    future, called = pending(), []
+
+    def explode(done: Future[Any]) -> None:
+        raise ValueError("mine")
+
+    future.add_done_callback(explode)
+    future.add_done_callback(called.append)
+    future.end("answer", None)
+
+    assert [future] == called
+    assert 1 == len(caplog.records)
+    assert caplog.records[0].exc_info is not None

@@ -382,7 +382,7 @@ def test_a_full_queue_raises_with_the_bound_and_the_client(stage):
 def test_a_full_queue_blocks_until_there_is_room(stage):
     play = exhausted(stage, max_pending=1)
     play.submit("waiting")
-    submitter = threading.Thread(target=play.submit, args=("blocked",))
+    submitter = threading.Thread(target=play.submit, args=("blocked",), daemon=True)
     submitter.start()
 
     wait_until(lambda: play.engine._room.seekers)
@@ -406,7 +406,7 @@ def test_a_submitter_blocked_by_a_full_queue_is_not_kept_longer_than_its_bound(s
         except QueueTimeout as error:
             caught.append(error)
 
-    submitter = threading.Thread(target=submit_more)
+    submitter = threading.Thread(target=submit_more, daemon=True)
     submitter.start()
     wait_until(lambda: play.clock.is_awaited(5))
     play.clock.advance(5)
@@ -437,7 +437,7 @@ def test_shutdown_wakes_a_blocked_submitter(stage):
         except QueueClosed as error:
             caught.append(error)
 
-    submitter = threading.Thread(target=submit_more)
+    submitter = threading.Thread(target=submit_more, daemon=True)
     submitter.start()
     wait_until(lambda: play.engine._room.seekers)
     play.engine.shutdown(wait=False, cancel_futures=True)

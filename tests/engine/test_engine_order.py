@@ -137,15 +137,14 @@ def test_a_lane_sends_no_more_at_once_than_its_cap(stage):
 
 def test_a_paused_lane_sends_nothing_and_others_go_on(stage):
     play = stage()
-    play.engine.pause("held")
-    play.submit("held-0", model="held")
+    play.submit("held-0", model="held").result(10)
     play.engine.pause("held")
     held = play.submit("held-1", model="held")
 
     play.submit("free", model="free").result(10)
     play.settle_down()
 
-    assert ["free"] == play.names()
+    assert ["held-0", "free"] == play.names()
     assert "resume(), the lane is paused" == play.engine.explain(held._request).waits_for
     play.engine.resume("held")
     held.result(10)

@@ -491,7 +491,7 @@ class Guarded:
             except QueueTimeout as error:
                 told.append(error)
 
-        thread = threading.Thread(target=ask)
+        thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         pause = threading.Event()
         while thread.is_alive() and not self.room._changed._waiters:

@@ -190,6 +190,32 @@ def test_a_passing_fault_waits_as_long_as_the_server_said_and_at_least_its_backo
     assert ((0, 60) if refunded else (60, 0)) == bench.ledger()[0]
 
 
+@pytest.mark.parametrize(
+    ("answer", "slows"),
+    [
+        (Answer(500, {}), True),
+        (Answer(body=b"<html>"), True),
+        (APIConnectionError("reset", sent="unknown"), True),
+        (APIConnectionError("refused", sent="no"), True),
+        (Answer(400, {}), False),
+        (Answer(401, {}), False),
+        (Answer(), False),
+    ],
+    ids=["500", "unreadable", "lost", "not sent", "400", "401", "answered"],
+)
+def test_trouble_slows_the_lane_down(answer, slows):
+    """
+    A server that fails is asked less often by everybody, not only by who ran into it.
+    """
+    bench = Bench(answer)
+    request = bench.request()
+
+    bench.attempt(request)
+
+    blocked = bench.meter.blocks(request.size, bench.clock.now_ns())
+    assert slows is (blocked is not None and blocked.reason == "pace")
+
+
 def test_passing_faults_end_with_the_retries():
     bench = Bench(*[Answer(500, {})] * 2, max_retries=1)
     request = bench.request()

@@ -46,7 +46,7 @@ def on_thread(ask):
         except Exception as error:
             told.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, told
 
@@ -418,6 +418,38 @@ def test_money_that_comes_back_at_the_end_of_an_attempt_lets_the_next_pass(stage
     assert None is first.exception(PATIENCE_S)
     assert None is second.exception(PATIENCE_S)
     assert 0.000_08 == play.engine.stats().cost
+
+
+def test_a_callback_that_lingers_keeps_nobody_from_the_place_its_attempt_has_left(stage):
+    """
+    The attempt's end lets the next one of a capped lane pass; another worker is started for it before the callback.
+    """
+    play = stage(max_workers=2, max_in_flight=1)
+    play.hold()
+    seen = []
+    play.submit("first", callback=lambda future: seen.append(play.wait_for_sends(2)))
+    play.wait_for_sends(1)
+    play.submit("second")
+
+    play.release()
+
+    assert play.engine.join(PATIENCE_S)
+    assert [["first", "second"]] == seen
+
+
+def test_without_a_thread_nothing_is_taken_in(stage, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    play = stage()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pytest.raises(GroqQueueError, match="no worker thread could be started"):
+        play.submit()
+
+    monkeypatch.undo()
+    assert (0, 0) == (play.engine.stats().submitted, play.engine.stats().pending)
+    play.submit().result(PATIENCE_S)
 
 
 # -- closing

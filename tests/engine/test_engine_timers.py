@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 
 import pytest
 
@@ -180,6 +181,22 @@ def test_after_the_end_nothing_rings_and_no_thread_is_left(timers, clock, bell):
 
     assert "test-timers" not in [thread.name for thread in threading.enumerate()]
     assert [] == bell.rung
+
+
+def test_what_callbacks_hold_is_let_go_at_the_end_and_when_they_are_called_off(timers, clock):
+    class Prompt:
+        def ring(self): ...
+
+    pending, off = Prompt(), Prompt()
+    alive = weakref.ref(pending), weakref.ref(off)
+    timers.after(60, pending.ring)
+    timers.after(60, off.ring)()
+    del pending, off
+    assert [True, False] == [each() is not None for each in alive]
+
+    timers.close(wait=True)
+
+    assert [False, False] == [each() is not None for each in alive]
 
 
 def test_timers_may_be_closed_before_they_were_used_and_by_their_own_callback(clock):
