@@ -18,8 +18,9 @@ from groq_queue.core.request import Request
 from groq_queue.engine import shelf as shelf_module
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group
-from groq_queue.errors import AuthenticationError, JournalError
+from groq_queue.errors import APIConnectionError, AuthenticationError, JournalError, QueueFull
 
+LOST = APIConnectionError("reset", sent="no")
 SLOW = Limits(rpm=60)  # one a second, after the first sixty
 
 
@@ -406,6 +407,120 @@ def test_a_request_with_a_time_limit_never_stands_on_the_shelf(stage, file, subm
     played.engine.resume(None)
     assert played.engine.join(10)
     assert 20 == len(played.taken)
+
+
+def test_a_callback_of_a_row_that_is_here_already_is_called_once_whoever_holds_the_future(stage, file, submit):
+    """
+    In memory, on the shelf with a Future that somebody holds, and on the shelf where nobody held one.
+    """
+    for number in range(20):
+        file.add(f"r{number}")
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    played.engine.stock({Group("m", "m", 5, "default"): 20})
+    called = []
+
+    for row in (1, 20, 20, 19):
+        submit(played, row=row, is_new=False, callback=lambda future, row=row: called.append(row))
+    gc.collect()
+    played.engine.resume(None)
+
+    assert played.engine.join(10)
+    assert [1, 19, 20, 20] == sorted(called)
+    assert 20 == played.engine.stats().completed
+
+
+def test_a_new_row_that_stands_on_the_shelf_has_its_callback_called_once(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    called = []
+    for number in range(20):
+        submit(played, f"r{number}", callback=lambda future: called.append(future.custom_id))
+    gc.collect()
+    played.engine.resume(None)
+
+    assert played.engine.join(10)
+    assert sorted(f"r{number}" for number in range(20)) == sorted(called)
+
+
+def test_a_new_priority_is_written_down_for_those_in_memory_and_on_the_shelf(stage, file, submit):
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    futures = [submit(played, f"r{number}") for number in range(20)]
+
+    for number in (2, 18):
+        assert played.engine.set_priority(futures[number]._request, 0)
+
+    assert {"r2": 0, "r18": 0} == {name: level for name, level, _ in file.rows.values() if level != 5}
+    assert {0: 2, 5: 18} == played.engine.stats().pending_by_priority
+    played.engine.resume(None)
+    assert played.engine.join(10)
+    assert {"r2", "r18"} == set(played.taken[:2])
+
+
+def test_one_that_is_taken_off_the_shelf_is_sent_though_all_who_work_are_busy(stage, file, submit):
+    """
+    Nothing else is in memory, so nobody looks; another worker is started for it.
+    """
+    played = stage(max_workers=2, keeper=file)
+    played.hold()
+    played.submit("busy")
+    played.wait_for_sends(1)
+    file.is_broken = True
+    row = file.add("mine")
+    played.engine.stock({Group("m", "m", 5, "default"): 1})
+    future = submit(played, row=row, is_new=False)
+    played.settle_down()
+    assert 1 == len(played.sent)
+
+    assert played.engine.set_priority(future._request, 0)
+
+    played.wait_for_sends(2)
+    assert future._request is played.sent[1]
+    file.is_broken = False
+    played.release()
+
+
+def test_a_page_that_cannot_be_read_is_told_and_asked_for_each_second(stage, file, caplog):
+    file.add("r")
+    played = stage(keeper=file)
+    file.is_broken = True
+    played.engine.stock({Group("m", "m", 5, "default"): 1})
+    for _ in range(2):
+        played.settle_down()
+        assert played.clock.is_awaited(1)
+        played.clock.advance(1)
+        played.settle_down()
+    assert ["journal_trouble"] * 3 == [record.groq_queue_event for record in caplog.records]
+
+    file.is_broken = False
+    played.clock.advance(1)
+
+    assert played.engine.join(10)
+    assert ["r"] == played.taken
+
+
+def test_a_full_queue_with_a_shelf_counts_what_is_on_it(stage, file, submit):
+    played = stage(keeper=file, max_pending=20, when_full="raise")
+    played.engine.pause(None)
+    for number in range(20):
+        submit(played, f"r{number}")
+
+    with pytest.raises(QueueFull):
+        submit(played, "one more")
+
+    assert 20 == played.engine.stats().pending
+
+
+def test_how_each_request_ended_is_written_down_before_its_future_ends(stage, file, submit):
+    played = stage(keeper=file, max_workers=1)
+    written = []
+    played.script = lambda request: Outcome(Next.FAILED, error=LOST) if request.custom_id == "bad" else None
+    for name in ("good", "bad"):
+        submit(played, name, callback=lambda future: written.append(file.ends[-1]))
+
+    assert played.engine.join(10)
+    assert [(1, "completed"), (2, "failed")] == written
 
 
 @pytest.mark.parametrize("seed", range(6))
