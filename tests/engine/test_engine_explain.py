@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from concurrent.futures import wait
 
@@ -47,8 +48,14 @@ def test_the_position_of_each_is_the_order_in_which_they_are_sent(stage):
     assert sorted(positions, key=positions.get) == play.names()[1:]
 
 
-def test_the_expected_start_is_exact_on_a_clock_that_does_only_what_it_is_told(stage):
-    play = stage(Limits(rpm=60), max_workers=1)
+@pytest.mark.parametrize(
+    "limits", [{"rpm": 60}, {"tpm": 600}, {"rpm": 60, "tpm": 100_000}, {"rpm": 100_000, "tpm": 600}]
+)
+def test_the_expected_start_is_exact_on_a_clock_that_does_only_what_it_is_told(stage, limits):
+    """
+    Sixty at once, then one a second, bound by requests or by their ten tokens each.
+    """
+    play = stage(Limits(**limits), max_workers=1)
     for n in range(60):
         play.submit(f"burst {n}")
     play.wait_for_landings(60)
@@ -106,7 +113,7 @@ def test_a_partly_drained_unit_is_forecast_as_what_is_left_of_it(stage):
 )
 def test_200_requests_start_when_they_were_expected_to(limits, output, warm_up, request):
     """
-    Each within 5 % and 50 ms, asked when the last was submitted; of three tries one, since the machine may be busy.
+    Each within 5 % and 50 ms, and what the machine was late by; asked when the last was submitted. Of three tries one.
 
     Before, a warm-up spends the burst and teaches what a prompt costs: ten one by one, which show whether the server
     gives an unused allowance back, then many at once. The starts are those in the simulator's log.
@@ -119,9 +126,34 @@ def test_200_requests_start_when_they_were_expected_to(limits, output, warm_up, 
     assert [] == off
 
 
+class Lateness:
+    """Measures by how much, at most, this machine was late to run a thread that was due every 2 ms."""
+
+    def __init__(self):
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.most_s = 0.0
+
+    def _watch(self):
+        before = time.perf_counter()
+        while not self._is_over.wait(0.002):
+            now = time.perf_counter()
+            self.most_s = max(self.most_s, now - before - 0.002)
+            before = now
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._is_over.set()
+        self._thread.join()
+
+
 def late_or_early(limits, output, warm_up, key):
     """Return those of 200 requests that did not start as expected; their positions are exact, however busy it is."""
     with (
+        Lateness() as lateness,
         GroqSimulator(limits=limits, output=output, latency=0.005) as groq,
         GroqQueue(api_key=key, base_url=groq.base_url, model=MODEL, limits=limits) as queue,
     ):
@@ -147,7 +179,7 @@ def late_or_early(limits, output, warm_up, key):
         most, fewest = (sum(at_ns <= other < taken_ns[n] for other in taken_ns) for at_ns in (before_ns, after_ns))
         assert fewest <= told.position - 1 <= most, "some may have been sent while the question was asked"
         real = (arrived_ns[f"question {n}"] - now_ns) / NS_PER_S
-        if abs(told.expected_start - real) > 0.05 * real + 0.05:
+        if abs(told.expected_start - real) > 0.05 * real + 0.05 + 3 * lateness.most_s:  # asked, sent and arrived late
             off.append((n, told.position, round(told.expected_start, 3), round(real, 3)))
     return off
 

@@ -18,7 +18,7 @@ from groq_queue.core.request import Request
 from groq_queue.engine import shelf as shelf_module
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group
-from groq_queue.errors import APIConnectionError, AuthenticationError, JournalError, QueueFull
+from groq_queue.errors import APIConnectionError, AuthenticationError, DailyLimitReached, JournalError, QueueFull
 
 LOST = APIConnectionError("reset", sent="no")
 SLOW = Limits(rpm=60)  # one a second, after the first sixty
@@ -521,6 +521,29 @@ def test_how_each_request_ended_is_written_down_before_its_future_ends(stage, fi
 
     assert played.engine.join(10)
     assert [(1, "completed"), (2, "failed")] == written
+
+
+def test_what_ends_without_an_attempt_is_written_down_too(stage, file, submit):
+    """
+    A day that is spent, a time that has run out, a cancel; but not what a stopped queue leaves for the next run.
+    """
+    played = stage(Limits(rpd=1), keeper=file)
+    submit(played, "first").result(10)
+    assert isinstance(submit(played, "no budget").exception(10), DailyLimitReached)
+    played.engine.pause(None)
+    request = file.make(file.add("hurried"), "hurried")
+    request.max_wait_ns = 1_000_000_000
+    hurried = played.engine.submit(request)
+    played.clock.advance(1)
+    assert hurried.exception(10) is not None
+    submit(played, "called off")
+    assert 1 == played.engine.cancel_all(lambda request: True)
+    submit(played, "left")
+
+    played.engine.shutdown(wait=True, cancel_futures=True)
+
+    assert [(1, "completed"), (2, "failed"), (3, "expired"), (4, "cancelled")] == file.ends
+    assert {5} == set(file.rows)
 
 
 @pytest.mark.parametrize("seed", range(6))
