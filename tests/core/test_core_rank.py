@@ -915,3 +915,40 @@ def test_the_only_one_of_a_turn_is_its_newest() -> None:
     line.discard(line.order.least_urgent())
 
     assert "a0" == line.order.least_urgent().name
+
+
+@pytest.mark.parametrize(
+    ("behind", "lefts"),
+    [(32, [32] * 32), (33, [33] * 17 + [33 - 18]), (34, [34] * 18 + [34 - 19])],
+)
+def test_places_are_swept_when_more_than_32_are_kept_and_more_than_half_of_them_were_left(
+    behind: int, lefts: list[int]
+) -> None:
+    line = Line()
+    asked = [Asked(str(number)) for number in range(1 + behind)]
+    line.add(*asked)
+    turn = line.order._levels[5].turns["a"]
+
+    kept = []
+    for one in asked[1 : 1 + len(lefts)]:
+        line.discard(one)
+        kept.append(len(turn.behind))
+
+    assert lefts == kept
+    assert ["0", *map(str, range(1 + len(lefts), 1 + behind))] == line.take_all()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_who_leaves_and_comes_back_while_others_come_stands_where_it_came_back_last(times: int) -> None:
+    line = Line()
+    wanderer = Asked("wanderer")
+    line.add(Asked("first"), wanderer)
+    for number in range(times):
+        line.add(Asked(str(number)))
+        line.discard(wanderer)
+        line.add(wanderer)
+    line.add(Asked("last"))
+
+    foretold = [asked.name for asked in line.order.in_order(line.heap)]
+
+    assert ["first", *map(str, range(times)), "wanderer", "last"] == foretold == line.take_all()
