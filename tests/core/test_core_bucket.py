@@ -18,8 +18,11 @@ def spend(bucket: Bucket, units: int, now_ns: int) -> None:
 def test_a_fresh_bucket_passes_all_it_holds_at_once() -> None:
     bucket = Bucket(6_000, 60)
 
-    assert 0 == bucket.wait_ns(6_000, NOW)
-    assert 0 == bucket.used(NOW)
+    for now_ns in (0, NOW):  # the zero of a clock means nothing
+        assert 0 == bucket.wait_ns(6_000, now_ns) == bucket.wait_ns(6_000, now_ns, credits=True)
+        assert 0 == bucket.used(now_ns) == bucket.used(now_ns, credits=True)
+    assert (0, 0, 0, 0) == (bucket.leased, bucket.settled, bucket.refunded, bucket.held)
+    assert (0, 0) == (bucket.ended, bucket.lowered)
 
 
 def test_quoted_wait_is_enough_and_one_nanosecond_less_is_not() -> None:

@@ -1144,6 +1144,11 @@ def test_a_minute_of_less_than_a_millisecond_or_more_than_thirty_years_is_none(m
     assert is_taken == (60 != told(6_000, minute_s))
 
 
+@pytest.mark.parametrize("minute_s", [0.001, 1e9])
+def test_a_minute_may_be_just_a_millisecond_or_thirty_years(minute_s: float) -> None:
+    assert minute_s == told(501, minute_s / 2, 1_000)
+
+
 @pytest.mark.parametrize("limits", [Limits(), Limits(rpm=5), Limits(tpm=6_000)])
 def test_whoever_set_limits_has_set_their_minute_too(limits: Limits) -> None:
     assert 60 == told(3_000, 5.0, limits=limits)

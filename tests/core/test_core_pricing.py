@@ -510,6 +510,10 @@ def test_an_answer_of_no_prompt_or_no_completion_teaches_the_other_alone() -> No
     assert Cost(25, 0 + 1_024) == no_completion.expect(backlog, credits=True)
 
 
+def test_a_prompt_of_one_token_teaches_as_any_other() -> None:
+    assert 2 == taught(Size(1_000, 5), 1, 5).price(Size(1_000, 5)).prompt
+
+
 def test_a_cap_of_nothing_teaches_no_share() -> None:
     estimator = taught(Size(100, 0), 50, 0)
 
