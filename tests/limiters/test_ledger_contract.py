@@ -323,6 +323,17 @@ def test_a_shorter_pause_does_not_end_a_longer_one(store: Store) -> None:
     assert blocked.wait_ns - 1 * NS_PER_S <= ledger.standing(LANE).held_ns <= blocked.wait_ns
 
 
+def test_a_limit_that_a_denied_claim_was_the_first_to_name_is_known_from_then_on(store: Store) -> None:
+    ledger, other = store.open(), store.open()
+    ledger.hold(LANE, 60 * NS_PER_S, "")
+
+    blocked = ask(ledger, 100, TPM)
+
+    assert isinstance(blocked, Blocked)
+    assert "hold" == blocked.reason
+    assert [("TPM", 0, 6_000, 60.0)] == [tuple(level) for level in other.standing(LANE).levels]
+
+
 # -- the line
 
 

@@ -47,7 +47,7 @@ def assert_at_the_limit_and_never_over(
 
 
 @pytest.mark.parametrize(
-    ("processes", "minute_s", "least"), [(2, 1.0, 0.3), pytest.param(4, 5.0, 0.75, marks=pytest.mark.gate)]
+    ("processes", "minute_s", "least"), [(2, 0.5, 0.3), pytest.param(4, 5.0, 0.75, marks=pytest.mark.gate)]
 )
 def test_processes_share_one_budget_without_a_refusal(
     place: Place, processes: int, minute_s: float, least: float

@@ -262,6 +262,23 @@ def test_a_wall_clock_that_went_back_over_a_boot_drains_nothing(store: SqliteSto
     assert 5_000 == used(after)
 
 
+def test_each_beat_notes_the_time_so_that_a_corrected_wall_clock_drains_nothing_at_the_next_boot(
+    store: SqliteStore,
+) -> None:
+    """
+    The wall was put right by an hour; a boot later 1,000 s have passed.
+    """
+    clock = Boot(1_000_000, 1_800_000_000)
+    before = store.open(clock, boot_id="one")
+    spend(before, 5_000, TPD)
+    clock.wall += 3_600
+    before.beat()
+
+    after = store.open(Boot(10, 1_800_004_600), boot_id="two")
+
+    assert 4_000 == used(after)
+
+
 def test_what_was_open_at_a_boot_is_charged(store: SqliteStore) -> None:
     before = store.open(Boot(1_000_000, 1_800_000_000), boot_id="one")
     assert isinstance(before.reserve(Claim("x-1", "lane", {"TPD": 5_000}), TPD), Granted)
@@ -484,6 +501,27 @@ def test_renewed_it_is_another_process_with_another_connection(store: SqliteStor
     assert {token, ledger.token} == {row[0] for row in rows(store, "processes")}
 
 
+def is_closed(db: sqlite3.Connection) -> bool:
+    try:
+        db.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+def test_renewed_in_a_child_it_is_the_childs(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = store.open()
+    parents = ledger._db
+    assert parents is not None
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    ledger.renew()
+
+    assert isinstance(ledger.reserve(Claim("x-1", "lane", {"TPM": 5_000}), TPM), Granted)
+    parents.close()
+    budgetfile.let_go(parents)
+
+
 def test_two_ledgers_are_two_processes(store: SqliteStore) -> None:
     assert 10 == len({store.open().token for _ in range(10)})
 
@@ -504,9 +542,13 @@ def test_closing_twice_is_closing_once(store: SqliteStore) -> None:
     ledger, other = store.open(), store.open()
     assert isinstance(ledger.reserve(Claim("x-1", "lane", {"TPM": 5_000}), TPM), Granted)
 
+    db = ledger._db
+    assert db is not None
+
     ledger.close()
     ledger.close()
 
+    assert is_closed(db)
     assert [] == rows(store, "reservations")
     assert 5_000 == used(other)
 
@@ -554,8 +596,11 @@ def test_a_file_that_was_removed_is_made_again(store: SqliteStore) -> None:
     one = store.open()
     spend(one, 5_000)
     store.path.unlink()
+    gone = one._db
+    assert gone is not None
 
     one.beat()
+    assert is_closed(gone)
     two = store.open()
     spend(two, 3_000)
 
