@@ -181,10 +181,10 @@ class Torn:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("at", range(1, 9))
+@pytest.mark.parametrize("at", range(1, 10))
 def test_ctrl_c_in_the_writer_harms_nobody_else(path, at, when):
     """
-    The one who happens to write for all is torn out at each statement: BEGIN, six INSERTs, COMMIT.
+    The one who happens to write for all is torn out at each statement: PRAGMA, BEGIN, six INSERTs, COMMIT.
 
     Its own change is made or not; those of the others are made exactly once.
     """
@@ -192,9 +192,14 @@ def test_ctrl_c_in_the_writer_harms_nobody_else(path, at, when):
         calls = [
             lambda number=number: _interrupted(lambda: journal.add(entry(number, text=LONG))) for number in range(3)
         ]
+        statements: list[str] = []
         with in_line(journal, calls) as outcomes:
-            journal._commits._connection = Torn(journal._writer, at, when, KeyboardInterrupt())  # type: ignore[assignment]
+            torn = Torn(journal._writer, at, when, KeyboardInterrupt())
+            journal._commits._connection = torn  # type: ignore[assignment]
+            journal._writer.set_trace_callback(statements.append)
 
+        assert torn.left <= 0
+        assert (9, "after") != (at, when) or 1 == commits_in(statements), "it was made once more"
         assert 1 == sum(outcome == "interrupted" for outcome in outcomes)
         for number, outcome in enumerate(outcomes):
             if outcome != "interrupted":
@@ -212,7 +217,7 @@ def _interrupted(call: Callable[[], Any]) -> Any:
         return "interrupted"
 
 
-@pytest.mark.parametrize("at", range(1, 9))
+@pytest.mark.parametrize("at", range(1, 10))
 def test_a_full_disk_fails_all_and_applies_nothing(path, at):
     """
     A lasting error at any statement, then space again.

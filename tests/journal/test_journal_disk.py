@@ -112,6 +112,8 @@ def test_a_connection_that_was_closed_belongs_to_nobody_any_more(path):
         assert not thread.is_alive()
 
     counts_then = [sys.getrefcount(each) for each in connections]
+    [base] = [sys.getrefcount(each) for each in (plain,)]  # of one that is held by a name and in a tuple
+    assert [base, base + 1] == counts_then  # the journal's writer is held in two places
     assert [dropped + 1] * 2 == [count - then for count, then in zip(counts, counts_then, strict=True)]
 
 

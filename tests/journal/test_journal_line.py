@@ -120,6 +120,14 @@ def test_what_may_be_lost_with_the_power_does_not_wait_for_the_disk(journal, cal
     assert (FULL, NORMAL) == (before, journal._writer.execute("PRAGMA synchronous").fetchone()[0])
 
 
+def test_an_opening_does_not_wait_for_the_disk(path):
+    """
+    What it writes is only needed by what is accepted later, whose commit carries it.
+    """
+    with Journal.open(path) as journal:
+        assert NORMAL == journal._writer.execute("PRAGMA synchronous").fetchone()[0]
+
+
 def test_a_release_takes_one_statement(journal):
     journal.claim(journal.add(entry(1)).row_id)
     statements: list[str] = []

@@ -272,12 +272,14 @@ def test_pending_comes_by_priority_then_arrival_a_page_at_a_time(journal):
     journal.add_many([entry(number, priority=number % 3) for number in range(20)])
     expected = sorted(range(20), key=lambda number: (number % 3, number))
 
-    seen, place = [], None
+    seen, place, lengths = [], None, []
     while page := journal.pending(after=place, limit=6):
         seen += [int(row.custom_id[2:]) for row in page]
         place = page[-1].cursor
+        lengths.append(len(page))
 
     assert expected == seen
+    assert [6, 6, 6, 2] == lengths
 
 
 def test_paging_reads_the_index_and_sorts_nothing(journal):
