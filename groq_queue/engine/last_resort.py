@@ -40,8 +40,8 @@ class LastResort(logging.Handler):
     """Prints the warnings of a program that has set up no logging.
 
     ``_guard`` guards ``_kinds`` and the tellings in it, is held for a few assignments and is a leaf: nothing is
-    printed under it, nor under the base class's lock, of which there is none. It is re-entrant, because
-    a signal handler or a garbage collection may log on the thread that holds it.
+    printed under it. ``handle`` does not take the base class's lock, which would be held while it prints. The guard is
+    re-entrant, because a signal handler or a garbage collection may log on the thread that holds it.
 
     Nothing that goes wrong here is raised or told: there is no place left to tell it, and whoever logs must go on.
     """
@@ -51,9 +51,6 @@ class LastResort(logging.Handler):
         self.set_name(_NAME)
         self.renew()
         renew_in_children(self)
-
-    def createLock(self) -> None:
-        self.lock = None  # the base class would hold it while it prints
 
     def renew(self) -> None:
         """Begin anew in a forked child: what was left out is for the parent to tell."""
