@@ -315,12 +315,14 @@ def test_a_refusal_gives_the_budget_back_and_makes_the_lane_wait_as_long_as_it_s
     future = made.submit(fn)
     wait_until(lambda: future._request.attempts == 1 and future._request.state.value == "pending")
     made.clock.advance(2.4)
-    assert 1 == fn.times
+    still = made.limiter.meter("m", "m").blocks(Size(1, 0, is_exact=True), made.clock.now_ns())
     made.clock.advance(0.2)
 
+    assert "hold" == still.reason
     assert "done" == future.result(PATIENCE_S)
-    assert 150 <= made.ledger()[2]
-    assert 1 == made.engine.stats().refused
+    made.engine.join(PATIENCE_S)
+    assert (150 + 350, 350, 150, 0) == made.ledger()  # the refusal told that it costs 350
+    assert (2, 1) == (fn.times, made.engine.stats().refused)
 
 
 @pytest.mark.parametrize(
@@ -414,8 +416,11 @@ def test_a_cancelled_call_never_runs(play):
     made.engine.pause(None)
 
     future = made.submit(fn)
+    is_cancelled = future.cancel()
+    made.engine.resume(None)
+    made.submit(lambda: "the next one").result(PATIENCE_S)
 
-    assert future.cancel()
+    assert is_cancelled
     assert 0 == fn.times
 
 

@@ -150,15 +150,17 @@ def test_the_calls_own_timeout_holds(make_queue, connect, simulator, sdk):
         ask(connect(make_queue(max_retries=0)), timeout=0.1)
 
 
-def test_an_error_of_the_queue_reaches_the_caller(make_queue, connect, simulator):
+def test_an_error_of_the_queue_reaches_the_caller(make_queue, connect, simulator, sdk):
     """
     As itself, or as the cause of the SDK's own connection error.
     """
     queue = make_queue()
     queue.pause()
 
-    with pytest.raises(Exception) as caught:
-        ask(connect(queue, max_wait=0.05))
+    client = connect(queue, max_wait=0.05)
+
+    with pytest.raises((QueueTimeout, sdk.APIConnectionError)) as caught:
+        ask(client)
 
     assert isinstance(caught.value, QueueTimeout) or isinstance(caught.value.__cause__, QueueTimeout)
     assert 0 == simulator.stats().received

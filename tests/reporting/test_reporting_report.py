@@ -116,7 +116,9 @@ def test_the_timeline_adds_up(run):
     """
     Whatever is in the counts is in its bins.
     """
+    assert 2 == len(run[0].models)
     for model in run[0].models:
+        assert len(model.bins) > 0
         sums = [sum(column) for column in zip(*model.bins, strict=True)]
         assert [model.attempts, model.answered, model.refused] == sums[:3]
         assert model.prompt_tokens + model.completion_tokens == sums[3]

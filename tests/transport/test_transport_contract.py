@@ -442,7 +442,7 @@ def test_a_closed_transport_sends_nothing(open_transport: Opener):
 
 def test_closing_lets_an_attempt_under_way_end_well(open_transport: Opener):
     """
-    close() while the server still thinks: the answer arrives, the connection is not kept.
+    close() while the server still thinks: the answer arrives.
     """
 
     def handler(peer: Peer):
