@@ -62,9 +62,12 @@ class Peer:
             self.answer(body)
 
     def drip(self, piece: bytes) -> None:
-        """Send *piece* now and then until the client leaves."""
-        while not self.server.is_closing.wait(0.002):
+        """Send *piece* now and then until the client leaves, or for a few seconds; then fall silent."""
+        for _ in range(2_000):
+            if self.server.is_closing.wait(0.002):
+                return
             self.send(piece)
+        self.hold()
 
     def hold(self) -> None:
         """Keep the connection open and silent until the test ends."""
