@@ -435,7 +435,7 @@ def test_a_closed_transport_sends_nothing(open_transport: Opener):
         transport.close()
         error = failure_of(transport)
 
-        assert "no" == error.sent
+        assert ("no", True) == (error.sent, error.is_final)
         assert "closed" in str(error)
         assert 1 == len(server.requests)
 
