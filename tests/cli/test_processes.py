@@ -27,7 +27,9 @@ Simulate = Callable[..., GroqSimulator]
 Write = Callable[..., Path]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.gate)]
+)
 def test_a_signal_stops_the_run_and_leaves_whole_lines(
     number: int, code: int, simulate: Simulate, spawn: Any, write: Write, tmp_path: Path
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_terminal_sees_one_line_rewritten_without_escape_sequences(
     assert all(len(line.rstrip()) < 80 for line in text.split("\r")[:-1])
 
 
+@pytest.mark.gate
 def test_answers_on_the_same_terminal_stand_on_lines_of_their_own(simulate: Simulate, write: Write) -> None:
     """
     The progress line makes room for each.

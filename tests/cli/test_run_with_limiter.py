@@ -18,19 +18,21 @@ Write = Callable[..., Path]
 
 
 def test_runs_with_one_limiter_never_spend_more_than_the_limit_together(
-    simulate: Simulate, write: Write, tmp_path: Path
+    simulate: Simulate, command: Command, write: Write, tmp_path: Path
 ) -> None:
     """
-    The second one begins with what the first has left; without a limiter it would believe that it is alone.
+    The second one, in another process, begins with what the first has left of the day, of which the server knows
+    nothing; without a limiter it would believe that it is alone.
     """
-    simulator = simulate(rpm=5, minute_s=2)
+    simulator = simulate()
     lines = write(*[batch(name) for name in "abcd"])
-    options = ("--base-url", simulator.base_url, "--rpm", 5, "--minute", 2, "--limiter", f"sqlite:///{tmp_path}/b.db")
+    options = ("--base-url", simulator.base_url, "--rpd", 5, "--limiter", f"sqlite:///{tmp_path}/b.db")
 
-    ran = [run_process("run", lines, *options) for _ in range(2)]
+    first, second = (run("run", lines, *options) for run in (run_process, command))
 
-    assert [0, 0] == [each.code for each in ran], ran
-    assert (8, 0) == (simulator.stats().received, simulator.stats().refused)
+    assert (0, 4) == (first.code, second.code), (first, second)
+    assert (4, 1) == (len(first.lines), len(second.lines))
+    assert 5 == simulator.stats().received
 
 
 @pytest.mark.parametrize(
