@@ -218,7 +218,11 @@ class APIConnectionError(APIError):
         sent: ``"no"`` if the request certainly never left, ``"yes"`` if the
             server certainly got it, else ``"unknown"``: it may have been billed.
         is_final: True if another attempt cannot help (a bad certificate, say).
+        is_stale: True if a kept connection ended within about a round trip of the write, without a byte of
+            answer: the server had most probably closed it before the request came.
     """
+
+    is_stale = False
 
     def __init__(self, message: str = "", *, sent: Sent = "unknown", is_final: bool = False, **facts: Any) -> None:
         super().__init__(message, **facts)

@@ -24,6 +24,7 @@ _TOKENS = _PLACES["TPM"]
 
 _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
 _MINUTE_TOLERANCE = 0.03
+_PROBE_NS = 1_000_000_000  # a refusal comes sooner
 _HARMLESS_TOKENS = 1_000  # no published limit holds fewer than 1,200 tokens a minute
 
 
@@ -121,6 +122,8 @@ class Budget:
         self._dormant: dict[str, Bucket] = {}  # of limits that nobody sets for now; what they hold is not forgotten
         self._leases: set[Lease] = set()  # those still open
         self._is_learning = True
+        self._is_probing = False  # a limit that nobody named was met: one attempt goes first, the others a second later
+        self._probe: Lease | None = None
         self._hold_until_ns = 0
         self._hold_dimension = ""
         self._credits = False
@@ -168,6 +171,7 @@ class Budget:
             now_ns < self._hold_until_ns
             or (self._is_learning and self._leases and not self._is_harmless(cost))
             or (pace.rate is not None and pace.wait_ns(now_ns))
+            or (self._is_probing and self._probe_wait_ns(now_ns))
         ):
             return self._what_blocks(cost, now_ns)
         prompt, completion, audio_s = cost
@@ -183,6 +187,9 @@ class Budget:
         pace.sent(now_ns)
         lease = Lease(cost, now_ns, parts)
         self._leases.add(lease)
+        if self._is_probing:
+            self._is_probing = self._probe is None or not self._probe.is_open
+            self._probe = lease
         return lease
 
     def blocks(self, cost: Cost, now_ns: int) -> Blocked | None:
@@ -191,6 +198,8 @@ class Budget:
             return Blocked("hold", self._hold_until_ns - now_ns, self._hold_dimension)
         if self._is_learning and self._leases and not self._is_harmless(cost):
             return Blocked("learning", None)
+        if self._is_probing and (probe_ns := self._probe_wait_ns(now_ns)):
+            return Blocked("learning", probe_ns)
         pace_ns = self.pace.wait_ns(now_ns)
         blocked = Blocked("pace", pace_ns) if pace_ns else None
         for name, bucket in self._buckets.items():
@@ -257,6 +266,8 @@ class Budget:
                 self._credits = self._credits or bucket.lowered > slack
             bucket.at_least(bucket.limit - header.remaining, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
+        if lease is self._probe:
+            self._is_probing, self._probe = False, None
         self.pace.answered()
         return notices
 
@@ -283,12 +294,18 @@ class Budget:
                 left = refusal.limit - refusal.used
                 bucket.at_least(bucket.limit - left, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
+        self._is_probing = refusal is None or refusal.wait_ns is None
         if refusal is None and now_ns >= self._hold_until_ns:  # those sent before the first one came back say no more
             self.pace.refused(now_ns)
         if now_ns + wait_ns > self._hold_until_ns:
             self._hold_until_ns = now_ns + wait_ns
             self._hold_dimension = "" if refusal is None else refusal.dimension
         return notices
+
+    def pause(self, wait_ns: int, now_ns: int) -> None:
+        """Hold everybody for *wait_ns*, by the wish of a server that fails; a longer hold set before stays."""
+        if now_ns + wait_ns > self._hold_until_ns:
+            self._hold_until_ns, self._hold_dimension = now_ns + wait_ns, ""
 
     @property
     def credits(self) -> bool:
@@ -374,6 +391,11 @@ class Budget:
         blocked = self.blocks(cost, now_ns)
         assert blocked is not None
         return blocked
+
+    def _probe_wait_ns(self, now_ns: int) -> int:
+        """Return how long others have to wait for what becomes of the probe."""
+        probe = self._probe
+        return 0 if probe is None or not probe.is_open else max(0, probe.granted_ns + _PROBE_NS - now_ns)
 
     def _is_harmless(self, cost: Cost) -> bool:
         """Return whether *cost* may join a probe: the user named the limit of requests, and no other is as small."""

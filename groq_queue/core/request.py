@@ -104,6 +104,10 @@ class Request:
     retries = 0
     refusals = 0
     unknown = 0  # attempts that the server may have processed without our getting the answer
+    overtaken = 0  # refusals while attempts sent later were answered
+    was_stale = False  # one attempt met a kept connection that the server was just closing
+    refused_ns: int | None = None  # when the last attempt that was refused without numbers was sent
+    failing_ns: int | None = None  # when the first of its failures came, with nobody answered since
     last_error: GroqQueueError | None = None
     due_ns: int | None = None  # when it comes back into its lane
     timers: tuple[Callable[[], None], ...] = ()  # each calls one timer off

@@ -137,7 +137,7 @@ class Attempting:
             due_ns = now_ns + wait_ns
             if self._fate.stopped_by is not None:
                 self._roster.end(request, State.FAILED)
-                error = self._fate.stopped_by.copy()
+                error = verdicts.of(request, self._fate.stopped_by)
             elif self._fate.is_cancelling:
                 self._roster.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:

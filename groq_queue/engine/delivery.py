@@ -8,6 +8,7 @@ from typing import Any
 
 from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request, State
+from groq_queue.engine import verdicts
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Keeper
 from groq_queue.engine.roster import Roster
@@ -94,7 +95,7 @@ class Delivery:
                 for request in requests:
                     delivered.append(request)
                     try:
-                        self._end(request, None, None if error is None else error.copy(), is_final)
+                        self._end(request, None, None if error is None else verdicts.of(request, error), is_final)
                     except BaseException as raised:  # kept, so that it cannot leave the other Futures open
                         interrupt = interrupt or raised
         finally:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from groq_queue.core.budget import Lease, Level
 from groq_queue.core.request import Request
+from groq_queue.engine import verdicts
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.runner import Next, Outcome
@@ -53,9 +54,7 @@ class Switch:
         line = self._line(request.model)
         if line.stopped_by is not None:
             meter.refund(lease)
-            error = line.stopped_by.copy()
-            error.request_id, error.custom_id = request.id, request.custom_id
-            return Outcome(Next.FAILED, error=error)
+            return Outcome(Next.FAILED, error=verdicts.of(request, line.stopped_by))
         outcome = line.attempts.attempt(request, lease, meter)
         if outcome.next is not Next.STOP:
             return outcome

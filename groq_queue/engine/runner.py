@@ -8,6 +8,9 @@ lease it is given is ended exactly once, by this rule:
 * anything else (5xx, reset, timeout, unreadable answer): settled in full, since
   the server may have charged it.
 
+Money follows the same rule but for an error status that says that no work was done:
+what may have been billed is booked in full, and repeated only ``max_unknown`` times.
+
 A request may bring a callable of the user's own instead of a body. ``calls`` reads
 what it returned or raised as an answer; from there on the way is the same.
 """
@@ -26,7 +29,7 @@ from groq_queue.core.completion import Completion, decode_object, usage_of
 from groq_queue.core.headers import Refusal, parse_rate_headers, parse_retry_after
 from groq_queue.core.pricing import Cost, Size, corrected
 from groq_queue.core.request import Request, lower_cap
-from groq_queue.core.retry import Meaning, RetryPolicy, meaning_of
+from groq_queue.core.retry import LaneHealth, Meaning, RetryPolicy, meaning_of
 from groq_queue.engine.calls import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
@@ -36,8 +39,10 @@ from groq_queue.forking import renew_in_children
 _log = logging.getLogger("groq_queue")
 
 _JITTER_NS = (1_000_000, 15_000_000)  # added to the server's exact wait, after which the request fits by zero margin
-_BLIND_HOLD_S = 1.0  # first hold after a 429 that names no wait; doubles with each further one
-_BLIND_CAP_S = 60.0
+_OVERTAKEN = 2  # times from which a refusal is the request's own affair; once, two attempts may have changed places
+_OTHERS_TRY = range(2, 4)  # rounds of refusals after which another request is tried first
+_ASIDE_NS = 100_000_000  # longer than the hold of its lane, so that the next attempt is another's
+_LONGEST_PAUSE_NS = 60 * NS_PER_S  # of a lane, by a failing server's wish; then one attempt a minute looks again
 _NOTHING = Cost(0)
 
 
@@ -89,13 +94,13 @@ class Runner:
         self._timeout = timeout
         self._clock = clock
         self._dice = dice
-        self._blind = 0  # refusals in a row that named no wait; approximate under threads, which only blurs a backoff
+        self._lanes: dict[str, LaneHealth] = {}  # by lane
         renew_in_children(self)
 
     def renew(self) -> None:
         """Throw other dice in a forked child, or all children would come back at the same instants."""
         self._dice.seed()
-        self._blind = 0
+        self._lanes = {}
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Send *request* once and end *lease*.
@@ -121,23 +126,27 @@ class Runner:
             if request.endpoint == "chat/completions" and not isinstance(answer.get("choices"), list):
                 raise ValueError("no choices in it")
         except ValueError as problem:
-            meter.settle(lease, request.size, None, None, now_ns)
-            said = excerpt(reply.body.decode("utf-8", "replace"), 120)
-            error = APIResponseError(
-                f"HTTP {reply.status} with an unreadable body ({problem}), may have been billed: {said}",
-                **_facts(request),
-            )
-            error.server_request_id = reply.headers.get("x-request-id")
-            meter.trouble(now_ns)
-            request.unknown += 1
-            allowed = request.unknown <= self._policy.max_unknown
-            return self._again(request, error, 0, allowed=allowed, charged=lease.cost)
+            return self._unreadable(request, lease, meter, reply, problem, now_ns)
         charged = self._settled(request, lease, meter, usage_of(answer), reply.headers, now_ns)
         waited_ns = (request.started_ns or 0) - request.submitted_ns
         completion = Completion(
             answer, custom_id=request.custom_id, attempts=request.attempts, waited=waited_ns / NS_PER_S
         )
         return Outcome(Next.DONE, result=completion, charged=charged)
+
+    def _unreadable(
+        self, request: Request, lease: Lease, meter: Meter, reply: Reply, problem: ValueError, now_ns: int
+    ) -> Outcome:
+        """Pay for a success without an answer; ask again only if the same request may get another one."""
+        meter.settle(lease, request.size, None, None, now_ns)
+        said = excerpt(reply.body.decode("utf-8", "replace"), 120)
+        error = APIResponseError(
+            f"HTTP {reply.status} with an unreadable body ({problem}), may have been billed: {said}", **_facts(request)
+        )
+        error.server_request_id = reply.headers.get("x-request-id")
+        # A page, a text or a list is what this address says to everybody; half an object was cut off on its way.
+        is_final = reply.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"", b"{")
+        return self._unsure(request, lease, meter, error, 0, now_ns, allowed=not is_final)
 
     def _settled(
         self,
@@ -150,7 +159,7 @@ class Runner:
     ) -> Cost:
         """End the lease of an answered request and return what has to be paid for."""
         self._tell(request, meter.settle(lease, request.size, usage, parse_rate_headers(headers), now_ns))
-        self._blind = 0
+        self._health(request).answered(lease.granted_ns, now_ns)
         return _paid(usage) if usage else lease.cost
 
     def _called(self, request: Request, call: Call, lease: Lease, meter: Meter) -> Outcome:
@@ -182,16 +191,22 @@ class Runner:
             self._settled(request, lease, meter, None, headers, now_ns)
 
     def _lost(self, request: Request, lease: Lease, meter: Meter, error: APIConnectionError) -> Outcome:
+        now_ns = self._clock.now_ns()
+        error.request_id, error.custom_id = request.id, request.custom_id
         if error.sent == "no":
             meter.refund(lease)
-        else:
-            meter.settle(lease, request.size, None, None, self._clock.now_ns())
-        meter.trouble(self._clock.now_ns())
-        allowed = self._policy.may_resend(error, request.unknown)
-        if error.sent != "no":
-            request.unknown += 1
-        error.request_id, error.custom_id = request.id, request.custom_id
-        return self._again(request, error, 0, allowed=allowed, charged=lease.cost if error.sent != "no" else _NOTHING)
+            meter.trouble(now_ns)
+            return self._again(
+                request, error, 0, now_ns, left=0 if error.is_final else self._policy.left(request.retries)
+            )
+        meter.settle(lease, request.size, None, None, now_ns)
+        if error.is_stale and not request.was_stale:
+            # The server most probably hung up before it read the request, which is nobody's failure: sent again at
+            # once, once, whatever the policy, but as an attempt like any other, since it may have been read.
+            request.was_stale = True
+            self._log_failed(request, error, 0)
+            return Outcome(Next.AGAIN, error=error, charged=lease.cost)
+        return self._unsure(request, lease, meter, error, 0, now_ns, allowed=not error.is_final)
 
     def _turned_down(self, request: Request, lease: Lease, meter: Meter, reply: Reply) -> Outcome:
         now_ns = self._clock.now_ns()
@@ -201,47 +216,124 @@ class Runner:
         error = status_error(reply.status, body, reply.headers, too_large=is_too_large, **_facts(request))
         told_ns = parse_retry_after(reply.headers.get("retry-after"), self._clock.wall_s())
         if meaning is Meaning.REFUSED:
-            wait_ns = refusal.wait_ns if refusal is not None and refusal.wait_ns is not None else told_ns
-            if refusal is not None and refusal.wait_ns is not None:
-                may_ask_again = self._policy.may_ask_again(request.refusals)
-                request.refusals += 1
-            else:
-                may_ask_again = self._policy.may_retry(request.retries)
-                request.retries += 1
-            if wait_ns is None:
-                wait_ns = self._blind_hold_ns()
-            wait_ns += self._dice.randint(*_JITTER_NS)
-            self._tell(request, meter.refused(lease, request.size, refusal, wait_ns, now_ns))
-            request.size = corrected(request.size, refusal)
-            if not may_ask_again:
-                return self._failed(request, error)
-            self._log_failed(request, error, wait_ns)
-            return Outcome(Next.REFUSED, error=error)
+            return self._refused(request, lease, meter, error, refusal, told_ns, now_ns)
         if refusal is not None:
             self._tell(request, meter.refused(lease, request.size, refusal, 0, now_ns))
-            if self._shrunk(request, refusal):
-                return Outcome(Next.REFUSED, error=error)
-        elif meaning is Meaning.STOP or reply.status == 498:
+            return (
+                Outcome(Next.REFUSED, error=error) if self._shrunk(request, refusal) else self._failed(request, error)
+            )
+        if meaning is Meaning.STOP:
+            meter.refund(lease)
+            error.attempts = request.attempts
+            return Outcome(Next.STOP, error=error)
+        if reply.status == 498:
             meter.refund(lease)
         else:
             meter.settle(lease, request.size, None, None, now_ns)
-        if meaning is Meaning.RETRY:
+        if meaning is Meaning.FINAL:
+            return self._failed(request, error)
+        if told_ns:
+            # Meant for everybody, and more exact than what would be guessed from failures.
+            meter.pause(min(told_ns, _LONGEST_PAUSE_NS), now_ns)
+        if meaning is Meaning.UNSURE:
+            return self._unsure(request, lease, meter, error, told_ns or 0, now_ns)
+        if not told_ns:
             meter.trouble(now_ns)
-        if meaning is Meaning.STOP:
-            error.attempts = request.attempts
-            return Outcome(Next.STOP, error=error)
-        return self._again(request, error, told_ns or 0, allowed=meaning is Meaning.RETRY)
+        return self._again(request, error, told_ns or 0, now_ns, left=self._policy.left(request.retries))
 
-    def _again(
-        self, request: Request, error: APIError, told_ns: int, *, allowed: bool, charged: Cost = _NOTHING
+    def _refused(
+        self,
+        request: Request,
+        lease: Lease,
+        meter: Meter,
+        error: APIError,
+        refusal: Refusal | None,
+        told_ns: int | None,
+        now_ns: int,
     ) -> Outcome:
-        """Retry with backoff if it is *allowed* and retries are left; the server's wait wins over ours."""
-        if not allowed or not self._policy.may_retry(request.retries):
-            return self._failed(request, error)._replace(charged=charged)
+        """Hold the lane that the limiter refused, or only the request if others pass."""
+        health = self._health(request)
+        if refusal is not None and refusal.wait_ns is not None:
+            is_new_round = health.refused(lease.granted_ns, now_ns)
+            allowed = self._policy.may_ask_again(request.refusals)
+            request.refusals += 1
+            hold_ns = refusal.wait_ns
+        else:
+            was_sent_ns, request.refused_ns = request.refused_ns, lease.granted_ns
+            if was_sent_ns is not None and health.has_overtaken(was_sent_ns):
+                return self._refused_alone(request, lease, meter, error, told_ns or 0)
+            is_new_round = health.refused(lease.granted_ns, now_ns)
+            allowed = self._policy.may_retry(request.retries) or (
+                request.overtaken < _OVERTAKEN and self._policy.may_wait_longer(health.rounds)
+            )
+            request.retries += 1
+            hold_ns = told_ns or 0
+            if told_ns is None or health.rounds > 1:  # a wait that was kept and did not help is no better than none
+                hold_ns = max(hold_ns, self._policy.blind_hold_ns(health.rounds, self._dice)) if is_new_round else 0
+        hold_ns += self._dice.randint(*_JITTER_NS)
+        if is_new_round or refusal is not None:
+            self._tell(request, meter.refused(lease, request.size, refusal, hold_ns, now_ns))
+            request.size = corrected(request.size, refusal)
+        else:
+            meter.refund(lease)  # sent before the refusal that its lane waits for already
+        if not allowed:
+            return self._failed(request, error)
+        error.attempts = request.attempts
+        self._log_failed(request, error, hold_ns)
+        if is_new_round and health.rounds in _OTHERS_TRY and request.refused_ns == lease.granted_ns:
+            # Let another be tried when the hold ends: it may be this one alone that is refused. If others are refused
+            # as well, it is a limit, and the first in line is to be the first again when it opens.
+            return Outcome(Next.AGAIN, error=error, wait_ns=hold_ns + _ASIDE_NS)
+        return Outcome(Next.REFUSED, error=error)
+
+    def _refused_alone(self, request: Request, lease: Lease, meter: Meter, error: APIError, told_ns: int) -> Outcome:
+        """Let a request wait by itself that is refused while those sent after it are answered."""
+        meter.refund(lease)
+        request.overtaken += 1
+        if request.overtaken >= _OVERTAKEN and not self._policy.may_retry(request.retries):
+            return self._failed(request, error)
+        request.retries += 1
+        error.attempts = request.attempts
+        wait_ns = max(told_ns, self._policy.blind_hold_ns(request.overtaken, self._dice))
+        self._log_failed(request, error, wait_ns)
+        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
+
+    def _unsure(
+        self,
+        request: Request,
+        lease: Lease,
+        meter: Meter,
+        error: APIError,
+        told_ns: int,
+        now_ns: int,
+        *,
+        allowed: bool = True,
+    ) -> Outcome:
+        """Book an attempt that may have been billed, and repeat it if it is *allowed* and not too often."""
+        if not told_ns:
+            meter.trouble(now_ns)
+        left = self._policy.left(request.retries, request.unknown) if allowed else 0
+        request.unknown += 1
+        return self._again(request, error, told_ns, now_ns, left=left)._replace(charged=lease.cost)
+
+    def _again(self, request: Request, error: APIError, told_ns: int, now_ns: int, *, left: int) -> Outcome:
+        """Retry after a backoff if retries are *left*; the server's wait wins over ours."""
+        if left <= 0:
+            return self._failed(request, error)
+        error.attempts = request.attempts
         wait_ns = max(told_ns, self._policy.backoff_ns(request.retries, self._dice))
+        began_ns = request.failing_ns
+        if began_ns is None or self._health(request).has_answered_since(began_ns):
+            request.failing_ns = now_ns
+        else:  # failed twice, and nobody was answered in between
+            wait_ns = max(wait_ns, self._policy.outage_wait_ns(left, now_ns - began_ns, self._dice))
         request.retries += 1
         self._log_failed(request, error, wait_ns)
-        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns, charged=charged)
+        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
+
+    def _health(self, request: Request) -> LaneHealth:
+        health = self._lanes.get(request.lane)
+        return self._lanes.setdefault(request.lane, LaneHealth()) if health is None else health
 
     @staticmethod
     def _shrunk(request: Request, refusal: Refusal) -> bool:
@@ -259,12 +351,6 @@ class Runner:
     def _failed(request: Request, error: APIError) -> Outcome:
         error.attempts = request.attempts
         return Outcome(Next.FAILED, error=error)
-
-    def _blind_hold_ns(self) -> int:
-        """Return a growing hold for a server that refuses without saying for how long."""
-        bound_s = min(_BLIND_CAP_S, _BLIND_HOLD_S * 2.0 ** min(self._blind, 20))
-        self._blind += 1
-        return round(bound_s * self._dice.uniform(0.85, 1.15) * NS_PER_S)
 
     @staticmethod
     def _log_failed(request: Request, error: APIError, wait_ns: int) -> None:

@@ -487,7 +487,7 @@ class ThreadEngine:
         self._roster.accept(request)
         self._roster.tally.count_pending(request, -1)
         self._roster.end(request, State.FAILED)
-        self._timers.after(0, lambda: self._delivery.end(request, error=error.copy(), is_final=False))
+        self._timers.after(0, lambda: self._delivery.end(request, error=verdicts.of(request, error), is_final=False))
         return future
 
     def _look_in_time(self, lane: Lane, head: Request) -> None:

@@ -27,9 +27,11 @@ def too_large(request: Request, excess: TooLarge) -> RequestTooLarge:
 
 
 def of(request: Request, error: GroqQueueError) -> GroqQueueError:
-    """Return *error*, which is everybody's, as that of one request."""
+    """Return *error*, which is everybody's, as that of one request: its ids, and how often that one was sent."""
     own = error.copy()
     own.request_id, own.custom_id = request.id, request.custom_id
+    if isinstance(own, APIError):
+        own.attempts = request.attempts
     return own
 
 

@@ -263,6 +263,11 @@ class ProcessMeter:
         _call(listeners)
         return notices
 
+    def pause(self, wait_ns: int, now_ns: int) -> None:
+        """Grant nobody a lease for *wait_ns*, by the wish of a server that fails; a longer wait set before stays."""
+        with self._lock:
+            self._budget.pause(wait_ns, now_ns)
+
     def trouble(self, now_ns: int) -> None:
         """Note that an attempt failed by no fault of its request: a 5xx, a lost connection."""
         with self._lock:

@@ -286,6 +286,11 @@ class SharedMeter(ProcessMeter):
         self._tell(ends)
         return notices
 
+    def pause(self, wait_ns: int, now_ns: int) -> None:
+        """Grant nobody of any process a lease for *wait_ns*."""
+        super().pause(wait_ns, now_ns)
+        self._tell([lambda ledger: ledger.hold(self.lane, wait_ns, "")])
+
     # -- what is shown
 
     def too_large(self, size: Size) -> TooLarge | None:

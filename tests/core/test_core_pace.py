@@ -137,7 +137,12 @@ def test_refusals_of_attempts_already_under_way_slow_down_once():
         budget.refused(lease, None, 5 * SECOND, NOW + SECOND)
 
     later = NOW + 7 * SECOND
-    assert isinstance(budget.lease(Cost(1), later), Lease)
+    probe = budget.lease(Cost(1), later)
+    assert isinstance(probe, Lease)
+    budget.settle(probe, Cost(1), Cost(1), later)
+    budget.observe(probe, (), later)
+    budget.lease(Cost(1), later + SECOND)
+    later += SECOND
     assert budget.blocks(Cost(1), later).wait_ns <= SECOND / 70 * 1.3
 
 

@@ -116,7 +116,7 @@ def test_an_answer_without_usage_costs_what_was_leased():
 
 @pytest.mark.parametrize("status", [200, 299])
 @pytest.mark.parametrize(
-    "body", [b"<html>", b"[]", b'{"choices": 5}', b"{}"], ids=["html", "list", "no list of choices", "no choices"]
+    "body", [b"", b'{"choices": [', b'{"choices": 5}', b"{}"], ids=["empty", "half", "no list of choices", "no choices"]
 )
 def test_an_unreadable_answer_may_have_been_billed(body, status):
     bench = Bench(Answer(status, body, {"x-request-id": "req_7"}))
@@ -137,7 +137,7 @@ def test_an_unreadable_answer_may_have_been_billed(body, status):
 
 
 def test_an_unreadable_answer_is_asked_for_again_twice_at_most():
-    bench = Bench(*[Answer(body=b"<html>")] * 3)
+    bench = Bench(*[Answer(body=b'{"choices": [')] * 3)
     request = bench.request()
 
     assert [Next.AGAIN, Next.AGAIN, Next.FAILED] == [bench.attempt(request).next for _ in range(3)]
@@ -186,7 +186,7 @@ def test_a_passing_fault_waits_as_long_as_the_server_said_and_at_least_its_backo
     assert (Next.AGAIN, 40 * NS_PER_S) == (told.next, told.wait_ns)
     assert Next.AGAIN is not_told.next
     assert 0 < not_told.wait_ns <= NS_PER_S, "the second backoff is at most a second"
-    assert (2, Cost(0)) == (request.retries, told.charged)
+    assert 2 == request.retries
     assert ((0, 60) if refunded else (60, 0)) == bench.ledger()[0]
 
 
@@ -286,20 +286,19 @@ def test_a_refusal_without_numbers_counts_as_a_retry():
     assert 2_001_000_000 <= blocked.wait_ns <= 2_015_000_000
 
 
-def test_a_refusal_that_names_no_wait_is_answered_by_holds_that_double_up_to_a_minute():
+def test_a_refusal_that_names_no_wait_is_answered_by_holds_that_grow_up_to_a_minute():
     """
     About a second at first; an answer in between begins anew.
     """
-    bench = Bench(*[Answer(429, {})] * 8, Answer(), Answer(429, {}), max_retries=20)
-    request, holds = bench.request(), []
-    for _ in range(10):
-        outcome = bench.attempt(request)
-        if outcome.next is Next.REFUSED:
-            holds.append(bench.meter.blocks(request.size, bench.clock.now_ns()).wait_ns / NS_PER_S)
+    bench = Bench(*[Answer(429, {})] * 7, Answer(), Answer(429, {}), max_retries=20)
+    request, other, holds = bench.request(), bench.request(), []
+    for each in (*[request] * 8, other):
+        if bench.attempt(each).next is not Next.DONE:
+            holds.append(bench.meter.blocks(each.size, bench.clock.now_ns()).wait_ns / NS_PER_S)
 
-    expected = [1, 2, 4, 8, 16, 32, 60, 60, 1]
+    expected = [1, 2.5, 6.25, 15.625, 39.06, 60, 60, 1]
     assert len(expected) == len(holds)
-    off = [(hold, bound) for hold, bound in zip(holds, expected, strict=True) if not 0.85 <= hold / bound <= 1.17]
+    off = [(hold, bound) for hold, bound in zip(holds, expected, strict=True) if not 1 <= hold / bound <= 1.17]
     assert [] == off
 
 
