@@ -61,11 +61,15 @@ def _rebuild(body: dict[str, Any], custom_id: str | None, attempts: int, waited:
     return Completion(body, custom_id=custom_id, attempts=attempts, waited=waited)
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _null(name: str) -> None:
+    """Read NaN and the infinities, which servers write for a probability of zero and JSON does not have, as null.
+
+    What JavaScript writes for them; a float would make files and journals that other programs cannot read.
+    """
 
 
-_decoder = json.JSONDecoder(object_hook=Node, parse_constant=_refuse_constant)  # json.loads would make one a call
+# One for all, which json.loads would make for each call. Not strict: it reads line breaks inside strings.
+_decoder = json.JSONDecoder(object_hook=Node, parse_constant=_null, strict=False)
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
@@ -75,10 +79,14 @@ def decode_object(body: bytes) -> dict[str, Any]:
         The JSON object, its inner objects as ``Node``.
 
     Raises:
-        ValueError: The body is not one JSON object in UTF-8, or is nested too deep.
+        ValueError: The body is not one JSON object, or is nested too deep.
     """
     try:
-        decoded = _decoder.decode(body.decode("utf-8"))
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = body.decode(json.detect_encoding(body), "replace")  # UTF-16 or 32, or one wrong byte in a long answer
+    try:
+        decoded = _decoder.decode(text.lstrip("\ufeff"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(decoded, dict):

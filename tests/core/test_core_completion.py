@@ -107,14 +107,9 @@ def test_a_plain_answer_was_sent_once_and_waited_for_nothing() -> None:
         b"",
         b"<html><body>502 Bad Gateway</body></html>",
         b"error code: 1010",
-        b'{"a": NaN}',
-        b'{"a": Infinity}',
-        b'{"a": -Infinity}',
+        b'{"a": nan}',
         b'{"a": 1',
         b'{"a": 1} trailing',
-        '{"a": 1}'.encode("utf-16"),
-        '{"a": 1}'.encode("utf-8-sig"),
-        b'{"a": "\xff"}',
         b"[1, 2]",
         b'"text"',
         b"null",
@@ -137,11 +132,26 @@ def test_the_objects_inside_an_object_are_read_by_attributes_too() -> None:
     assert 1 == decoded["a"][0].b.c
 
 
-def test_what_is_nested_too_deep_and_a_constant_that_json_lacks_are_named() -> None:
+def test_what_is_nested_too_deep_is_named() -> None:
     with pytest.raises(ValueError, match=r"^nested too deep$"):
         decode_object(b"[" * 200_000)
-    with pytest.raises(ValueError, match=r"^NaN is not JSON$"):
-        decode_object(b'{"a": NaN}')
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_an_object_is_read_in_every_encoding_that_json_was_ever_written_in(encoding: str) -> None:
+    assert {"a": "ü"} == decode_object('{"a": "ü"}'.encode(encoding))
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_lacks_is_null(word: str) -> None:
+    """
+    Servers write one for the logarithm of a probability of zero; the answer is not worth less for it.
+    """
+    assert {"logprob": None, "b": 1} == decode_object(f'{{"logprob": {word}, "b": 1}}'.encode())
+
+
+def test_a_wrong_byte_or_a_line_break_inside_a_string_does_not_cost_the_answer() -> None:
+    assert {"a": "x\ufffdy", "b": "1\n2"} == decode_object(b'{"a": "x\xffy", "b": "1\n2"}')
 
 
 def test_a_wrong_kind_is_named() -> None:
