@@ -115,8 +115,11 @@ class GroqQueue(Asking):
             may have been billed: ``"resend"`` sends them again, up to 3 times in all; ``"hold"``
             lets them fail, for ``groq-queue retry-failed`` to bring back.
         timeout: Seconds to connect and seconds of silence, for each attempt, or one
-            number for both: requests' meaning. An attempt never takes longer than their sum.
-        max_retries: Further attempts after the first, >= 0.
+            number for both: requests' meaning. Header lines, interim answers and white space do not
+            break the silence: without a byte more of its answer, an attempt takes no longer than the
+            sum of both. An answer that grows is read on, up to ten times the silence.
+        max_retries: Further attempts after the first, >= 0; at most 2 of them after attempts that may
+            have been billed. One more is made if a kept connection turns out closed as it is used.
         accounts: ``{model: (base_url, api_key)}`` of models that are served elsewhere or paid
             for otherwise; None in a pair reads the environment. Other models use *api_key*
             and *base_url*; if neither is given, they are refused. A rejected key ends the

@@ -38,13 +38,15 @@ class Transport(Protocol):
             body: JSON, encoded.
             timeout: Seconds to connect, and seconds the server may stay silent
                 between two reads (the meaning of requests' ``timeout``). The
-                whole attempt never takes longer than their sum.
+                whole attempt takes no longer than their sum unless the answer
+                grows, and then at most ten times the silence.
 
         Raises:
             APITimeoutError: One of the three bounds passed; ``sent`` tells whether
                 the server may have got the request.
-            APIConnectionError: Refused, reset, cut short, larger than the cap, or
-                (``is_final``) a certificate that does not verify.
+            APIConnectionError: Refused, reset, cut short, or (``is_final``) larger than the
+                cap, in an unknown encoding, refused by a proxy, or a certificate that
+                does not verify. ``is_stale``: a kept connection ended as it was used.
         """
         ...
 

@@ -11,13 +11,14 @@ cannot be had back without a parser of our own, so it stays.
 from __future__ import annotations
 
 import http.client
+import socket
 from typing import Any
 from urllib.parse import SplitResult
 
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import PORTS, port_of
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt
+from groq_queue.transport.watch import Attempt, now_s
 from groq_queue.transport.wire import Unacceptable
 
 _ONE_PIECE = 65_536  # up to this size, copying a body is cheaper than a second packet
@@ -69,16 +70,26 @@ def write(sock: Any, attempt: Attempt, head: Head, endpoint: str, body: bytes) -
 
     Raises:
         ValueError: *endpoint* cannot stand in a request line; nothing was sent.
-        OSError: The time is over, or TLS broke.
+        OSError: The time is over, TLS broke, or (``attempt.wrote`` is False then) not a byte was taken.
     """
     if not (endpoint.isascii() and endpoint.isprintable()) or " " in endpoint:
         raise ValueError(f"endpoint {excerpt(endpoint)!r} is not a path")
-    attempt.wrote = True
+    attempt.wrote, attempt.wrote_s = True, now_s()
+    is_small = len(body) <= _ONE_PIECE
+    first = head.encoded(endpoint, len(body)) + body if is_small else head.encoded(endpoint, len(body))
     try:
-        if len(body) <= _ONE_PIECE:
-            sock.sendall(head.encoded(endpoint, len(body)) + body)
-        else:
-            sock.sendall(head.encoded(endpoint, len(body)))
+        taken = sock.send(first)
+    except ConnectionError:
+        # Not a byte was taken, so nobody can have read one, and what could be read now answers something else.
+        # TLS may have written a part of its record.
+        if type(sock) is socket.socket:
+            attempt.wrote = False
+            raise
+        return False
+    try:
+        if taken < len(first):
+            sock.sendall(memoryview(first)[taken:])
+        if not is_small:
             sock.sendall(body)
     except ConnectionError:
         return False
@@ -97,11 +108,24 @@ def fields_of(answer: http.client.HTTPResponse) -> dict[str, str]:
     if len(fields) < len(headers) and len(set(headers.get_all("content-length", ()))) > 1:
         raise Unacceptable("answer has two lengths")
     if answer.length is None and "content-length" in fields and not answer.chunked:
-        raise Unacceptable(f"answer has the length {excerpt(fields['content-length'])!r}")
+        answer.length = _one_length(fields["content-length"])
     coding = fields.get("transfer-encoding")
     if coding is not None and not answer.chunked and coding.lower() != "identity":
         raise Unacceptable(f"answer is transferred as {excerpt(coding)!r}")
     return fields
+
+
+def _one_length(text: str) -> int:
+    """Return the length that a list such as ``242, 242`` repeats, as proxies join headers.
+
+    Raises:
+        Unacceptable: It is no number, or several.
+    """
+    lengths = {part.strip() for part in text.split(",")}
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit() and len(length) <= 18):
+        raise Unacceptable(f"answer has the length {excerpt(text)!r}")
+    return int(length)
 
 
 def _authority(parts: SplitResult) -> str:

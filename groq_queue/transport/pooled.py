@@ -12,7 +12,6 @@ to a proxy, 127.0.0.1 is itself, and the key would reach it in clear.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import ssl
 import urllib.request
@@ -27,16 +26,17 @@ from urllib3.util import make_headers
 
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import is_loopback, port_of
+from groq_queue.transport.answer import Answer
 from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.exchange import Head, fields_of, write
 from groq_queue.transport.secret import Secret
 from groq_queue.transport.watch import Attempt, WatchedConnection, WatchedTLSConnection, now_s, set_timeout, watching
-from groq_queue.transport.wire import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport, broke_off
+from groq_queue.transport.wire import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport
 
 _KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
 # Used again so soon, a connection is not asked whether it still stands: asking hands the interpreter to another
-# thread, and among 32 busy ones the asker then waits for its turn. One that just closed is stale like any other;
-# given up is only to notice, in that time, a server that sends more than the length it announced.
+# thread, and among 32 busy ones the asker then waits for its turn. One that was closed in that time is noticed by the
+# exchange (see ``watch``); given up is only to notice a server that sends more than the length it announced.
 _JUST_USED_S = 0.01
 
 
@@ -97,12 +97,15 @@ class PooledTransport(WireTransport):
             try:
                 return self._speak(connection, attempt, endpoint, body)
             except FOREIGN_ERRORS as error:
-                if not (attempt.is_stale and broke_off(error)):
+                if attempt.ended_s is not None or not attempt.wrote:
+                    self._forget_inherited()  # what ended this one has probably ended the others
+                if not attempt.has_ended_unread(error):
                     raise
+            attempt.begins_anew()
         return self._speak(self._new_connection(), attempt, endpoint, body)
 
     def _speak(self, connection: WatchedConnection, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
-        answer: http.client.HTTPResponse | None = None
+        answer: Answer | None = None
         try:
             if connection.sock is None:
                 connection.timeout = min(attempt.connect_s, attempt.patience_s())
@@ -113,8 +116,9 @@ class PooledTransport(WireTransport):
             sock: Any = connection.sock
             set_timeout(sock, attempt.patience_s())
             is_usable = write(sock, attempt, self._head, endpoint, body)
-            answer = attempt.answer = http.client.HTTPResponse(sock, method="POST")
+            answer = attempt.answer = Answer(sock, method="POST")
             answer.begin()
+            connection.trip_s = min(connection.trip_s, now_s() - attempt.wrote_s)
             fields = fields_of(answer)
             content = self._body(answer.read1, answer.length, answer.status, fields, attempt)
             reply = self._reply(answer.status, fields, content)
@@ -159,16 +163,23 @@ def environment_proxy(parts: SplitResult) -> str | None:
     """Return the URL of the proxy that the environment names for an address, or None.
 
     Raises:
-        ConfigurationError: It is not an http or https proxy.
+        ConfigurationError: It is not the address of an http or https proxy.
     """
     host = parts.hostname or ""
     proxies = urllib.request.getproxies()
-    url = proxies.get(parts.scheme) or proxies.get("all")
+    url = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
     if not url or is_loopback(host) or urllib.request.proxy_bypass(f"{host}:{port_of(parts)}"):
         return None
     if "://" not in url:
         url = f"http://{url}"
     scheme = url.partition("://")[0].lower()
+    try:
+        proxy = urlsplit(url)
+        is_address = bool(proxy.hostname) and proxy.port != 0 and " " not in proxy.netloc
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise _no_address(url)
     if scheme not in ("http", "https"):
         raise ConfigurationError(
             f"the environment names a {scheme} proxy, which is not built in: "
@@ -207,7 +218,7 @@ def _factory(parts: SplitResult, proxy_url: str | None, proxy_key: Secret | None
     options: dict[str, Any] = {"proxy": manager.proxy, "proxy_config": manager.proxy_config}
     proxy_scheme, _, proxy_host, proxy_port, *_ = manager.proxy or (None,) * 4
     if proxy_host is None:
-        raise ConfigurationError(f"the environment's proxy {excerpt(bare_url)!r} names no host: write http://host:port")
+        raise _no_address(bare_url)
 
     def through_proxy() -> WatchedConnection:
         connection: WatchedConnection
@@ -226,7 +237,13 @@ def _read_proxy(url: str) -> urllib3.ProxyManager:
     """Let urllib3 read the address of a proxy; the manager itself opens nothing here."""
     with contextlib.suppress(urllib3_errors.HTTPError, ValueError):
         return urllib3.ProxyManager(url)
-    raise ConfigurationError(f"the environment's proxy {excerpt(url)!r} is not an address: write http://host:port")
+    raise _no_address(url)
+
+
+def _no_address(url: str) -> ConfigurationError:
+    scheme, _, rest = url.partition("://")
+    bare = excerpt(f"{scheme}://{rest.rpartition('@')[2]}")
+    return ConfigurationError(f"the environment's proxy {bare!r} is not an address: write http://host:port")
 
 
 def tls_context() -> ssl.SSLContext:

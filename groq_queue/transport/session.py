@@ -26,7 +26,9 @@ from groq_queue.transport.address import is_loopback
 from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.secret import Secret
 from groq_queue.transport.watch import Attempt, watched, watching
-from groq_queue.transport.wire import MAX_RESPONSE_BYTES, WireTransport, broke_off
+from groq_queue.transport.wire import MAX_RESPONSE_BYTES, WireTransport
+
+_MOST_UNREAD = 16  # kept connections that may turn out closed, one after the other, before the attempt is given up
 
 _log = logging.getLogger("groq_queue.transport")
 
@@ -92,11 +94,13 @@ class SessionTransport(WireTransport):
         if self._is_local:  # to a proxy of the environment, loopback is the proxy itself
             settings["proxies"] = dict(self._session.proxies)
         with watching(attempt):
-            try:
-                return self._speak(prepared, settings, attempt)
-            except requests.ConnectionError as error:
-                if not (attempt.is_stale and broke_off(error)):
-                    raise
+            for _ in range(_MOST_UNREAD):
+                try:
+                    return self._speak(prepared, settings, attempt)
+                except requests.ConnectionError as error:
+                    if not attempt.has_ended_unread(error):
+                        raise
+                attempt.begins_anew()
             return self._speak(prepared, settings, attempt)
 
     def _speak(self, prepared: requests.PreparedRequest, settings: Any, attempt: Attempt) -> Reply:
@@ -135,9 +139,12 @@ class SessionTransport(WireTransport):
         assert prepared.url is not None
         adapter = self._session.get_adapter(prepared.url)
         if isinstance(adapter, HTTPAdapter):
-            pool: Any = adapter.get_connection_with_tls_context(
-                prepared, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
-            )
+            try:
+                pool: Any = adapter.get_connection_with_tls_context(
+                    prepared, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
+                )
+            except TypeError:  # requests stumbles over a proxy that has a user name and no host
+                raise requests.exceptions.InvalidProxyURL from None
             pool.ConnectionCls = watched(pool.ConnectionCls)
 
 

@@ -4,6 +4,14 @@ Time-outs of sockets bound one read each; a server that sends a header line now
 and then, or ``100 Continue`` for ever, never meets one. So an alarm on another
 thread shuts the socket down when the whole attempt has had its time.
 
+A kept connection may end just as it is used again, and then nobody can tell for certain whether the
+request was read. What can be known, in this order:
+
+1. The write took no byte, or the peer's FIN left before the peer's system had the whole request (Linux tells
+   which bytes were acknowledged): nobody has read it, and it is sent again like one that found no connection.
+2. The end came within about a round trip of the write: it was most probably on its way already. ``is_stale``.
+3. Anything later: the server may have worked. An attempt like any other that was lost.
+
 How the socket is found: connections of our own class report to the ``Attempt``
 that the sending thread declared in ``watching``, or that they were told to serve.
 
@@ -17,6 +25,9 @@ import encodings.idna
 import functools
 import http.client
 import socket
+import ssl
+import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +36,7 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from groq_queue.errors import Sent
+from groq_queue.transport.answer import Answer
 
 _this_thread = threading.local()
 
@@ -32,6 +44,12 @@ _this_thread = threading.local()
 # finds half a module and can resolve no name, ever; so it is loaded here, before there are threads.
 assert encodings.idna
 
+
+_SLACK_S = 0.02  # beyond a round trip: how late a busy machine may notice that a connection has ended
+_LONGEST_TRIP_S = 0.25
+_TCP_CLOSE = 7
+_UNACKED_AT = 24  # in Linux's struct tcp_info, of segments that the peer's system has not acknowledged
+_PROGRESS = 10  # an answer that grows may take that many times as long as one that does not
 
 _CLOCK_ID = getattr(time, "CLOCK_MONOTONIC", None)  # absent on Windows
 
@@ -59,26 +77,37 @@ class Attempt:
         "connect_s",
         "connection",
         "deadline",
+        "ended_s",
         "has_begun",
         "has_expired",
+        "has_grown",
         "is_connected",
         "is_reused",
+        "latest",
         "read_s",
         "sock",
+        "was_unread",
         "wrote",
+        "wrote_s",
     )
 
     def __init__(self, timeout: tuple[float, float]) -> None:
         self.connect_s, self.read_s = timeout
-        self.deadline = now_s() + self.connect_s + self.read_s
+        now = now_s()
+        self.deadline = now + self.connect_s + self.read_s
+        self.latest = now + self.connect_s + _PROGRESS * self.read_s
         self.has_begun = False  # False proves that nothing was sent
         self.has_expired = False
+        self.has_grown = False  # the answer has, and the deadline with it
         self.connection: WatchedConnection | None = None
         self.sock: Any = None  # kept here: http.client gives its own away before the body is read
         self.answer: http.client.HTTPResponse | None = None
         self.is_connected = False
         self.is_reused = False
-        self.wrote = False  # never taken back: bytes written on a dead socket may still have arrived
+        self.wrote = False  # not taken back on a guess: bytes written on a dead socket may still have arrived
+        self.wrote_s = 0.0
+        self.ended_s: float | None = None  # when a kept connection ended without a byte of answer
+        self.was_unread = False  # it is certain that nobody read what was written
 
     def left_s(self) -> float:
         """Return the seconds until the whole attempt must be over, negative after that."""
@@ -101,10 +130,40 @@ class Attempt:
         """Did a complete status line arrive? (``100 Continue`` proves nothing and does not count.)"""
         return self.answer is not None and isinstance(self.answer.status, int)
 
+    def progressed(self) -> None:
+        """Note that the answer has grown: what was allowed for silence begins anew, within bounds."""
+        until = min(now_s() + self.read_s, self.latest)
+        if until > self.deadline:
+            self.deadline, self.has_grown = until, True
+
+    def ends(self, connection: WatchedConnection, sock: Any) -> None:
+        """Note what can be known of a kept connection that is being closed before it answered."""
+        if self.is_reused and self.wrote and self.ended_s is None and not self.has_begun_answer:
+            self.ended_s = now_s()
+            self.was_unread = _was_cut_off(sock)
+
+    def has_ended_unread(self, error: BaseException) -> bool:
+        """Return whether *error* is the end of a kept connection, and proves that nobody read the request.
+
+        A reset proves nothing: it may overtake the acknowledgement of what was read.
+        """
+        if not self.is_reused or self.has_begun_answer or self.has_expired:
+            return False
+        if not self.wrote:
+            return isinstance(error, ConnectionError)
+        return self.was_unread and _is_end_of_file(error)
+
+    def begins_anew(self) -> None:
+        """Forget a connection on which certainly nothing was read."""
+        self.wrote = self.was_unread = self.is_reused = self.is_connected = False
+        self.ended_s = self.answer = self.sock = None
+
     @property
     def is_stale(self) -> bool:
-        """Did a kept connection end before a byte of answer, as when the server had just closed it?"""
-        return self.is_reused and not self.has_begun_answer and not self.has_expired
+        """Did a kept connection end within about a round trip of the write, and without a byte of answer?"""
+        if self.ended_s is None or self.has_expired or self.connection is None:
+            return False
+        return self.ended_s - self.wrote_s <= min(self.connection.trip_s, _LONGEST_TRIP_S) + _SLACK_S
 
     @property
     def sent(self) -> Sent:
@@ -129,6 +188,33 @@ class Attempt:
         if connection is not None and connection.owner is self:  # only our own thread makes it ours
             with connection.guard:  # a shutdown that has begun must end first
                 connection.owner = None
+
+
+def _was_cut_off(sock: Any) -> bool:
+    """Return whether the peer's system never had the whole of what was written; False where that cannot be told."""
+    plain = getattr(sock, "socket", sock)
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None or not sys.platform.startswith("linux") or not isinstance(plain, socket.socket):
+        return False
+    try:
+        told = plain.getsockopt(socket.IPPROTO_TCP, option, _UNACKED_AT + 4)
+        return told[0] == _TCP_CLOSE or bool(struct.unpack_from("=I", told, _UNACKED_AT)[0])
+    except (OSError, struct.error):
+        return False
+
+
+def _is_end_of_file(error: BaseException) -> bool:
+    """Return whether the peer closed the connection, as opposed to resetting it."""
+    todo: list[Any] = [error]
+    for _ in range(10):  # requests and urllib3 wrap an error in two layers or three
+        if not todo:
+            break
+        layer = todo.pop(0)
+        if isinstance(layer, (http.client.RemoteDisconnected, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            return True
+        if isinstance(layer, BaseException):
+            todo += [*layer.args, layer.__cause__, layer.__context__]
+    return False
 
 
 def set_timeout(sock: Any, seconds: float) -> None:
@@ -164,6 +250,7 @@ class WatchedConnection(HTTPConnection):
 
     owner: Attempt | None = None
     idle_since: float = 0.0
+    trip_s: float = 0.0  # an upper bound of a round trip to the peer: what connecting took, or the fastest answer
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.guard = threading.Lock()
@@ -175,6 +262,18 @@ class WatchedConnection(HTTPConnection):
         attempt.has_begun = attempt.is_connected = attempt.is_reused = True
         attempt.sock = self.sock
         attempt.connection = self
+
+    def close(self) -> None:
+        owner, sock = self.owner, self.sock
+        if owner is not None and sock is not None:
+            owner.ends(self, sock)
+        super().close()
+
+    def _new_conn(self) -> Any:
+        began = now_s()
+        sock = super()._new_conn()
+        self.trip_s = now_s() - began
+        return sock
 
     def connect(self) -> None:
         attempt = self._report()
@@ -206,13 +305,14 @@ class WatchedConnection(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None and self.auto_open:
             self.connect()
-        if self.owner is not None:
-            self.owner.wrote = True
+        owner = self.owner
+        if owner is not None and not owner.wrote:
+            owner.wrote, owner.wrote_s = True, now_s()
         super().send(data)
 
     def response_class(self, *args: Any, **options: Any) -> http.client.HTTPResponse:  # type: ignore[override]
         """Build the reader of one answer; http.client calls this attribute, class or not."""
-        answer: http.client.HTTPResponse = super().response_class(*args, **options)
+        answer = Answer(*args, **options)
         if self.owner is not None:
             self.owner.answer = answer
         return answer

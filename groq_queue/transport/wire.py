@@ -6,7 +6,13 @@ trackers print them with local variables, show no key.
 
 Replies are asked for uncompressed. An answer of some kilobytes gains nothing on
 the way and costs time at both ends, and no body can then be a bomb. A proxy that
-compresses all the same is understood (gzip, deflate), up to the same cap.
+compresses all the same is understood (gzip, deflate), up to a cap; one that names
+an encoding which the body does not have is not believed.
+
+Bounds of time: an attempt ends after connect + read seconds unless its answer
+grows, and white space, header lines and interim answers are no growth: whoever
+sends only those keeps a connection open and is silent otherwise. While the answer
+grows, only silence ends it, up to ten times the read time-out.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import ssl
 import zlib
 from abc import ABC, abstractmethod
@@ -30,9 +37,13 @@ from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.secret import Secret
 from groq_queue.transport.watch import Attempt
 
-MAX_RESPONSE_BYTES = 16 * 1024 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # an embeddings answer of 2,048 texts has 22 MB
+_MAX_UNPACKED_BYTES = 16 * 1024 * 1024  # of a few bytes; more only if the packed body has a twentieth of it
+_USUAL_RATIO = 20
 MAX_CONNECTIONS = 64
 _PIECE = 65_536
+
+_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")  # http.client tells the status in its message alone
 
 # What a broken or hostile peer makes the libraries below raise. Anything else is a mistake of ours and stays visible.
 FOREIGN_ERRORS = (OSError, http.client.HTTPException, urllib3_errors.HTTPError, ValueError)
@@ -47,7 +58,16 @@ def default_user_agent() -> str:
 
 
 class Unacceptable(Exception):
-    """An answer arrived and cannot be used; the text says why."""
+    """An answer arrived and cannot be used; the text says why.
+
+    Args:
+        message: In words.
+        is_final: The same request would get the same again.
+    """
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class WireTransport(ABC):
@@ -103,16 +123,14 @@ class WireTransport(ABC):
         """Close connections that belong to the parent process as well."""
 
     def _attempt(self, endpoint: str, body: bytes, attempt: Attempt) -> Reply | APIConnectionError:
-        call_off = None
-        if self._alarm is not None:
-            call_off = self._alarm(attempt.connect_s + attempt.read_s, attempt.expire)
+        watch = None if self._alarm is None else _Watch(self._alarm, attempt)
         try:
             reply = self._exchange(attempt, endpoint, body)
         except (*FOREIGN_ERRORS, Unacceptable) as error:
             return translate(error, attempt, self._address, self._key)
         finally:
-            if call_off is not None:
-                call_off()
+            if watch is not None:
+                watch.end()
             attempt.let_go()
         if attempt.has_expired:  # a header drip cut by the alarm looks like a complete 200 without body
             return translate(TimeoutError(), attempt, self._address, self._key)
@@ -143,6 +161,28 @@ class WireTransport(ABC):
         return decoded(body, encoding, self._max_response_bytes) if encoding else body
 
 
+class _Watch:
+    """Ends an attempt when it has had its time, which grows while its answer does."""
+
+    def __init__(self, alarm: Alarm, attempt: Attempt) -> None:
+        self._alarm = alarm
+        self._attempt = attempt
+        self._is_over = False
+        self._call_off = alarm(attempt.connect_s + attempt.read_s, self._ring)
+
+    def _ring(self) -> None:
+        left_s = self._attempt.left_s()
+        if left_s <= 0 or not self._attempt.has_grown:
+            self._attempt.expire()
+        elif not self._is_over:  # if it ends just now, one alarm more rings in vain
+            self._call_off = self._alarm(left_s, self._ring)
+
+    def end(self) -> None:
+        """Call the alarm off."""
+        self._is_over = True
+        self._call_off()
+
+
 def read_body(read1: Callable[[int], bytes], length: int | None, attempt: Attempt, cap: int) -> bytes:
     """Read a body to its end in pieces, as they come.
 
@@ -153,22 +193,26 @@ def read_body(read1: Callable[[int], bytes], length: int | None, attempt: Attemp
         cap: Bytes accepted.
 
     Raises:
-        Unacceptable: It is larger than *cap* bytes.
+        Unacceptable: It is larger than *cap* bytes, or announces that it is.
         IncompleteRead: It ended before *length*.
         TimeoutError: The attempt has had its time.
     """
+    if length is not None and length > cap:
+        raise Unacceptable(f"answer of {length} bytes is larger than {cap} bytes", is_final=True)
     pieces: list[bytes] = []
     size = 0
+    is_near_end = False
     while True:
         patience_s = attempt.patience_s()
-        if patience_s < attempt.read_s and attempt.sock is not None:
+        if (patience_s < attempt.read_s or is_near_end) and attempt.sock is not None:
             attempt.sock.settimeout(patience_s)
+            is_near_end = patience_s < attempt.read_s
         # Never ask for more than is left: until 3.12 http.client.read1 does not count
         # what it returned and would wait for bytes beyond Content-Length.
         piece = read1(_PIECE if length is None else max(1, min(_PIECE, length - size)))
         size += len(piece)
         if size > cap:
-            raise Unacceptable(f"answer is larger than {cap} bytes")
+            raise Unacceptable(f"answer is larger than {cap} bytes", is_final=True)
         if size == length:
             return b"".join((*pieces, piece))
         if not piece:
@@ -176,32 +220,66 @@ def read_body(read1: Callable[[int], bytes], length: int | None, attempt: Attemp
                 raise http.client.IncompleteRead(b"", length - size)
             return b"".join(pieces)
         pieces.append(piece)
+        if not piece.isspace():
+            attempt.progressed()
 
 
 def decoded(body: bytes, encoding: str, cap: int) -> bytes:
-    """Undo *encoding* (gzip or deflate), never producing more than *cap* bytes.
+    """Undo *encoding*, a list of gzip and deflate, in which other names are not believed over plain JSON.
+
+    Args:
+        body: As it came.
+        encoding: The header.
+        cap: Most bytes to produce; of a small body fewer, because no honest one unpacks to a thousand times its size.
 
     Raises:
         Unacceptable: It is larger, damaged, or of another encoding.
     """
-    name = encoding.strip().lower()
-    if name in ("", "identity") or not body:
-        return body
-    if name not in ("gzip", "x-gzip", "deflate"):
-        raise Unacceptable(f"answer is encoded as {excerpt(encoding)!r} although none was asked for")
+    most = min(cap, max(_MAX_UNPACKED_BYTES, _USUAL_RATIO * len(body)))
+    for name in reversed([part.strip().lower() for part in encoding.split(",")]):
+        if name in ("", "identity") or not body:
+            continue
+        if name in ("gzip", "x-gzip", "deflate"):
+            body = _unpacked(body, name, most)
+        elif not _looks_like_json(body):
+            raise Unacceptable(f"answer is encoded as {excerpt(encoding)!r} although none was asked for", is_final=True)
+    return body
+
+
+def _unpacked(body: bytes, name: str, most: int) -> bytes:
+    """Undo gzip, or deflate with or without its header; plain JSON is left as it is."""
+    if _looks_like_json(body):
+        return body  # undone on the way by somebody who left the header
+    first = zlib.MAX_WBITS | 32  # either header, gzip or zlib
+    for wbits in (first, -zlib.MAX_WBITS) if name == "deflate" else (first,):
+        try:
+            return _inflated(body, name, most, wbits)
+        except zlib.error:
+            continue
+    raise Unacceptable(f"answer is not valid {name}")
+
+
+def _inflated(body: bytes, name: str, most: int, wbits: int) -> bytes:
     result = b""
     while body:
-        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header, gzip or zlib
-        try:
-            result += unpacker.decompress(body, cap + 1 - len(result))
-        except zlib.error:
-            raise Unacceptable(f"answer is not valid {name}") from None
-        if len(result) > cap:
-            raise Unacceptable(f"answer unpacks to more than {cap} bytes")
+        unpacker = zlib.decompressobj(wbits=wbits)
+        result += unpacker.decompress(body, most + 1 - len(result))
+        if len(result) > most:
+            raise Unacceptable(f"answer unpacks to more than {most} bytes", is_final=True)
         if not unpacker.eof:
             raise Unacceptable(f"answer was cut short inside its {name} encoding")
         body = unpacker.unused_data
     return result
+
+
+def _looks_like_json(body: bytes) -> bool:
+    if body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
+        return False
+    try:
+        body.decode()
+    except UnicodeDecodeError:  # raw deflate may begin with a bracket
+        return False
+    return True
 
 
 def translate(error: BaseException, attempt: Attempt, address: str, key: Secret) -> APIConnectionError:
@@ -223,7 +301,10 @@ def translate(error: BaseException, attempt: Attempt, address: str, key: Secret)
         return next((layer for layer in layers if isinstance(layer, kinds)), None)
 
     def failed(text: str, is_final: bool = False) -> APIConnectionError:
-        return APIConnectionError(key.redact(text), sent=sent, is_final=is_final)
+        failure = APIConnectionError(key.redact(text), sent=sent, is_final=is_final)
+        if attempt.is_stale and broke_off(error):
+            failure.is_stale = True
+        return failure
 
     if attempt.has_expired:
         total_s = attempt.connect_s + attempt.read_s
@@ -248,16 +329,31 @@ def translate(error: BaseException, attempt: Attempt, address: str, key: Secret)
         # A handshake that was merely cut off may succeed next time; one that was refused will not.
         is_final = not attempt.wrote and not found(ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
         return failed(f"TLS with {peer} failed: {_reason(bad)}", is_final=is_final)
-    if bad := found(Unacceptable):
-        return failed(f"{address}: {bad}")
+    if isinstance(bad := found(Unacceptable), Unacceptable):
+        return failed(f"{address}: {bad}", is_final=bad.is_final)
     if found(http.client.IncompleteRead, urllib3_errors.IncompleteRead):
         return failed(f"answer of {address} was cut short")
     if bad := found(ConnectionError):
         return failed(f"connection to {peer} broke before the answer was complete: {_reason(bad)}")
     if bad := found(http.client.HTTPException, urllib3_errors.ProtocolError) if attempt.has_begun_answer else None:
         return failed(f"answer of {address} was cut short or malformed: {_reason(bad)}")
+    if sent == "no" and (why := _refused_by_proxy(layers)):
+        return failed(f"proxy before {address} {why}", is_final=True)
     last = layers[-1]
     return failed(f"exchange with {peer} failed: {type(last).__name__}: {_reason(last)}")
+
+
+def _refused_by_proxy(layers: list[BaseException]) -> str | None:
+    """Return in words why a proxy will never do what it was asked, or None: it is down, busy, or there is none."""
+    for layer in layers:
+        if isinstance(layer, urllib3_errors.LocationValueError) or type(layer).__name__ == "InvalidProxyURL":
+            return "has no valid address: write http://host:port"  # whose text may hold a password
+        if tunnel := _TUNNEL.search(str(layer)) if isinstance(layer, OSError) else None:
+            status = int(tunnel[1])
+            if 400 <= status < 500 and status not in (408, 425, 429):
+                cure = "check its user name and password" if status == 407 else "ask whoever runs it, or set NO_PROXY"
+                return f"refuses the tunnel (HTTP {status}): {cure}"
+    return None
 
 
 def broke_off(error: BaseException) -> bool:

@@ -90,25 +90,65 @@ def test_whether_it_was_sent_follows_from_what_was_seen(wrote: bool, status: obj
 
 
 @pytest.mark.parametrize(
-    ("is_reused", "status", "has_expired", "is_stale"),
+    ("is_reused", "wrote", "status", "has_expired", "after_s", "is_stale"),
     [
-        (True, None, False, True),
-        (False, None, False, False),
-        (True, 200, False, False),
-        (True, None, True, False),
+        (True, True, None, False, 0.06, True),
+        (True, True, None, False, 0.08, False),  # later than a round trip
+        (False, True, None, False, 0.01, False),
+        (True, False, None, False, 0.01, False),
+        (True, True, 200, False, 0.01, False),
+        (True, True, None, True, 0.01, False),
     ],
 )
-def test_only_a_kept_connection_that_ended_by_itself_without_answer_is_stale(
-    is_reused: bool, status: object, has_expired: bool, is_stale: bool
+def test_only_a_kept_connection_that_ended_by_itself_without_answer_and_soon_is_stale(
+    attempt_clock: HandClock,
+    is_reused: bool,
+    wrote: bool,
+    status: object,
+    has_expired: bool,
+    after_s: float,
+    is_stale: bool,
 ):
     """
-    Only then is the request sent again: one that was answered or cut off by the alarm is not.
+    The end was probably on its way when the request was written: 50 ms are a round trip, 20 ms a busy machine's.
     """
     attempt = Attempt((1.0, 1.0))
+    connection = attempt.connection = WatchedConnection("127.0.0.1", 1)
+    connection.trip_s = 0.05
     attempt.is_reused, attempt.has_expired = is_reused, has_expired
+    attempt.wrote, attempt.wrote_s = wrote, attempt_clock.now_s
     attempt.answer = None if status is None else SimpleNamespace(status=status)
 
+    attempt_clock.now_s += after_s
+    attempt.ends(connection, None)
+
     assert is_stale is attempt.is_stale
+
+
+def test_what_is_known_of_the_end_is_what_was_seen_first(attempt_clock: HandClock):
+    attempt = Attempt((1.0, 1.0))
+    connection = attempt.connection = WatchedConnection("127.0.0.1", 1)
+    attempt.is_reused, attempt.wrote, attempt.wrote_s = True, True, attempt_clock.now_s
+    attempt.ends(connection, None)
+    attempt_clock.now_s += 1
+
+    attempt.ends(connection, None)
+
+    assert attempt.is_stale
+
+
+def test_an_answer_that_grows_moves_the_deadline_within_bounds(attempt_clock: HandClock):
+    """
+    Connecting may take 2 s, silence 3 s, all of it 32 s.
+    """
+    attempt = Attempt((2.0, 3.0))
+    moves = []
+    for after_s in (1.0, 2.0, 26.0, 2.0):
+        attempt_clock.now_s += after_s
+        attempt.progressed()
+        moves.append((attempt.left_s(), attempt.has_grown))
+
+    assert [(4.0, False), (3.0, True), (3.0, True), (1.0, True)] == moves
 
 
 # How long it may take

@@ -1,0 +1,81 @@
+"""The head of an answer, read by the standard library's parser, which two kinds of servers are too much for.
+
+* It knows one interim answer, 100; others (102, 103) it takes for the answer itself. They are skipped here.
+* It gives up at a hundred header lines, which proxies and tracers reach. Behind the first eighty, only the lines
+  that are needed to read the answer, or that we read, come through to it.
+"""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any
+
+_WHOLE = 80  # lines of a head that are all passed on; the parser stops at 100, essential ones included
+_MOST = 10_000  # lines of a head; as many no server means
+_ESSENTIAL = frozenset(
+    [
+        *(b"content-length", b"transfer-encoding", b"content-encoding", b"connection"),
+        *(b"retry-after", b"x-request-id", b"location", b"content-type", b"date"),
+    ]
+)
+
+
+class Answer(http.client.HTTPResponse):
+    """One answer; ``status`` is a number only when a final head has come whole."""
+
+    def begin(self) -> None:
+        """Read heads up to that of the final answer; blocks.
+
+        Raises:
+            OSError, HTTPException: As ``http.client`` does.
+        """
+        if self.headers is not None:
+            return
+        file = self.fp
+        lines = _Lines(file)
+        self.fp: Any = lines
+        try:
+            super().begin()
+            while 100 <= self.status < 200 and self.status != 101:
+                self.status: Any = "UNKNOWN"  # as before the first: an interim answer proves nothing
+                self.headers: Any = None
+                lines.count = 0
+                super().begin()
+        finally:
+            if self.fp is not None:  # a head that cannot be read has closed it
+                self.fp = file
+
+
+class _Lines:
+    """A file of which the parser sees no more lines of one head than it can bear."""
+
+    def __init__(self, file: Any) -> None:
+        self._readline = file.readline
+        self.close = file.close
+        self.count = 0
+        self._total = 0
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._readline(limit)
+        self.count += 1
+        return line if self.count <= _WHOLE else self._essential(line, limit)
+
+    def _essential(self, line: bytes, limit: int) -> bytes:
+        """Return *line* or the next one that is needed."""
+        is_passed = True  # whether the last line was; one that is continued keeps its continuation
+        while True:
+            if line.startswith(b"HTTP/") or not line.strip():  # another head begins, or this one ends
+                self._total += self.count
+                self.count = 0
+                if self._total > _MOST:
+                    raise http.client.HTTPException(f"more than {_MOST:,} lines before the answer")
+                return line
+            if line[:1] not in (b" ", b"\t"):
+                name = line.partition(b":")[0].strip().lower()
+                is_passed = name in _ESSENTIAL or name.startswith(b"x-ratelimit-")
+            if is_passed or len(line) >= limit > 0:
+                return line
+            self.count += 1
+            if self.count > _MOST:
+                raise http.client.HTTPException(f"a head of more than {_MOST:,} lines")
+            line = self._readline(limit)
