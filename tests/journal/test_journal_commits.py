@@ -241,6 +241,7 @@ def test_a_full_disk_fails_all_and_applies_nothing(path, at):
             assert isinstance(outcome, JournalError)
             assert path in str(outcome)
             assert "free some space" in str(outcome)
+            assert isinstance(outcome.__cause__, sqlite3.OperationalError), "the file, not the request, was wrong"
         journal._commits._connection = real
         assert 0 == journal.counts()["pending"]
         assert journal.add(entry(0, text=LONG)).is_new

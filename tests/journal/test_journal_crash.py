@@ -104,7 +104,7 @@ def run_and_kill(path: str, seed: str, *, after_s: float = 0.0, after_lines: int
     return [line for line in "".join(heard).split("\n")[:-1] if line]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=gate), pytest.param(200, marks=slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=gate), pytest.param(200, marks=slow)])
 def test_killed_at_random_moments_over_one_file(path, kills):
     """
     Start-up, recovery, accepting, claiming and finishing are all cut somewhere.
@@ -129,7 +129,7 @@ def test_killed_at_random_moments_over_one_file(path, kills):
     assert cut_early <= kills / 3
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=gate), pytest.param(200, marks=slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=gate), pytest.param(200, marks=slow)])
 def test_killed_right_after_accepting(path, kills):
     for kill in range(kills):
         process = subprocess.Popen(

@@ -331,13 +331,12 @@ def test_what_lies_in_a_read_only_directory_can_be_looked_at(is_in_use):
     with tempfile.TemporaryDirectory() as place:
         path = os.path.join(os.path.realpath(place), "run.db")
         journal = Journal.open(path)
-        journal.add(entry(1))
-        if is_in_use:
-            journal.add(entry(2))
-        else:
-            journal.close()
+        journal.add_many([entry(number) for number in range(1 + is_in_use)])
         with Reader.open(path) as reader:
             expected = reader.counts()["pending"]
+        if not is_in_use:
+            journal.close()
+        assert is_in_use is os.path.exists(path + "-wal")
         for name in os.listdir(place):
             os.chmod(os.path.join(place, name), 0o644)
         os.chmod(place, 0o555)
