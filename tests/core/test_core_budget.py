@@ -1066,6 +1066,23 @@ def test_what_was_in_use_in_an_earlier_life_has_drained_since() -> None:
     budget.begin("TPM", 6_000, 60 * SECOND, 5_000, 20 * SECOND, NOW)
 
     assert 3_000 == used(budget, "TPM")
+    assert 10 * SECOND == blocked(budget, Cost(4_000)).wait_ns
+
+
+def test_a_single_unit_of_an_earlier_life_counts() -> None:
+    budget = Budget(Limits(rpm=30))
+
+    budget.begin("RPM", 30, 60 * SECOND, 1, 0, NOW)
+
+    assert 1 == used(budget, "RPM")
+
+
+def test_what_was_in_use_just_now_is_in_use_however_large_the_limit() -> None:
+    budget = Budget(Limits(tpm=10**15 - 1))
+
+    budget.begin("TPM", 10**15 - 1, 60 * SECOND, 5_000, 0, NOW)
+
+    assert 5_000 == used(budget, "TPM")
 
 
 @pytest.mark.parametrize(("age_ns", "left"), [(-5 * SECOND, 5_000), (0, 5_000), (50 * SECOND, 0), (10**20, 0)])
