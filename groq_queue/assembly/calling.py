@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -16,8 +15,9 @@ from groq_queue.core.request import Request, tier_of
 from groq_queue.engine.calls import Call, hidden_retries, priceable
 from groq_queue.engine.log import told
 from groq_queue.errors import ConfigurationError, shown
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _OPTIONS = (
     *("model", "tokens", "audio_seconds", "priority", "client", "custom_id", "max_wait", "deadline", "not_before"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from groq_queue.assembly.rows import drop_body, is_trouble, outcome_of
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Lease
@@ -14,8 +12,9 @@ from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _TRY_AGAIN_S = (1, 2, 4, 8, 16)  # waits while the file cannot be written: half a minute in all
 

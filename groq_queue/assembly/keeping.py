@@ -12,7 +12,6 @@ No lock is held while the file is read or written.
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -39,8 +38,9 @@ from groq_queue.errors import (
     record_of,
 )
 from groq_queue.journal import Cursor, Journal, Row, SavedLevel, Stored
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _SAVE_LEVELS_NS = NS_PER_S  # at most so much of what was used is forgotten by a crash
 _FILE_AGAIN_S = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -20,12 +19,13 @@ from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.logger import SafeLogger
 from groq_queue.transport import make_transport
 
 if TYPE_CHECKING:
     from groq_queue.assembly.keeping import Keeping
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 
 def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None = None) -> Parts:

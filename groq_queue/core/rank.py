@@ -351,6 +351,14 @@ class FairOrder:
             self._latest = max(self._latest, level.now)
         self._levels.clear()
 
+    def successor(self) -> FairOrder:
+        """Return an order of nobody that goes on where this one is: later arrivals, later tags, the same weights."""
+        after = FairOrder()
+        after._weights, after._arrivals = dict(self._weights), self._arrivals
+        ends = [turn.finish for level in self._levels.values() for turn in level.turns.values()]
+        after._latest = max([self._latest, *(level.now for level in self._levels.values()), *ends])
+        return after
+
     def in_order(self, entries: Iterable[Entry]) -> Iterator[Any]:
         """Yield all pending requests in the order in which they would be taken if nothing else came.
 

@@ -8,7 +8,6 @@ What goes out is ``outbox``, what comes back ``replies`` (the thread that hears 
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import uuid
@@ -41,8 +40,9 @@ from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.timers import Timers
 from groq_queue.engine.views import info_at
 from groq_queue.errors import ConfigurationError, EngineUnavailable, QueueClosed
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _TRY_AGAIN_S = 1
 _Task = Callable[[], None]
@@ -362,12 +362,18 @@ class CeleryEngine:
         """Return whether there will never be anything to do again."""
         return self._is_closed and not self._register.open and not self._tasks
 
+    def prepare(self) -> None:
+        """Do what is due if the system refuses the thread that would."""
+        self._timers.run_due()
+
     def run(self, job: _Task) -> None:
         """Do it."""
-        try:
-            job()
-        except Exception:  # a bug must not end the thread that ends every Future
-            _log.exception("a Future could not be ended: a bug, please report it", extra=told("attempt_broke"))
+        job()
+
+    def broke(self, job: _Task | None, error: BaseException) -> bool:
+        """Tell what a bug, or no memory, kept from being done."""
+        _log.error("a Future could not be ended: a bug, please report it", exc_info=error, extra=told("attempt_broke"))
+        return job is not None
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -500,13 +506,16 @@ class CeleryEngine:
         with self._lock:
             future, request.future = request.future, None
         request.body = None
+        inside = self._pool.inside
+        depth = getattr(inside, "depth", 0)
+        inside.depth = depth + 1
         try:
-            with self._pool.inside():
-                if ending.state is State.CANCELLED:
-                    future.end_cancelled()
-                else:
-                    future.end(ending.result, ending.error)
+            if ending.state is State.CANCELLED:
+                future.end_cancelled()
+            else:
+                future.end(ending.result, ending.error)
         finally:
+            inside.depth = depth
             with self._lock:
                 self._register.let_go(request)
                 self._note_if_quiet()

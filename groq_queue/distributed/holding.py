@@ -7,7 +7,6 @@ in and out, and the fence: no byte leaves for a request that is not this worker'
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -36,8 +35,9 @@ from groq_queue.errors import (
     QueueTimeout,
     record_of,
 )
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _MOST_UNKNOWN = 3  # as often may a request be on its way when its worker dies, then it fails: it may be the cause
 _LONGEST_PERIOD_S = 2.0

@@ -5,7 +5,6 @@ Knows of no Future and holds no lock; every call may block for as long as Redis 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from groq_queue.core.request import Request, State
@@ -15,8 +14,9 @@ from groq_queue.distributed.record import Ending, encode_ending, encode_request
 from groq_queue.distributed.store import JobStore
 from groq_queue.engine.log import told
 from groq_queue.errors import EngineUnavailable
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _CALLS = 256  # more requests that wait need no further wake-up calls: who is awake goes on until none waits
 

@@ -6,7 +6,6 @@ open request stands: every five seconds, and whenever Redis has come back.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +14,9 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.distributed.store import JobStore
 from groq_queue.engine.log import told
 from groq_queue.errors import EngineUnavailable
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _ASK_NS = 5 * NS_PER_S
 _AGAIN_S = 0.5

@@ -6,7 +6,6 @@ the other lanes are busy with; the budget they share, and so their order, is the
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from groq_queue.distributed.broker import TASK, make_app
 from groq_queue.distributed.lanes import LANES, Lane
 from groq_queue.engine.log import told
 from groq_queue.errors import EngineUnavailable
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _IDLE_S = 1.0  # a consumer looks up at least so often, to see whether it is to stop
 _LOOK_S = 0.2  # and so often while a call may have ended that is still to be acknowledged

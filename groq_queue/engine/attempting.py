@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Any
 
@@ -20,8 +19,9 @@ from groq_queue.engine.room import Room
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import AuthenticationError, GroqQueueError
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 
 class Fate:
@@ -108,7 +108,7 @@ class Attempting:
             self._requeue(job, outcome)
             return
         if way is Next.STOP and outcome.error is not None:
-            self._stop(outcome.error)
+            self.stop(outcome.error)
         with self._lock:
             self._land(job, outcome, self._clock.now_ns())
             self._roster.end(request, State.COMPLETED if way is Next.DONE else State.FAILED)
@@ -155,7 +155,20 @@ class Attempting:
         if has_ended:
             self._delivery.end(request, error=error, is_final=is_final)
 
-    def _stop(self, error: GroqQueueError) -> None:
+    def give_up(self, job: Job, error: BaseException) -> None:
+        """End the request of a job that *error* interrupted, wherever it stood then; places and counts come later."""
+        _log.error("a worker broke on %s", job.request, exc_info=error, extra=told("attempt_broke", job.request))
+        request, lease = job.request, job.lease
+        with self._lock:
+            if request.state is State.RUNNING:
+                request.state = State.FAILED
+            is_waiting = request.state is State.PENDING  # for its next attempt; whoever mends finds its place
+        if not is_waiting and request.future is not None and not request.future.done():
+            self._delivery.end(request, error=verdicts.broken(error, request))
+        if lease is not None and lease.is_open:
+            job.lane.meter.settle(lease, request.size, None, None, job.began_ns)  # our clock may be what failed
+
+    def stop(self, error: GroqQueueError) -> None:
         """End everything that waits with *error*, and refuse what comes later with it."""
         with self._lock:
             if self._fate.stopped_by is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from groq_queue.core.budget import Lease, TooLarge
@@ -15,8 +14,9 @@ from groq_queue.engine.lane import Lane
 from groq_queue.engine.log import told
 from groq_queue.engine.roster import Roster
 from groq_queue.errors import GroqQueueError, excerpt
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 
 class Job:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.engine.log import told
+from groq_queue.errors import GroqQueueError
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 
 class Errand(Protocol):
@@ -31,7 +32,7 @@ class Errand(Protocol):
 class Courier:
     """A daemon thread, started when first stirred, that runs one errand again and again until ``close``.
 
-    ``_changed`` guards the flags and ``_thread``, and is a leaf: ``stir`` may be called under any lock.
+    ``_lock`` guards the flags and ``_thread``, and is a leaf: ``stir`` may be called under any lock.
     The errand runs without it.
     """
 
@@ -39,28 +40,42 @@ class Courier:
         self._errand = errand
         self._clock = clock
         self._name = name
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()  # taken as such: a Condition's own __exit__ is a place where a Ctrl-C can come
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
+        self._is_starting = False
         self._is_stirred = False
         self._is_closed = False
 
     def stir(self) -> None:
         """Have the errand run soon; does not block."""
-        with self._changed:
+        with self._lock:
             self._is_stirred = True
             self._changed.notify()
 
     def start(self) -> None:
-        """Have the thread; it is started once. Not to be called under a lock, since starting one blocks."""
-        with self._changed:
-            if self._thread is not None or self._is_closed:
+        """Have the thread, if it is not there. Not to be called under a lock, since starting one blocks.
+
+        Raises:
+            GroqQueueError: The system refuses it. The next call tries again.
+        """
+        with self._lock:
+            if self._thread is not None or self._is_starting or self._is_closed:
                 return
-            thread = self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
-        thread.start()
+            self._is_starting = True
+        try:
+            thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+            thread.start()
+            with self._lock:
+                self._thread = self._thread or thread
+        except RuntimeError as error:
+            raise GroqQueueError(f"the thread that asks the shared limiter could not be started: {error}") from None
+        finally:
+            self._is_starting = False
 
     def close(self, timeout_s: float) -> None:
         """Finish the errand and wait for it, at most *timeout_s*. A second call only waits."""
-        with self._changed:
+        with self._lock:
             was_closed, self._is_closed = self._is_closed, True
             self._changed.notify()
             thread = self._thread
@@ -71,11 +86,16 @@ class Courier:
             thread.join(timeout_s)
 
     def _loop(self) -> None:
+        me = threading.current_thread()
+        with self._lock:
+            self._thread = self._thread or me
+            if self._thread is not me:
+                return  # a Ctrl-C came while it was started, and another has been started since
         due_ns: int | None = None
         while self._rest(due_ns):
             try:
                 due_ns = self._errand.run()
-            except Exception:  # a bug must not end the thread that everybody's budget comes from
+            except BaseException:  # a bug must not end the thread that everybody's budget comes from
                 _log.exception(
                     "an errand of %s failed and is tried again: a bug, please report it",
                     self._name,
@@ -86,7 +106,7 @@ class Courier:
 
     def _rest(self, due_ns: int | None) -> bool:
         """Wait until stirred or *due_ns*; False if closed."""
-        with self._changed:
+        with self._lock:
             while not self._is_stirred and not self._is_closed:
                 if due_ns is not None and self._clock.now_ns() >= due_ns:
                     break

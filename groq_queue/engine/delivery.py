@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from groq_queue.core.completion import Completion
@@ -59,10 +60,13 @@ class Delivery:
 
         One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
         """
+        inside = self._pool.inside
+        depth = getattr(inside, "depth", 0)
+        inside.depth = depth + 1
         try:
-            with self._pool.inside():
-                self._end(request, result, error, is_final)
+            self._end(request, result, error, is_final)
         finally:
+            inside.depth = depth  # set, not called: a Ctrl-C can come at any call
             self._forget([request])
 
     def end_on_worker(
@@ -90,15 +94,21 @@ class Delivery:
         """
         interrupt: BaseException | None = None
         delivered = []
+        inside = self._pool.inside
+        depth = getattr(inside, "depth", 0)
+        inside.depth = depth + 1
         try:
-            with self._pool.inside():
-                for request in requests:
-                    delivered.append(request)
-                    try:
-                        self._end(request, None, None if error is None else verdicts.of(request, error), is_final)
-                    except BaseException as raised:  # kept, so that it cannot leave the other Futures open
-                        interrupt = interrupt or raised
+            for request in requests:
+                delivered.append(request)
+                own = None if error is None else verdicts.of(request, error)
+                try:
+                    self._end(request, None, own, is_final)
+                except BaseException as raised:  # kept, so that it cannot leave this Future or the others open
+                    interrupt = interrupt or raised
+                    with suppress(BaseException):
+                        self._end(request, None, own, is_final)
         finally:
+            inside.depth = depth
             self._forget(delivered)
         return interrupt
 
@@ -108,20 +118,24 @@ class Delivery:
             self._let_go(self._delivered)
 
     def _end(self, request: Request, result: Completion | None, error: BaseException | None, is_final: bool) -> None:
+        future = request.future
+        if future is None:
+            return  # delivered before
         if request.timers:
             for call_off in request.timers:
                 call_off()
             request.timers = ()
-        if is_final and request.row_id is not None and self._keeper is not None:
-            self._keeper.ended(request, result, error)
-        future, request.future = request.future, None
-        request.body = None
-        if error is not None:
-            error.__traceback__ = None  # its frames hold the prompt and the answer
-        if request.state is State.CANCELLED:
-            future.end_cancelled()
-        else:
-            future.end(result, error)
+        try:
+            if is_final and request.row_id is not None and self._keeper is not None:
+                self._keeper.ended(request, result, error)
+        finally:  # whatever keeping it has raised, such as no memory: whoever waits for the Future must go on
+            if error is not None:
+                error.__traceback__ = None  # its frames hold the prompt and the answer
+            if request.state is State.CANCELLED:
+                future.end_cancelled()
+            else:
+                future.end(result, error)
+            request.future = request.body = None
 
     def _forget(self, delivered: list[Request]) -> None:
         with self._lock:
@@ -129,8 +143,10 @@ class Delivery:
         self._restock()
 
     def _let_go(self, delivered: list[Request]) -> None:
-        """Forget requests whose Futures have ended. The lock is held."""
+        """Forget requests whose Futures have ended; another is left to whoever mends. The lock is held."""
         while delivered:
-            self._roster.let_go(delivered.pop())
+            request = delivered.pop()
+            if request.future is None:
+                self._roster.let_go(request)
         if not self._roster.open:
             self._on_empty()

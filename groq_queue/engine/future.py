@@ -7,9 +7,9 @@ of his own into the list, as the stdlib's ``wait`` and ``as_completed`` do.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -20,11 +20,14 @@ from typing import Any, Protocol, TypeVar
 from groq_queue.core.request import Request, State
 from groq_queue.engine.log import told
 from groq_queue.forking import fork_between
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 _T = TypeVar("_T")
 
 _OVER = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
+_DEEPEST = 16  # callbacks inside callbacks of one thread; deeper ones are called when the outermost has returned
+_nested = threading.local()  # .depth, and .later: Futures whose callbacks were too deep
 _unwatched = threading.RLock()  # guards each Future that has no _Watch yet; a leaf, held for a few assignments
 fork_between(_unwatched)
 
@@ -135,10 +138,9 @@ class RequestFuture(Future[_T]):
         watch = self._watched()
         with watch.lock:
             is_open = self._state not in _OVER
-            if is_open:
-                watch.callbacks.append(fn)
+            watch.callbacks.append(fn)
         if not is_open:
-            self._call_back(fn)
+            self.run_callbacks()
         elif self._request.is_shelved and self._request.row_id is not None:
             self._engine.keep(self, self._request.row_id)
 
@@ -169,7 +171,10 @@ class RequestFuture(Future[_T]):
         call = self._request.call
         if call is not None:
             self._request.call = None
-            result, error = call.ending(result, error)
+            try:
+                result, error = call.ending(result, error)
+            except BaseException as broken:  # whoever waits must go on
+                result, error = None, error or broken
             del call
         self._deliver(FINISHED, result, error)
 
@@ -177,6 +182,9 @@ class RequestFuture(Future[_T]):
         try:
             self._finish(state, result, error)
         except InvalidStateError:
+            self.run_callbacks()  # an interrupt may have come between its end and these
+            if state == self._state == CANCELLED_AND_NOTIFIED:
+                return  # delivered twice, by a caller who was interrupted and by whoever put that right
             _log.error(
                 "%s: its Future was ended by code of yours (set_result or set_exception), so its outcome is dropped: "
                 "leave that to the queue",
@@ -196,19 +204,64 @@ class RequestFuture(Future[_T]):
             if self._state in _OVER:
                 raise InvalidStateError(f"{self._state}: {self!r}")
             self._result, self._exception, self._state = result, error, state
+            interrupt: BaseException | None = None
             for waiter in watch.waiters:
-                if state == CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(self)
-                elif error is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            callbacks, watch.callbacks = watch.callbacks, []
-        for callback in callbacks:
-            self._call_back(callback)
+                try:
+                    if state == CANCELLED_AND_NOTIFIED:
+                        waiter.add_cancelled(self)
+                    elif error is None:
+                        waiter.add_result(self)
+                    else:
+                        waiter.add_exception(self)
+                except BaseException as raised:  # kept, so that it cannot leave the others waiting
+                    interrupt = interrupt or raised
+        self.run_callbacks()
+        if interrupt is not None:
+            raise interrupt
 
-    def _call_back(self, fn: Callable[[Future[_T]], object]) -> None:
-        """Run a done-callback, which cannot kill the thread it runs on."""
+    def run_callbacks(self) -> None:
+        """Run the done-callbacks that were not run yet.
+
+        Callbacks that end requests whose callbacks end others would meet the recursion limit at some hundred of them:
+        those that are nested too deep are run by the outermost.
+        """
+        watch = self._watch
+        if watch is None or not watch.callbacks:
+            return
+        depth = getattr(_nested, "depth", 0)
+        if depth >= _DEEPEST:
+            _nested.later.append(self)
+            return
+        if not depth:
+            _nested.later = deque()
+        _nested.depth = depth + 1
+        try:
+            self._call_all(watch.callbacks)
+            while not depth and _nested.later:
+                later = _nested.later.popleft()
+                later._call_all(later._watched().callbacks)
+        finally:
+            _nested.depth = depth
+
+    def _call_all(self, callbacks: list[Callable[[Any], object]]) -> None:
+        interrupt: BaseException | None = None
+        left = len(callbacks) + 1
+        while callbacks and len(callbacks) < left:  # else there is no room on the stack to call even one
+            left = len(callbacks)
+            try:
+                self._call_next(callbacks)
+            except BaseException as raised:  # kept, so that it cannot cost the others their call
+                interrupt = interrupt or raised
+                left += isinstance(raised, KeyboardInterrupt)  # which comes once, perhaps before anything was called
+        if interrupt is not None:
+            raise interrupt
+
+    def _call_next(self, callbacks: list[Callable[[Any], object]]) -> None:
+        """Run the next of the done-callbacks, which cannot kill the thread it runs on."""
+        try:
+            fn = callbacks.pop(0)
+        except IndexError:  # another thread runs them too, and was faster
+            return
         try:
             fn(self)
         except BaseException as error:

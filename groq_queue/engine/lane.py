@@ -151,6 +151,21 @@ class Lane:
         self._places = None
         self._fill([])
 
+    def rebuild(self, pending: list[Request]) -> None:
+        """Make the line anew, of *pending* in the order of their arrival: a change was broken off in the middle.
+
+        Clients and levels keep their order; whose turn it was is forgotten.
+        """
+        self._order = self._order.successor()
+        self._places = None
+        self._fill([])
+        self.is_blocked = False
+        for request in pending:
+            if request.was_taken and request.seq is not None:
+                self._put(self._order.put_back(request, request.seq))
+            else:
+                self._put(self._order.add(request))
+
     def place_of(self, request: Request) -> tuple[int, Backlog]:
         """Return a pending request's place in line, 1 is next, and the sum of those before it.
 

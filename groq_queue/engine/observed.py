@@ -9,7 +9,6 @@ Future's callback and ``stats()`` tell that.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,8 +21,9 @@ from groq_queue.engine.log import told
 from groq_queue.engine.protocol import Attempts
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import APIResponseError, APIStatusError
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _OUTCOMES = {
     Next.DONE: "done",
@@ -124,10 +124,17 @@ class Observed:
             except BaseException:  # a worker's thread: even SystemExit must not end the worker
                 _log.exception(
                     "observer %r raised on request %s; the request is not affected",
-                    getattr(observer, "__qualname__", type(observer).__name__),
+                    _name_of(observer),
                     event.request_id[:8] if event.custom_id is None else repr(event.custom_id),
                     extra=told("observer_raised", request_id=event.request_id, custom_id=event.custom_id),
                 )
+
+
+def _name_of(observer: Observer) -> str:
+    try:
+        return str(getattr(observer, "__qualname__", type(observer).__name__))
+    except Exception:  # an observer may answer for its attributes itself
+        return type(observer).__name__
 
 
 def _event(request: Request, outcome: str, error: BaseException | None, started_at: float, seconds: float) -> Event:

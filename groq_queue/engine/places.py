@@ -72,6 +72,13 @@ class Places:
         request.due_ns = due_ns
         request.timers += (self._timers.at(due_ns, lambda: self._come_back(request)),)
 
+    def expect_back(self, request: Request) -> None:
+        """Have a request that stands away brought back at its time once more: its timer may never have been set."""
+        due_ns = request.due_ns
+        if due_ns is None:
+            return  # its time has run out, and the timer that ends it is set by whoever set none
+        request.timers += (self._timers.at(due_ns, lambda: self._come_back(request)),)
+
     def withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""
         self._roster.withdraw(request, state)
@@ -102,7 +109,7 @@ class Places:
     def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
         call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
         with self._lock:
-            if request.future is not None:
+            if request.state is State.PENDING or request.state is State.RUNNING:
                 request.timers += (call_off,)
                 return
         call_off()  # it has ended meanwhile

@@ -11,22 +11,29 @@ Architecture 2, 2000.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from groq_queue.clock import Clock
 from groq_queue.engine.log import told
 from groq_queue.errors import GroqQueueError
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 _Job = TypeVar("_Job")
+
+_RECOVERIES = 25
+_AFTER_FAILURE_S = 0.2  # of the machine's own clock, since ours may be what failed
 
 
 class Work(Protocol[_Job]):
-    """Where the workers' jobs come from; all but ``run`` and ``all_left`` are called under the shared lock."""
+    """Where the workers' jobs come from. The lock is held for ``find_job``, ``has_more`` and ``is_over`` only."""
+
+    def prepare(self) -> None:
+        """Called before each look for a job, without the lock."""
+        ...
 
     def find_job(self) -> tuple[_Job | None, int | None]:
         """Return a job, or None and the instant at which looking again may help, if time alone can tell."""
@@ -44,22 +51,19 @@ class Work(Protocol[_Job]):
         """Do the job."""
         ...
 
+    def broke(self, job: _Job | None, error: BaseException) -> bool:
+        """Put right what *error* left half done: out of ``run`` with its job, or out of ``find_job`` with None.
+
+        Called without the lock.
+
+        Returns:
+            Whether looking for jobs makes sense at once; else the worker rests for a moment.
+        """
+        ...
+
     def all_left(self) -> None:
         """Called when the last worker has gone, because it is over."""
         ...
-
-
-class _Inside:
-    """Counts how deep a thread is inside callbacks; a context that every thread may be in, each by itself."""
-
-    def __init__(self, mine: threading.local) -> None:
-        self._mine = mine
-
-    def __enter__(self) -> None:
-        self._mine.depth = getattr(self._mine, "depth", 0) + 1
-
-    def __exit__(self, *_: object) -> None:
-        self._mine.depth -= 1
 
 
 class WorkerPool(Generic[_Job]):
@@ -69,7 +73,9 @@ class WorkerPool(Generic[_Job]):
 
     * if nobody leads, every idle worker is parked and ``find_job`` had nothing to wait for,
       or somebody was notified and has not looked yet;
-    * ``_workers`` counts threads that run or are about to be started.
+    * ``_crew`` holds the workers that run or are being started, and whether each runs; ``_wanted`` counts more of them.
+
+    Nothing that ``work`` raises ends a worker.
     """
 
     def __init__(self, work: Work[_Job], lock: threading.RLock, clock: Clock, size: int, name: str) -> None:
@@ -81,15 +87,15 @@ class WorkerPool(Generic[_Job]):
         self._due = threading.Condition(lock)  # the leader waits here
         self._parked = threading.Condition(lock)  # the other idle workers
         self._gone = threading.Condition(lock)  # and here whoever waits for all of them to end
-        self._threads: set[threading.Thread] = set()
-        self._workers = 0
-        self._wanted = 0  # of these, still to be started
-        self._aside = 0  # of these, blocked in a callback that waits for another request
+        self._crew: dict[threading.Thread, bool] = {}
+        self._threads: set[threading.Thread] = set()  # of the crew now or before; whoever closes the pool joins them
+        self._wanted = 0
+        self._aside = 0  # workers blocked in a callback that waits for another request
         self._parked_count = 0
         self._has_leader = False
         self._leads_until: int | None = None  # when the leader looks again by itself, if there is one
-        self._mine = threading.local()  # .depth > 0 on workers and inside callbacks
-        self._inside = _Inside(self._mine)
+        self._mine = threading.local()  # .is_starting, while this thread starts a worker
+        self.inside = threading.local()  # .depth > 0 on workers, and on other threads while they run callbacks
 
     def ensure_one(self) -> None:
         """Have at least one worker, so that what is accepted next will be done.
@@ -97,12 +103,12 @@ class WorkerPool(Generic[_Job]):
         Raises:
             GroqQueueError: The platform has no thread left.
         """
-        if self._workers:  # they leave only when it is over, or when there are too many: no lock is needed to see one
+        if self._crew:  # they leave only when it is over, or when there are too many: no lock is needed to see one
             return
         with self._lock:
-            if self._workers or self._work.is_over():
+            if self._crew or self._work.is_over():
                 return
-            self._workers += 1
+            self._wanted = max(self._wanted, 1)
         self._start(is_vital=True)
         self.grow()  # what a signal handler left to us meanwhile
 
@@ -118,7 +124,6 @@ class WorkerPool(Generic[_Job]):
         elif self._parked_count:
             self._parked.notify()
         elif self._workers - self._aside < self._size:
-            self._workers += 1
             self._wanted += 1
 
     def wake_by(self, when_ns: int) -> None:
@@ -134,14 +139,6 @@ class WorkerPool(Generic[_Job]):
         leaves the rest to whom it interrupted.
         """
         while self._wanted and not getattr(self._mine, "is_starting", False):
-            with self._lock:
-                if not self._wanted:
-                    return
-                self._wanted -= 1
-                if self._work.is_over():
-                    self._workers -= 1
-                    self._gone.notify_all()
-                    continue
             self._start(is_vital=False)
 
     def dismiss(self) -> None:
@@ -166,10 +163,6 @@ class WorkerPool(Generic[_Job]):
         """Return whether the caller runs on a worker or inside a callback, and so must not wait for the pool."""
         return self._depth() > 0
 
-    def inside(self) -> AbstractContextManager[None]:
-        """Mark the calling thread as inside a callback."""
-        return self._inside
-
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Let another worker take the place of the calling one while it waits."""
@@ -183,20 +176,35 @@ class WorkerPool(Generic[_Job]):
             with self._lock:
                 self._aside -= 1
 
+    @property
+    def _workers(self) -> int:
+        """Return how many threads run or are about to be started. The lock is held."""
+        return len(self._crew) + self._wanted
+
     def _start(self, *, is_vital: bool) -> None:
-        """Start a worker that was counted already."""
+        """Start one of the workers that are wanted."""
         thread = threading.Thread(target=self._loop, name=f"{self._name}-worker", daemon=True)
         self._mine.is_starting = True
-        with self._lock:
-            self._threads = {known for known in self._threads if known.is_alive() or known.ident is None}
-            self._threads.add(thread)
         try:
-            thread.start()
-        except RuntimeError as error:
             with self._lock:
-                self._threads.discard(thread)
-                self._workers -= 1
+                if not self._wanted:
+                    return
+                self._wanted -= 1
+                if self._work.is_over():
+                    self._gone.notify_all()
+                    return
+                self._crew[thread] = False
+                self._threads = {known for known in self._threads if known.is_alive() or known in self._crew}
+                self._threads.add(thread)
+            thread.start()
+        except BaseException as error:
+            with self._lock:
+                if self._crew.get(thread) is False:  # one that a Ctrl-C leaves half started finds itself gone
+                    del self._crew[thread]
+                    self._threads.discard(thread)
                 self._gone.notify_all()
+            if not isinstance(error, RuntimeError):
+                raise
             if is_vital:
                 raise GroqQueueError(f"no worker thread could be started: {error}") from None
             _log.warning(
@@ -208,39 +216,68 @@ class WorkerPool(Generic[_Job]):
             self._mine.is_starting = False
 
     def _loop(self) -> None:
-        self._mine.depth = 1
+        me = threading.current_thread()
+        with self._lock:
+            if me not in self._crew:
+                return
+            self._crew[me] = True
+        self.inside.depth = 1
+        job: _Job | None = None
         try:
             while True:
-                job = self._next()
-                if self._wanted:
-                    self.grow()
-                if job is None:
-                    break
-                self._work.run(job)
-                del job  # an idle worker must not keep a prompt alive
+                try:
+                    self._work.prepare()
+                    job, goes_home = self._next()
+                    if self._wanted:
+                        self.grow()
+                    if goes_home:
+                        break
+                    if job is not None:
+                        self._work.run(job)
+                except BaseException as error:
+                    self._recover(job, error)
+                    with self._lock:
+                        if self._work.is_over():
+                            break
+                job = None  # an idle worker must not keep a prompt alive
         finally:
             with self._lock:
-                self._workers -= 1
+                del self._crew[me]
                 self._gone.notify_all()
                 is_last = not self._workers and self._work.is_over()
             if is_last:
                 self._work.all_left()
 
-    def _next(self) -> _Job | None:
-        """Wait for a job; None sends the worker home."""
+    def _recover(self, job: _Job | None, error: BaseException) -> None:
+        """Have what *error* left behind put right; memory may have run out for a moment, so this is tried again."""
+        is_well: bool | None
+        for _ in range(_RECOVERIES):
+            try:
+                is_well = self._work.broke(job, error)
+            except BaseException as another:
+                error, is_well = another, None
+            if is_well:
+                return
+            with self._lock:
+                self._gone.wait(_AFTER_FAILURE_S)
+            if is_well is False:
+                return
+
+    def _next(self) -> tuple[_Job | None, bool]:
+        """Look for a job, or wait until looking again may help; return it, and whether the worker is to go home."""
         with self._lock:
-            while True:
-                job, next_ns = self._work.find_job()
-                if job is not None:
-                    if not self._has_leader and self._has_more_hands() and self._work.has_more():
-                        self.wake()
-                    return job
-                if self._work.is_over():
-                    return None
-                if self._workers - self._aside > self._size:
-                    self.wake()  # somebody else must watch the time
-                    return None
-                self._idle(next_ns)
+            job, next_ns = self._work.find_job()
+            if job is not None:
+                if not self._has_leader and self._has_more_hands() and self._work.has_more():
+                    self.wake()
+                return job, False
+            if self._work.is_over():
+                return None, True
+            if self._workers - self._aside > self._size:
+                self.wake()  # somebody else must watch the time
+                return None, True
+            self._idle(next_ns)
+            return None, False
 
     def _has_more_hands(self) -> bool:
         """Return whether, nobody leading, there is somebody to be woken or started."""
@@ -262,4 +299,4 @@ class WorkerPool(Generic[_Job]):
                 self._has_leader = False
 
     def _depth(self) -> int:
-        return getattr(self._mine, "depth", 0)
+        return getattr(self.inside, "depth", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 from groq_queue.clock import NS_PER_S
@@ -292,6 +293,42 @@ class Roster:
         if request.row_id is not None and self.shelf is not None:
             self.rows[request.row_id] = request.future
             self.shelf.joined(request)
+
+    def rebuild(self, ended_as: State) -> list[Request]:
+        """Make every place and every count anew from the requests themselves.
+
+        An exception that nobody can foresee, a Ctrl-C or no memory, may break a change off between two steps. What a
+        request says of itself (its state, its future) is true at any moment; everything else follows from that.
+
+        Args:
+            ended_as: What becomes of requests whose end was not counted yet.
+
+        Returns:
+            The requests that stand away until an instant, whose timers may be missing.
+        """
+        waiting = [request for request in self.open if request.state is State.PENDING]
+        running = [request for request in self.open if request.state is State.RUNNING]
+        waiting.sort(key=lambda request: (request.arrival or sys.maxsize, request.submitted_ns))
+        self.away.intersection_update(waiting)
+        self._by_custom_id = {
+            request.custom_id: request for request in (*waiting, *running) if request.custom_id is not None
+        }
+        by_lane: dict[str, list[Request]] = {name: [] for name in self.lanes}
+        for request in waiting:
+            if request not in self.away:
+                by_lane[self.lane(request).name].append(request)
+        for name, requests in by_lane.items():
+            self.lanes[name].rebuild(requests)
+            self.lanes[name].in_flight = sum(request.lane == name for request in running)
+        counted: list[tuple[Request | Group, int]] = [(request, 1) for request in waiting]
+        if self.shelf is not None:
+            near = [request for request in (*waiting, *running) if request.row_id is not None]
+            for request in near:
+                if request.future is not None and request.row_id is not None:
+                    self.rows.setdefault(request.row_id, request.future)
+            counted += self.shelf.recount(near)
+        self.tally.recount(counted, len(running), ended_as)
+        return list(self.away)
 
     # -- bounds
 

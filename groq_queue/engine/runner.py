@@ -35,8 +35,9 @@ from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
 from groq_queue.forking import renew_in_children
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _JITTER_NS = (1_000_000, 15_000_000)  # added to the server's exact wait, after which the request fits by zero margin
 _OVERTAKEN = 2  # times from which a refusal is the request's own affair; once, two attempts may have changed places

@@ -184,6 +184,16 @@ class Shelf:
                 self._low.pop(group, None)
         return cleared
 
+    def recount(self, near: Iterable[Request]) -> list[tuple[Group, int]]:
+        """Count anew what is in memory: a change was broken off in the middle; return each group with what is not."""
+        for stack in self._stacks.values():
+            stack.near = 0
+        for request in near:
+            self._stack(group_of(request)).near += 1
+        self.count = sum(stack.far for stack in self._stacks.values())
+        self._low.update(dict.fromkeys(group for group, stack in self._stacks.items() if stack.has_more))
+        return [(group, stack.far) for group, stack in self._stacks.items()]
+
     # -- pages
 
     def next_page(self) -> Page | None:

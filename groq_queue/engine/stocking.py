@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
@@ -15,8 +14,9 @@ from groq_queue.engine.roster import Roster
 from groq_queue.engine.shelf import AlreadyFetched, Page
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import JournalError
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _FETCH_AGAIN_S = 1
 

@@ -60,6 +60,25 @@ class Tally:
         self.pending_by_priority.clear()
         self.pending_by_lane.clear()
 
+    def recount(self, waiting: Iterable[tuple[Request | Group, int]], in_flight: int, ended_as: State) -> None:
+        """Count anew what waits: a change was broken off in the middle.
+
+        Args:
+            waiting: What waits, and how many of it.
+            in_flight: Attempts under way.
+            ended_as: What became of a request that was no longer waiting and not yet counted as ended.
+        """
+        self.count_nobody_pending()
+        for what, count in waiting:
+            if count:
+                self.count_pending(what, count)
+        self.in_flight = in_flight
+        missing = self.submitted - self.pending - in_flight - sum(self.ended.values())
+        if missing > 0:
+            self.ended[ended_as] += missing
+        else:
+            self.submitted -= missing
+
     def started(self, request: Request, now_ns: int) -> None:
         """Note the start of an attempt."""
         self.attempts += 1

@@ -6,7 +6,6 @@ Until then it stands in its lane, where a more urgent one can still pass it.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -30,7 +29,7 @@ from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Attempts, Keeper
 from groq_queue.engine.room import Room
 from groq_queue.engine.roster import Roster
-from groq_queue.engine.shelf import Group, Page, Shelf
+from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.stocking import Stocking
 from groq_queue.engine.timers import Timers
@@ -38,12 +37,16 @@ from groq_queue.engine.views import explanation_of, info_of, stats_of
 from groq_queue.errors import (
     ConfigurationError,
     GroqQueueError,
+    JournalError,
     QueueClosed,
     QueueTimeout,
 )
 from groq_queue.forking import renew_in_children
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
+
+_FAILURES = 3  # so many looks for a job in a row may end in an exception
 
 
 class ThreadEngine:
@@ -54,6 +57,10 @@ class ThreadEngine:
     the interrupted thread holds it. Meters and timers are locked under it; nothing
     is sent, settled or called back under it. Whenever it is free, some worker is
     looking or was notified if some lane's head could pass.
+
+    A Ctrl-C or a want of memory may break a change off between two steps. ``_is_torn``
+    is true from the first step of a change to its last; who finds it true with the
+    lock free makes every place and count anew (``_mend``).
 
     Args:
         attempts: Runs single attempts.
@@ -116,6 +123,9 @@ class ThreadEngine:
             raises_daily=raises_daily,
             tell_later=lambda tell: timers.after(0, tell),
         )
+        self._is_torn = False
+        self._is_mending = False  # from the beginning of ``_mend`` to its end, which another Ctrl-C may prevent
+        self._failures = 0  # looks for a job in a row that ended in an exception
         self._closes: list[tuple[Callable[[], None], bool]] = []  # and whether a forked child calls it too
         self._fate = Fate()
         self._begin()
@@ -209,36 +219,13 @@ class ThreadEngine:
         After an error that stopped the whole queue, such as a rejected key, the Future
         that is returned has ended with it.
         """
-        self._pool.ensure_one()
-        future: RequestFuture[Completion] = RequestFuture(request, self)
-        if callback is not None:
-            future.add_done_callback(callback)
-        with self._lock:
-            shed = known = None
-            if request.row_id is not None:
-                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
-            if known is None and not self._roster.has_room(request.client):
-                shed = self._room.make_for(request)  # it may be fetched meanwhile
-                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
-            if self._fate.is_closed:
-                self.check_open()
-            if self._fate.stopped_by is not None:
-                return self._ended_at_once(request, future, self._fate.stopped_by)
-            if known is None:
-                self._take_in(request, future, shed, is_kept=callback is not None)
-        if shed is not None and known is None:
-            with self._lock:
-                full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
-            self._delivery.end(shed, error=full)
-        if self._pool.is_short:
-            self._pool.grow()
-        if request.row_id is not None:
-            self._stocking.restock()
-        if known is None:
-            self._places.watch_bounds(request)
-        elif known is not future and callback is not None:
-            known.add_done_callback(callback)
-        return known or future
+        try:
+            return self._submit(request, callback, is_new)
+        except (GroqQueueError, AlreadyFetched):
+            raise
+        except BaseException:
+            self._mend()
+            raise
 
     def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
         """Return the Future of the request of that row, if it is open and somebody may hold it."""
@@ -261,13 +248,19 @@ class ThreadEngine:
 
     def cancel(self, request: Request) -> bool:
         """Cancel a request that is not being attempted; see ``RequestFuture.cancel``."""
-        with self._lock:
-            if request.state is not State.PENDING:
-                return request.state is State.CANCELLED
-            self._places.withdraw(request, State.CANCELLED)
-        self._delivery.end(request)
-        if self._pool.is_short:
-            self._pool.grow()
+        try:
+            with self._lock:
+                if request.state is not State.PENDING:
+                    return request.state is State.CANCELLED
+                was_torn, self._is_torn = self._is_torn, True
+                self._places.withdraw(request, State.CANCELLED)
+                self._is_torn = was_torn
+            self._delivery.end(request)
+            if self._pool.is_short:
+                self._pool.grow()
+        except BaseException:
+            self._mend()
+            raise
         return True
 
     def cancel_all(self, is_meant: Callable[[Request | Group], bool]) -> int:
@@ -276,32 +269,46 @@ class ThreadEngine:
         Raises:
             JournalError: Those that stand in the file only could not be cancelled.
         """
-        with self._lock:
-            meant = self._roster.withdraw_meant(is_meant, State.CANCELLED)
-            cleared = self._roster.clear_shelf(is_meant)
-            self._room.tell()
-            if any(lane.is_blocked for lane in self._roster.lanes.values()):
-                self._pool.wake()
-        interrupt = self._delivery.end_all(meant)
-        count = len(meant)
-        for group, after in cleared:
-            assert self._keeper is not None
-            count += self._keeper.cancel_group(group, after)
-        with self._lock:
-            self._note_if_quiet()
-        self._pool.grow()
+        try:
+            with self._lock:
+                was_torn, self._is_torn = self._is_torn, True
+                meant = self._roster.withdraw_meant(is_meant, State.CANCELLED)
+                cleared = self._roster.clear_shelf(is_meant)
+                self._is_torn = was_torn
+                self._room.tell()
+                if any(lane.is_blocked for lane in self._roster.lanes.values()):
+                    self._pool.wake()
+            interrupt = self._delivery.end_all(meant)
+            count = len(meant)
+            for group, after in cleared:
+                assert self._keeper is not None
+                count += self._keeper.cancel_group(group, after)
+            with self._lock:
+                self._note_if_quiet()
+            self._pool.grow()
+        except JournalError:
+            raise
+        except BaseException:
+            self._mend()
+            raise
         if interrupt is not None:
             raise interrupt
         return count
 
     def set_priority(self, request: Request, priority: int) -> bool:
         """Move a pending request to the end of another level; False if it is no longer pending."""
-        with self._lock:
-            if request.state is not State.PENDING:
-                return False
-            if self._roster.change_priority(request, priority):
-                self._pool.wake()
-        self._pool.grow()
+        try:
+            with self._lock:
+                if request.state is not State.PENDING:
+                    return False
+                was_torn, self._is_torn = self._is_torn, True
+                if self._roster.change_priority(request, priority):
+                    self._pool.wake()
+                self._is_torn = was_torn
+            self._pool.grow()
+        except BaseException:
+            self._mend()
+            raise
         self._stocking.restock()
         if self._keeper is not None and request.row_id is not None:
             self._keeper.moved(request)
@@ -344,12 +351,28 @@ class ThreadEngine:
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; drain the others, paused ones too, or cancel those not being attempted."""
+        try:
+            interrupt = self._close(cancel_futures)
+        except BaseException:
+            self._mend(is_final=False)
+            raise
+        if wait and not self._pool.is_inside():
+            self.join()
+            self._pool.join()
+            self._timers.close(wait=True)
+        if interrupt is not None:
+            raise interrupt
+
+    def _close(self, cancel_futures: bool) -> BaseException | None:
+        """Take nothing more, and drop what waits if it is to be dropped; return what a callback raised."""
         with self._lock:
             self._fate.is_closed = True
             self._fate.is_cancelling = self._fate.is_cancelling or cancel_futures
             self._fate.is_sealed = self._fate.is_cancelling or self._fate.is_sealed or self._pool.is_inside()
             self._room.tell()
+            was_torn, self._is_torn = self._is_torn, True
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
+            self._is_torn = was_torn
         self._let_go()
         interrupt = self._delivery.end_all(dropped, is_final=False)
         self.resume(None)
@@ -358,12 +381,7 @@ class ThreadEngine:
             is_idle = self._pool.is_empty()
         if is_idle:
             self.all_left()
-        if wait and not self._pool.is_inside():
-            self.join()
-            self._pool.join()
-            self._timers.close(wait=True)
-        if interrupt is not None:
-            raise interrupt
+        return interrupt
 
     def leave(self, timeout_s: float) -> int:
         """Prepare for the end of the interpreter: give attempts under way at most *timeout_s*.
@@ -425,11 +443,19 @@ class ThreadEngine:
 
     def find_job(self) -> tuple[Job | None, int | None]:
         """Take the most urgent head whose lease is granted now."""
+        if self._is_torn:
+            self._rebuild(State.CANCELLED)
         self._delivery.forget_delivered()
+        if self._failures >= _FAILURES:
+            return None, None  # the queue has stopped
         job, next_ns = self._chooser.choose(self._clock.now_ns())
-        if job is not None and self._room.seekers:
-            self._room.tell()
-        return job, next_ns
+        self._failures = 0
+        if job is not None:
+            if self._room.seekers:
+                self._room.tell()
+            return job, None
+        due_ns = self._timers.due_without_thread_ns()
+        return None, next_ns if due_ns is None else due_ns if next_ns is None else min(due_ns, next_ns)
 
     def has_more(self) -> bool:
         """Return whether anything is left to be sent."""
@@ -439,9 +465,28 @@ class ThreadEngine:
         """Return whether there will never be another job."""
         return self._fate.is_closed and self._is_idle()
 
+    def prepare(self) -> None:
+        """Do what is due if the system refuses the thread that would, and finish a mending that was interrupted."""
+        if self._is_mending or self._is_torn:
+            self._mend()
+        self._timers.run_due()
+
     def run(self, job: Job) -> None:
         """Run one attempt and do what its outcome says."""
         self._attempting.run(job)
+
+    def broke(self, job: Job | None, error: BaseException) -> bool:
+        """End the request of a worker that *error* interrupted; stop the queue if it cannot even look for a job."""
+        if job is not None:
+            self._attempting.give_up(job, error)
+            self._mend(State.FAILED)
+            return True
+        self._failures += 1
+        self._mend()
+        if self._failures < _FAILURES:
+            return True
+        self._attempting.stop(verdicts.stopped(error))
+        return False
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -450,6 +495,42 @@ class ThreadEngine:
         self._timers.close(wait=False)
         for close, _ in self._closes:
             close()
+
+    # -- callers' verbs
+
+    def _submit(
+        self, request: Request, callback: Callable[[Future[Completion]], object] | None, is_new: bool
+    ) -> RequestFuture[Completion]:
+        self._pool.ensure_one()
+        future: RequestFuture[Completion] = RequestFuture(request, self)
+        if callback is not None:
+            future.add_done_callback(callback)
+        with self._lock:
+            shed = known = None
+            if request.row_id is not None:
+                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
+            if known is None and not self._roster.has_room(request.client):
+                shed = self._room.make_for(request)  # it may be fetched meanwhile
+                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
+            if self._fate.is_closed:
+                self.check_open()
+            if self._fate.stopped_by is not None:
+                return self._ended_at_once(request, future, self._fate.stopped_by)
+            if known is None:
+                self._take_in(request, future, shed, is_kept=callback is not None)
+        if shed is not None and known is None:
+            with self._lock:
+                full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
+            self._delivery.end(shed, error=full)
+        if self._pool.is_short:
+            self._pool.grow()
+        if request.row_id is not None:
+            self._stocking.restock()
+        if known is None:
+            self._places.watch_bounds(request)
+        elif known is not future and callback is not None:
+            known.add_done_callback(callback)
+        return known or future
 
     # -- under the lock
 
@@ -475,8 +556,10 @@ class ThreadEngine:
             self._roster.shelve(request, future, is_kept=is_kept, is_new=True)
             return
         request.future = future
+        was_torn, self._is_torn = self._is_torn, True
         self._roster.accept(request)
         self._places.stand(request)
+        self._is_torn = was_torn
 
     def _ended_at_once(
         self, request: Request, future: RequestFuture[Completion], error: GroqQueueError
@@ -505,7 +588,39 @@ class ThreadEngine:
             if self._fate.is_closed:
                 self._pool.dismiss()
 
+    def _rebuild(self, ended_as: State) -> None:
+        """Make every place and every count anew."""
+        self._is_torn = True
+        for request in self._roster.rebuild(ended_as):
+            self._places.expect_back(request)
+        self._is_torn = False
+
     # -- outside the lock
+
+    def _mend(self, ended_as: State = State.CANCELLED, *, is_final: bool = True) -> None:
+        """Put right what was broken off, and end what was to be ended.
+
+        Args:
+            ended_as: How a request ended whose end was not counted.
+            is_final: Whether those that were being cancelled are cancelled in the journal too.
+        """
+        self._is_mending = True
+        with self._lock:
+            self._rebuild(ended_as)
+            cancelled = [request for request in self._roster.open if request.state is State.CANCELLED]
+            waiting = [request for request in self._roster.open if request.state is State.PENDING]
+            ended = [request.future for request in self._roster.open if request.future and request.future.done()]
+            self._room.tell()
+            self._pool.wake()
+        for future in ended:
+            future.run_callbacks()
+        self._delivery.end_all(cancelled, is_final=is_final)
+        for request in waiting:
+            self._places.watch_bounds(request)
+        with self._lock:
+            self._note_if_quiet()
+        self._is_mending = False
+        self._pool.grow()
 
     def _let_go(self) -> None:
         """Have calls that wait for the reader of a stream end: who shuts down may be that reader."""

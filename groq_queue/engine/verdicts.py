@@ -100,6 +100,15 @@ def broken(error: BaseException, request: Request) -> GroqQueueError:
     return ours
 
 
+def stopped(error: BaseException) -> GroqQueueError:
+    """Return the error of a queue that can no longer look for what to send."""
+    ours = GroqQueueError(
+        f"the queue has stopped, because looking for the next request failed again and again: {error!r}"
+    )
+    ours.__cause__ = error.with_traceback(None)
+    return ours
+
+
 def _spoken(seconds: float) -> str:
     """Return a duration as a person says it."""
     minutes = round(seconds / 60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterable, Sized
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
@@ -17,11 +16,12 @@ from groq_queue.everyday.ahead import Ahead
 from groq_queue.everyday.columns import Texts, check_template, column_of, fill
 from groq_queue.everyday.interrupts import tell
 from groq_queue.everyday.options import check_options
+from groq_queue.logger import SafeLogger
 
 if TYPE_CHECKING:
     from groq_queue.everyday.view import View
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 WINDOW_PER_WORKER = 32  # so far ahead that one answer that has to wait for a retry does not stop the others
 

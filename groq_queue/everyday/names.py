@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import threading
 import weakref
@@ -13,8 +12,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, shown
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 
 @runtime_checkable

@@ -8,7 +8,6 @@ business; a transport put below them would lose the proxies of the environment.
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,9 @@ from groq_queue.engine.log import told
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.facade import GroqQueue
 from groq_queue.integrations.turns import Hold, Opened, Turns
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 
 def make_client(queue: GroqQueue, sdk: Any, turns: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -12,7 +12,6 @@ No end is ever lost: what the store cannot take now is told it later, in order.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,8 +21,9 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
 from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Ledger, Standing
+from groq_queue.logger import SafeLogger
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _TROUBLE = {"groq_queue_event": "limiter_trouble"}  # see engine.log
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import html
 import importlib
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,9 +22,10 @@ from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError, shown
+from groq_queue.logger import SafeLogger
 from groq_queue.reporting.line import Pace, Progress, ProgressState, Tally, described
 
-_log = logging.getLogger("groq_queue")
+_log = SafeLogger("groq_queue")
 
 _NOTEBOOK_S = 0.5
 _QUIET_S = 10.0  # a callable is told at least this often, though nothing has ended

@@ -11,7 +11,6 @@ adapter's inner pool is extended.
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from requests.utils import default_user_agent
 from urllib3 import HTTPHeaderDict
 
 from groq_queue.errors import ConfigurationError, shown
+from groq_queue.logger import SafeLogger
 from groq_queue.transport.address import is_loopback
 from groq_queue.transport.contract import Alarm, Reply
 from groq_queue.transport.secret import Secret
@@ -30,7 +30,7 @@ from groq_queue.transport.wire import MAX_RESPONSE_BYTES, WireTransport
 
 _MOST_UNREAD = 16  # kept connections that may turn out closed, one after the other, before the attempt is given up
 
-_log = logging.getLogger("groq_queue.transport")
+_log = SafeLogger("groq_queue.transport")
 
 
 class _Bearer(AuthBase):

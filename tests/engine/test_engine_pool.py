@@ -27,6 +27,7 @@ class Desk:
         self.looks = 0
         self.left = 0
         self.done = []
+        self.broken = []
         self.pool = WorkerPool(self, self.lock, clock, size, "desk")
 
     # -- what the pool asks for
@@ -47,6 +48,15 @@ class Desk:
         with self.lock:
             self.done.append(job)
             self.changed.notify_all()
+
+    def prepare(self):
+        pass
+
+    def broke(self, job, error):
+        with self.lock:
+            self.broken.append((job, error))
+            self.changed.notify_all()
+        return True
 
     def all_left(self):
         self.left += 1
@@ -303,20 +313,19 @@ def test_two_that_step_aside_make_room_for_two(desk):
     one.rest(1)
 
 
-def test_who_is_inside_is_known_by_thread_and_by_depth(desk):
+def test_who_is_inside_is_known_by_thread(desk):
     one = desk(1)
     seen = []
     one.put(lambda: seen.append(one.pool.is_inside()))
     one.wait_until(lambda: len(one.done) == 1)
 
     assert not one.pool.is_inside()
-    with one.pool.inside():
-        with one.pool.inside():
-            assert one.pool.is_inside()
-        assert one.pool.is_inside()
-        other = threading.Thread(target=lambda: seen.append(one.pool.is_inside()))
-        other.start()
-        other.join(PATIENCE_S)
+    one.pool.inside.depth = 1
+    assert one.pool.is_inside()
+    other = threading.Thread(target=lambda: seen.append(one.pool.is_inside()))
+    other.start()
+    other.join(PATIENCE_S)
+    one.pool.inside.depth = 0
     assert not one.pool.is_inside()
     assert [True, False] == seen
 
@@ -400,23 +409,40 @@ def refuse(thread):
     raise RuntimeError("can't start new thread")
 
 
-def test_a_worker_that_is_ended_by_a_bug_is_counted_off(desk, monkeypatch):
+def test_what_a_job_raises_ends_no_worker_and_is_handed_back_with_the_job(desk):
     one = desk(1)
-    raised = []
-    monkeypatch.setattr(threading, "excepthook", lambda told: raised.append(told.exc_type))
+    error = MemoryError()
+    threads = []
 
     def explode():
-        raise MemoryError
+        threads.append(threading.current_thread())
+        raise error
 
     one.put(explode)
-    one.wait_until(lambda: one.pool.is_empty())
-    for thread in list(one.pool._threads):
-        thread.join(PATIENCE_S)
+    one.wait_until(lambda: one.broken)
+    one.put(lambda: threads.append(threading.current_thread()))
+    one.wait_until(lambda: len(one.done) == 1)
+
+    assert [(explode, error)] == one.broken
+    assert threads[0] is threads[1]
+    assert 1 == one.pool._workers
+
+
+def test_a_look_for_a_job_that_fails_ends_no_worker(desk):
+    one = desk(1)
+    error = RuntimeError("the clock is broken")
+    find_job, failures = one.find_job, [error]
+
+    def find():
+        if failures:
+            raise failures.pop()
+        return find_job()
+
+    one.find_job = find
     one.put(lambda: None)
     one.wait_until(lambda: len(one.done) == 1)
 
-    assert [MemoryError] == raised
-    assert 0 == one.left
+    assert [(None, error)] == one.broken
 
 
 def test_threads_that_have_ended_are_forgotten(desk):

@@ -23,23 +23,24 @@ README = PACKAGE.parent / "README.md"
 MAY_IMPORT = {
     "errors": set(),
     "clock": set(),
+    "logger": set(),
     "forking": set(),
     "mounts": set(),
     "core": {"errors"},
-    "engine": {"core", "errors", "clock", "forking"},
-    "transport": {"errors"},
-    "limiters": {"core", "errors", "clock", "forking", "mounts"},
+    "engine": {"logger", "core", "errors", "clock", "forking"},
+    "transport": {"logger", "errors"},
+    "limiters": {"logger", "core", "errors", "clock", "forking", "mounts"},
     "simulator": set(),
     "journal": {"core", "errors", "clock", "mounts"},
-    "distributed": {"core", "engine", "errors", "clock"},
-    "assembly": {"core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
-    "reporting": {"core", "engine", "limiters", "errors", "clock"},
-    "everyday": {"core", "engine", "errors", "clock", "reporting", "forking"},
+    "distributed": {"logger", "core", "engine", "errors", "clock"},
+    "assembly": {"logger", "core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
+    "reporting": {"logger", "core", "engine", "limiters", "errors", "clock"},
+    "everyday": {"logger", "core", "engine", "errors", "clock", "reporting", "forking"},
     "facade": {
         *("assembly", "core", "engine", "everyday", "reporting", "simulator", "errors", "clock"),
     },
     "__init__": {"core", "engine", "everyday", "simulator", "reporting", "facade", "errors"},
-    "integrations": {"assembly", "core", "engine", "errors", "facade", "__init__"},
+    "integrations": {"logger", "assembly", "core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
     "cli": {
         *("core", "engine", "transport", "journal", "limiters", "simulator", "reporting"),
@@ -304,7 +305,7 @@ def test_nothing_in_the_repository_names_a_machine():
     """
     root = PACKAGE.parent
     listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True).stdout.splitlines()
-    names = listed or [str(path.relative_to(root)) for path in root.rglob("*") if "/." not in str(path.parent)]
+    names = listed or [str(path.relative_to(root)) for path in root.rglob("*")]
     texts = [
         root / name
         for name in names

@@ -658,18 +658,6 @@ def test_in_an_outage_a_share_is_spent_and_the_whole_afterwards() -> None:
     assert [1_000] == [level.limit for level in ProcessView(one.meter).levels(one.now_ns())]
 
 
-def test_what_is_learnt_after_an_outage_is_told_and_goes() -> None:
-    one = Bench(on_outage="local_share")
-    stand(one, 0, processes=2)
-    away(one)
-    one.meter.found(one.now_ns())
-
-    one.meter.settle(one.leased(exact(100)), exact(100), (100, 0, 0), [RateHeader("TPM", 500, 400)], one.now_ns())
-
-    assert [{"TPM": (500, 60 * S)}] == [word[-1] for word in one.told()]
-    assert TooLarge(501, 500, "TPM") == one.meter.too_large(exact(501))
-
-
 class ProcessView:
     """What a sharing meter's own budget shows, without the ledger's word."""
 
