@@ -8,7 +8,13 @@ import threading
 import pytest
 from hasty import HastyClock
 
-from groq_queue import BadRequestError, ConfigurationError, GroqQueue, GroqSimulator
+from groq_queue import BadRequestError, Completion, ConfigurationError, GroqQueue, GroqSimulator
+from groq_queue.clock import NS_PER_S, FakeClock
+from groq_queue.core.pricing import Size
+from groq_queue.core.request import Request
+from groq_queue.engine.observed import Observed
+from groq_queue.engine.runner import Next, Outcome
+from groq_queue.errors import APIConnectionError, APIResponseError, AuthenticationError, RateLimitError
 from groq_queue.simulator import Fault
 
 PATIENCE_S = 10
@@ -131,3 +137,90 @@ def test_what_cannot_be_called_is_refused(observer):
 def test_what_is_no_clock_is_refused(clock):
     with pytest.raises(ConfigurationError, match="clock="):
         GroqQueue(api_key="t", clock=clock)
+
+
+class Taking:
+    """Attempts that take their time on a clock that stands still otherwise, and end as told."""
+
+    def __init__(self, clock, seconds, ends):
+        self._clock, self._seconds, self._ends = clock, seconds, ends
+
+    def attempt(self, request, lease, meter):
+        self._clock.advance(self._seconds)
+        if isinstance(self._ends, BaseException):
+            raise self._ends
+        return self._ends
+
+
+def watched(ends, *, waited_s=4, seconds=3):
+    """Return the one event of an attempt that ended like that, with what its clock said when it began."""
+    clock, events = FakeClock(), []
+    request = Request("m", "e", b"{}", Size(1, 1), 5, custom_id="mine")
+    request.submitted_ns, request.attempts = clock.now_ns() - waited_s * NS_PER_S, 1
+    request.started_ns = clock.now_ns()
+    began_s = clock.wall_s()
+    attempts = Observed(Taking(clock, seconds, ends), [events.append], clock)
+    if isinstance(ends, BaseException):
+        with pytest.raises(type(ends)):
+            attempts.attempt(request, None, None)
+    else:
+        assert ends is attempts.attempt(request, None, None)
+    (event,) = events
+    assert began_s == event.started_at
+    return event
+
+
+def test_an_event_tells_how_long_each_part_took():
+    event = watched(Outcome(Next.AGAIN, error=APIConnectionError("reset"), wait_ns=7 * NS_PER_S))
+
+    assert (4.0, 3.0, 7.0) == (event.waited_s, event.seconds, event.retry_s)
+    assert ("again", None, 1) == (event.outcome, event.status, event.attempt)
+
+
+def test_an_attempt_that_breaks_is_told_and_breaks_on():
+    event = watched(MemoryError("no room"))
+
+    assert ("broke", None, 3.0, 0.0) == (event.outcome, event.status, event.seconds, event.retry_s)
+    assert isinstance(event.error, MemoryError)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name", "status"),
+    [
+        (Outcome(Next.DONE, result="what a callable returned"), "done", 200),
+        (Outcome(Next.AGAIN, error=APIResponseError("html")), "again", 200),
+        (Outcome(Next.FAILED, error=APIConnectionError("reset")), "failed", None),
+        (Outcome(Next.STOP, error=AuthenticationError("401", status_code=401)), "stopped", 401),
+        (Outcome(Next.REFUSED, error=RateLimitError("429", status_code=429)), "refused", 429),
+    ],
+)
+def test_every_end_has_a_name_and_the_status_there_was(outcome, name, status):
+    event = watched(outcome)
+
+    assert (name, status, outcome.error) == (event.outcome, event.status, event.error)
+    assert (None, None, None, ()) == (event.usage, event.answer_id, event.answer_model, event.finish_reasons)
+
+
+def test_odd_answers_make_no_odd_events():
+    answer = Completion({"id": 7, "model": None, "choices": [{"finish_reason": "stop"}, "odd", {"finish_reason": 5}]})
+
+    event = watched(Outcome(Next.DONE, result=answer))
+
+    assert (None, None, ("stop",)) == (event.answer_id, event.answer_model, event.finish_reasons)
+    assert () == watched(Outcome(Next.DONE, result=Completion({"choices": None}))).finish_reasons
+
+
+def test_a_body_that_is_no_json_is_no_payload():
+    events = []
+
+    def curious(event):
+        events.append(event)
+
+    curious.wants_content = True
+    clock = FakeClock()
+    for body in (b"RIFF", b'{"a": 1}'):
+        request = Request("m", "e", body, Size(1, 1), 5)
+        Observed(Taking(clock, 0, Outcome(Next.DONE)), [curious], clock).attempt(request, None, None)
+
+    assert [None, {"a": 1}] == [event.payload for event in events]
+    assert [0.0, 0.0] == [event.waited_s for event in events]

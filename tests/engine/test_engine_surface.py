@@ -647,6 +647,10 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     assert State.FAILED is waiting._request.state
     stats = play.engine.stats()
     assert (0, 0, 0.5) == (stats.pending, stats.submitted, stats.cost)
+    held = play.submit("of the child", client="heavy")
+    play.settle_down()
+    lane = play.engine._roster.lane(held._request)
+    assert (True, 3) == (lane.is_paused, lane.turn_of(held._request).weight)
     play.engine.shutdown(wait=True, cancel_futures=True)
     assert {"everybody's"} == set(called)
 
