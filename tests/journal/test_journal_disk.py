@@ -280,6 +280,18 @@ def test_what_has_to_be_there_is_not_made(path, content):
     Journal.open(path, may_make=False).close()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [(".", "this is a directory"), ("none/run.db", "does not exist"), ("rubbish.db", "this is no SQLite file")],
+)
+def test_whoever_looks_is_told_at_once_what_is_no_journal(tmp_path, name, said):
+    (tmp_path / "rubbish.db").write_bytes(b"x" * 5_000)
+
+    with pytest.raises(JournalError, match=said):
+        Reader.open(tmp_path / name)
+    assert ["rubbish.db"] == os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize(("size", "said"), [(511, "511 bytes are no SQLite file"), (512, "another program")])
 def test_the_smallest_sqlite_file_has_512_bytes(path, size, said):
     connection = sqlite3.connect(path)
