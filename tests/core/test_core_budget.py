@@ -1009,6 +1009,81 @@ def test_an_answer_ends_a_row_of_failures() -> None:
     assert budget.pace.rate is None
 
 
+# -- a limit that nobody named
+
+
+def met_a_limit(refusal: Refusal | None = None) -> Budget:
+    """A budget of which one attempt was refused without a wait."""
+    budget = Budget(Limits())
+    budget.refused(leased(budget, Cost(1), NOW - 2 * SECOND), refusal, 0, NOW - SECOND)
+    return budget
+
+
+@pytest.mark.parametrize("refusal", [None, Refusal(False, "TPM", 100, None, None, None)])
+def test_after_a_refusal_without_a_wait_one_attempt_goes_first_and_the_others_a_second_later(
+    refusal: Refusal | None,
+) -> None:
+    budget = met_a_limit(refusal)
+    leased(budget, Cost(1))
+
+    assert Blocked("learning", SECOND) == budget.lease(Cost(1), NOW) == budget.blocks(Cost(1), NOW)
+    assert Blocked("learning", 1) == budget.lease(Cost(1), NOW + SECOND - 1)
+    assert all(isinstance(budget.lease(Cost(1), NOW + SECOND), Lease) for _ in range(3))
+    assert isinstance(budget.lease(Cost(1), NOW + SECOND), Lease)
+
+
+def test_an_answer_to_the_one_that_went_first_lets_the_others_go() -> None:
+    budget = met_a_limit()
+    probe = leased(budget, Cost(1))
+    budget.settle(probe, Cost(1), Cost(1), NOW)
+
+    budget.observe(probe, [], NOW)
+
+    assert all(isinstance(budget.lease(Cost(1), NOW), Lease) for _ in range(3))
+
+
+def test_an_answer_to_another_does_not() -> None:
+    budget = Budget(Limits())
+    one, two = leased(budget, Cost(1)), leased(budget, Cost(1))
+    budget.refused(one, None, 0, NOW)
+    leased(budget, Cost(1))
+    budget.settle(two, Cost(1), Cost(1), NOW)
+
+    budget.observe(two, [], NOW)
+
+    assert Blocked("learning", SECOND) == budget.lease(Cost(1), NOW)
+
+
+def test_if_the_one_that_went_first_ended_without_an_answer_another_goes_first() -> None:
+    budget = met_a_limit()
+    budget.refund(leased(budget, Cost(1)))
+
+    leased(budget, Cost(1), NOW + 5)
+
+    assert Blocked("learning", SECOND) == budget.lease(Cost(1), NOW + 5)
+
+
+def test_a_refusal_that_names_its_wait_lets_all_go_after_it() -> None:
+    budget = met_a_limit()
+
+    budget.refused(leased(budget, Cost(1)), Refusal(False, "", None, None, None, SECOND), SECOND, NOW)
+
+    assert all(isinstance(budget.lease(Cost(1), NOW + SECOND), Lease) for _ in range(3))
+
+
+def test_a_server_that_fails_may_hold_everybody_and_does_not_shorten_a_longer_hold() -> None:
+    budget = Budget(Limits())
+    refusal = Refusal(False, "TPD", None, None, None, 9 * SECOND)
+    budget.refused(leased(budget, Cost(1)), refusal, 9 * SECOND, NOW)
+
+    holds = []
+    for wait_s in (5, 9, 11):
+        budget.pause(wait_s * SECOND, NOW)
+        holds.append(budget.lease(Cost(1), NOW))
+
+    assert [*[Blocked("hold", 9 * SECOND, "TPD")] * 2, Blocked("hold", 11 * SECOND)] == holds
+
+
 # -- while the limit of tokens is unknown
 
 

@@ -384,6 +384,7 @@ def test_a_request_of_which_nothing_is_said_has_no_bounds_and_has_not_begun() ->
     assert (0, None, 0, None) == (plain.submitted_ns, plain.started_ns, plain.arrival, plain.seq)
     assert (None, None, None, None) == (plain.call, plain.row_id, plain.future, plain.last_error)
     assert (None, ()) == (plain.due_ns, plain.timers)
+    assert (0, False, None, None) == (plain.overtaken, plain.was_stale, plain.refused_ns, plain.failing_ns)
     assert State.PENDING is plain.state
 
 

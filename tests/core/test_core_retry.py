@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from groq_queue.core.headers import Refusal
-from groq_queue.core.retry import Meaning, RetryPolicy, meaning_of
+from groq_queue.core.retry import LaneHealth, Meaning, RetryPolicy, meaning_of
 
 REACHED = (
     "Rate limit reached for model `m` in organization `o` service tier `on_demand` on tokens per minute (TPM): "
@@ -143,6 +143,13 @@ def test_a_backoff_is_anywhere_below_a_doubling_bound(retries: int, bound_s: flo
     assert bound_s * 1e9 * 0.99 < max(waits) <= bound_s * 1e9
 
 
+class Lowest(random.Random):
+    """Rolls the start of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
 class Highest(random.Random):
     """Rolls the end of every range."""
 
@@ -189,3 +196,100 @@ def test_unless_told_otherwise_there_are_five_retries_and_two_after_an_answer_wa
     assert [True, False] == [policy.may_retry(retries) for retries in (4, 5)]
     assert [True, False] == [policy.may_ask_again(refusals) for refusals in (49, 50)]
     assert [1, 0] == [policy.left(0, before) for before in (1, 2)]
+
+
+# -- an outage
+
+
+@pytest.mark.parametrize(("left", "wait_s"), [(1, 30), (2, 15), (3, 7.5), (4, 3.75), (5, 1.875)])
+def test_the_last_retry_comes_when_the_longest_outage_is_over_and_each_before_it_at_half_of_that(
+    left: int, wait_s: float
+) -> None:
+    policy = RetryPolicy()
+
+    shortest, longest = (policy.outage_wait_ns(left, 0, dice) for dice in (Lowest(), Highest()))
+
+    assert round(wait_s * 1e9) == shortest
+    assert round(wait_s * 1.2 * 1e9) == longest
+
+
+def test_the_time_since_the_first_failure_counts_and_what_has_passed_is_not_waited_for() -> None:
+    policy = RetryPolicy(outage_s=10)
+
+    waits = [policy.outage_wait_ns(1, failing_ns, Lowest()) for failing_ns in (0, 4_000_000_000, 10**10, 10**11)]
+
+    assert [10**10, 6_000_000_000, 0, 0] == waits
+
+
+# -- refusals without a wait
+
+
+def test_a_lane_refused_without_a_wait_is_held_two_and_a_half_times_as_long_each_round_up_to_a_minute() -> None:
+    policy = RetryPolicy()
+
+    holds = [policy.blind_hold_ns(rounds, Lowest()) for rounds in (1, 2, 3, 4, 5, 6, 100_000)]
+
+    assert [1, 2.5, 6.25, 15.625, 39.0625, 60, 60] == [hold / 1e9 for hold in holds]
+    assert 60 < sum(holds[:5]) / 1e9
+    assert 1_150_000_000 == policy.blind_hold_ns(1, Highest())
+
+
+def test_a_request_out_of_retries_waits_on_through_as_many_rounds_as_it_had_retries() -> None:
+    assert [True, True, False] == [RetryPolicy(max_retries=2).may_wait_longer(rounds) for rounds in (1, 2, 3)]
+
+
+# -- what a lane met of late
+
+
+def test_what_was_sent_before_the_first_refusal_of_a_round_belongs_to_it() -> None:
+    health = LaneHealth()
+
+    begins = [health.refused(sent_ns, now_ns) for sent_ns, now_ns in ((10, 100), (20, 110), (100, 120), (101, 130))]
+
+    assert [True, False, False, True] == begins
+    assert 2 == health.rounds
+
+
+def test_a_round_lasts_from_its_first_refusal_and_not_from_its_last() -> None:
+    health = LaneHealth()
+
+    begins = [health.refused(sent_ns, now_ns) for sent_ns, now_ns in ((10, 100), (20, 500), (101, 600))]
+
+    assert [True, False, True] == begins
+
+
+@pytest.mark.parametrize(("sent_ns", "rounds"), [(99, 1), (100, 1), (101, 0)])
+def test_only_an_answer_to_what_was_sent_after_a_round_ends_the_row(sent_ns: int, rounds: int) -> None:
+    health = LaneHealth()
+    health.refused(10, 100)
+
+    health.answered(sent_ns, 200)
+
+    assert rounds == health.rounds
+
+
+def test_a_fresh_lane_has_met_nothing() -> None:
+    health = LaneHealth()
+
+    assert (0, None) == (health.rounds, health.answered_ns)
+    assert not health.has_answered_since(0)
+    assert not health.has_overtaken(0)
+    health.answered(5, 10)
+    assert 0 == health.rounds
+
+
+def test_an_answer_counts_from_the_instant_after_it() -> None:
+    health = LaneHealth()
+    health.answered(5, 10)
+    health.answered(1, 20)
+
+    assert [True, True, False] == [health.has_answered_since(instant_ns) for instant_ns in (10, 19, 20)]
+    assert 20 == health.answered_ns
+
+
+def test_whoever_was_sent_before_the_newest_that_was_answered_was_overtaken() -> None:
+    health = LaneHealth()
+    for sent_ns in (5, 9, 7):
+        health.answered(sent_ns, 20)
+
+    assert [True, True, False, False] == [health.has_overtaken(sent_ns) for sent_ns in (4, 8, 9, 10)]
