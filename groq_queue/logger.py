@@ -89,7 +89,7 @@ class SafeLogger:
         try:
             self._logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=3)
         except BaseException as error:
-            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
             self._tell(error)
 
