@@ -420,11 +420,16 @@ def test_money_that_comes_back_at_the_end_of_an_attempt_lets_the_next_pass(stage
     assert 0.000_08 == play.engine.stats().cost
 
 
-def test_a_callback_that_lingers_keeps_nobody_from_the_place_its_attempt_has_left(stage):
+@pytest.mark.parametrize(
+    "scarce",
+    [{"max_in_flight": 1}, {"tariff": Tariff({"m": (1.0, 1.0)}), "max_usd": 0.000_015}],
+    ids=["a place", "money"],
+)
+def test_a_callback_that_lingers_keeps_nobody_from_what_its_attempt_has_left(stage, scarce):
     """
-    The attempt's end lets the next one of a capped lane pass; another worker is started for it before the callback.
+    The attempt's end lets the next one pass; another worker is woken or started for it before the callback.
     """
-    play = stage(max_workers=2, max_in_flight=1)
+    play = stage(max_workers=2, **scarce)
     play.hold()
     seen = []
     play.submit("first", callback=lambda future: seen.append(play.wait_for_sends(2)))
