@@ -420,21 +420,42 @@ def test_money_that_comes_back_at_the_end_of_an_attempt_lets_the_next_pass(stage
     assert 0.000_08 == play.engine.stats().cost
 
 
-@pytest.mark.parametrize(
-    "scarce",
-    [{"max_in_flight": 1}, {"tariff": Tariff({"m": (1.0, 1.0)}), "max_usd": 0.000_015}],
-    ids=["a place", "money"],
-)
-def test_a_callback_that_lingers_keeps_nobody_from_what_its_attempt_has_left(stage, scarce):
+def test_a_callback_that_lingers_keeps_nobody_from_the_place_its_attempt_has_left(stage):
     """
-    The attempt's end lets the next one pass; another worker is woken or started for it before the callback.
+    The attempt's end lets the next one of a capped lane pass; another worker is started for it before the callback.
     """
-    play = stage(max_workers=2, **scarce)
+    play = stage(max_workers=2, max_in_flight=1)
     play.hold()
     seen = []
     play.submit("first", callback=lambda future: seen.append(play.wait_for_sends(2)))
     play.wait_for_sends(1)
     play.submit("second")
+
+    play.release()
+
+    assert play.engine.join(PATIENCE_S)
+    assert [["first", "second"]] == seen
+
+
+def test_a_callback_that_lingers_keeps_nobody_from_the_money_its_attempt_has_left(stage):
+    """
+    1. The lease is settled, and the next one is looked at: the money is still set aside. 2. It comes back.
+    """
+    play = stage(max_workers=2, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.000_015)
+    meter, seen = play.limiter.meter("m", "m"), []
+    settle = meter.settle
+
+    def settle_and_let_others_look(*arguments):
+        told = settle(*arguments)
+        wait_until(lambda: play.engine._pool._due._waiters)
+        return told
+
+    meter.settle = settle_and_let_others_look
+    play.hold()
+    play.submit("first", callback=lambda future: seen.append(play.wait_for_sends(2)))
+    play.wait_for_sends(1)
+    play.submit("second")
+    play.settle_down()
 
     play.release()
 
