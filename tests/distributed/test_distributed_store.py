@@ -116,19 +116,24 @@ def test_an_answer_that_was_paid_for_is_taken_from_whoever_brings_it(store):
     assert 0 == store.begin("a", "quick", LONG_MS)
 
 
+def swept(store, *ids):
+    """Have a worker sweep, and return the states of those requests."""
+    store.sweep(1, 3, ENDING, may_expire=True)
+    return [standing.status for standing in store.standings(list(ids))]
+
+
 def test_what_a_dead_worker_held_waits_again_in_its_place(store):
     """
     Only what was on its way counts as unknown, and the third time it is given up.
     """
     for id in ("held", "sent", "next"):
         put(store, id)
-    for unknown in range(3):
+    for becomes in ("queued", "queued", "failed"):
         assert {"held", "sent"} == {claim(store, lease_ms=1), claim(store, lease_ms=1)}
         store.begin("sent", "w", 1)
-        still = 3 if unknown < 2 else 2
-        wait_until(lambda still=still: (store.sweep(1, 3, ENDING, may_expire=True) or [0] * 6)[5] == still)
+        expected = [becomes, "queued", "queued"]
+        wait_until(lambda expected=expected: expected == swept(store, "sent", "held", "next"))
 
-    assert ["failed", "queued", "queued"] == [each.status for each in store.standings(["sent", "held", "next"])]
     assert ["held", "next"] == [claim(store), claim(store)]
 
 

@@ -103,6 +103,8 @@ def test_two_hundred_cancelled_requests_are_never_sent(fleet, workers):
         if workers == "restarted":
             ours.stop_worker(worker)
         assert 200 == sum(future.cancel() for future in futures)
+        if workers == "running":
+            ours.stop_worker(worker)  # it would take the last ones, too, and has no budget for them
         ours.groq.set_faults([Fault(status=400)])  # which the simulator meters not, whatever comes
         ours.start_worker("--rpm", "100000")  # one that has budget for all of them
         last = [queue.submit(f"last {level}", priority=level) for level in ("high", "normal", "low")]

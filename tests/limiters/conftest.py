@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from extras import needs, needs_program
@@ -53,3 +55,27 @@ def organisation(request: pytest.FixtureRequest) -> Iterator[Organisation | OneP
     yield organisation
     organisation.close()
     fresh.close()
+
+
+@pytest.fixture
+def closings(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[bool]]:
+    """Note from now on, for every SQLite connection that is opened, whether it was closed."""
+
+    def begin() -> list[bool]:
+        noted: list[bool] = []
+        connect = sqlite3.connect
+
+        class Noted(sqlite3.Connection):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.number = len(noted)
+                noted.append(False)
+
+            def close(self) -> None:
+                super().close()
+                noted[self.number] = True
+
+        monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=Noted, **kwargs))
+        return noted
+
+    return begin

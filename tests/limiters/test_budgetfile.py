@@ -21,26 +21,6 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "budgets.db")
 
 
-class Connections:
-    """Keeps every connection that is opened, and whether it was closed."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.closed: list[bool] = []
-        connect, noted = sqlite3.connect, self.closed
-
-        class Noted(sqlite3.Connection):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs)
-                self.number = len(noted)
-                noted.append(False)
-
-            def close(self) -> None:
-                super().close()
-                noted[self.number] = True
-
-        monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=Noted, **kwargs))
-
-
 # -- which file
 
 
@@ -122,7 +102,7 @@ def test_a_file_of_this_release_is_not_too_new_and_one_of_the_next_is(path: str)
         budgetfile.connect(path)
 
 
-def test_a_connection_that_cannot_be_used_is_closed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_cannot_be_used_is_closed(path: str, closings: Callable[[], list[bool]]) -> None:
     """
     Whether the reason is ours, as a newer schema, or SQLite's.
     """
@@ -132,13 +112,13 @@ def test_a_connection_that_cannot_be_used_is_closed(path: str, monkeypatch: pyte
     db.close()
     text = Path(path).with_name("text")
     text.write_text("dear diary, " * 100)
-    connections = Connections(monkeypatch)
+    closed = closings()
 
     for each in (path, str(text)):
         with pytest.raises(LimiterUnavailable):
             budgetfile.connect(each)
 
-    assert [True, True] == connections.closed
+    assert [True, True] == closed
 
 
 def test_a_file_that_vanishes_while_it_is_opened_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -859,6 +859,19 @@ class TestStanding:
         assert (False, 2) == (standing.credits, standing.processes)
         assert 590 * NS_PER_S < standing.held_ns <= 600 * NS_PER_S
 
+    def test_whoever_closes_or_fails_lets_go_of_its_connections(self, opened, redis_server):
+        closed, failed, holder = opened(), opened(), opened()
+        holder.reserve(claim(holder, 1, 60_000), SLOW)
+        for ledger in (closed, failed):
+            ledger.reserve(claim(ledger, 1), SLOW)  # waits, so it listens, too
+        connections = [(ledger._client, ledger._listener) for ledger in (closed, failed)]
+        closed.close()
+        redis_server.ask("CLIENT KILL TYPE normal")
+        with pytest.raises(LimiterUnavailable):
+            failed.standing(LANE)
+
+        assert [(None, None)] * 2 == [(client.connection, listener.connection) for client, listener in connections]
+
     def test_renewed_it_is_another_process(self, opened):
         """
         As in a forked child; what the parent has reserved stays the parent's.

@@ -306,6 +306,14 @@ def test_a_grant_serves_whoever_needs_no_more_than_it_holds(tokens: int, fits: b
     assert fits == isinstance(one.ask(exact(tokens), Turn("next")), Lease)
 
 
+def test_a_grant_does_not_serve_whoever_needs_one_unit_of_what_it_has_none_of() -> None:
+    one = Bench()
+    one.ask(exact(500))
+    one.run()
+
+    assert isinstance(one.ask(exact(499, 1), Turn("next")), Blocked)
+
+
 @pytest.mark.parametrize(("after_ns", "is_used"), [(500 * MS, True), (500 * MS + 1, False)])
 def test_a_grant_is_good_for_half_a_second(after_ns: int, is_used: bool) -> None:
     one = Bench()
@@ -656,6 +664,18 @@ def test_in_an_outage_a_share_is_spent_and_the_whole_afterwards() -> None:
     assert one.meter.too_large(exact(1_000)) is None
     one.meter.found(one.now_ns())
     assert [1_000] == [level.limit for level in ProcessView(one.meter).levels(one.now_ns())]
+
+
+def test_what_is_learnt_after_an_outage_is_told_and_goes() -> None:
+    one = Bench(on_outage="local_share")
+    stand(one, 0, processes=2)
+    away(one)
+    one.meter.found(one.now_ns())
+
+    one.meter.settle(one.leased(exact(100)), exact(100), (100, 0, 0), [RateHeader("TPM", 500, 400)], one.now_ns())
+
+    assert [{"TPM": (500, 60 * S)}] == [word[-1] for word in one.told()]
+    assert TooLarge(501, 500, "TPM") == one.meter.too_large(exact(501))
 
 
 class ProcessView:

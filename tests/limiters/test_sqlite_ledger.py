@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -464,6 +464,21 @@ def rows(store: SqliteStore, table: str) -> list[Any]:
         return db.execute(f"SELECT * FROM {table}").fetchall()
 
 
+def test_a_ledger_that_cannot_be_made_leaves_no_connection(
+    store: SqliteStore, closings: Callable[[], list[bool]]
+) -> None:
+    class Broken(FakeClock):
+        def wall_s(self) -> float:
+            raise ZeroDivisionError
+
+    closed = closings()
+
+    with pytest.raises(ZeroDivisionError):
+        SqliteLedger(str(store.path), Broken())
+
+    assert [True] == closed
+
+
 def test_what_is_over_leaves_nothing_behind_but_its_level(store: SqliteStore) -> None:
     """
     Turns are forgotten as soon as others have come as far.
@@ -532,8 +547,11 @@ def test_in_a_child_a_ledger_of_the_parent_closes_nothing(store: SqliteStore, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)
+        db = ledger._db
         ledger.close()
 
+    assert db is ledger._db
+    assert not is_closed(db)
     assert 1 == len(rows(store, "reservations"))
     assert 5_000 == used(ledger)
 
@@ -587,6 +605,54 @@ ledger.close()
     )
 
     assert ("True\n42 ok\n10000\n", 0) == (done.stdout, done.returncode), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_counts_for_itself_in_memory_and_as_another_process_in_a_file(tmp_path: Path) -> None:
+    """
+    Of 500 the parent has leased 150: the child's own budget is empty, and in the file it finds the parent's.
+    """
+    script = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from organisation import Desk
+from groq_queue.clock import SystemClock
+from groq_queue.core.limits import Limits
+from groq_queue.core.pricing import Size
+from groq_queue.core.rank import Turn
+from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.shared import SharedLimiter
+from groq_queue.limiters.sqlite import SqliteLedger
+limits, size, turn, clock = Limits(tpm=500, minute_s=86_400), Size(150, 0, is_exact=True), Turn("r"), SystemClock()
+ledger, desks = SqliteLedger(sys.argv[1]), []
+alone = ProcessLimiter(limits, "u", "account")
+shared = SharedLimiter(ledger, limits, "u", "account", clock, lambda agent: desks.append(Desk(agent)) or desks[-1])
+def lease():
+    alone.meter("m", "m").lease(size, clock.now_ns())
+    shared.meter("m", "m").lease(size, clock.now_ns(), turn)
+    desks[-1].go()
+    assert shared.meter("m", "m").lease(size, clock.now_ns(), turn).cost
+def show():
+    print(len(desks), alone.levels(0)["m"][0].used, ledger.standing("u account m").levels[0].used, flush=True)
+lease()
+token = ledger.token
+if not (child := os.fork()):
+    assert ledger.token != token
+    lease()
+    show()
+    os._exit(0)
+assert 0 == os.waitpid(child, 0)[1]
+show()
+ledger.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "budgets.db"), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert ("2 150 300\n1 150 300\n", 0) == (done.stdout, done.returncode), done.stderr
 
 
 def test_a_file_that_was_removed_is_made_again(store: SqliteStore) -> None:
