@@ -40,7 +40,7 @@ from groq_queue.errors import ConfigurationError, shown
 from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
 from groq_queue.everyday.context import client_or_context, priority_or_context
 from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explain_shared
-from groq_queue.everyday.interrupts import tell_what_is_left
+from groq_queue.everyday.interrupts import is_to_leave_at_once, leave_at_once, tell_what_is_left
 from groq_queue.everyday.names import reuse
 from groq_queue.everyday.options import check_options, refuse_misplaced
 
@@ -61,7 +61,8 @@ class GroqQueue(Asking):
 
     Thread-safe. Worker threads start with the first ``submit``. Leaving the
     ``with`` block drains the queue; leaving it by an exception cancels what has
-    not started, waits for attempts under way and lets the exception pass.
+    not started, waits for attempts under way and lets the exception pass; a
+    second Ctrl-C while it does so leaves at once.
 
     Args:
         api_key: The key; None reads ``GROQ_API_KEY``.
@@ -666,13 +667,28 @@ class GroqQueue(Asking):
     ) -> None:
         before = self.stats()
         try:
-            self.shutdown(wait=True, cancel_futures=kind is not None)
-        except BaseException as interrupt:  # Ctrl-C while it drains counts as one inside the block
-            self.shutdown(wait=True, cancel_futures=True)
-            tell_what_is_left(interrupt, before, self.stats(), is_kept=self._engine.is_kept)
+            self.shutdown(wait=not is_to_leave_at_once(error), cancel_futures=kind is not None)
+        except BaseException as interrupt:
+            if kind is None:  # Ctrl-C while it drains counts as one inside the block
+                self._leave_by(interrupt, before)
+            else:  # one that comes while it leaves by another waits for nothing, attempts under way included
+                self._leave_now(interrupt, before)
             raise
         if isinstance(error, KeyboardInterrupt):
             tell_what_is_left(error, before, self.stats(), is_kept=self._engine.is_kept)
+
+    def _leave_by(self, interrupt: BaseException, before: Stats) -> None:
+        try:
+            self.shutdown(wait=True, cancel_futures=True)
+        except BaseException as second:
+            self._leave_now(second, before)
+            raise
+        tell_what_is_left(interrupt, before, self.stats(), is_kept=self._engine.is_kept)
+
+    def _leave_now(self, interrupt: BaseException, before: Stats) -> None:
+        leave_at_once(interrupt)
+        self.shutdown(wait=False, cancel_futures=True)
+        tell_what_is_left(interrupt, before, self.stats(), is_kept=self._engine.is_kept)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a queue holds threads and connections and is not copied or pickled: make one in each process")
