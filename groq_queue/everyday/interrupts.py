@@ -27,7 +27,7 @@ def is_to_leave_at_once(error: BaseException | None) -> bool:
 
 
 def tell_what_is_left(interrupt: BaseException, before: Stats, after: Stats, *, is_kept: bool) -> None:
-    """Say what leaving the ``with`` block by *interrupt* cancelled or left under way, and whether a journal keeps it."""
+    """Say what leaving the block by *interrupt* cancelled or left under way, and whether a journal keeps it."""
     cancelled = after.cancelled - before.cancelled
     parts = [f"{after.completed:,} answers are done and stay in their Futures"]
     if after.in_flight:
