@@ -1239,6 +1239,7 @@ def test_a_minute_of_less_than_a_millisecond_or_more_than_thirty_years_is_none(m
 @pytest.mark.parametrize("minute_s", [0.001, 1e9])
 def test_a_minute_may_be_just_a_millisecond_or_thirty_years(minute_s: float) -> None:
     assert minute_s == told(501, minute_s / 2, 1_000)
+    assert 60 == told(501, 0.000_499_999, 1_000) == told(501, (10**9 + 1) / 2, 1_000)
 
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(rpm=5), Limits(tpm=6_000)])

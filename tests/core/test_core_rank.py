@@ -762,6 +762,36 @@ def test_who_comes_back_after_everybody_was_forgotten_goes_before_those_that_cam
     assert ["old", "new"] == line.take_all()
 
 
+def test_a_successor_holds_nobody_and_goes_on_where_the_order_before_it_is() -> None:
+    line = Line()
+    line.order.set_weight("a", 2)
+    line.add(Asked("old", "a", cost=1_000), Asked("a1", "a", cost=6), Asked("b5", "b", 8, cost=3))
+    old, before = line.take(), line.order
+
+    line.order = before.successor()
+    left, line.heap = line.heap, []
+    line.order.set_weight("b", 3)
+    line.add(Asked("new", "c"))
+    line.put_back(old)
+
+    assert {"old": (500, 1), "new": (503 + 1, 4)} == tags(line)
+    assert [2, 3, 1] == [line.order.weight(client) for client in "abc"]
+    assert ["old", "new"] == line.take_all()
+    assert ["a1", "b5"] == [asked.name for asked in before.in_order(left)]
+    assert 1 == before.weight("b")
+
+
+def test_a_successor_of_an_order_that_everybody_left_goes_on_too() -> None:
+    line = Line()
+    line.add(Asked("old", "a", cost=1_000))
+    line.take()
+
+    line.order = line.order.successor()
+    line.add(Asked("new", "a"))
+
+    assert {"new": (1_001, 2)} == tags(line)
+
+
 def test_time_that_passed_is_not_forgotten_with_a_level() -> None:
     line = Line()
     line.add(*(Asked("", client, cost=10) for client in "ab" for _ in range(3)))
