@@ -112,7 +112,8 @@ class Stage:
             self._changed.notify_all()
             self._held += 1
             try:
-                assert self._changed.wait_for(lambda: self._free is None or self._free > 0, PATIENCE_S)
+                # Longer than any wait of a test, which could otherwise be ended by the end of the hold.
+                assert self._changed.wait_for(lambda: self._free is None or self._free > 0, 3 * PATIENCE_S)
             finally:
                 self._held -= 1
             if self._free is not None:

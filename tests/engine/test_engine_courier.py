@@ -261,7 +261,9 @@ def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], Courier]
     assert 1 == errand.finished
 
 
-def test_an_errand_may_close_its_own_courier(hired: Callable[[Errand], Courier]) -> None:
+def test_an_errand_may_close_its_own_courier(
+    hired: Callable[[Errand], Courier], caplog: pytest.LogCaptureFixture
+) -> None:
     courier: list[Courier] = []
 
     def close(run: int) -> None:
@@ -275,3 +277,4 @@ def test_an_errand_may_close_its_own_courier(hired: Callable[[Errand], Courier])
     errand.wait_for(1)
     courier[0].close(PATIENCE_S)
     assert (1, 1) == (errand.runs, errand.finished)
+    assert [] == caplog.records, "it does not wait for itself"

@@ -194,6 +194,8 @@ def test_a_passing_fault_waits_as_long_as_the_server_said_and_at_least_its_backo
     ("answer", "slows"),
     [
         (Answer(500, {}), True),
+        (Answer(503, {}), True),
+        (Answer(498, {}), True),
         (Answer(body=b"<html>"), True),
         (APIConnectionError("reset", sent="unknown"), True),
         (APIConnectionError("refused", sent="no"), True),
@@ -201,7 +203,7 @@ def test_a_passing_fault_waits_as_long_as_the_server_said_and_at_least_its_backo
         (Answer(401, {}), False),
         (Answer(), False),
     ],
-    ids=["500", "unreadable", "lost", "not sent", "400", "401", "answered"],
+    ids=["500", "503", "498", "unreadable", "lost", "not sent", "400", "401", "answered"],
 )
 def test_trouble_slows_the_lane_down(answer, slows):
     """
