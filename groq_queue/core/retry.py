@@ -73,7 +73,7 @@ class RetryPolicy:
             up, a broken server), because each may be billed again.
         base_s: Upper bound of the first backoff; it doubles with each retry.
         cap_s: Largest upper bound of a backoff.
-        outage_s: How long an outage may last that all retries together outlive.
+        outage_s: How long an outage may last that five retries outlive.
     """
 
     max_retries: int = 5
@@ -119,14 +119,16 @@ class RetryPolicy:
         """Return how long a retry has to wait at least while nobody is answered.
 
         Backoffs alone may be over in six seconds, and most outages last longer. So the last retry waits until
-        ``outage_s`` after the first failure, the one before it until half of that, and so on.
+        ``outage_s`` after the first failure, the one before it until half of that, and so on. Whoever asked for fewer
+        retries than five wants to know sooner: each one less halves it.
 
         Args:
             left: Retries left, this one included, >= 1.
             failing_ns: Since when attempts of this request have failed with nobody answered.
             dice: Spreads those that failed together.
         """
-        return max(0, round(self.outage_s * 0.5 ** (left - 1) * dice.uniform(1.0, 1.2) * 1e9) - failing_ns)
+        patience_s = self.outage_s * min(1.0, (2.0 ** min(self.max_retries, 30) - 1) / 31)
+        return max(0, round(patience_s * 0.5 ** (left - 1) * dice.uniform(1.0, 1.1) * 1e9) - failing_ns)
 
     def blind_hold_ns(self, rounds: int, dice: random.Random) -> int:
         """Return how long to hold a lane that was refused without a wait, *rounds* times in a row.

@@ -100,7 +100,15 @@ def test_retries_that_failed_together_do_not_come_back_together():
 
     assert 40 < len(waits)
     assert 30 * NS_PER_S <= min(waits)
-    assert max(waits) <= 36 * NS_PER_S
+    assert max(waits) <= 33 * NS_PER_S
+
+
+@pytest.mark.parametrize(("max_retries", "last_s"), [(2, 2.9), (3, 6.8), (5, 30), (50, 30)])
+def test_whoever_allows_few_retries_is_told_sooner(max_retries, last_s):
+    policy = RetryPolicy(max_retries=max_retries)
+
+    assert last_s == round(policy.outage_wait_ns(1, 0, Lowest()) / NS_PER_S, 1)
+    assert last_s / 2 == pytest.approx(policy.outage_wait_ns(2, 0, Lowest()) / NS_PER_S, rel=0.02)
 
 
 @pytest.mark.parametrize("status", [498, 500, 502, 503, 529])
