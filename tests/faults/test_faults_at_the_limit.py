@@ -1,0 +1,64 @@
+"""At the limit while things go wrong: no attempt without a lease, so no refusal; and the limit is used."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from groq_queue import GroqQueue, GroqSimulator, Limits
+from groq_queue.simulator import Fault
+
+PATIENCE_S = 60.0
+MODEL = "llama-3.1-8b-instant"
+RESETS = [Fault(reset="after", probability=0.04)]
+MIXED = [
+    Fault(status=500, probability=0.0175),
+    Fault(status=503, probability=0.0175),
+    Fault(reset="after", probability=0.0175),
+    Fault(truncate=True, probability=0.0175),
+]
+
+
+@pytest.mark.parametrize("faults", [RESETS, MIXED], ids=["4 % resets", "7 % faults"])
+def test_nothing_is_refused_and_nothing_lost_at_a_request_limit(faults):
+    """
+    A second send that had no lease would be one too many for the server.
+    """
+    limits = Limits(rpm=100, minute_s=0.5)
+    with (
+        GroqSimulator(limits=limits, faults=faults, seed=3) as groq,
+        GroqQueue(api_key="gsk_x", base_url=groq.base_url, model=MODEL, limits=limits, max_workers=16) as queue,
+    ):
+        futures = [queue.submit(f"{number}") for number in range(300)]
+        lost = [error for future in futures if (error := future.exception(PATIENCE_S)) is not None]
+        stats, seen = queue.stats(), groq.stats()
+
+    assert ([], 0, 0) == (lost, stats.refused, seen.refused)
+    assert 300 < stats.attempts, "things did go wrong"
+
+
+@pytest.mark.gate
+def test_the_limit_is_used_although_things_go_wrong():
+    """
+    7 % faults: attempts / (capacity + rate x T), T to the last but the stragglers that wait for their backoff.
+    """
+    limits = Limits(rpm=300, minute_s=3)
+    with (
+        GroqSimulator(limits=limits, faults=MIXED, latency=(0.01, 0.03), seed=3) as groq,
+        GroqQueue(api_key="gsk_x", base_url=groq.base_url, model=MODEL, limits=limits, max_workers=16) as queue,
+    ):
+        began = time.monotonic()
+        futures = [queue.submit(f"{number}") for number in range(2_500)]
+        while queue.stats().attempts < 1_500:  # a backlog all the time
+            futures[queue.stats().attempts // 3].exception(PATIENCE_S)
+        took_s, stats = time.monotonic() - began, queue.stats()
+        lost = [error for future in futures if (error := future.exception(PATIENCE_S)) is not None]
+        refused = groq.stats().refused
+
+    share = stats.attempts / (limits.rpm + limits.rpm / limits.minute_s * took_s)
+    print(
+        f"\n{stats.attempts} attempts in {took_s:.2f} s: {share:.4f} of the limit, {refused} refused, {len(lost)} lost"
+    )
+    assert ([], 0) == (lost, refused)
+    assert share >= 0.995
