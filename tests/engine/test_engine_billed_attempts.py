@@ -6,8 +6,9 @@ import pytest
 
 from groq_queue.core.pricing import Cost
 from groq_queue.engine.calls import Call
-from groq_queue.engine.runner import Next
-from groq_queue.errors import APIConnectionError
+from groq_queue.engine.runner import Next, Outcome
+from groq_queue.errors import APIConnectionError, AuthenticationError
+from tests.conftest import PATIENCE_S
 from tests.engine.test_engine_runner import Answer, Bench
 
 WORKED = [408, 500, 502, 504, 506, 507, 508, 510, 520, 524, 540, 561, 598, 599]
@@ -125,3 +126,24 @@ def test_a_second_closing_connection_is_a_lost_one():
 
     assert [Next.AGAIN, Next.FAILED] == [bench.attempt(request).next for _ in range(2)]
     assert 1 == request.unknown
+
+
+def test_whoever_is_ended_by_anothers_rejected_key_is_told_how_often_it_was_sent_itself(stage):
+    """
+    Not how often that other one was.
+    """
+    made = stage(max_workers=1)
+    made.hold()
+
+    def reject(request):
+        error = AuthenticationError("no", status_code=401)
+        error.attempts = request.attempts
+        return Outcome(Next.STOP, error=error)
+
+    made.script = reject
+    sent, waiting = made.submit("sent"), made.submit("waiting")
+    made.wait_for_sends(1)
+    made.release()
+
+    assert [1, 0] == [future.exception(PATIENCE_S).attempts for future in (sent, waiting)]
+    assert "waiting" == waiting.exception(0).custom_id
