@@ -394,22 +394,28 @@ def test_running_until_empty_comes_to_an_end(stage):
 
 
 @proves("Q09")
-def test_a_submit_replaces_a_worker_that_died(stage, monkeypatch):
+def test_a_worker_survives_what_would_kill_it_and_goes_on(stage, monkeypatch):
+    """
+    Where the lesson's worker dies, and a submit has to start another.
+    """
     play = stage(max_workers=1)
     play.submit().result(10)
-    died = threading.Event()
-    monkeypatch.setattr(threading, "excepthook", lambda arguments: died.set())
-    meter = play.limiter.meter("m", "m")
-    monkeypatch.setattr(meter, "lease", lambda size, now_ns: 1 / 0)
-    future = play.submit("while it dies")
-    assert died.wait(10)
-    for thread in list(play.engine._pool._threads):
-        thread.join(10)
-    monkeypatch.undo()
+    workers = set(play.engine._pool._crew)
+    meter, failures = play.limiter.meter("m", "m"), []
+    lease = meter.lease
 
-    play.submit("afterwards").result(10)
+    def fail_twice(size, now_ns, turn=None):
+        if len(failures) < 2:
+            failures.append(size)
+            raise ZeroDivisionError
+        return lease(size, now_ns, turn)
 
-    assert "while it dies" == future.result(10).custom_id
+    monkeypatch.setattr(meter, "lease", fail_twice)
+    future = play.submit("while it fails")
+
+    assert "while it fails" == future.result(10).custom_id
+    assert 2 == len(failures)
+    assert workers == set(play.engine._pool._crew)
 
 
 @proves("Q31", "B22")

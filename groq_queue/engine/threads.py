@@ -46,7 +46,7 @@ from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
 
-_FAILURES = 3  # so many looks for a job in a row may end in an exception
+_FAILURES = 10  # looks for a job in a row that end in an exception, 0.2 s apart, before the queue stops: 2 s
 
 
 class ThreadEngine:
@@ -126,6 +126,7 @@ class ThreadEngine:
         self._is_torn = False
         self._is_mending = False  # from the beginning of ``_mend`` to its end, which another Ctrl-C may prevent
         self._failures = 0  # looks for a job in a row that ended in an exception
+        timers.on_refused = self._look_at_timers
         self._closes: list[tuple[Callable[[], None], bool]] = []  # and whether a forked child calls it too
         self._fate = Fate()
         self._begin()
@@ -483,10 +484,9 @@ class ThreadEngine:
             return True
         self._failures += 1
         self._mend()
-        if self._failures < _FAILURES:
-            return True
-        self._attempting.stop(verdicts.stopped(error))
-        return False
+        if self._failures >= _FAILURES:
+            self._attempting.stop(verdicts.stopped(error))
+        return self._failures == 1
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -636,6 +636,11 @@ class ThreadEngine:
                 self._look_in_time(lane, head)
         if self._pool.is_short:
             self._pool.grow()
+
+    def _look_at_timers(self) -> None:
+        """Have a worker look, whose wait does not know of the latest timer and who stands in for the timer thread."""
+        with self._lock:
+            self._pool.wake()
 
     def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
         for request in fetched:

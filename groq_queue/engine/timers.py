@@ -40,6 +40,7 @@ class Timers:
         self._name = name
         self._count = 0
         self._is_closed = False
+        self.on_refused: Callable[[], None] | None = None  # called when there is a timer more and no thread for it
         self.renew()
         renew_in_children(self)
 
@@ -63,6 +64,8 @@ class Timers:
                 self._changed.notify()
         if self._thread is None:
             self.start()
+            if self._thread is None and self.on_refused is not None:
+                self.on_refused()
 
         def call_off() -> None:
             self._call_off(timer)

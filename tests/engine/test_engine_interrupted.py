@@ -15,7 +15,7 @@ import pytest
 
 from groq_queue.errors import QueueFull
 
-PATIENCE_S = 3.0
+PATIENCE_S = 10.0
 
 
 def interrupted_at(entry, act, kind=KeyboardInterrupt):

@@ -505,13 +505,14 @@ def test_a_page_that_cannot_be_read_is_told_and_asked_for_each_second(stage, fil
 def test_a_full_queue_with_a_shelf_counts_what_is_on_it(stage, file, submit):
     played = stage(keeper=file, max_pending=20, when_full="raise")
     played.engine.pause(None)
-    for number in range(20):
-        submit(played, f"r{number}")
+    futures = [submit(played, f"r{number}") for number in range(20)]
 
     with pytest.raises(QueueFull):
         submit(played, "one more")
 
     assert 20 == played.engine.stats().pending
+    for row in (1, 20):
+        assert futures[row - 1] is submit(played, row=row, is_new=False), "it has its place already"
 
 
 def test_how_each_request_ended_is_written_down_before_its_future_ends(stage, file, submit):

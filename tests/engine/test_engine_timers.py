@@ -199,7 +199,7 @@ def test_what_callbacks_hold_is_let_go_at_the_end_and_when_they_are_called_off(t
     assert [False, False] == [each() is not None for each in alive]
 
 
-def test_timers_may_be_closed_before_they_were_used_and_by_their_own_callback(clock):
+def test_timers_may_be_closed_before_they_were_used_and_by_their_own_callback(clock, caplog):
     Timers(clock, "unused").close(wait=True)
     timers, closed = Timers(clock, "test"), threading.Event()
 
@@ -211,6 +211,7 @@ def test_timers_may_be_closed_before_they_were_used_and_by_their_own_callback(cl
     clock.advance(1)
 
     assert closed.wait(PATIENCE_S)
+    assert [] == caplog.records
 
 
 def test_a_close_that_does_not_wait_returns_while_a_callback_runs(timers, clock):
