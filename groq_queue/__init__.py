@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         QueueTimeout,
         RateLimitError,
         RequestTooLarge,
+        UnknownArgument,
         UnprocessableEntityError,
     )
     from groq_queue.everyday.context import client, priority
@@ -95,6 +96,7 @@ __all__ = [
     "RequestInfo",
     "RequestTooLarge",
     "Stats",
+    "UnknownArgument",
     "UnprocessableEntityError",
     "client",
     "estimate",

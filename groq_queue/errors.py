@@ -9,10 +9,13 @@ Source of the status codes: https://console.groq.com/docs/errors, read 2026-11.
 
 from __future__ import annotations
 
+import functools
 import queue
 import reprlib
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, ParamSpec
+
+_P = ParamSpec("_P")
 
 Sent = Literal["no", "unknown", "yes"]
 """May the server have received the request? ``"no"`` is a proof, ``"unknown"`` is not."""
@@ -68,6 +71,10 @@ def _restore(cls: type[GroqQueueError], args: tuple[Any, ...], state: dict[str, 
 
 class ConfigurationError(GroqQueueError, ValueError):
     """An argument cannot be used; the message names the field, the value and the cure."""
+
+
+class UnknownArgument(ConfigurationError, TypeError):
+    """A keyword is none of the arguments; the message names the nearest one. Python's own error is a ``TypeError``."""
 
 
 class MissingExtraError(GroqQueueError, ImportError):
@@ -379,6 +386,37 @@ def shown(value: object, most: int = 100) -> str:
     except Exception:
         return f"<a {type(value).__name__}>"
     return text if len(text) <= most else text[:most] + "…"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the cure for a *name* that is none of the *known* ones: the one that was meant, or all of them."""
+    import difflib  # not at the top: most programs never need it
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+
+
+def refusing_unknown(init: Callable[_P, None]) -> Callable[_P, None]:
+    """Let *init*, which takes keywords only, name the nearest argument when it is given one that it does not have.
+
+    Raises:
+        UnknownArgument: A keyword is none of its arguments, or something was given by position; no value is shown.
+    """
+    code = init.__code__
+    names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    known = frozenset(names)
+
+    @functools.wraps(init)
+    def checking(self: Any, *args: Any, **given: Any) -> None:
+        what = type(self).__name__
+        if args:
+            raise UnknownArgument(f"{what}() takes no positional arguments: name each, as in {what}({names[0]}=...)")
+        if not known.issuperset(given):
+            name = next(name for name in given if name not in known)
+            raise UnknownArgument(f"{what}({name}=...): there is no such argument; {nearest(name, known)}")
+        init(self, **given)
+
+    return checking  # type: ignore[return-value]
 
 
 def record_of(error: BaseException) -> dict[str, Any]:

@@ -36,13 +36,13 @@ from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
 from groq_queue.engine.observed import Observer
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.threads import ThreadEngine
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, refusing_unknown, shown
 from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
 from groq_queue.everyday.context import client_or_context, priority_or_context
 from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explain_shared
 from groq_queue.everyday.interrupts import is_to_leave_at_once, leave_at_once, tell_what_is_left
 from groq_queue.everyday.names import reuse
-from groq_queue.everyday.options import check_options, refuse_misplaced
+from groq_queue.everyday.options import check_id, check_options, refuse_misplaced
 
 if TYPE_CHECKING:
     import os
@@ -140,6 +140,7 @@ class GroqQueue(Asking):
         MissingExtraError: What *limiter* or *engine* need is not installed.
     """
 
+    @refusing_unknown
     def __init__(
         self,
         *,
@@ -486,7 +487,7 @@ class GroqQueue(Asking):
 
     def cancel(self, custom_id: str) -> bool:
         """Cancel the open request of that custom_id; False if there is none or an attempt is on its way."""
-        shared = self._sharing.member(check_text("custom_id", custom_id))
+        shared = self._sharing.member(check_id(custom_id, "use future.cancel()"))
         if shared is not None:
             return shared.cancel()
         request = self._engine.request_of(custom_id)
@@ -502,7 +503,7 @@ class GroqQueue(Asking):
         Raises:
             JournalError: The journal cannot be read.
         """
-        check_text("custom_id", custom_id)
+        check_id(custom_id, "use queue.info(future)")
         if self._keeping is not None:
             return self._keeping.get(custom_id)
         request = self._engine.request_of(custom_id)
@@ -654,7 +655,8 @@ class GroqQueue(Asking):
     def _request_of(self, future: Any) -> Request:
         """Return the request of a Future of this queue; another's would be moved into this one's line."""
         if not isinstance(future, RequestFuture):
-            raise ConfigurationError(f"future={shown(future)}: pass a Future that submit() returned")
+            is_id = "; for a custom_id there are cancel() and get()" if isinstance(future, str) else ""
+            raise ConfigurationError(f"future={shown(future)}: pass a Future that submit() returned{is_id}")
         if future._engine is not self._engine and future._engine is not self._sharing:
             raise ConfigurationError(f"future={shown(future)}: another queue made it; ask that one")
         return future._request

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from groq_queue.core.limits import Limits
-from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt, shown
+from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt, nearest, shown
 
 _NUMBER = (int, float)
 _OPTIONS: dict[str, tuple[type, ...]] = {
@@ -126,9 +126,7 @@ class _Place:
                 raise self.unknown(name, known, where)
 
     def unknown(self, name: str, known: Iterable[str], where: str) -> ConfigurationError:
-        near = difflib.get_close_matches(name, known, n=1)
-        cure = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-        return self.wrong(_join(where, name), f"is unknown: {cure}")
+        return self.wrong(_join(where, name), f"is unknown: {nearest(name, tuple(known))}")
 
     def typed(self, value: Any, kinds: tuple[type, ...], where: str) -> Any:
         is_bool_for_number = isinstance(value, bool) and bool not in kinds

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from groq_queue.core.limits import Limits
+from groq_queue.core.limits import Limits, limits_named
 from groq_queue.core.pricing import MOST_UNITS
 from groq_queue.errors import ConfigurationError, shown
 
@@ -171,9 +171,15 @@ def check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
     if not isinstance(limits, Mapping):
         raise ConfigurationError(f"limits={shown(limits)}: use Limits(...), a dict of them by model, or None")
     for model, each in limits.items():
+        if not isinstance(each, Limits) and (names := limits_named(limits)):
+            raise ConfigurationError(
+                f"limits={shown(limits)}: write limits=Limits({names}), or a dict of them by model"
+            )
         check_text(f"limits[{shown(model, 50)}]", model)
         if not isinstance(each, Limits):
-            raise ConfigurationError(f"limits[{shown(model, 50)}]={shown(each)}: use model names and Limits(...)")
+            names = limits_named(each)
+            cure = f", as in {{{shown(model, 50)}: Limits({names})}}" if names else ""
+            raise ConfigurationError(f"limits[{shown(model, 50)}]={shown(each)}: use model names and Limits(...){cure}")
     return dict(limits)
 
 

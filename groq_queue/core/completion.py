@@ -14,7 +14,15 @@ class Node(dict):  # type: ignore[type-arg]
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"the answer has no {name!r}; it has {', '.join(map(str, self))}") from None
+            raise AttributeError(self._lacks(name), name=name, obj=self) from None
+
+    def _lacks(self, name: str) -> str:
+        return f"the answer has no {name!r}; it has {', '.join(map(str, self))}"
+
+
+_WORDS_FOR_TEXT = frozenset(
+    {"content", "message", "output", "output_text", "result", "response", "answer", "completion"}
+)
 
 
 class Completion(Node):
@@ -41,6 +49,11 @@ class Completion(Node):
         self.custom_id = custom_id
         self.attempts = attempts
         self.waited = waited
+
+    def _lacks(self, name: str) -> str:
+        if name in _WORDS_FOR_TEXT:
+            return f"the answer has no {name!r}: its text is answer.text, or answer.choices[0].message.content"
+        return f"{super()._lacks(name)}; its text is answer.text"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (dict(self), self.custom_id, self.attempts, self.waited)

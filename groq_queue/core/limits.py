@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, refusing_unknown, shown
 
 DIMENSIONS: dict[str, str] = {
     "RPM": "requests per minute",
@@ -51,7 +51,7 @@ class Limits:
         day_s: Seconds of a "day".
 
     Raises:
-        ConfigurationError: A limit is not a whole number >= 1, or a period not > 0.
+        ConfigurationError: A limit is not a whole number >= 1, or a period not > 0, or there is no such limit.
 
     >>> Limits(rpm=30, tpm=6_000).rpm
     30
@@ -93,6 +93,34 @@ class Limits:
         if dimension == "ASPH":
             return self.hour_s
         return self.day_s if dimension in DAILY else self.minute_s
+
+
+Limits.__init__ = refusing_unknown(Limits.__init__)  # type: ignore[method-assign]
+
+
+def limits_named(table: object) -> str:
+    """Return what a plain dict of limits is as arguments of ``Limits``, misspelt names put right; "" if it is none.
+
+    >>> limits_named({"rpm": 30, "tmp": 6000})
+    'rpm=30, tpm=6000'
+    """
+    named: list[str] = []
+    for name, limit in table.items() if isinstance(table, Mapping) else ():
+        known = _nearest_field(name)
+        if known is None:
+            return ""
+        named.append(f"{known}={shown(limit, 50)}")
+    return ", ".join(named)
+
+
+def _nearest_field(name: object) -> str | None:
+    """Return the argument of ``Limits`` that *name* is, in whatever case, or may have been meant to be."""
+    import difflib  # not at the top: most programs never need it
+
+    near = (
+        difflib.get_close_matches(str(name).lower(), Limits.__dataclass_fields__, n=1) if isinstance(name, str) else ()
+    )
+    return near[0] if near else None
 
 
 def tightest(limits: Iterable[Limits]) -> Limits | None:

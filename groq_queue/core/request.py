@@ -238,7 +238,7 @@ def build_payload(
         given = reprlib.repr(payload["model"])
         raise ConfigurationError(f"model={given}: name a model in submit(), in the payload or in GroqQueue(model=...)")
     if endpoint == CHAT and (prompt is None or payload["messages"] is not prompt):
-        _check_messages(payload.get("messages"))
+        _check_messages(payload.get("messages"), payload)
     if payload.get("stream"):
         raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
     return payload
@@ -255,12 +255,20 @@ def lane_of(model: str, tier: str | None) -> str:
     return model if tier is None else f"{model} ({tier})"
 
 
-def _check_messages(messages: Any) -> None:
+def _check_messages(messages: Any, payload: Mapping[str, Any]) -> None:
+    if messages is None and "role" in payload:
+        raise ConfigurationError(
+            f"prompt={reprlib.repr(dict(payload))}: one message; pass a list of them, as in [{{'role': 'user', "
+            "'content': '...'}]"
+        )
     if messages is None:
         raise ConfigurationError("messages: nothing to send; pass a prompt, messages or a payload with messages")
     # The usual types stand first: asking an abstract class takes a quarter of a microsecond.
     if not isinstance(messages, (list, tuple, Sequence)) or isinstance(messages, (str, bytes)):
-        raise ConfigurationError(f"messages={reprlib.repr(messages)}: a list of message dicts is needed")
+        raise ConfigurationError(
+            f"messages={reprlib.repr(messages)}: a list of message dicts is needed, as in [{{'role': 'user', "
+            "'content': '...'}]"
+        )
     if not messages:
         raise ConfigurationError("messages=[]: at least one message is needed")
     for index, message in enumerate(messages):

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State
 from groq_queue.engine.log import told
@@ -82,6 +82,17 @@ class RequestFuture(Future[_T]):
 
     def __reduce__(self) -> Any:
         raise TypeError("a Future belongs to its process and is not pickled: pass on its result() or its request_id")
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(
+            "a Future of threads is not awaited: write `await asyncio.wrap_future(queue.submit(...))`, "
+            "or wait for it with future.result()"
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say what a Future is not: its answer. Called for names that it does not have only."""
+        of = "" if name.startswith("_") else f": its answer may, use future.result().{name}"
+        raise AttributeError(f"a Future has no {name!r}{of}", name=name, obj=self)
 
     @property
     def request_id(self) -> str:

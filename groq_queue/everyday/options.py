@@ -6,6 +6,7 @@ What is not known here is a parameter of the API and passes untouched.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from groq_queue.core.checks import check_count, check_flag, check_path, check_seconds, check_text
@@ -55,6 +56,18 @@ def check_options(options: Mapping[str, Any]) -> None:
     if options.get("stream"):
         raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
     encode_payload({field: value for field, value in options.items() if field not in _CHECKS})
+
+
+def check_id(custom_id: Any, for_a_future: str) -> str:
+    """Return *custom_id* if it can be one.
+
+    Raises:
+        ConfigurationError: It cannot; of a Future the message says what is there *for_a_future*.
+    """
+    if isinstance(custom_id, Future):
+        raise ConfigurationError(f"custom_id={shown(custom_id)}: a Future is no custom_id, a str is; {for_a_future}")
+    text: str = check_text("custom_id", custom_id)
+    return text
 
 
 def check_callback(value: Any) -> Any:

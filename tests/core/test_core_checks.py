@@ -221,7 +221,7 @@ def test_anything_else_is_no_limits(value: Any) -> None:
     ("value", "told"),
     [
         ({"a": Limits(), "b": 30}, "limits['b']=30: use model names and Limits(...)"),
-        ({"a": {"rpm": 30}}, "limits['a']={'rpm': 30}: use model names and Limits(...)"),
+        ({"a": {"rpm": 30}}, "limits['a']={'rpm': 30}: use model names and Limits(...), as in {'a': Limits(rpm=30)}"),
         ({"a": None}, "limits['a']=None: use model names and Limits(...)"),
         ({5: Limits()}, "limits[5]=5: use a str of 1 to 512 characters"),
         ({"": Limits()}, "limits['']='': use a str of 1 to 512 characters"),

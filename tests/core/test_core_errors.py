@@ -37,6 +37,7 @@ from groq_queue.errors import (
     QueueTimeout,
     RateLimitError,
     RequestTooLarge,
+    UnknownArgument,
     UnprocessableEntityError,
     error_message,
     error_of,
@@ -51,6 +52,7 @@ ANSWER: dict[str, Any] = {"body": {"error": {"message": "no"}}, "headers": {"x-r
 SAMPLES: list[GroqQueueError] = [
     GroqQueueError("m", **WHO),
     ConfigurationError("m", **WHO),
+    UnknownArgument("m", **WHO),
     MissingExtraError("m", **WHO),
     QueueClosed("m", **WHO),
     QueueBusy("m", retry_after=1.5, **WHO),

@@ -1,0 +1,176 @@
+"""What a new user gets wrong in the first hour: each mistake is answered by its cure."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+
+import pytest
+
+from groq_queue import Completion, ConfigurationError, GroqQueue, Limits
+
+MODEL = "llama-3.1-8b-instant"
+BODY = {"id": "x", "choices": [{"message": {"role": "assistant", "content": "hello"}}], "usage": {"total_tokens": 3}}
+
+
+@pytest.fixture
+def queue():
+    with GroqQueue(api_key="k", base_url="http://127.0.0.1:9/openai/v1", model=MODEL, limits=Limits()) as queue:
+        queue.pause()
+        yield queue
+        queue.cancel_all()
+
+
+@pytest.fixture
+def future(queue):
+    future = queue.submit("hi")
+    yield future
+    future.cancel()
+
+
+def told_by(act):
+    """Return the message of the ConfigurationError that *act* ends with."""
+    with pytest.raises(ConfigurationError) as raised:
+        act()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"max_worker": 3}, "did you mean 'max_workers'?"),
+        ({"maxworkers": 3}, "did you mean 'max_workers'?"),
+        ({"limit": Limits(rpm=30)}, "did you mean 'limits'?"),
+        ({"apikey": "k"}, "did you mean 'api_key'?"),
+        ({"retries": 3}, "did you mean 'max_retries'?"),
+        ({"zzz": 3}, "known are "),
+    ],
+)
+def test_an_argument_that_the_queue_does_not_have_is_answered_by_the_nearest_one(given, meant):
+    told = told_by(lambda: GroqQueue(**given))
+
+    assert f"GroqQueue({next(iter(given))}=...)" in told
+    assert meant in told
+
+
+def test_a_mistyped_argument_is_still_the_type_error_that_python_raises_and_shows_no_key():
+    with pytest.raises(TypeError) as raised:
+        GroqQueue(api_kye="gsk_secret")
+
+    assert "'api_key'" in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert str(raised.value) == str(pickle.loads(pickle.dumps(raised.value)))
+
+
+def test_a_key_given_by_position_is_to_be_named_and_is_not_shown():
+    told = told_by(lambda: GroqQueue("gsk_secret"))
+
+    assert "GroqQueue(api_key=...)" in told
+    assert "secret" not in told
+
+
+def test_a_simulated_queue_names_the_nearest_argument_too():
+    assert "'max_workers'" in told_by(lambda: GroqQueue.simulated(max_worker=3))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [({"rmp": 30}, "'rpm'"), ({"TPM": 30}, "known are"), ({"tmp": 30}, "'tpm'"), ({"minutes": 1}, "'minute_s'")],
+)
+def test_a_limit_that_there_is_not_is_answered_by_the_nearest_one(given, meant):
+    told = told_by(lambda: Limits(**given))
+
+    assert f"Limits({next(iter(given))}=...)" in told
+    assert meant in told
+
+
+def test_limits_given_by_position_are_to_be_named():
+    assert "Limits(rpm=...)" in told_by(lambda: Limits(30))
+
+
+@pytest.mark.parametrize(
+    ("limits", "cure"),
+    [
+        ({"rpm": 30}, "limits=Limits(rpm=30)"),
+        ({"rpm": 30, "tpm": 6000}, "limits=Limits(rpm=30, tpm=6000)"),
+        ({"rmp": 30}, "limits=Limits(rpm=30)"),
+        ({"RPM": 30}, "limits=Limits(rpm=30)"),
+        ({MODEL: {"rpm": 30}}, f"{{'{MODEL}': Limits(rpm=30)}}"),
+        ({MODEL: 30}, "use model names and Limits(...)"),
+        (30, "use Limits(...)"),
+    ],
+)
+def test_limits_in_a_plain_dict_are_answered_by_how_to_write_them(limits, cure):
+    told = told_by(lambda: GroqQueue(api_key="k", limits=limits))
+
+    assert told.startswith("limits")
+    assert cure in told
+
+
+@pytest.mark.parametrize("kind", [dict, lambda message: {"messages": message}])
+def test_one_message_as_a_prompt_is_to_be_put_into_a_list(queue, kind):
+    message = {"role": "user", "content": "hi"}
+
+    told = told_by(lambda: queue.submit(kind(message)))
+
+    assert "'role': 'user'" in told
+    assert "a list of" in told
+    assert "[{'role': 'user', 'content': '...'}]" in told
+
+
+def test_awaiting_a_future_says_how_to_wait_for_it(future):
+    async def program():
+        await future
+
+    with pytest.raises(TypeError, match=r"await asyncio\.wrap_future\(queue\.submit\(\.\.\.\)\)"):
+        asyncio.run(program())
+
+
+def test_the_cure_of_an_awaited_future_works():
+    async def program():
+        with GroqQueue.simulated(latency=0) as queue:
+            return await asyncio.wrap_future(queue.submit("hi"))
+
+    assert asyncio.run(program()).text
+
+
+@pytest.mark.parametrize("name", ["text", "content", "choices", "usage"])
+def test_an_answers_attribute_is_looked_for_on_its_future_in_vain_and_told_where_it_is(future, name):
+    with pytest.raises(AttributeError, match=rf"a Future has no '{name}'.*future\.result\(\)\.{name}"):
+        getattr(future, name)
+
+
+def test_a_misspelt_method_of_a_future_is_left_to_pythons_own_suggestion(future):
+    with pytest.raises(AttributeError) as raised:
+        future.resutl  # noqa: B018
+
+    assert ("resutl", future) == (raised.value.name, raised.value.obj)
+
+
+@pytest.mark.parametrize("name", ["content", "message", "output_text"])
+def test_words_of_others_for_the_text_are_answered_by_text(name):
+    with pytest.raises(AttributeError, match=rf"no '{name}'.*answer\.text"):
+        getattr(Completion(BODY), name)
+
+
+def test_an_answer_is_still_copied_pickled_and_asked_for_what_it_may_lack():
+    answer = Completion(BODY)
+
+    assert answer == copy.deepcopy(answer) == pickle.loads(pickle.dumps(answer))
+    assert None is getattr(answer, "model", None)
+    assert not hasattr(answer, "__array__")
+
+
+def test_a_future_in_place_of_a_custom_id_is_answered_by_its_own_method(queue, future):
+    assert "use future.cancel()" in told_by(lambda: queue.cancel(future))
+    assert "use queue.info(future)" in told_by(lambda: queue.get(future))
+    assert not future.done()
+
+
+@pytest.mark.parametrize("ask", ["info", "explain"])
+def test_a_custom_id_in_place_of_a_future_is_answered_by_what_takes_one(queue, ask):
+    told = told_by(lambda: getattr(queue, ask)("row-1"))
+
+    assert "future='row-1'" in told
+    assert "for a custom_id there are cancel() and get()" in told
