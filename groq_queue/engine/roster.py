@@ -352,10 +352,7 @@ class Roster:
         if limit is None or (self.tally.pending < limit and self._max_pending_per_client is not None):
             limit, client = self._max_pending_per_client, request.client
         whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
-        heads = [(lane, head) for lane in self.lanes.values() if (head := lane.head()) is not None]
-        waits_ns = [lane.meter.forecast(Backlog(), head.size, 0, now_ns) for lane, head in heads]
-        # Room comes when a head is sent: when its budget is free, or, if that is not in the way, as starts come.
-        next_ns = min(waits_ns, default=0) or self.tally.start_interval_ns()
+        next_ns = self._room_ns(now_ns)
         return QueueFull(
             f"{whose}={limit:,} requests waiting: {what}",
             limit=limit or 0,
@@ -364,3 +361,13 @@ class Roster:
             request_id=request.id,
             custom_id=request.custom_id,
         )
+
+    def _room_ns(self, now_ns: int) -> int | None:
+        """Return the nanoseconds until one of those that wait is likely to be sent, or None if nobody can tell."""
+        heads = [
+            (lane, head) for lane in self.lanes.values() if not lane.is_paused and (head := lane.head()) is not None
+        ]
+        waits_ns = [lane.meter.forecast(Backlog(), head.size, 0, now_ns) for lane, head in heads]
+        waits_ns += [max(0, request.due_ns - now_ns) for request in self.away if request.due_ns is not None]
+        # When a head's budget is free, or one is back from its own wait; if neither is in the way, as starts come.
+        return min(waits_ns, default=0) or self.tally.next_start_ns(now_ns)

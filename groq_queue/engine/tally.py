@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TypeVar
 
+from groq_queue.clock import NS_PER_S
 from groq_queue.core.pricing import quantile
 from groq_queue.core.request import Request, State
 from groq_queue.engine.history import History
@@ -141,6 +142,19 @@ class Tally:
         if len(self._starts_ns) < 2:
             return None
         return (self._starts_ns[-1] - self._starts_ns[0]) // (len(self._starts_ns) - 1)
+
+    def next_start_ns(self, now_ns: int) -> int | None:
+        """Return when the next attempt may be expected to start if no limit is in its way, None before the first.
+
+        Starts come as they came of late, but no sooner than one of the attempts under way is likely to end; a server
+        that has been silent for long is expected to be so for as long again.
+        """
+        if not self._starts_ns:
+            return None
+        expected_ns = self.start_interval_ns() or 0
+        if self.in_flight:
+            expected_ns = max(expected_ns, self.mean_flight_ns() // self.in_flight, now_ns - self._starts_ns[-1])
+        return expected_ns if self._landings else max(expected_ns, NS_PER_S)  # nobody knows yet how long they take
 
     def mean_flight_ns(self) -> int:
         """Return how long an attempt takes of late, 0 before the first has ended."""

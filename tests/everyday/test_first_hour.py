@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import threading
 
 import pytest
 
-from groq_queue import Completion, ConfigurationError, GroqQueue, Limits
+from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueFull
+from groq_queue.testing import FakeClock
 
+SOON_S = 10.0
 MODEL = "llama-3.1-8b-instant"
 BODY = {"id": "x", "choices": [{"message": {"role": "assistant", "content": "hello"}}], "usage": {"total_tokens": 3}}
 
@@ -174,3 +177,96 @@ def test_a_custom_id_in_place_of_a_future_is_answered_by_what_takes_one(queue, a
 
     assert "future='row-1'" in told
     assert "for a custom_id there are cancel() and get()" in told
+
+
+class SlowServer:
+    """Calls that last until ``answer``."""
+
+    def __init__(self):
+        self._asked = threading.Semaphore(0)
+        self._answer = threading.Event()
+
+    def __call__(self):
+        self._asked.release()
+        assert self._answer.wait(SOON_S)
+        return {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+    def wait_for_call(self):
+        assert self._asked.acquire(timeout=SOON_S)
+
+    def answer(self):
+        self._answer.set()
+
+
+@pytest.fixture
+def slow():
+    slow = SlowServer()
+    yield slow
+    slow.answer()
+
+
+def refused_by_full(queue):
+    """Return the error of a request for which there is no room."""
+    with pytest.raises(QueueFull) as raised:
+        queue.submit("one too many")
+    return raised.value
+
+
+def full_queue(**options):
+    options = {"max_workers": 1, "max_pending": 1, "when_full": "raise", "limits": Limits(), **options}
+    return GroqQueue(api_key="k", base_url="http://127.0.0.1:9/openai/v1", model=MODEL, **options)
+
+
+def test_a_full_queue_tells_a_web_view_when_to_try_again_while_its_first_attempt_is_under_way(slow):
+    clock = FakeClock()
+    with full_queue(clock=clock) as queue:
+        queue.submit_call(slow)
+        slow.wait_for_call()
+        waiting = queue.submit("waits")
+
+        at_once = refused_by_full(queue).retry_after
+        clock.advance(30)
+        later = refused_by_full(queue).retry_after
+        waiting.cancel()
+        slow.answer()
+
+    assert (1, 30) == (at_once, later)
+
+
+def test_a_full_queue_whose_workers_are_all_busy_expects_room_when_one_of_their_attempts_ends(slow):
+    clock = FakeClock()
+    with full_queue(clock=clock, max_workers=2) as queue:
+        queue.submit_call(lambda: clock.advance(8)).result(SOON_S)
+        for _ in range(2):
+            queue.submit_call(slow)
+            slow.wait_for_call()
+        waiting = queue.submit("waits")
+
+        retry_after = refused_by_full(queue).retry_after
+        waiting.cancel()
+        slow.answer()
+
+    assert 4 == retry_after  # two attempts of 8 s each
+
+
+def test_a_queue_filled_by_requests_that_wait_for_their_time_expects_room_then():
+    with full_queue(clock=FakeClock()) as queue:
+        waiting = queue.submit("later", not_before=120)
+
+        retry_after = refused_by_full(queue).retry_after
+        waiting.cancel()
+
+    assert 120 == retry_after
+
+
+def test_a_full_queue_behind_a_limit_expects_room_when_the_limit_has_some(slow):
+    with full_queue(clock=FakeClock(), limits=Limits(rpm=1)) as queue:
+        queue.submit_call(slow)
+        slow.wait_for_call()
+        waiting = queue.submit("waits")
+
+        retry_after = refused_by_full(queue).retry_after
+        waiting.cancel()
+        slow.answer()
+
+    assert 60 == retry_after
