@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden_retries
-from groq_queue.assembly.settings import checked
+from groq_queue.assembly.settings import MAX_RESPONSE_BYTES, checked
 from groq_queue.assembly.wiring import assemble
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.checks import (
@@ -132,6 +132,7 @@ class GroqQueue(Asking):
         allow_http: Accept a plain ``http://`` base URL off this machine, over which
             the key travels in clear.
         max_payload_bytes: ``submit`` refuses what is larger as JSON, >= 1. A journal takes 10 MiB at most.
+        max_response_bytes: An answer that is larger is not read to its end and not asked for again, >= 1.
 
     Raises:
         ConfigurationError: An argument cannot be used, or there is no key.
@@ -176,6 +177,7 @@ class GroqQueue(Asking):
         session: requests.Session | None = None,
         allow_http: bool = False,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
         settings = checked({name: value for name, value in locals().items() if name != "self"})
         parts = assemble(settings)

@@ -72,6 +72,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "max_retries": (int,),
     "allow_http": (bool,),
     "max_payload_bytes": (int,),
+    "max_response_bytes": (int,),
 }
 """The constructor's arguments and the types that a file may give them; those without a type cannot stand in a file."""
 

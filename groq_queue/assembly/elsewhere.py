@@ -7,7 +7,7 @@ from typing import Any
 
 from groq_queue.core.checks import check_text
 from groq_queue.errors import ConfigurationError
-from groq_queue.transport import resolve_base_url
+from groq_queue.transport import MAX_RESPONSE_BYTES, resolve_base_url
 
 _ON_WORKERS = "the workers decide; use"
 _USUAL: dict[str, tuple[Any, str]] = {  # argument -> its default, and the cure
@@ -20,6 +20,7 @@ _USUAL: dict[str, tuple[Any, str]] = {  # argument -> its default, and the cure
     "on_outage": ("wait", f"{_ON_WORKERS} groq-queue worker --on-outage"),
     "timeout": ((5, 60), f"{_ON_WORKERS} groq-queue worker --timeout"),
     "max_retries": (5, f"{_ON_WORKERS} groq-queue worker --max-retries"),
+    "max_response_bytes": (MAX_RESPONSE_BYTES, "it is the workers that read answers: leave it out"),
     "margin": (0.0, f"{_ON_WORKERS} groq-queue worker --margin"),
     "on_daily_limit": ("raise", f"{_ON_WORKERS} groq-queue worker --on-daily-limit"),
     "max_concurrency": (None, f"{_ON_WORKERS} groq-queue worker --lanes"),

@@ -26,6 +26,7 @@ from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.observed import Observer
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.opening import check_address
+from groq_queue.transport import MAX_RESPONSE_BYTES as MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
     import requests
@@ -64,6 +65,7 @@ class Settings(NamedTuple):
     session: requests.Session | None
     allow_http: bool
     max_payload_bytes: int
+    max_response_bytes: int
 
 
 def checked(given: Mapping[str, Any]) -> Settings:
@@ -110,6 +112,7 @@ def checked(given: Mapping[str, Any]) -> Settings:
         session=given["session"],
         allow_http=check_flag("allow_http", given["allow_http"]),
         max_payload_bytes=check_count("max_payload_bytes", given["max_payload_bytes"]),
+        max_response_bytes=check_count("max_response_bytes", given["max_response_bytes"]),
     )
 
 

@@ -99,6 +99,7 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
                 key=payer.key,
                 session=settings.session,
                 max_connections=settings.max_workers,
+                max_response_bytes=settings.max_response_bytes,
                 alarm=timers.after,
                 allow_http=settings.allow_http,
             )

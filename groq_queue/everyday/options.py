@@ -23,7 +23,7 @@ _ALONE = {
 _QUEUES = frozenset(
     (
         *("api_key", "base_url", "timeout", "max_retries", "max_workers", "max_pending", "max_concurrency", "max_cost"),
-        *("max_payload_bytes", "when_full", "queue_options"),
+        *("max_payload_bytes", "max_response_bytes", "when_full", "queue_options"),
     )
 )
 """Arguments of other calls that no API knows: in a payload they would travel to it, a key too."""

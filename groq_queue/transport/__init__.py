@@ -13,12 +13,13 @@ from groq_queue.transport.address import resolve_base_url
 from groq_queue.transport.contract import Alarm, Reply, Transport
 from groq_queue.transport.pooled import PooledTransport
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.wire import MAX_CONNECTIONS
+from groq_queue.transport.wire import MAX_CONNECTIONS, MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
     import requests
 
 __all__ = [
+    "MAX_RESPONSE_BYTES",
     "Alarm",
     "PooledTransport",
     "Reply",
@@ -35,6 +36,7 @@ def make_transport(
     key: Secret,
     session: requests.Session | None = None,
     max_connections: int = MAX_CONNECTIONS,
+    max_response_bytes: int = MAX_RESPONSE_BYTES,
     alarm: Alarm | None = None,
     allow_http: bool = False,
 ) -> Transport:
@@ -45,6 +47,7 @@ def make_transport(
         key: The API key.
         session: A prepared session to send through, or None for connections of our own.
         max_connections: Idle connections kept; at least the number of threads that send. Unused with *session*.
+        max_response_bytes: Larger answers are refused, counted after decompression.
         alarm: Calls back when an attempt has had its time; without one a header drip is not bounded.
         allow_http: See ``resolve_base_url``.
 
@@ -53,7 +56,9 @@ def make_transport(
     """
     url = resolve_base_url(base_url, allow_http=allow_http)
     if session is None:
-        return PooledTransport(url, key, max_connections=max_connections, alarm=alarm)
+        return PooledTransport(
+            url, key, max_connections=max_connections, max_response_bytes=max_response_bytes, alarm=alarm
+        )
     from groq_queue.transport.session import SessionTransport
 
-    return SessionTransport(session, url, key, alarm=alarm)
+    return SessionTransport(session, url, key, max_response_bytes=max_response_bytes, alarm=alarm)

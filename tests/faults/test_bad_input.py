@@ -72,6 +72,7 @@ CONSTRUCTOR = [
     ("max_cost", NAN),
     ("accounts", {"m": "key"}),
     ("max_payload_bytes", "1MB"),
+    ("max_response_bytes", 0),
     ("max_pending", INF),
     ("ageing", True),
     ("limits", {"": Limits(rpm=1)}),
