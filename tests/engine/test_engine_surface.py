@@ -208,6 +208,63 @@ def test_open_requests_are_found_by_custom_id(stage):
     assert None is play.engine.request_of("first")
 
 
+def test_max_wait_bounds_the_first_start_only(stage):
+    """
+    It passes while the first attempt is under way, and while the second is waited for: neither is ended by it.
+    """
+    play = stage()
+    play.script = lambda request: (
+        Outcome(Next.AGAIN, error=LOST, wait_ns=9 * NS_PER_S) if request.attempts == 1 else None
+    )
+    play.hold()
+    under_way = play.submit(max_wait_ns=5 * NS_PER_S)
+    play.wait_for_sends(1)
+    play.clock.advance(5)
+    play.settle_down()
+    assert under_way.running()
+
+    play.release()
+    between = play.submit(max_wait_ns=5 * NS_PER_S)
+    play.wait_for_landings(2)
+    play.settle_down()
+    play.clock.advance(5)
+    play.settle_down()
+    assert [False, False] == [under_way.done(), between.done()]
+    play.clock.advance(4)
+
+    assert [None, None] == [future.exception(PATIENCE_S) for future in (under_way, between)]
+    assert 0 == play.engine.stats().expired
+
+
+def test_a_deadline_that_passes_during_an_attempt_does_not_end_it(stage):
+    play = stage()
+    play.hold()
+    future = play.submit(deadline_ns=5 * NS_PER_S)
+    play.wait_for_sends(1)
+    play.clock.advance(6)
+    play.settle_down()
+    assert future.running()
+
+    play.release()
+
+    assert None is future.exception(PATIENCE_S)
+
+
+def test_who_is_kept_back_or_retried_is_told_when_it_comes_back(stage):
+    play = stage()
+    play.script = lambda request: (
+        Outcome(Next.AGAIN, error=LOST, wait_ns=7 * NS_PER_S) if request.attempts == 1 else None
+    )
+    later, again = play.submit(not_before_ns=30 * NS_PER_S), play.submit()
+    play.wait_for_landings(1)
+    play.settle_down()
+    play.clock.advance(2)
+
+    told = [play.engine.explain(future._request) for future in (later, again)]
+
+    assert [("its not_before", 28.0), ("its retry", 5.0)] == [(each.waits_for, each.expected_start) for each in told]
+
+
 # -- the full queue
 
 
