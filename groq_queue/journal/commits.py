@@ -34,9 +34,10 @@ _SLICE_S = 0.25  # a wait for another program's lock is cut here, so that Ctrl-C
 class _Fate:
     """What became of one transaction, for all changes in it."""
 
-    __slots__ = ("is_sealed",)
+    __slots__ = ("is_made", "is_sealed")
 
     def __init__(self) -> None:
+        self.is_made = False  # nothing is left of it but COMMIT
         self.is_sealed = False  # its changes have their outcomes, and will not be tried again
 
 
@@ -73,7 +74,7 @@ class Commits:
 
     Invariants, true whenever ``_writing`` is free:
 
-    * the connection is in no transaction;
+    * the connection is in no transaction, unless Ctrl-C tore a writer out: the next one rolls it back;
     * no change at the head of the line is over;
     * a change in line has a caller that waits for it, or is withdrawn.
 
@@ -88,7 +89,7 @@ class Commits:
         self._connection = connection
         self._path = path
         self._waits = durability == "full"  # a durable commit waits for the disk
-        self._is_waiting = True  # the connection is set to ``durability``
+        self._is_waiting: bool | None = True  # the connection is set to ``durability``; None is not known
         self._busy_ns = round(busy_timeout_s * NS_PER_S)
         self._clock = clock
         self._writing = threading.Lock()
@@ -118,8 +119,8 @@ class Commits:
             JournalError: *work* raised it, or it could not be committed; nothing of it was stored.
         """
         change = _Change(work, is_durable, is_wide, is_single)
-        self._line.append(change)
         try:
+            self._line.append(change)
             while not change.is_over:
                 if self._writing.locked():
                     # Whoever writes wakes us when our change is over, or when we are first in line and it has
@@ -151,6 +152,7 @@ class Commits:
             with self._writing:
                 if self._is_closed:
                     raise closed(self._path)
+                self._back_out()
                 return work(self._connection)
         except sqlite3.Error as error:
             raise told(self._path, error) from error
@@ -190,6 +192,7 @@ class Commits:
         if self._is_closed:
             return
         try:
+            self._back_out()
             if change.is_durable is not self._is_waiting:
                 self._wait_for_disk(change.is_durable)
             change.result = change.work(self._connection)
@@ -214,6 +217,7 @@ class Commits:
         batch: list[_Change] = []
         fate = _Fate()
         try:
+            self._back_out()
             is_durable = self._line[0].is_durable or any(
                 self._line[place].is_durable for place in range(1, min(before, _MOST_AT_ONCE))
             )
@@ -225,6 +229,8 @@ class Commits:
             for change in batch:
                 change.fate = fate
             self._make(batch)
+            fate.is_made = True
+            self._connection.execute("COMMIT")
             fate.is_sealed = True
         except sqlite3.Error as error:
             self._back_out()
@@ -235,7 +241,7 @@ class Commits:
             if not batch:
                 self._refuse(before, error)
         except BaseException:
-            if batch and not self._connection.in_transaction:
+            if fate.is_made and not self._connection.in_transaction:
                 fate.is_sealed = True  # the commit was done, only the line after it was not
             self._back_out()
             raise
@@ -267,14 +273,13 @@ class Commits:
                     raise
 
     def _make(self, batch: list[_Change]) -> None:
-        """Do the work and commit; if one change fails in SQLite itself, begin again with each on its own."""
+        """Do the work; if one change fails in SQLite itself, begin again with each on its own."""
         try:
             self._make_each(batch, apart=False)
         except Exception:
             self._back_out()
             self._begin()
             self._make_each(batch, apart=True)
-        self._connection.execute("COMMIT")
 
     def _make_each(self, batch: list[_Change], *, apart: bool) -> None:
         execute = self._connection.execute
@@ -299,6 +304,7 @@ class Commits:
 
     def _wait_for_disk(self, is_durable: bool) -> None:
         """Set whether the next commit waits for the disk; SQLite takes it only between transactions."""
+        self._is_waiting = None  # a Ctrl-C may come between the two
         if self._waits:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
         self._is_waiting = is_durable

@@ -91,9 +91,12 @@ class Naming:
         row_id = self._next_id
         stands_in_row = is_short(payload)
         values = (row_id, name, session, *columns, payload if stands_in_row else None)
+        # Given out before it is used, since a Ctrl-C can come between any two steps, and stays so if the
+        # transaction does not: a gap is harmless, a second use is not.
+        self._next_id = row_id + 1
         if connection.execute(_INSERT, values).rowcount != 1:
+            self._next_id = row_id
             return None
-        self._next_id = row_id + 1  # stays if the transaction does not: a gap is harmless, a second use is not
         if not stands_in_row:
             connection.execute("INSERT INTO payloads VALUES (?, ?)", (row_id, payload))
         return Accepted(row_id, is_new=True)

@@ -59,10 +59,19 @@ class Ownership:
                 f"journal {path}: its lock file {beside} cannot be opened ({error.strerror}); "
                 "make the directory writable for this user"
             ) from error
+        self._fd = fd
+        try:
+            self._take(path, beside, fd)
+        except BaseException:
+            self._fd = None
+            os.close(fd)
+            raise
+        _held.add(self)
+
+    def _take(self, path: str, beside: str, fd: int) -> None:
         try:
             _lock(fd)
         except BlockingIOError:
-            os.close(fd)
             if owner_of(path) == self._pid:
                 raise JournalError(
                     f"journal {path}: another queue of this program ({_text(beside)}) has it open; shut that one "
@@ -73,25 +82,26 @@ class Ownership:
                 "or name another path; groq-queue status can look at it meanwhile"
             ) from None
         except OSError as error:
-            os.close(fd)
             if sys.platform == "win32":
                 raise JournalError(f"journal {path}: {_said(beside)} has it open; close it there") from None
             raise JournalError(
                 f"journal {path}: this file system cannot lock files ({error.strerror}); put it on a local disk"
             ) from error
-        self._fd = fd
         with contextlib.suppress(OSError):  # a full disk; the text is a courtesy, the lock is what counts
             os.ftruncate(fd, 0)
             os.lseek(fd, 0, os.SEEK_SET)
             os.write(fd, f"pid {self._pid} since {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}\n".encode())
-        _held.add(self)
 
     def release(self) -> None:
         """Let the next owner in; once is enough, twice is harmless."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
+        fd = self._fd
+        if fd is None:
+            return
+        try:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, 0)
+        finally:  # no Ctrl-C can come between these two: nothing is called in between
+            self._fd = None
             os.close(fd)
 
     def _leave_to_parent(self) -> None:

@@ -200,17 +200,16 @@ class Reader:
         if self._is_closed:
             raise opening.closed(self.path)
 
-    def _end_reading(self) -> bool:
-        """Close the connection; False if that was done before, or is not this process's to do."""
+    def _end_reading(self) -> None:
+        """Close the connection, unless that was done before, or is not this process's to do."""
         if os.getpid() != self._pid:
-            return False
+            return
         with self._reading:
             if self._is_closed:
-                return False
-            self._is_closed = True
+                return
             self._connection.close()
+            self._is_closed = True  # not before: a Ctrl-C may come, and then the next call closes
             opening.let_go(self._connection)
-        return True
 
     def _read(self, look: Callable[[sqlite3.Connection], _T]) -> _T:
         self.check_here()
@@ -218,6 +217,8 @@ class Reader:
             with self._reading:
                 if self._is_closed:
                     raise opening.closed(self.path)
+                if self._connection.in_transaction:  # a Ctrl-C tore somebody out
+                    self._connection.execute("ROLLBACK")
                 return look(self._connection)
         except sqlite3.Error as error:
             raise told(self.path, error) from error
@@ -226,11 +227,12 @@ class Reader:
         """As ``_read``, with all queries of *look* seeing the file at one instant."""
 
         def in_transaction(connection: sqlite3.Connection) -> _T:
-            connection.execute("BEGIN")
             try:
+                connection.execute("BEGIN")
                 return look(connection)
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
         return self._read(in_transaction)
 

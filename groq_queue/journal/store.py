@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
@@ -38,7 +39,8 @@ class Journal(Reader):
     has changed nothing. In a forked child every method raises, and the inherited
     connections are neither used nor closed.
 
-    What is locked is in ``Commits`` (writing) and ``Reader`` (reading); this class adds no lock.
+    What is locked is in ``Commits`` (writing) and ``Reader`` (reading); ``_closing`` guards the end,
+    which anybody may call again whom a Ctrl-C tore out of it. Only the lock of ``Commits`` is taken under it.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Journal(Reader):
         self._has_claimed = False  # set in transactions only
         self._naming = Naming(path, *commits.run(_begin_session, is_durable=False))
         opening.keep(writer)
+        self._has_let_go = False
+        self._closing = threading.RLock()
         super().__init__(path, busy_timeout_s, clock)
 
     @classmethod
@@ -342,14 +346,18 @@ class Journal(Reader):
 
     def close(self) -> None:
         """Finish what is being written and let the next owner in. Twice is harmless."""
-        if os.getpid() != self._pid or self._is_closed:
+        if os.getpid() != self._pid:
             return
         try:
-            if self._end_reading():
+            self._end_reading()
+            with self._closing:
                 self._commits.close()
-                opening.let_go(self._writer)
+                if not self._has_let_go:
+                    self._has_let_go = True
+                    opening.let_go(self._writer)
         finally:
-            self._owner.release()
+            with self._closing:
+                self._owner.release()
 
     def _not(self, connection: sqlite3.Connection, row_id: int, done: str) -> GroqQueueError:
         found = connection.execute("SELECT status, custom_id FROM requests WHERE id = ?", (row_id,)).fetchone()
