@@ -133,9 +133,9 @@ class RetryPolicy:
     def blind_hold_ns(self, rounds: int, dice: random.Random) -> int:
         """Return how long to hold a lane that was refused without a wait, *rounds* times in a row.
 
-        1, 2.5, 6, 16, 39 s, then a minute: five of them outlast a window of a minute.
+        1.5, 3.3, 7, 16, 35 s, then a minute: five of them outlast a window of a minute.
         """
-        return round(min(_LONGEST_BLIND_S, 2.5 ** min(rounds - 1, 20)) * dice.uniform(1.0, 1.15) * 1e9)
+        return round(min(_LONGEST_BLIND_S, 1.5 * 2.2 ** min(rounds - 1, 20)) * dice.uniform(1.0, 1.15) * 1e9)
 
 
 class LaneHealth:

@@ -109,14 +109,14 @@ def test_refusals_that_come_together_hold_their_lane_for_the_first_wait_only(pla
     stage.run(10)
 
     assert ["yes"] * 6 == [future.result(0).text for future in futures]
-    assert 1.0 <= min(stage.answered_s.values()) <= 1.5
-    assert max(stage.answered_s.values()) <= 2.5
+    assert 1.5 <= min(stage.answered_s.values()) <= 2
+    assert max(stage.answered_s.values()) <= 3
     assert {2} == set(stage.times.values())
 
 
 def test_a_lane_does_not_wait_for_what_another_was_refused(play):
     """
-    Model B's first refusal costs it a second, although model A has been refused for half a minute.
+    Model B's first refusal costs it a second and a half, although model A has been refused for half a minute.
     """
 
     def server(name: str, now_s: float) -> Answer:
@@ -131,7 +131,7 @@ def test_a_lane_does_not_wait_for_what_another_was_refused(play):
     stage.run(4)
 
     assert "yes" == future.result(0).text
-    assert 31 <= stage.answered_s["b"] <= 32
+    assert 31.5 <= stage.answered_s["b"] <= 32
 
 
 def test_a_lone_request_outlives_a_window_of_a_minute(play):
