@@ -20,7 +20,9 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("faults", [RESETS, MIXED], ids=["4 % resets", "7 % faults"])
+@pytest.mark.parametrize(
+    "faults", [RESETS, pytest.param(MIXED, marks=pytest.mark.gate)], ids=["4 % resets", "7 % faults"]
+)
 def test_nothing_is_refused_and_nothing_lost_at_a_request_limit(faults):
     """
     A second send that had no lease would be one too many for the server.

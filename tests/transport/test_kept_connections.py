@@ -71,6 +71,7 @@ def test_an_end_within_a_round_trip_is_told_and_sent_again_by_nobody_here(open_t
         assert [b"1", b"2"] == [request.body for request in server.requests]
 
 
+@pytest.mark.gate
 def test_what_counts_as_a_round_trip_is_what_connecting_took(open_pooled: Opener, monkeypatch: pytest.MonkeyPatch):
     """
     Over a connection that took 0.25 s, an end after 0.1 s may have been on its way; the fastest answer knows better.
