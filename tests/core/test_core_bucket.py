@@ -36,6 +36,13 @@ def test_quoted_wait_is_enough_and_one_nanosecond_less_is_not() -> None:
     assert 1 == bucket.wait_ns(500, NOW + wait_ns - 1)
 
 
+def test_the_last_nanosecond_of_a_wait_is_waited_for_by_the_smallest_limit_too() -> None:
+    bucket = Bucket(1, 1)
+    spend(bucket, 1, NOW)
+
+    assert [1, 0, 0] == [bucket.wait_ns(1, NOW + SECOND + late_ns) for late_ns in (-1, 0, 1)]
+
+
 def test_a_wait_that_does_not_divide_is_rounded_up() -> None:
     bucket = Bucket(7, 1)
     spend(bucket, 7, NOW)

@@ -1275,12 +1275,13 @@ def test_the_minute_that_was_read_holds_for_every_limit_of_a_minute_and_for_no_o
     budget = Budget(None)
     probe = leased(budget, Cost(3_001))
     budget.settle(probe, Cost(3_001), Cost(3_001), NOW)
-    budget.observe(probe, [RateHeader("RPD", 100, 50), RateHeader("TPM", 6_000, 2_999, 5 * SECOND)], NOW)
-    budget.refused(leased(budget, Cost(1)), Refusal(False, "RPM", 30, 30, 1, 0), 0, NOW)
+    headers = [RateHeader("RPD", 100, 50), RateHeader("RPM", 30, 20), RateHeader("TPM", 6_000, 2_999, 5 * SECOND)]
+    budget.observe(probe, headers, NOW)
+    budget.refused(leased(budget, Cost(1)), Refusal(False, "OTPM", 30, 30, 1, 0), 0, NOW)
 
-    periods = {level.dimension: round(level.period_s, 6) for level in budget.levels(NOW)}
+    periods = {level.dimension: level.period_s for level in budget.levels(NOW)}
 
-    assert {"RPD": 86_400, "TPM": 10, "RPM": 10} == periods
+    assert {"RPD": 86_400, "RPM": 10, "TPM": 10, "OTPM": 10} == periods
 
 
 @pytest.mark.parametrize("dimension", ["TPM", "ITPM", "OTPM"])

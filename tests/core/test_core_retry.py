@@ -210,7 +210,7 @@ def test_the_last_retry_comes_when_the_longest_outage_is_over_and_each_before_it
     shortest, longest = (policy.outage_wait_ns(left, 0, dice) for dice in (Lowest(), Highest()))
 
     assert round(wait_s * 1e9) == shortest
-    assert round(wait_s * 1.2 * 1e9) == longest
+    assert round(wait_s * 1.1 * 1e9) == longest
 
 
 def test_the_time_since_the_first_failure_counts_and_what_has_passed_is_not_waited_for() -> None:
@@ -221,17 +221,27 @@ def test_the_time_since_the_first_failure_counts_and_what_has_passed_is_not_wait
     assert [10**10, 6_000_000_000, 0, 0] == waits
 
 
+@pytest.mark.parametrize(("retries", "share"), [(0, 0), (1, 1), (2, 3), (3, 7), (4, 15), (5, 31), (6, 31), (10**6, 31)])
+def test_whoever_asked_for_fewer_retries_than_five_knows_sooner(retries: int, share: int) -> None:
+    """
+    Each one less halves it, as the waits of those that are left add up.
+    """
+    policy = RetryPolicy(max_retries=retries, outage_s=31)
+
+    assert share * 1_000_000_000 == policy.outage_wait_ns(1, 0, Lowest())
+
+
 # -- refusals without a wait
 
 
-def test_a_lane_refused_without_a_wait_is_held_two_and_a_half_times_as_long_each_round_up_to_a_minute() -> None:
+def test_a_lane_refused_without_a_wait_is_held_longer_each_round_and_five_rounds_outlast_a_minute() -> None:
     policy = RetryPolicy()
 
-    holds = [policy.blind_hold_ns(rounds, Lowest()) for rounds in (1, 2, 3, 4, 5, 6, 100_000)]
+    holds_s = [policy.blind_hold_ns(rounds, Lowest()) / 1e9 for rounds in (1, 2, 3, 4, 5, 6, 100_000)]
 
-    assert [1, 2.5, 6.25, 15.625, 39.0625, 60, 60] == [hold / 1e9 for hold in holds]
-    assert 60 < sum(holds[:5]) / 1e9
-    assert 1_150_000_000 == policy.blind_hold_ns(1, Highest())
+    assert [1.5, 3.3, 7.26, 15.972, 35.1384, 60, 60] == pytest.approx(holds_s, rel=1e-9)
+    assert 60 < sum(holds_s[:5])
+    assert 1_725_000_000 == policy.blind_hold_ns(1, Highest())
 
 
 def test_a_request_out_of_retries_waits_on_through_as_many_rounds_as_it_had_retries() -> None:

@@ -163,6 +163,12 @@ def test_what_cannot_be_printed_is_written_out() -> None:
     assert ["a\\tb\\x00\\u202e\u00e9"] == lines_of(Table("", ("",), [("a\tb\x00\u202e\u00e9",)]))
 
 
+@pytest.mark.parametrize("rows", [[(1, 2), (3,)], [(1,)], [(1, 2, 3)]])
+def test_a_row_with_a_cell_too_many_or_too_few_is_an_error_and_not_cut(rows: list[tuple[Cell, ...]]) -> None:
+    with pytest.raises(ValueError, match="argument"):
+        as_text([Table("", ("a", "b"), rows)])
+
+
 # -- HTML
 
 
