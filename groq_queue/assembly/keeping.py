@@ -15,7 +15,6 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
 from groq_queue.assembly.rows import drop_body, ended_request_of, entry_of, is_trouble, outcome_of, request_of
 from groq_queue.clock import NS_PER_S, Clock
@@ -44,7 +43,21 @@ _log = SafeLogger("groq_queue")
 
 _SAVE_LEVELS_NS = NS_PER_S  # at most so much of what was used is forgotten by a crash
 _FILE_AGAIN_S = 1
+_MOST_FAILURES = 3
 _REST_STAYS = (DailyLimitReached, CostLimitReached, JournalError)  # nothing is wrong with the request
+
+
+class _End:
+    """How a request ended, until that is stored."""
+
+    __slots__ = ("error", "failures", "result", "row_id", "status")
+
+    def __init__(self, row_id: int, status: str, result: Completion | None, error: BaseException | None) -> None:
+        self.row_id = row_id
+        self.status = status
+        self.result = result
+        self.error = error
+        self.failures = 0  # how often neither the file nor the memory was what was wrong
 
 
 class Keeping:
@@ -78,7 +91,7 @@ class Keeping:
         self._timers = timers
         self._prepare = prepare
         self._lock = threading.Lock()
-        self._unfiled: list[tuple[int, str, bytes | None, dict[str, Any] | None, Any]] = []
+        self._unfiled: list[_End] = []
         self._saved_ns = clock.now_ns()
         self._is_closed = False
         self._engine: ThreadEngine
@@ -106,17 +119,21 @@ class Keeping:
             was_closed, self._is_closed = self._is_closed, True
         if was_closed:
             return
-        for tries in self._take_unfiled():
-            self._file(*tries, is_last=True)
         try:
-            self._save_levels()
-        except JournalError as error:
-            _log.error(
-                "how full the budgets are could not be stored, so the next start may send too fast at first: %s",
-                error,
-                extra=told("journal_trouble"),
-            )
-        self._journal.close()
+            for end in self._take_unfiled():
+                self._file(end, is_last=True)
+            try:
+                self._save_levels()
+            except Exception as error:
+                _log.error(
+                    "how full the budgets are could not be stored, so the next start may send too fast at first: %s",
+                    error,
+                    extra=told("journal_trouble"),
+                )
+            self._journal.close()
+        except BaseException:  # a Ctrl-C: whoever shuts down again closes
+            self._is_closed = False
+            raise
 
     # -- what the facade asks for
 
@@ -200,13 +217,7 @@ class Keeping:
         """Store how a request ended, unless it is to be sent when the journal is opened again."""
         if request.row_id is None or isinstance(error, _REST_STAYS):
             return
-        self._file(
-            request.row_id,
-            request.state.value,
-            None if result is None else json.dumps(result, separators=(",", ":")).encode(),
-            None if error is None else record_of(error),
-            None if result is None else usage_of(result),
-        )
+        self._file(_End(request.row_id, request.state.value, result, error))
         self._save_levels_in_time()
 
     # -- inside
@@ -267,44 +278,55 @@ class Keeping:
                 extra=told("journal_trouble"),
             )
 
-    def _file(
-        self,
-        row_id: int,
-        status: str,
-        result: bytes | None,
-        error: dict[str, Any] | None,
-        usage: tuple[int, int, int] | None,
-        *,
-        is_last: bool = False,
-    ) -> None:
-        """Store an end; while the file cannot be written it is kept and tried again, because it is paid for."""
+    def _file(self, end: _End, *, is_last: bool = False) -> None:
+        """Store an end; while that fails it is kept and tried again, because it is paid for.
+
+        The file may be what is wrong, or the memory; only what it is in itself fails for ever, and is tried
+        a few times.
+        """
         try:
-            self._journal.finish(row_id, status, result=result, error=error, usage=usage)
-        except JournalError as trouble:
-            if not is_trouble(trouble):
-                _log.debug("row %d has its end already: %s", row_id, trouble, extra=told("journal_trouble"))
+            result, error = end.result, end.error
+            self._journal.finish(
+                end.row_id,
+                end.status,
+                result=None if result is None else json.dumps(result, separators=(",", ":")).encode(),
+                error=None if error is None else record_of(error),
+                usage=None if result is None else usage_of(result),
+            )
+        except Exception as trouble:
+            if isinstance(trouble, JournalError) and not is_trouble(trouble):
+                _log.debug("row %d has its end already: %s", end.row_id, trouble, extra=told("journal_trouble"))
                 return
+            if not isinstance(trouble, (JournalError, MemoryError)):
+                end.failures += 1
+                is_last = is_last or end.failures >= _MOST_FAILURES
             _log.error(
-                "the outcome of row %d (%s) is not stored in the journal%s: %s",
-                row_id,
-                status,
+                "the outcome of row %d (%s) is not stored in the journal%s: %s: %s",
+                end.row_id,
+                end.status,
                 ", so the next start does not know of it" if is_last else ", tried again soon",
+                type(trouble).__name__,
                 trouble,
                 extra=told("journal_trouble"),
             )
-            if is_last:
-                return
-            with self._lock:
-                self._unfiled.append((row_id, status, result, error, usage))
-                is_first = len(self._unfiled) == 1
-            if is_first:
-                self._timers.after(_FILE_AGAIN_S, self._file_again)
+            if not is_last:
+                self._keep_unfiled(end)
+        except BaseException:  # a Ctrl-C, which reaches the caller
+            self._keep_unfiled(end)
+            raise
+
+    def _keep_unfiled(self, end: _End) -> None:
+        with self._lock:
+            self._unfiled.append(end)
+            is_first = len(self._unfiled) == 1
+        if is_first:
+            self._timers.after(_FILE_AGAIN_S, self._file_again)
 
     def _file_again(self) -> None:
-        for tries in self._take_unfiled():
-            self._file(*tries)
+        for end in self._take_unfiled():
+            self._file(end)
 
-    def _take_unfiled(self) -> list[tuple[int, str, bytes | None, dict[str, Any] | None, Any]]:
+    def _take_unfiled(self) -> list[_End]:
         with self._lock:
             taken, self._unfiled = self._unfiled, []
         return taken
@@ -317,7 +339,7 @@ class Keeping:
             self._saved_ns = now_ns
         try:
             self._save_levels()
-        except JournalError as error:
+        except Exception as error:
             _log.warning(
                 "how full the budgets are is not stored, tried again later: %s", error, extra=told("journal_trouble")
             )

@@ -1,0 +1,85 @@
+"""What a queue with a journal does at the end of a request: the callback's thread, and an end that cannot be stored."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import pytest
+
+from groq_queue import GroqQueue, GroqSimulator, Limits
+from groq_queue.journal import Journal
+
+WIDE = Limits(rpm=100_000, tpm=100_000_000)
+PATIENCE_S = 10
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.db"
+
+
+@pytest.fixture
+def open_queue(path):
+    with GroqSimulator(limits=WIDE, latency=0.0) as simulator:
+
+        def open_queue(**options):
+            settings = {"api_key": "k", "base_url": simulator.base_url, "model": "llama-3.1-8b-instant", "limits": WIDE, "journal": path}
+            return GroqQueue(**(settings | options))
+
+        yield open_queue
+
+
+def statuses(path):
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        return [status for (status,) in connection.execute("SELECT status FROM requests ORDER BY id")]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), ValueError("cannot be written")])
+def test_an_end_that_cannot_be_stored_for_a_moment_is_told_and_stored_soon(
+    open_queue, path, monkeypatch, caplog, error
+):
+    finish, raised = Journal.finish, []
+
+    def finish_later(self, *arguments, **named):
+        if not raised:
+            raised.append(error)
+            raise error
+        return finish(self, *arguments, **named)
+
+    monkeypatch.setattr(Journal, "finish", finish_later)
+    with open_queue() as queue:
+        assert queue.submit("a", custom_id="a").result(PATIENCE_S)
+
+    assert raised
+    assert ["completed"] == statuses(path)
+    assert f"is not stored in the journal, tried again soon: {type(error).__name__}: {error}" in caplog.text
+
+
+def test_an_end_that_can_never_be_stored_is_told_and_the_queue_closes(open_queue, path, monkeypatch, caplog):
+    def refuse(self, *arguments, **named):
+        raise ValueError("never")
+
+    monkeypatch.setattr(Journal, "finish", refuse)
+    with open_queue() as queue:
+        assert queue.submit("a", custom_id="a").result(PATIENCE_S)
+
+    assert "so the next start does not know of it: ValueError: never" in caplog.text
+    monkeypatch.undo()
+    with open_queue() as queue:
+        assert queue.submit("a", custom_id="a").result(PATIENCE_S)
+    assert ["completed"] == statuses(path)
+
+
+def test_levels_that_cannot_be_stored_keep_nobody_from_closing(open_queue, path, monkeypatch, caplog):
+    def refuse(self, levels):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(Journal, "save_levels", refuse)
+    with open_queue() as queue:
+        assert queue.submit("a", custom_id="a").result(PATIENCE_S)
+
+    assert "how full the budgets are could not be stored" in caplog.text
+    monkeypatch.undo()
+    open_queue().shutdown()  # it has no owner any more
+    assert ["completed"] == statuses(path)
