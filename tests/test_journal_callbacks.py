@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 
 import pytest
 
@@ -11,6 +10,7 @@ from groq_queue import GroqQueue, GroqSimulator, Limits
 from groq_queue.journal import Journal
 
 WIDE = Limits(rpm=100_000, tpm=100_000_000)
+MODEL = "llama-3.1-8b-instant"
 PATIENCE_S = 10
 
 
@@ -24,7 +24,7 @@ def open_queue(path):
     with GroqSimulator(limits=WIDE, latency=0.0) as simulator:
 
         def open_queue(**options):
-            settings = {"api_key": "k", "base_url": simulator.base_url, "model": "llama-3.1-8b-instant", "limits": WIDE, "journal": path}
+            settings = {"api_key": "k", "base_url": simulator.base_url, "model": MODEL, "limits": WIDE, "journal": path}
             return GroqQueue(**(settings | options))
 
         yield open_queue
