@@ -25,8 +25,8 @@ EXIT_CODES = """\
 exit codes:
   0 all done   1 some failed   2 usage, or a file or a limiter that cannot be used
   3 configuration or key   4 stopped by a daily or spend limit
-  130 interrupted (143: by SIGTERM); what is done is written, the rest unsent
-  after 3, 4, 130 and 143 the same command with --resume goes on
+  130 interrupted (143: by SIGTERM, 129: the terminal hung up); what is done is written, the rest unsent
+  after 3, 4, 129, 130 and 143 the same command with --resume goes on
 """
 
 _LOCAL_KEY = "local"  # servers on this machine ask for none, HTTP wants one
@@ -95,18 +95,20 @@ def add_base_url(parser: argparse.ArgumentParser) -> None:
 
 
 def api_key_for(base_url: str | None) -> str | None:
-    """Return None to have the key read from the environment, or the placeholder for this machine's servers."""
+    """Return None to have the key read from the environment, or the placeholder for this machine's servers.
+
+    Raises:
+        ConfigurationError: The address cannot be used, or it needs a key and there is none.
+    """
     from urllib.parse import urlsplit
 
-    from groq_queue.transport.address import is_loopback
+    from groq_queue.transport.address import is_loopback, resolve_base_url
 
+    url = base_url or os.environ.get("GROQ_BASE_URL")
+    # Before the key: who mistyped the address of a server that needs none is not to be asked for one.
+    host = None if not url else urlsplit(resolve_base_url(url)).hostname
     if os.environ.get("GROQ_API_KEY"):
         return None
-    url = base_url or os.environ.get("GROQ_BASE_URL") or ""
-    try:
-        host = urlsplit(url).hostname
-    except ValueError:
-        host = None
     if host is not None and is_loopback(host):
         return _LOCAL_KEY
     raise ConfigurationError("GROQ_API_KEY is not set: export GROQ_API_KEY=…, or see it work without: groq-queue demo")

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from groq_queue.cli.resume import Written
 from groq_queue.cli.signals import catching
 from groq_queue.cli.turns import Turns
 from groq_queue.core.completion import Completion, usage_of
+from groq_queue.engine.stats import Stats
 from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
 from groq_queue.facade import GroqQueue
 from groq_queue.reporting.line import Progress, Tally
@@ -235,6 +237,8 @@ class Job:
 
     def _on_signal(self, number: int) -> None:
         if self._signal is not None:
+            if number == getattr(signal, "SIGHUP", None):
+                return  # a terminal that hangs up tells it twice, through the shell too: nobody asked once more
             # A line being written is given a moment; this thread may hold the lock itself.
             self._lock.acquire(timeout=0.5)
             os._exit(128 + number)
@@ -352,6 +356,7 @@ class Job:
                 + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
                 f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
             )
+            yield from _unnamed_limits(stats, args)
         is_whole = self._total is not None or self._is_read
         if self._is_stopped() and (unsent or not is_whole):
             yield self._rest(unsent, is_whole, args)
@@ -391,6 +396,17 @@ class Job:
         if self._signal is not None:
             return 128 + self._signal
         return exit_code_of(self.stopped_by, self.tally.failed + self.tally.skipped_failed)
+
+
+def _unnamed_limits(stats: Stats, args: argparse.Namespace) -> Iterator[str]:
+    """Yield how to name limits that no answer tells, and which a refusal has told now."""
+    if not stats.refused:
+        return
+    known = {level.dimension: level.limit for lane in stats.lanes for level in lane.limits}
+    unnamed = [name for name in ("rpm", "tpd") if getattr(args, name) is None]
+    named = [f"--{name} {known[name.upper()]}" for name in unnamed if name.upper() in known]
+    if named:
+        yield f"refused, since the server's answers do not tell every limit: next time name {' '.join(named)}"
 
 
 def _skipped(tally: Tally) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from groq_queue.cli import Exit, UsageError
@@ -43,6 +44,8 @@ def report(args: argparse.Namespace) -> int:
             raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
         if args.svg is not None:
             write_text(open_output(args.svg, files), found.to_svg())
+            if args.svg != "-":
+                print(f"wrote the figure into {args.svg}", file=sys.stderr)
     if args.svg != "-":  # then the figure is what stdout is for
         print(found.to_json() if args.json else found)
     return Exit.DONE

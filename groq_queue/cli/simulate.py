@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from groq_queue.cli.arguments import Commands
     from groq_queue.simulator import GroqSimulator
 
+_DEFAULT_RPM = 1_000
 _DEFAULT_MODELS = ("llama-3.1-8b-instant", "llama-3.3-70b-versatile", "openai/gpt-oss-20b", "openai/gpt-oss-120b")
 
 
@@ -40,7 +41,7 @@ def add_to(commands: Commands) -> None:
                         help=f"model to serve, may be repeated (default: {', '.join(_DEFAULT_MODELS)})")  # fmt: skip
     limits = parser.add_argument_group("limits of each model (0: none)")
     limits.add_argument(
-        "--rpm", type=count_from_0, default=1_000, metavar="N", help="requests per minute (default: 1000)"
+        "--rpm", type=count_from_0, default=_DEFAULT_RPM, metavar="N", help="requests per minute (default: 1000)"
     )
     limits.add_argument("--rpd", type=count_from_0, default=0, metavar="N", help="requests per day")
     limits.add_argument("--tpm", type=count_from_0, default=250_000, metavar="N",
@@ -119,7 +120,9 @@ def simulate(args: argparse.Namespace) -> int:
 
 def _tell_what_next(args: argparse.Namespace, simulator: GroqSimulator, model: str) -> None:
     limits = "".join(f" --{name} {value}" for name in ("rpm", "rpd", "tpm", "tpd") if (value := getattr(args, name)))
-    known = f"{limits} --minute {args.minute:g}" if args.minute != 60 and limits else ""
+    # No header tells the limit of requests per minute, nor how long a minute is: who does not know them meets refusals.
+    minute = f" --minute {args.minute:g}" if args.minute != 60 and limits else ""
+    known = f"{limits}{minute}" if minute or args.rpm != _DEFAULT_RPM else ""
     print(
         f"simulated Groq, {_limits_text(args)}; Ctrl-C stops it. In another terminal:\n"
         f"  groq-queue run questions.jsonl --base-url {simulator.base_url}{known}\n"

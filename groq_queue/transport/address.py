@@ -35,7 +35,7 @@ def resolve_base_url(url: str, *, allow_http: bool = False) -> str:
         )
     parts, port = _split(url)
     if parts.scheme not in PORTS:
-        raise _refused(url, "must start with https:// (or http:// for a server on this machine)")
+        raise _refused(url, f"must start with https:// (or http:// for a server on this machine){_meant(url)}")
     if not parts.hostname:
         raise _refused(url, "names no host: write it like https://api.groq.com/openai/v1")
     if port == 0 or (":" not in parts.hostname and not _HOST.fullmatch(parts.hostname)):
@@ -73,6 +73,17 @@ def _split(url: str) -> tuple[SplitResult, int | None]:
     except ValueError:
         pass
     raise _refused(url, "has a malformed host or port: write it like https://api.groq.com/openai/v1")
+
+
+def _meant(url: str) -> str:
+    """Return how *url* is written with the scheme that it lacks, or nothing if it has one or could not have any."""
+    if "://" in url or "@" in url:
+        return ""
+    parts, _ = _split(f"//{url}")
+    host = parts.hostname or ""
+    is_host = ":" in host or _HOST.fullmatch(host)
+    scheme = "http" if is_loopback(host) else "https"
+    return f": write {excerpt(f'{scheme}://{url}')}" if is_host else ""
 
 
 def _refused(url: str, why: str) -> ConfigurationError:
