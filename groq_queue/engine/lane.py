@@ -76,6 +76,7 @@ class Lane:
         self.max_in_flight: int | None = None
         self.is_paused = False
         self.told_daily = False  # the user was told that a limit per day is spent
+        self.last_failure = ""  # what the last attempt ran into, in words, "" if it was answered or refused
         self.is_blocked = False  # the head was not granted when last looked at
         self._fill([])
         self._order = FairOrder()

@@ -15,7 +15,9 @@ from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.runner import Outcome
 from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.tally import Tally
-from groq_queue.errors import QueueFull
+from groq_queue.errors import QueueFull, RateLimitError, excerpt
+
+_LONGEST_REASON = 100  # characters of an error in a line of progress
 
 
 class Roster:
@@ -192,6 +194,10 @@ class Roster:
     def land(self, request: Request, lane: Lane, outcome: Outcome, began_ns: int, now_ns: int) -> None:
         """Note the end of an attempt."""
         lane.in_flight -= 1
+        if outcome.error is not None and not isinstance(outcome.error, RateLimitError):
+            lane.last_failure = excerpt(str(outcome.error), _LONGEST_REASON)
+        elif lane.last_failure:
+            lane.last_failure = ""
         self.tally.landed(request, outcome, now_ns - began_ns, now_ns)
 
     def wait_again(self, request: Request) -> None:

@@ -89,4 +89,7 @@ def reason_of(lane: Lane, now_ns: int) -> str:
         return f"one of {lane.max_in_flight} attempts of its model to end"
     head = lane.head()
     blocked = None if head is None else lane.meter.blocks(head.size, now_ns)
-    return "a free worker" if blocked is None else str(blocked)
+    if blocked is None:
+        return "a free worker"
+    why = f": {lane.last_failure}" if blocked.reason == "pace" and lane.last_failure else ""
+    return f"{blocked}{why}"

@@ -19,6 +19,7 @@ from groq_queue.reporting.words import duration
 _REWRITE_S = 0.25
 _APPEND_S = 10.0
 _RECENT_S = 30.0  # the time left is told by the pace of these last seconds: the first burst says nothing of it
+_LEAST_BRIEF = 30  # columns in which the beginning of a reason says something
 _LEAST_S = 10  # a full bucket lets a burst pass at once, which is no pace
 
 
@@ -204,6 +205,7 @@ def described(state: ProgressState, width: int) -> str:
         f"{counts}, {requests}/min, {tokens} tokens/min{left}{brief}",
         f"{counts}, {requests}/min{left}{brief}",
         f"{counts}{left}{brief}",
+        *([f"{counts}{left}{brief}"[: width - 2] + "…"] if width - len(counts) - len(left) > _LEAST_BRIEF else []),
         f"{counts}{left}",
     ]
     return next((text for text in shown if len(text) < width), counts)[: width - 1]
@@ -251,7 +253,7 @@ def _shorter(reason: str) -> str:
     """Return *reason* with limits by their names: "TPM 5,870 of 6,000"."""
     for name, text in DIMENSIONS.items():
         reason = reason.replace(f"{text},", name)
-    return reason.replace(" used", "")
+    return reason.replace(" used", "").replace("the server to recover from failures: ", "the server: ")
 
 
 def _width(stream: TextIO) -> int:
