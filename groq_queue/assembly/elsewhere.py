@@ -15,6 +15,7 @@ _USUAL: dict[str, tuple[Any, str]] = {  # argument -> its default, and the cure
     "session": (None, "a session cannot travel: leave it out, workers read proxies and certificates as curl does"),
     "observer": (None, "attempts are made elsewhere: leave it out, use callbacks here and the log of the workers"),
     "accounts": (None, "keys do not travel: leave it out, and start workers with GROQ_API_KEY and GROQ_BASE_URL"),
+    "limits": (None, f"{_ON_WORKERS} groq-queue worker --rpm, --rpd, --tpm, --tpd"),
     "organization": (None, f"{_ON_WORKERS} groq-queue worker --organization"),
     "limiter": (None, f"{_ON_WORKERS} groq-queue worker --limiter"),
     "on_outage": ("wait", f"{_ON_WORKERS} groq-queue worker --on-outage"),

@@ -13,7 +13,7 @@ from groq_queue.engine.log import told, told_error, told_text
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.everyday.ahead import Ahead
-from groq_queue.everyday.columns import Texts, check_template, column_of, fill
+from groq_queue.everyday.columns import Texts, check_template, column_of, fill, refuse_table
 from groq_queue.everyday.interrupts import tell
 from groq_queue.everyday.options import check_options
 from groq_queue.logger import SafeLogger
@@ -279,6 +279,7 @@ class Asking:
         numbers: list[int] | None = None,
     ) -> Ahead:
         """Return the window of one map; *numbers* are the positions to be told in custom_ids, if not 0, 1, 2 …"""
+        refuse_table(prompts)
         if isinstance(prompts, (str, bytes, dict)) or not isinstance(prompts, Iterable):
             raise ConfigurationError(f"prompts={shown(prompts)}: pass a list or another iterable of prompts")
         check_wait("timeout", timeout)

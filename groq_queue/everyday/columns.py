@@ -46,6 +46,26 @@ def column_of(column: Any, field: str = "column") -> Column:
     )
 
 
+def refuse_table(prompts: Any) -> None:
+    """Refuse a whole table in place of its rows: iterating over one gives the names of its columns, or the columns.
+
+    Raises:
+        ConfigurationError: It is a pandas or polars DataFrame.
+    """
+    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
+    if pandas is not None and isinstance(prompts, pandas.DataFrame):
+        names = list(map(str, prompts.columns))
+    elif polars is not None and isinstance(prompts, (polars.DataFrame, polars.LazyFrame)):
+        names = [] if isinstance(prompts, polars.LazyFrame) else prompts.columns
+    else:
+        return
+    name = names[0] if names else "name"
+    raise ConfigurationError(
+        f"prompts: a whole {type(prompts).__name__}; pass one column, as in map(df[{name!r}]) or "
+        f"map_column(df[{name!r}]), or a list of prompts made of its rows"
+    )
+
+
 def is_missing(value: Any) -> bool:
     """Return whether *value* is None, a NaN, or pandas' NA or NaT.
 

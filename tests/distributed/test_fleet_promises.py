@@ -20,7 +20,6 @@ from groq_queue import (
     ConfigurationError,
     EngineUnavailable,
     GroqQueue,
-    Limits,
     MissingExtraError,
     Priority,
 )
@@ -181,7 +180,7 @@ def test_callables_and_pauses_are_refused(fleet):
     """
     They cannot travel, or would stop others.
     """
-    with fleet().queue(limits=Limits(rpm=5)) as queue:
+    with fleet().queue() as queue:
         with pytest.raises(ConfigurationError, match="callable"):
             queue.submit_call(print, "hello", queue_options={"model": MODEL})
         for refused in (queue.pause, queue.resume):

@@ -8,8 +8,11 @@ import pickle
 import threading
 
 import pytest
+from extras import needs
+from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueFull
+from groq_queue.reporting.line import ProgressState, described
 from groq_queue.testing import FakeClock
 
 SOON_S = 10.0
@@ -270,3 +273,55 @@ def test_a_full_queue_behind_a_limit_expects_room_when_the_limit_has_some(slow):
         slow.answer()
 
     assert 60 == retry_after
+
+
+def test_a_queue_says_why_the_server_has_to_recover():
+    with GroqQueue(api_key="k", base_url="http://127.0.0.1:9/openai/v1", model=MODEL, limits=Limits()) as queue:
+        for number in range(40):
+            queue.submit(f"{number}")
+        wait_until(lambda: any("recover" in (lane.waits_for or "") for lane in queue.stats().lanes))
+
+        told = queue.stats().lanes[0].waits_for
+        queue.cancel_all()
+
+    assert told.startswith("the server to recover from failures: ")
+    assert "127.0.0.1:9" in told
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_line_of_progress_keeps_the_reason_however_narrow_the_terminal(width):
+    reason = "the server to recover from failures: could not connect to 127.0.0.1:9, which refused; and more of it"
+    state = ProgressState(0, 0, 40, 5.0, 0.0, 0.0, None, None, None, reason)
+
+    told = described(state, width)
+
+    assert len(told) < width
+    assert "could not connect to 127" in told
+
+
+@pytest.mark.parametrize("limits", [Limits(rpm=30), {MODEL: Limits(tpm=6000)}])
+def test_limits_of_a_queue_whose_workers_decide_are_refused_with_the_workers_arguments(limits):
+    told = told_by(lambda: GroqQueue(engine="celery", broker="redis://127.0.0.1:1/0", limits=limits))
+
+    assert told.startswith("limits: with engine='celery' the workers decide; use groq-queue worker --rpm")
+
+
+def test_a_whole_data_frame_is_not_taken_for_its_column_names(queue):
+    pandas = needs("pandas")
+    frame = pandas.DataFrame({"review": ["good", "bad"], "stars": [5, 1]})
+
+    told = told_by(lambda: queue.map(frame))
+
+    assert "prompts: a whole DataFrame" in told
+    assert "map(df['review'])" in told
+    assert 0 == queue.stats().submitted
+
+
+def test_a_whole_polars_frame_is_refused_too_and_rows_made_of_it_are_taken(queue):
+    polars = needs("polars")
+    frame = polars.DataFrame({"review": ["good", "bad"]})
+
+    assert "map(df['review'])" in told_by(lambda: queue.map(frame))
+    assert "a whole LazyFrame" in told_by(lambda: queue.map(frame.lazy()))
+    queue.map(row["review"] for row in frame.to_dicts()).close()
+    assert 2 == queue.stats().submitted
