@@ -669,10 +669,12 @@ class GroqQueue(Asking):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        before = self.stats()
+        before = None
         try:
+            before = self.stats()
             self.shutdown(wait=not is_to_leave_at_once(error), cancel_futures=kind is not None)
         except BaseException as interrupt:
+            before = before or self.stats()
             if kind is None:  # Ctrl-C while it drains counts as one inside the block
                 self._leave_by(interrupt, before)
             else:  # one that comes while it leaves by another waits for nothing, attempts under way included

@@ -151,6 +151,47 @@ def test_a_second_ctrl_c_leaves_outer_blocks_at_once_too(server):
     second.join(SOON_S)
 
 
+def test_a_second_ctrl_c_that_comes_while_the_block_handles_the_first_leaves_at_once(server):
+    with pytest.raises(KeyboardInterrupt), make_queue() as queue:  # noqa: PT012
+        server.start(queue)
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+
+    assert not server.has_answered
+
+
+def test_a_second_ctrl_c_that_comes_while_callbacks_of_cancelled_requests_run_leaves_at_once(server):
+    with pytest.raises(KeyboardInterrupt), make_queue(max_workers=1) as queue:  # noqa: PT012
+        server.start(queue)
+        waiting = [queue.submit("unsent", callback=lambda _: signal.raise_signal(signal.SIGINT))]
+        waiting.append(queue.submit("unsent"))
+        raise KeyboardInterrupt
+
+    assert not server.has_answered
+    assert [True, True] == [future.cancelled() for future in waiting]
+
+
+def test_a_second_ctrl_c_at_the_very_beginning_of_leaving_still_closes_the_queue(server, monkeypatch):
+    queue = make_queue(max_workers=1)
+    stats = queue.stats
+
+    def interrupted_once():
+        monkeypatch.setattr(queue, "stats", stats)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(queue, "stats", interrupted_once)
+    with pytest.raises(KeyboardInterrupt), queue:  # noqa: PT012
+        server.start(queue)
+        waiting = queue.submit("unsent")
+        raise KeyboardInterrupt
+
+    assert not server.has_answered
+    assert waiting.cancelled()
+    assert not queue.stats().running
+
+
 def test_a_single_ctrl_c_still_waits_for_the_attempt_under_way(server):
     with pytest.raises(KeyboardInterrupt), make_queue() as queue:  # noqa: PT012
         future = server.start(queue)

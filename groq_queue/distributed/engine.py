@@ -279,6 +279,8 @@ class CeleryEngine:
             is_idle = self._pool.is_empty() and self.is_over()
         if is_idle:
             self.all_left()
+        if isinstance(interrupt, KeyboardInterrupt):
+            raise interrupt  # a Ctrl-C that came meanwhile: who is in a hurry does not wait
         if wait and not self._pool.is_inside():
             self.join()
             self._pool.join()

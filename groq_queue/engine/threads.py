@@ -357,6 +357,8 @@ class ThreadEngine:
         except BaseException:
             self._mend(is_final=False)
             raise
+        if isinstance(interrupt, KeyboardInterrupt):
+            raise interrupt  # a Ctrl-C that came while callbacks ran: who is in a hurry does not wait for attempts
         if wait and not self._pool.is_inside():
             self.join()
             self._pool.join()

@@ -22,7 +22,9 @@ def leave_at_once(interrupt: BaseException) -> None:
 
 
 def is_to_leave_at_once(error: BaseException | None) -> bool:
-    """Return whether *error* is a second interrupt, see ``leave_at_once``."""
+    """Return whether *error* is a second interrupt: see ``leave_at_once``, or it came while one was being handled."""
+    if isinstance(error, KeyboardInterrupt) and isinstance(error.__context__, KeyboardInterrupt):
+        return True
     return getattr(error, "_groq_queue_at_once", False)
 
 
