@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from waiting import wait_until
@@ -22,11 +22,23 @@ SOON_S = 10.0
 MODEL = "llama-3.1-8b-instant"
 
 
+_pressing = threading.Lock()  # one press at a time, until it is heard
+heard = threading.Semaphore(0)  # released when the main thread has noticed a Ctrl-C
+
+
+def _hear(number, frame):
+    heard.release()  # a Ctrl-C that nobody pressed by ``press`` is left over, see ``ctrl_c``
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    while heard.acquire(blocking=False):
+        pass
+    before = signal.signal(signal.SIGINT, _hear), signal.signal(signal.SIGUSR1, lambda *_: None)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGUSR1, before[1])
 
 
 class SlowServer:
@@ -70,7 +82,17 @@ def make_queue(**options):
 
 
 def press():
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    """Press Ctrl-C, once.
+
+    A signal that comes just before the main thread sleeps is noticed by Python when the next one wakes it.
+    """
+    main = threading.main_thread().ident
+    with _pressing:
+        signal.pthread_kill(main, signal.SIGINT)
+        for _ in range(500):
+            if heard.acquire(timeout=0.02):
+                return
+            signal.pthread_kill(main, signal.SIGUSR1)
 
 
 def press_when(is_due):
@@ -205,16 +227,27 @@ SCRIPT = """
 import os, signal, sys
 from groq_queue import GroqQueue, Limits
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+signal.signal(signal.SIGUSR1, lambda *_: None)
 journal = sys.argv[1] if len(sys.argv) > 1 else None
 with GroqQueue(api_key="k", base_url=os.environ["URL"], model="m", limits=Limits(), journal=journal) as queue:
     queue.submit("a")
     print("submitted", flush=True)
     try:
-        signal.pause()
+        while True:
+            signal.pause()
     except KeyboardInterrupt:
         print("leaving", flush=True)
         raise
 """
+
+
+def _wake_until_it_ends(process):
+    """See ``press``."""
+    for _ in range(200):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+            return
+        process.send_signal(signal.SIGUSR1)
 
 
 @pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
@@ -235,6 +268,7 @@ def test_a_program_ends_by_the_second_ctrl_c_while_the_server_is_still_at_work(t
             process.send_signal(signal.SIGINT)
             assert "leaving\n" == process.stdout.readline()
             process.send_signal(signal.SIGINT)
+            _wake_until_it_ends(process)
             _, err = process.communicate(timeout=2 * SOON_S)
             took = time.monotonic() - began
         finally:
