@@ -86,6 +86,7 @@ class Commits:
     def __init__(
         self, connection: sqlite3.Connection, path: str, *, durability: str, busy_timeout_s: float, clock: Clock
     ) -> None:
+        self.lost: Callable[[], JournalError | None] = lambda: None  # why the file must not be written any more
         self._connection = connection
         self._path = path
         self._waits = durability == "full"  # a durable commit waits for the disk
@@ -152,6 +153,8 @@ class Commits:
             with self._writing:
                 if self._is_closed:
                     raise closed(self._path)
+                if (trouble := self.lost()) is not None:
+                    raise trouble
                 self._back_out()
                 return work(self._connection)
         except sqlite3.Error as error:
@@ -159,14 +162,22 @@ class Commits:
         finally:
             self._wake_next()
 
-    def close(self) -> None:
-        """Finish what is in line, refuse what comes, close the connection."""
+    def close(self) -> bool:
+        """Finish what is in line, refuse what comes, close the connection.
+
+        Returns:
+            Whether it was closed. If the file was lost it stays open: closing it, SQLite would remove the log
+            of that name, and that may belong to whoever has the name now.
+        """
         with self._writing:
             while self._line and not self._is_closed:
                 self._write()
             self._is_closed = True
-            self._connection.close()
+            is_lost = self.lost() is not None
+            if not is_lost:
+                self._connection.close()
         self._wake_next()
+        return not is_lost
 
     def _wake_next(self) -> None:
         """Wake the first in line who still waits, if it would find nobody writing.
@@ -189,7 +200,7 @@ class Commits:
         Around each statement Python's lock is let go of and waited for, which among many threads
         costs more than the statement. Where SQLite refuses, ``_write`` tries again and tells.
         """
-        if self._is_closed:
+        if self._is_closed or self.lost() is not None:
             return
         try:
             self._back_out()
@@ -212,6 +223,9 @@ class Commits:
         """
         if self._is_closed:
             self._refuse(len(self._line), closed(self._path))
+            return
+        if (trouble := self.lost()) is not None:
+            self._refuse(len(self._line), trouble)
             return
         before = len(self._line)  # these have waited as long as we when the time is up
         batch: list[_Change] = []

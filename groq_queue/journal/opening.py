@@ -64,7 +64,8 @@ def check_place(path: str, *, for_writing: bool) -> None:
     if not os.path.isdir(directory):
         raise JournalError(f"journal {path}: the directory {directory} does not exist; create it first")
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
+        mode = found.st_mode
     except FileNotFoundError:
         pass  # it may be about to be made
     except OSError as error:
@@ -77,6 +78,11 @@ def check_place(path: str, *, for_writing: bool) -> None:
         if not os.access(path, os.R_OK | (os.W_OK if for_writing else 0)):
             needed = "read-only" if os.access(path, os.R_OK) else "not readable"
             raise JournalError(f"journal {path}: the file is {needed} for this user; change its permissions")
+        if for_writing and found.st_nlink > 1:
+            raise JournalError(
+                f"journal {path}: the file has {found.st_nlink} names (hard links), and under each of them another "
+                "process could own it; remove the other names, or copy the file"
+            )
     if for_writing and not os.access(directory, os.W_OK | os.X_OK):
         raise JournalError(
             f"journal {path}: the directory {directory} is read-only for this user; "
@@ -230,6 +236,15 @@ def size_of(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Return what makes a file itself, whatever its name, or None if there is none of that name."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def closed(path: str) -> JournalError:

@@ -50,7 +50,13 @@ class Ownership:
             JournalError: Another process, or another object of this one, has it; or no lock can be had there.
         """
         self._pid = os.getpid()
+        self._path = path
         self._fd: int | None = None
+        self._acquire()
+
+    def _acquire(self) -> None:
+        """Lock the file that has the name, in place of one that had it before."""
+        path, before = self._path, self._fd
         beside = side_file(path)
         try:
             fd = os.open(beside, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -59,14 +65,33 @@ class Ownership:
                 f"journal {path}: its lock file {beside} cannot be opened ({error.strerror}); "
                 "make the directory writable for this user"
             ) from error
-        self._fd = fd
         try:
             self._take(path, beside, fd)
+            if not _has_name(fd, beside):
+                raise JournalError(f"journal {path}: its lock file {beside} was removed just now; open it again")
+            self._fd = fd
         except BaseException:
-            self._fd = None
+            if self._fd is fd:
+                self._fd = before
             os.close(fd)
             raise
+        if before is not None:
+            os.close(before)
         _held.add(self)
+
+    def lost(self) -> JournalError | None:
+        """Return why this is the owner no more, or None.
+
+        A lock file that was removed is made and locked again, unless somebody else was faster.
+        One thread at a time may ask.
+        """
+        if self._fd is None or _has_name(self._fd, side_file(self._path)):
+            return None
+        try:
+            self._acquire()
+        except JournalError as error:
+            return error
+        return None
 
     def _take(self, path: str, beside: str, fd: int) -> None:
         try:
@@ -124,6 +149,13 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+def _has_name(fd: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(name))
+    except OSError:
+        return False
 
 
 def side_file(path: str) -> str:

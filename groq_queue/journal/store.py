@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import threading
@@ -60,6 +61,8 @@ class Journal(Reader):
         self._has_claimed = False  # set in transactions only
         self._naming = Naming(path, *commits.run(_begin_session, is_durable=False))
         opening.keep(writer)
+        files = [(name, opening.identity_of(name)) for name in (path, path + "-wal")]
+        commits.lost = functools.partial(_lost, path, files, owner)  # not a method, which would keep us alive
         self._has_let_go = False
         self._closing = threading.RLock()
         super().__init__(path, busy_timeout_s, clock)
@@ -351,8 +354,7 @@ class Journal(Reader):
         try:
             self._end_reading()
             with self._closing:
-                self._commits.close()
-                if not self._has_let_go:
+                if self._commits.close() and not self._has_let_go:
                     self._has_let_go = True
                     opening.let_go(self._writer)
         finally:
@@ -364,6 +366,17 @@ class Journal(Reader):
         if found is None:
             return JournalError(f"journal {self.path}: row {row_id} cannot be {done}: it is not there")
         return JournalError(f"journal {self.path}: {found[1]!r} cannot be {done}: it is {found[0]}", custom_id=found[1])
+
+
+def _lost(path: str, files: list[tuple[str, tuple[int, int] | None]], owner: Ownership) -> JournalError | None:
+    """Return why the file must not be written any more, or None: what was written would be found by nobody."""
+    for name, known in files:
+        if known is not None and opening.identity_of(name) != known:
+            return JournalError(
+                f"journal {path}: {name} was deleted, moved or replaced while it was open, so nothing more "
+                "can be stored in it; move it back, or close the queue and open a journal again"
+            )
+    return owner.lost()
 
 
 def _begin_session(connection: sqlite3.Connection) -> tuple[int, int]:

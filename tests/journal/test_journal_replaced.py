@@ -1,0 +1,167 @@
+"""A journal that is deleted, moved, replaced or opened under another name while its owner is at work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import pytest
+
+from groq_queue import GroqQueue, GroqSimulator, Limits
+from groq_queue.errors import JournalError
+from groq_queue.journal import Journal
+
+from .making import entry
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be renamed there")
+
+WIDE = Limits(rpm=100_000, tpm=100_000_000)
+
+
+def delete(path):
+    for name in (path, path + "-wal", path + "-shm"):
+        os.unlink(name)
+
+
+def move(path):
+    for end in ("", "-wal", "-shm"):
+        os.rename(path + end, path + ".away" + end)
+
+
+def replace(path):
+    shutil.copy(path, path + ".copy")
+    os.replace(path + ".copy", path)
+
+
+def delete_log(path):
+    os.unlink(path + "-wal")
+
+
+def delete_directory(path):
+    shutil.rmtree(os.path.dirname(path))
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "inner").mkdir()
+    return str(tmp_path.resolve() / "inner" / "run.db")
+
+
+@pytest.mark.parametrize("act", [delete, move, replace, delete_log, delete_directory])
+def test_a_journal_that_is_gone_takes_nothing_more_and_says_so(path, act):
+    with Journal.open(path) as journal:
+        row_id = journal.add(entry(1)).row_id
+        act(path)
+
+        calls = [
+            lambda: journal.add(entry(2)),
+            lambda: journal.add_many([entry(3), entry(4)]),
+            lambda: journal.claim(row_id),
+            lambda: journal.finish(row_id, "failed"),
+            journal.prune,
+        ]
+        for call in calls:
+            with pytest.raises(JournalError, match="was deleted, moved or replaced while it was open"):
+                call()
+
+
+def test_a_journal_that_is_moved_back_goes_on(path):
+    with Journal.open(path) as journal:
+        journal.add(entry(1))
+        move(path)
+        with pytest.raises(JournalError):
+            journal.add(entry(2))
+        for end in ("", "-wal", "-shm"):
+            os.rename(path + ".away" + end, path + end)
+
+        assert journal.add(entry(3)).is_new
+
+    with Journal.open(path) as journal:
+        assert 2 == journal.counts()["pending"]
+
+
+def test_a_new_journal_of_that_name_is_left_alone_by_the_old_owners_end(path):
+    """
+    The last of SQLite's connections removes the log by its name.
+    """
+    old = Journal.open(path)
+    old.add(entry(1))
+    delete(path)
+    os.unlink(path + ".lock")
+    with Journal.open(path) as new:
+        new.add(entry(2))
+
+        old.close()
+
+        assert os.path.exists(path + "-wal")
+        assert new.add(entry(3)).is_new
+    with Journal.open(path) as new:
+        assert 2 == new.counts()["pending"]
+
+
+def test_a_queue_whose_journal_is_deleted_accepts_nothing_more(path):
+    with (
+        GroqSimulator(limits=WIDE, latency=0.0) as simulator,
+        GroqQueue(
+            api_key="k", base_url=simulator.base_url, model="llama-3.1-8b-instant", limits=WIDE, journal=path
+        ) as queue,
+    ):
+        queue.submit("a", custom_id="a").result(10)
+        delete(path)
+
+        with pytest.raises(JournalError, match="was deleted, moved or replaced"):
+            queue.submit("b", custom_id="b")
+
+        assert 1 == simulator.stats().received
+
+
+def test_a_lock_file_that_is_removed_is_made_again_at_the_next_commit(path):
+    with Journal.open(path) as journal:
+        os.unlink(path + ".lock")
+        journal.add(entry(1))
+
+        with pytest.raises(JournalError, match="has it open"):
+            Journal.open(path)
+
+        assert journal.add(entry(2)).is_new
+
+
+def test_an_owner_whose_lock_file_was_removed_gives_way_to_the_next(path):
+    first = Journal.open(path)
+    first.add(entry(1))
+    os.unlink(path + ".lock")
+    with Journal.open(path) as second:
+        second.add(entry(2))
+
+        with pytest.raises(JournalError, match="has it open"):
+            first.add(entry(3))
+
+        assert second.add(entry(4)).is_new
+        first.close()
+        assert second.add(entry(5)).is_new
+    with Journal.open(path) as journal:
+        assert 4 == journal.counts()["pending"]
+
+
+def test_a_journal_of_two_names_is_refused_under_both(path):
+    Journal.open(path).close()
+    other = path + ".other"
+    os.link(path, other)
+
+    for name in (path, other):
+        with pytest.raises(JournalError, match=r"has 2 names \(hard links\)"):
+            Journal.open(name)
+
+    os.unlink(other)
+    Journal.open(path).close()
+
+
+def test_a_second_name_that_is_given_while_it_is_open_lets_nobody_in(path):
+    with Journal.open(path) as journal:
+        os.link(path, path + ".other")
+
+        with pytest.raises(JournalError, match="hard links"):
+            Journal.open(path + ".other")
+
+        assert journal.add(entry(1)).is_new
