@@ -402,6 +402,7 @@ def refusing_unknown(init: Callable[_P, None]) -> Callable[_P, None]:
     Raises:
         UnknownArgument: A keyword is none of its arguments, or something was given by position; no value is shown.
     """
+    checked: Any = init  # whose parameters a wrapper cannot name
     code = init.__code__
     names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
     known = frozenset(names)
@@ -414,7 +415,7 @@ def refusing_unknown(init: Callable[_P, None]) -> Callable[_P, None]:
         if not known.issuperset(given):
             name = next(name for name in given if name not in known)
             raise UnknownArgument(f"{what}({name}=...): there is no such argument; {nearest(name, known)}")
-        init(self, **given)
+        checked(self, **given)
 
     return checking  # type: ignore[return-value]
 
