@@ -123,6 +123,7 @@ def test_a_hundred_wait_and_six_are_in_memory(stage, file, submit):
 
     assert 6 == in_memory(played)
     assert 100 == played.engine.stats().pending
+    assert played.engine.is_kept is True
     played.engine.resume(None)
     assert all(future.result(10) is not None for future in futures)
     assert 0 == played.engine.stats().pending

@@ -691,7 +691,7 @@ def test_an_attempt_that_fails_while_leaving_counts_as_unsent(stage):
 
 
 def test_a_queue_without_a_journal_keeps_nothing(stage):
-    assert not stage().engine.is_kept
+    assert stage().engine.is_kept is False
 
 
 # -- a child
