@@ -221,6 +221,7 @@ def test_a_close_that_is_interrupted_anywhere_can_be_called_again(tmp_path):
             assert 1 == again.counts()["pending"]
 
 
+@pytest.mark.gate
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what was torn out of our hands
 def test_a_journal_that_is_interrupted_while_it_is_opened_can_be_opened_again(tmp_path):
     path = str(tmp_path / "run.db")
