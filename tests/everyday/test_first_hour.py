@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from extras import needs
+from hasty import HastyClock
 from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueFull
@@ -276,7 +277,8 @@ def test_a_full_queue_behind_a_limit_expects_room_when_the_limit_has_some(slow):
 
 
 def test_a_queue_says_why_the_server_has_to_recover():
-    with GroqQueue(api_key="k", base_url="http://127.0.0.1:9/openai/v1", model=MODEL, limits=Limits()) as queue:
+    options = {"base_url": "http://127.0.0.1:9/openai/v1", "model": MODEL, "limits": Limits(), "clock": HastyClock()}
+    with GroqQueue(api_key="k", **options) as queue:
         for number in range(40):
             queue.submit(f"{number}")
         wait_until(lambda: any("recover" in (lane.waits_for or "") for lane in queue.stats().lanes))
