@@ -13,7 +13,7 @@ class HastyClock:
     For queues without limits only: the simulator counts its minutes on the machine's own clock.
     """
 
-    def __init__(self, times: int = 50) -> None:
+    def __init__(self, times: int = 200) -> None:
         self._clock = SystemClock()
         self._times = times
 
