@@ -18,6 +18,7 @@ from concurrent.futures import Future, wait
 
 import pytest
 import requests
+from hasty import HastyClock
 
 from groq_queue import (
     BadRequestError,
@@ -581,7 +582,7 @@ def test_a_request_is_lined_up_metered_sent_and_told_in_this_order(stage):
 @proves("Q33")
 def test_a_passing_fault_is_retried(groq):
     groq.add_fault(Fault(status=503, times=2, headers={"retry-after": "0.01"}))
-    with queue_for(groq) as queue:
+    with queue_for(groq, clock=HastyClock()) as queue:
         assert 3 == queue.submit("x").result(30).attempts
 
 

@@ -192,7 +192,7 @@ def named(value):
 
 @pytest.fixture(scope="module")
 def queue():
-    with GroqQueue.simulated(model=MODEL) as queue:
+    with GroqQueue.simulated(model=MODEL, latency=0.0) as queue:
         queue.complete("warm")
         yield queue
 
