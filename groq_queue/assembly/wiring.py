@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from groq_queue.assembly.accounts import Account, Accounts
 from groq_queue.assembly.admission import Admission
 from groq_queue.assembly.parts import Parts, Submitting
 from groq_queue.assembly.settings import Settings
+from groq_queue.clock import Clock, SystemClock
 from groq_queue.engine.courier import Courier
 from groq_queue.engine.log import told
 from groq_queue.engine.observed import Observed
@@ -124,7 +127,8 @@ def _limiter(settings: Settings, payer: Account) -> Limiter:
     """
     clock = settings.clock
     if settings.limiter is None:
-        return ProcessLimiter(settings.limits, payer.base_url, payer.payer, clock.now_ns(), settings.margin)
+        account = payer.payer + _time_of(clock)
+        return ProcessLimiter(settings.limits, payer.base_url, account, clock.now_ns(), settings.margin)
     from groq_queue.limiters.opening import open_ledger
     from groq_queue.limiters.shared import SharedLimiter
 
@@ -138,6 +142,20 @@ def _limiter(settings: Settings, payer: Account) -> Limiter:
         margin=settings.margin,
         on_outage=settings.on_outage,
     )
+
+
+_clocks: weakref.WeakKeyDictionary[Clock, int] = weakref.WeakKeyDictionary()
+_numbers = itertools.count(1)
+
+
+def _time_of(clock: Clock) -> str:
+    """Name the time that *clock* tells: queues share budgets only if an instant of one means the same to the other."""
+    if type(clock) is SystemClock:
+        return ""
+    try:
+        return f" on clock {_clocks.setdefault(clock, next(_numbers))}"
+    except TypeError:  # it takes no weak reference, or cannot be hashed
+        return f" on clock {next(_numbers)}"
 
 
 def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:
