@@ -25,6 +25,7 @@ from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
+from groq_queue.limiters import process
 from groq_queue.limiters.process import ProcessLimiter
 
 # A shell that starts the tests in the background has Ctrl-C ignored, here and in every process that is started here.
@@ -50,6 +51,13 @@ def _no_thread_is_left_behind() -> Iterator[None]:
         thread._started.wait(PATIENCE_S)  # a dropped queue's drain may be just about to start
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), f"{thread.name} is still running"
+
+
+@pytest.fixture(autouse=True)
+def _budgets_of_earlier_tests_are_forgotten() -> Iterator[None]:
+    """An account outlives its queues; a test whose server gets an earlier one's port would go on with its levels."""
+    yield
+    process._accounts.clear()
 
 
 @pytest.fixture(autouse=True)
