@@ -265,6 +265,7 @@ def test_twenty_runs_of_a_cell_leave_the_threads_of_one(cell):
     started = {thread for thread in threading.enumerate() if thread not in before}
     cells.pop("queue").shutdown()
     for thread in started:
+        assert thread._started.wait(SOON_S)  # enumerate() knows it a moment before it can be joined
         thread.join(SOON_S)
     assert [] == [thread.name for thread in started if thread.is_alive()]
 
