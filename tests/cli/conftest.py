@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-m", "groq_queue")
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment of a user who has set nothing up."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GROQ_")}
-    return kept | {"PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"} | more
+    return kept | {"PYTHONWARNINGS": "error"} | more
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def program() -> Iterator[Program]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=kept | {"PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"},
+            env=kept | {"PYTHONWARNINGS": "error"},
         )
         started.append(process)
         return process

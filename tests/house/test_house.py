@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import doctest
+import functools
 import importlib
 import os
 import pkgutil
@@ -82,6 +83,7 @@ def test_imports_point_one_way(path):
     assert rooms_imported_by(path) - {room} <= MAY_IMPORT[room]
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """Return what a file imports, as dotted names: the module, and each name that is taken from it."""
     found = set()
@@ -93,6 +95,7 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+@functools.cache
 def calls_in(path: Path) -> set[str]:
     """Return the dotted names of everything that a file calls or hands on by a dotted name."""
     return {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
@@ -179,7 +182,10 @@ def test_every_python_block_of_the_readme_runs(number, tmp_path):
     code = blocks("python")[number]
     expected = re.search(re.escape(f"```python\n{code}```") + r"\n+```text\n(.*?)```", text, re.DOTALL)
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
+    )
 
     assert 0 == done.returncode, done.stderr
     if expected:

@@ -66,7 +66,6 @@ class Kitchen:
             "GROQ_API_KEY": "gsk_simulated",
             "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(directory)]),
             "PYTHONWARNINGS": "error",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONIOENCODING": "utf-8",
         }
 
