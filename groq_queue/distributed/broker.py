@@ -28,6 +28,7 @@ _SETTINGS = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    "broker_channel_error_retry": True,  # what a broker refuses, such as a word more while it is full, it takes later
     "broker_connection_timeout": 2,
 }
 _REDIS_OPTIONS = {

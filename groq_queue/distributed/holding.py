@@ -7,6 +7,7 @@ in and out, and the fence: no byte leaves for a request that is not this worker'
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -76,7 +77,7 @@ class _Job:
 class Holding:
     """Takes requests, and sees to it that each is ended or given back.
 
-    ``_changed`` guards ``_jobs``, ``_thread`` and ``_is_stopping``; nothing is asked of Redis under it.
+    ``_changed`` guards ``_jobs``, ``_thread``, ``_is_stopping`` and ``_is_away``; nothing is asked of Redis under it.
 
     Args:
         store: Where requests stand.
@@ -114,6 +115,7 @@ class Holding:
         self._jobs: dict[str, _Job] = {}
         self._thread: threading.Thread | None = None
         self._is_stopping = False
+        self._is_away = False  # Redis, as far as it was told
         self._accept: Accept
         self._engine: Embedded
         self.stopped_by: GroqQueueError | None = None
@@ -246,12 +248,11 @@ class Holding:
                         extra=told("store_away"),
                     )
                     return
-                _log.warning(
+                self._tell_away(
                     "the outcome of request %s is not stored yet, tried again every %g s: %s",
                     job.id[:8],
                     _AGAIN_S,
                     error,
-                    extra=told("store_away"),
                 )
                 self._store.pause(_AGAIN_S)
 
@@ -350,15 +351,12 @@ class Holding:
             try:
                 self._spread()
                 self._beat()
+                self._tell_back()
                 self._sweep(may_expire=self._clock.now_ns() >= safe_ns)
             except EngineUnavailable as error:
                 # When Redis is back every lease has run out; each worker gets the time to say that it lives.
                 safe_ns = self._clock.now_ns() + self._lease_ms * 1_000_000
-                _log.warning(
-                    "this worker cannot tell the others that it is alive, tried again soon: %s",
-                    error,
-                    extra=told("store_away"),
-                )
+                self._tell_away("this worker cannot tell the others that it is alive, tried again soon: %s", error)
             except Exception:  # a bug must not make this worker look dead
                 _log.exception(
                     "the heart-beat failed and is tried again: a bug, please report it", extra=told("attempt_broke")
@@ -371,6 +369,18 @@ class Holding:
             while not (self._is_stopping and not self._jobs) and self._clock.now_ns() < until_ns:
                 self._clock.wait(self._changed, until_ns)
             return not (self._is_stopping and not self._jobs)
+
+    def _tell_away(self, message: str, *args: object) -> None:
+        """Say what cannot be done now: loud once, until a heart-beat comes through."""
+        with self._changed:
+            was_away, self._is_away = self._is_away, True
+        _log.log(logging.DEBUG if was_away else logging.WARNING, message, *args, extra=told("store_away"))
+
+    def _tell_back(self) -> None:
+        with self._changed:
+            was_away, self._is_away = self._is_away, False
+        if was_away:
+            _log.warning("%s can be used again", self._store.address, extra=told("store_back"))
 
     def _beat(self) -> None:
         with self._changed:

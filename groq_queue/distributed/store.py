@@ -1,7 +1,8 @@
 """Where each request stands: the Redis that submitters and workers share.
 
 Every call may block for as long as Redis takes to answer, but not longer than ``PATIENCE_S`` and one time-out of the
-socket; it is repeated meanwhile, which the scripts allow.
+socket; it is repeated meanwhile, which the scripts allow. A Redis that takes no writes, because its memory is full or
+because it is a replica at the moment, is waited for as one that is away: a script that may not write writes nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ RESULT_TTL_MS = 3_600_000
 UNSTARTED_TTL_MS = 7 * 86_400_000  # what nobody has sent by then is forgotten
 LISTEN_S = 5  # so long a listener waits for news at a time
 _AGAIN_S = 0.1
+_PASSING = ("MISCONF ", "MASTERDOWN ")  # how what Redis says begins while its disk is full, or its master away
 _CHUNK = 500
 _T = TypeVar("_T")
 
@@ -69,6 +71,8 @@ class JobStore:
         self._waits = threading.Condition()
         self._is_closed = False
         self._away: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError)
+        self._full = redis.OutOfMemoryError
+        self._takes_no_writes: tuple[type[Exception], ...] = (redis.OutOfMemoryError, redis.ReadOnlyError)
         self._refused = redis.RedisError
         try:
             self._redis = redis.Redis.from_url(
@@ -257,17 +261,22 @@ class JobStore:
         while True:
             try:
                 return ask()
-            except self._away as problem:
-                if self._is_closed or self._clock.now_ns() >= until_ns:
-                    raise self._unavailable(problem) from None
             except self._refused as problem:
-                raise self._unavailable(problem) from None
+                is_over = self._is_closed or self._clock.now_ns() >= until_ns
+                if is_over or not self._may_pass(problem):
+                    raise self._unavailable(problem) from None
             self.pause(_AGAIN_S)
 
+    def _may_pass(self, problem: Exception) -> bool:
+        """Return whether what Redis said, or that it said nothing, may be otherwise in a moment."""
+        return isinstance(problem, (*self._away, *self._takes_no_writes)) or str(problem).startswith(_PASSING)
+
     def _unavailable(self, problem: Exception) -> EngineUnavailable:
+        cure = "see that it runs and that this address reaches it, then submit again"
+        if isinstance(problem, self._full):
+            cure = "its memory is full: raise its maxmemory, or remove what else it holds, then submit again"
         return EngineUnavailable(
-            f"the Redis at {self.address} cannot be used ({type(problem).__name__}: {problem}): "
-            "see that it runs and that this address reaches it, then submit again",
+            f"the Redis at {self.address} cannot be used ({type(problem).__name__}: {problem}): {cure}",
             address=self.address,
         )
 

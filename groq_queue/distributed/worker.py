@@ -7,6 +7,7 @@ the other lanes are busy with; the budget they share, and so their order, is the
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,9 @@ from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
 
+_REST_S = (0.5, 1.0, 2.0, 5.0)  # between two tries to consume while the broker refuses it; the last one again and again
+_MOST_BREAKS = 5  # in a row, each within a minute of the one before: then a bug keeps a lane from being served
+_HELD_S = 60.0
 _IDLE_S = 1.0  # a consumer looks up at least so often, to see whether it is to stop
 _LOOK_S = 0.2  # and so often while a call may have ended that is still to be acknowledged
 _NOW_S = 0.01
@@ -46,17 +50,20 @@ class LaneWorkers:
         on_dead: Callable[[], None],
     ) -> None:
         self._on_dead = on_dead
-        self._is_stopping = False
-        self._threads = [
-            threading.Thread(
-                target=self._serve,
-                args=(_controller(broker, lane, threads[lane.name], name, work),),
-                name=f"groq_queue-{lane.name}",
-                daemon=True,
-            )
-            for lane in LANES
-            if lane.name in threads
-        ]
+        self._stopping = threading.Event()
+        self._threads = []
+        for lane in LANES:
+            if lane.name in threads:
+                outage = _Outage(lane, self._stopping)
+                make = partial(_controller, broker, lane, threads[lane.name], name, work, outage)
+                self._threads.append(
+                    threading.Thread(
+                        target=self._serve,
+                        args=(lane, make, make()),  # the first one here, where what is wrong with it is told at once
+                        name=f"groq_queue-{lane.name}",
+                        daemon=True,
+                    )
+                )
 
     def start(self) -> None:
         """Take wake-up calls from now on."""
@@ -67,7 +74,7 @@ class LaneWorkers:
         """Take no more calls; returns at once. No worker of this process starts again."""
         from celery.worker import state
 
-        self._is_stopping = True
+        self._stopping.set()
         state.should_stop = 0  # type: ignore[assignment]  # an exit code, says its code; None, say its stubs
 
     def join(self) -> None:
@@ -75,16 +82,74 @@ class LaneWorkers:
         for thread in self._threads:
             thread.join()
 
-    def _serve(self, controller: Any) -> None:
-        """Run a Celery worker; one that ends by itself leaves its lane to nobody, which must not go unnoticed."""
-        try:
-            controller.start()
-        finally:
-            if not self._is_stopping:
+    def _serve(self, lane: Lane, make: Callable[[], Any], controller: Any) -> None:
+        """Run Celery workers, one after the other, until stopped: what a broker refuses for a while ends none.
+
+        One that breaks all the same is replaced. One that breaks again and again leaves its lane to nobody, which
+        must not go unnoticed.
+        """
+        breaks = 0
+        while not self._stopping.is_set():
+            began_s = time.monotonic()
+            error: BaseException | None = None
+            try:
+                if controller is None:
+                    controller = make()
+                controller.start()
+            except BaseException as raised:  # a bug, or no memory; the lane must be served by somebody
+                error = raised
+            if self._stopping.is_set():
+                return
+            controller = None
+            breaks = 1 if time.monotonic() - began_s > _HELD_S else breaks + 1
+            if breaks >= _MOST_BREAKS:
                 self._on_dead()
+                return
+            _log.error(
+                "what serves lane %s broke and is begun anew: a bug, or no memory was left",
+                lane.name,
+                exc_info=error,
+                extra=told("attempt_broke"),
+            )
+            self._stopping.wait(_REST_S[0])
 
 
-def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable[[Lane], int]) -> Any:
+class _Outage:
+    """A time in which the broker refuses what a lane needs, such as room for a word. Used by the lane's thread alone.
+
+    Args:
+        lane: The lane.
+        stopping: Set when nobody is to wait any more.
+    """
+
+    def __init__(self, lane: Lane, stopping: threading.Event) -> None:
+        self._lane = lane
+        self._stopping = stopping
+        self._tries = 0
+
+    def met(self, error: BaseException) -> None:
+        """Say at its begin that it is there, and rest before the next try."""
+        if not self._tries:
+            _log.warning(
+                "lane %s cannot be served, tried again at least every %g s: the broker refuses it (%s: %s)",
+                self._lane.name,
+                _REST_S[-1],
+                type(error).__name__,
+                error,
+                extra=told("store_away"),
+            )
+        rest_s = _REST_S[min(self._tries, len(_REST_S) - 1)]
+        self._tries += 1
+        self._stopping.wait(rest_s)
+
+    def over(self) -> None:
+        """Say that it is over, if there was one."""
+        if self._tries:
+            self._tries = 0
+            _log.warning("lane %s is served again", self._lane.name, extra=told("store_back"))
+
+
+def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable[[Lane], int], outage: _Outage) -> Any:
     from celery.worker import WorkController
 
     app = make_app(broker)
@@ -100,7 +165,7 @@ def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable
             return 0
 
     app.finalize()
-    app.conf.worker_consumer = _consumer_class()
+    app.conf.worker_consumer = _consumer_class(outage)
     return WorkController(
         app=app,
         hostname=f"{lane.name}@{name}",
@@ -128,10 +193,11 @@ def _pool_class(app: Any) -> type[Any]:
     return LanePool
 
 
-def _consumer_class() -> type[Any]:
+def _consumer_class(outage: _Outage) -> type[Any]:
     """Return Celery's consumer with a loop that can wait in a thread of its own."""
     from celery.worker import state
     from celery.worker.consumer import Consumer
+    from kombu.common import ignore_errors
 
     bootsteps: Any = import_module("celery.bootsteps")  # whose stubs do not name RUN
 
@@ -153,6 +219,28 @@ def _consumer_class() -> type[Any]:
 
         call_soon_ack = call_soon  # another thread must not write into the connection that this one reads
 
+        def on_connection_error_after_connected(self, exc: Exception) -> None:
+            """Begin anew: at once over a new connection if this one broke, after a rest if the broker refuses."""
+            if self._is_lost(exc):
+                super().on_connection_error_after_connected(exc)
+                return
+            connection: Any = self.connection
+            self.connection = None
+            with ignore_errors(connection):
+                connection.collect()
+            outage.met(exc)
+
+        def on_connection_error_before_connected(self, exc: Exception) -> None:
+            if self._is_lost(exc):
+                super().on_connection_error_before_connected(exc)
+            else:
+                outage.met(exc)
+
+        def _is_lost(self, error: Exception) -> bool:
+            """Return whether the connection broke, else the broker refused what it was told."""
+            errors: tuple[type[Exception], ...] = self.connection_errors  # type: ignore[attr-defined]
+            return isinstance(error, errors)
+
         def perform_pending_operations(self) -> None:
             while self._todo:
                 try:
@@ -170,6 +258,7 @@ def _consumer_class() -> type[Any]:
             consumer.on_message = self.create_task_handler()
             consumer.consume()
             self.on_ready()
+            outage.over()  # on the way here much was written
             while blueprint.state == bootsteps.RUN and self.connection:
                 state.maybe_shutdown()
                 if qos.prev != qos.value:

@@ -1,0 +1,62 @@
+"""What serves a lane is replaced when it breaks, and given up only when it breaks again and again."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from worker_fleet import need_celery
+
+from groq_queue.distributed import worker
+from groq_queue.distributed.worker import LaneWorkers
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def serving(monkeypatch):
+    """Return a function that serves one lane with what breaks by each of the given errors in turn, then runs."""
+    need_celery()
+    from celery.worker import state
+
+    monkeypatch.setattr(worker, "_REST_S", (0.0,))
+    ends, made = threading.Event(), []
+
+    def serve(*errors):
+        left, runs, dead = list(errors), threading.Event(), threading.Event()
+
+        class Controller:
+            def start(self):
+                if left:
+                    raise left.pop(0)
+                runs.set()
+                ends.wait(PATIENCE_S)
+
+        monkeypatch.setattr(worker, "_controller", lambda *_: Controller())
+        made.append(LaneWorkers("redis://nowhere", {"bulk": 1}, "name", lambda lane: 0, dead.set))
+        made[-1].start()
+        return runs, dead
+
+    yield serve
+    for workers in made:
+        workers.stop()
+        ends.set()
+        workers.join()
+    state.should_stop = None
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SystemExit(3), KeyboardInterrupt(), ValueError("a bug")], ids=repr)
+def test_a_lane_whose_consumer_breaks_is_served_by_another_one(serving, caplog, error):
+    runs, dead = serving(error)
+
+    assert runs.wait(PATIENCE_S)
+    assert not dead.is_set()
+    assert ["what serves lane bulk broke and is begun anew: a bug, or no memory was left"] == caplog.messages
+
+
+def test_a_lane_whose_consumer_breaks_again_and_again_is_told_dead(serving, caplog):
+    runs, dead = serving(*[ValueError("a bug")] * 5)
+
+    assert dead.wait(PATIENCE_S)
+    assert not runs.is_set()
+    assert 4 == len(caplog.messages)
