@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
@@ -20,7 +21,7 @@ from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request, State
 from groq_queue.distributed.broker import Bell
 from groq_queue.distributed.lanes import LANES, Lane
-from groq_queue.distributed.record import Ending, decode_request, encode_ending
+from groq_queue.distributed.record import Ending, decode_request, encode_counts, encode_ending, take_over_counts
 from groq_queue.distributed.store import Claimed, JobStore
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
@@ -56,6 +57,7 @@ class Embedded(Protocol):
     """The engine of this process."""
 
     def set_weight(self, client: str, weight: float) -> None: ...
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None: ...
 
 
 class _Job:
@@ -68,7 +70,7 @@ class _Job:
         self.held_ns = held_ns
         self.model = ""
         self.is_sending = False
-        self.was_sent = False  # while this worker held it
+        self.untold: Callable[[], object] | None = None  # tells that it rests, which could not be told yet
         self.is_gone = False  # cancelled, or another worker's
         self.charged = Cost(0)
         self.future: RequestFuture[Completion] | None = None
@@ -135,12 +137,10 @@ class Holding:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more, and let go of what is not on its way."""
+        """Take no more, and let go of what is not on its way, now or when its attempt has failed."""
         with self._changed:
             self._is_stopping = True
-            futures = [job.future for job in self._jobs.values() if job.future is not None]
-        for future in futures:
-            future.cancel()
+        self._engine.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Show no more signs of life; to be called when nothing is held any more."""
@@ -196,7 +196,10 @@ class Holding:
                 )
             request.priority = claimed.priority
             request.attempts, request.unknown = claimed.attempts, claimed.unknown
+            take_over_counts(request, claimed.counts)
             request.submitted_ns = self._clock.now_ns() - claimed.age_ms * 1_000_000
+            if claimed.rest_ms:
+                request.not_before_ns = (claimed.age_ms + claimed.rest_ms) * 1_000_000
             job.model = request.model
             if claimed.weight != 1.0:
                 self._engine.set_weight(request.client, claimed.weight)
@@ -208,9 +211,6 @@ class Holding:
             return Ending(State.FAILED, error=error, attempts=claimed.attempts)
         with self._changed:
             job.future = future
-            is_stopping = self._is_stopping
-        if is_stopping:
-            future.cancel()
         return self._awaited(job, request, future)
 
     def _awaited(self, job: _Job, request: Request, future: RequestFuture[Completion]) -> Ending | None:
@@ -258,6 +258,8 @@ class Holding:
 
     def _give_back(self, job: _Job) -> None:
         try:
+            if job.untold is not None:
+                job.untold()
             if self._store.release(job.id, self._owner):
                 self._bell.ring(job.lane)
         except EngineUnavailable as error:  # its lease ends by itself, and somebody sweeps
@@ -300,6 +302,11 @@ class Holding:
 
     # -- the fence
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self._is_stopping
+
     def begin_attempt(self, request: Request) -> int | None:
         """Return which attempt of *request* may be made now, or None: it is not ours any more.
 
@@ -307,12 +314,15 @@ class Holding:
             EngineUnavailable: Nobody can tell.
         """
         job = self._job(request)
+        if job is not None and job.untold is not None:
+            job.untold()
+            job.untold = None
         number = self._store.begin(request.id, self._owner, self._lease_ms)
         if job is None or not number:
             if job is not None:
                 job.is_gone = True
             return None
-        job.is_sending = job.was_sent = True
+        job.is_sending = True
         return number
 
     def end_attempt(self, request: Request, outcome: Outcome) -> None:
@@ -328,8 +338,14 @@ class Holding:
             job.is_sending = False
             job.held_ns = self._clock.now_ns()
             error = "" if outcome.error is None else json.dumps(record_of(outcome.error))
+            rest_ms = outcome.wait_ns // 1_000_000
+            counts = encode_counts(request)
+            job.untold = partial(
+                self._store.rest, request.id, self._owner, request.unknown, error, counts, rest_ms
+            )  # said later, it rests longer
             try:
-                self._store.rest(request.id, self._owner, request.unknown, error)
+                job.untold()
+                job.untold = None
             except EngineUnavailable as trouble:
                 _log.warning(
                     "that %s waits for another attempt is not stored: %s",
@@ -423,6 +439,9 @@ class _Fenced:
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Ask whether the request may be sent, send it, and tell what became of it."""
+        if self._holding.is_stopping:  # its lease was granted just before: the engine gives it back
+            meter.refund(lease)
+            return Outcome(Next.REFUSED)
         try:
             number = self._holding.begin_attempt(request)
         except EngineUnavailable as error:

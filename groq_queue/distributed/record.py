@@ -16,6 +16,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.errors import APIError, GroqQueueError, error_of, record_of
 
 _BOUNDS = ("max_wait_ns", "deadline_ns")
+_COUNTS = ("retries", "refusals", "overtaken", "was_stale")
 _FINAL = {state.value: state for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED)}
 
 
@@ -90,6 +91,24 @@ def decode_request(text: str) -> tuple[Request, str | None]:
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
         raise ValueError(f"not a request of this version of groq_queue: {problem!r:.200}") from None
     return request, options.get("base_url")
+
+
+def encode_counts(request: Request) -> str:
+    """Return what was counted of *request* besides its attempts, so that its retries are counted on elsewhere."""
+    counts = {name: count for name in _COUNTS if (count := getattr(request, name))}
+    return json.dumps(counts, separators=(",", ":")) if counts else ""
+
+
+def take_over_counts(request: Request, text: str) -> None:
+    """Have *request* go on with what ``encode_counts`` told.
+
+    Raises:
+        ValueError: It is not such a text.
+    """
+    counts = decode_object(text.encode()) if text else {}
+    for name in _COUNTS:
+        if name in counts:
+            setattr(request, name, type(getattr(request, name))(counts[name]))
 
 
 def encode_ending(ending: Ending) -> str:

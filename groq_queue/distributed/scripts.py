@@ -84,7 +84,7 @@ return redis.call('ZCARD', 'gqc:ready:' .. priority .. ':' .. model)
 """
 
 # owner, lease_ms, first, last, model not to be taken...
-# -> {id, record, attempts, unknown, age_ms, priority, weight} or nil: nothing waits
+# -> {id, record, attempts, unknown, age_ms, priority, weight, counts or '', rest_ms} or nil: nothing waits
 CLAIM = """
 local owner, lease_ms, first, last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local is_out = {}
@@ -117,8 +117,10 @@ for priority = first, last do
     redis.call('HSET', 'gqc:turns:' .. priority, '', string.format('%.6f', turn))
     redis.call('HSET', job, 'status', 'held', 'owner', owner)
     redis.call('ZADD', 'gqc:leases', now + lease_ms, id)
-    local f = redis.call('HMGET', job, 'record', 'attempts', 'unknown', 'created_ms', 'priority', 'weight')
-    return {id, f[1], tonumber(f[2]), tonumber(f[3]), now - tonumber(f[4]), tonumber(f[5]), f[6]}
+    local f = redis.call('HMGET', job, 'record', 'attempts', 'unknown', 'created_ms', 'priority', 'weight', 'counts',
+      'due_ms')
+    local rest_ms = math.max(0, tonumber(f[8] or '0') - now)
+    return {id, f[1], tonumber(f[2]), tonumber(f[3]), now - tonumber(f[4]), tonumber(f[5]), f[6], f[7] or '', rest_ms}
   end
 end
 return nil
@@ -139,14 +141,16 @@ tell(job, cjson.encode({'began', id, attempts}), ttl_ms)
 return attempts
 """
 
-# id, owner, unknown, error as JSON or '', reply_ttl_ms -> 1, or 0: it is not the owner's any more
+# id, owner, unknown, error as JSON or '', counts as JSON or '', rest_ms, reply_ttl_ms
+# -> 1, or 0: it is not the owner's any more
 REST = """
-local id, owner, unknown, error, ttl_ms = unpack(ARGV)
+local id, owner, unknown, error, counts, rest_ms, ttl_ms = unpack(ARGV)
 local job = job_of(id)
 local f = redis.call('HMGET', job, 'status', 'owner')
 if f[2] ~= owner then return 0 end
 if f[1] ~= 'sending' then return 1 end
-redis.call('HSET', job, 'status', 'held', 'unknown', unknown)
+redis.call('HSET', job, 'status', 'held', 'unknown', unknown, 'counts', counts,
+  'due_ms', string.format('%.0f', now_ms() + rest_ms))
 tell(job, cjson.encode({'rests', id, error}), ttl_ms)
 return 1
 """

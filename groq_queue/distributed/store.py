@@ -30,7 +30,12 @@ _T = TypeVar("_T")
 
 
 class Claimed(NamedTuple):
-    """A request that a worker has taken."""
+    """A request that a worker has taken.
+
+    Attributes:
+        counts: What other workers counted of it, as they told ``rest``.
+        rest_ms: Milliseconds before which it is not to be sent.
+    """
 
     id: str
     record: str
@@ -39,6 +44,8 @@ class Claimed(NamedTuple):
     age_ms: int
     priority: int
     weight: float
+    counts: str = ""
+    rest_ms: int = 0
 
 
 class Standing(NamedTuple):
@@ -180,23 +187,23 @@ class JobStore:
         found = self._run("CLAIM", owner, lease_ms, first, last, *without)
         if found is None:
             return None
-        id, record, attempts, unknown, age_ms, priority, weight = found
-        return Claimed(id, record, attempts, unknown, age_ms, priority, float(weight))
+        id, record, attempts, unknown, age_ms, priority, weight, counts, rest_ms = found
+        return Claimed(id, record, attempts, unknown, age_ms, priority, float(weight), counts, rest_ms)
 
     def begin(self, id: str, owner: str, lease_ms: int) -> int:
         """Note that a request is about to be sent; return its number of attempts, or 0 if it must not be."""
         return int(self._run("BEGIN", id, owner, lease_ms, RESULT_TTL_MS))
 
-    def rest(self, id: str, owner: str, unknown: int, error: str) -> bool:
-        """Note that a request waits for a further attempt."""
-        return bool(self._run("REST", id, owner, unknown, error, RESULT_TTL_MS))
+    def rest(self, id: str, owner: str, unknown: int, error: str, counts: str = "", rest_ms: int = 0) -> bool:
+        """Note that a request waits for a further attempt, at least *rest_ms*; whoever takes it is told *counts*."""
+        return bool(self._run("REST", id, owner, unknown, error, counts, rest_ms, RESULT_TTL_MS))
 
     def finish(self, id: str, status: str, ending: str) -> int:
         """Note how a request ended; 1, or 0 if it had ended, or -1 if nobody knows it."""
         return int(self._run("FINISH", id, status, ending, RESULT_TTL_MS))
 
     def release(self, id: str, owner: str) -> bool:
-        """Let a request that was not sent wait for another worker, in its old place."""
+        """Let a request that is not on its way wait for another worker, in its old place."""
         return bool(self._run("RELEASE", id, owner))
 
     def beat(self, owner: str, lease_ms: int, ids: Iterable[str]) -> list[str]:
