@@ -56,6 +56,7 @@ EVENTS = {
     "session_retries": "a session, an SDK or a callable repeats by itself what the queue repeats; WARNING",
     "store_away": 'broker or Redis of engine="celery" cannot be reached; DEBUG to ERROR',
     "store_back": "it can be reached again; WARNING",
+    "stream_unread": "a stream of an adapter was not read for too long and gave its slot back; WARNING",
     "timer_failed": "a timer's callback raised; ERROR",
 }
 

@@ -438,6 +438,11 @@ class ThreadEngine:
         """Let another worker take the place of a calling one while it waits for a Future."""
         return self._pool.aside()
 
+    @property
+    def timers(self) -> Timers:
+        """What calls back at instants, until the queue is closed."""
+        return self._timers
+
     def is_inside(self) -> bool:
         """Return whether the caller runs on a worker or inside a callback."""
         return self._pool.is_inside()

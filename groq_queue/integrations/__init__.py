@@ -21,6 +21,7 @@ def requests_adapter(
     client: str = "default",
     max_wait: float | None = None,
     deadline: float | None = None,
+    idle_timeout: float | None = 5.0,
     **adapter_options: Any,
 ) -> QueueAdapter:
     """Return an adapter that makes every call of a ``requests.Session`` wait for its turn.
@@ -34,8 +35,9 @@ def requests_adapter(
     requests raised. ``QueueTimeout``, ``RequestTooLarge`` and other errors of the queue are raised as they are.
 
     A response got with ``stream=True`` keeps its worker and its place in the limits until it is read to its
-    end, closed or forgotten. So whoever opens as many as ``max_workers`` and then asks for one more before
-    closing any waits for ever. ``shutdown`` does not wait for their readers.
+    end, closed or forgotten, or until nobody has read on for *idle_timeout*; waiting for the server is reading.
+    Then its slot is given back by itself, counted in full unless its usage was seen, and a reader that comes
+    back reads on without a slot. ``shutdown`` does not wait for readers.
 
     Args:
         queue: Whose limits and order hold. Its own key and base URL are not used.
@@ -43,6 +45,7 @@ def requests_adapter(
         client: Whose turn every request uses.
         max_wait: Seconds in which a request must have started.
         deadline: Seconds after which no attempt starts.
+        idle_timeout: Seconds without a read after which a stream gives its slot back; None is never.
         adapter_options: As for ``requests.adapters.HTTPAdapter``, except ``max_retries``.
 
     Raises:
@@ -51,7 +54,7 @@ def requests_adapter(
     from groq_queue.integrations.requests import QueueAdapter
 
     turns = {"priority": priority, "client": client, "max_wait": max_wait, "deadline": deadline}
-    return QueueAdapter(queue, turns, **adapter_options)
+    return QueueAdapter(queue, turns, idle_timeout, **adapter_options)
 
 
 def sdk_http_client(
@@ -62,6 +65,7 @@ def sdk_http_client(
     client: str = "default",
     max_wait: float | None = None,
     deadline: float | None = None,
+    idle_timeout: float | None = 5.0,
     **client_options: Any,
 ) -> Any:
     """Return an HTTP client for the official SDKs that makes every call wait for its turn.
@@ -80,6 +84,7 @@ def sdk_http_client(
         client: Whose turn every request uses.
         max_wait: Seconds in which a request must have started.
         deadline: Seconds after which no attempt starts.
+        idle_timeout: Seconds without a read after which a stream gives its slot back; None is never.
         client_options: As for ``httpx.Client``.
 
     Raises:
@@ -88,4 +93,4 @@ def sdk_http_client(
     from groq_queue.integrations.sdk import make_client
 
     turns = {"priority": priority, "client": client, "max_wait": max_wait, "deadline": deadline}
-    return make_client(queue, sdk, turns, client_options)
+    return make_client(queue, sdk, turns, idle_timeout, client_options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -18,8 +18,8 @@ from groq_queue.integrations.turns import Hold, Opened, Turns
 class QueueAdapter(HTTPAdapter):
     """Sends when the queue says so; made by ``requests_adapter``, which tells what it does."""
 
-    def __init__(self, queue: GroqQueue, turns: Mapping[str, Any], **options: Any) -> None:
-        self._turns = Turns(queue, turns)
+    def __init__(self, queue: GroqQueue, turns: Mapping[str, Any], idle_timeout: float | None, **options: Any) -> None:
+        self._turns = Turns(queue, turns, idle_timeout)
         if options.get("max_retries"):
             raise ConfigurationError(
                 f"max_retries={shown(options['max_retries'])}: the queue retries; set GroqQueue(max_retries=...)"
@@ -49,7 +49,7 @@ class QueueAdapter(HTTPAdapter):
             response = HTTPAdapter.send(self, request, **how)
             if stream and response.status_code < 400:
                 response.raw = _HeldBody(response.raw, hold)
-                weakref.finalize(response, hold.end).atexit = False
+                weakref.finalize(response.raw, hold.end).atexit = False  # it may be all that a reader keeps
                 return Opened(response, response.status_code, response.headers, response.close)
             _ = response.content  # what goes wrong while it is read is retried as well
             return response
@@ -72,7 +72,7 @@ class _HeldBody:
         return getattr(self._body, name)
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._passed(iter(self._body))
+        return self._passed(self._body)
 
     def stream(self, *size: Any, **how: Any) -> Iterator[bytes]:
         return self._passed(self._body.stream(*size, **how))
@@ -82,6 +82,21 @@ class _HeldBody:
 
     def read1(self, *size: Any, **how: Any) -> bytes:
         return self._took(self._body.read1, size, how)
+
+    def readline(self, *size: Any) -> bytes:
+        return self._took(self._body.readline, size or (-1,), {})
+
+    def readinto(self, buffer: Any) -> int:
+        self._hold.reads()
+        try:
+            count: int = self._body.readinto(buffer)
+        except BaseException:
+            self._hold.end()
+            raise
+        self._hold.saw(bytes(memoryview(buffer)[:count]))
+        if not count:
+            self._hold.end()
+        return count
 
     def close(self) -> None:
         try:
@@ -95,19 +110,11 @@ class _HeldBody:
         finally:
             self._hold.end()
 
-    def _passed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        try:
-            for piece in pieces:
-                self._hold.saw(piece)
-                yield piece
-        except GeneratorExit:  # the reader may take another way to go on
-            raise
-        except BaseException:
-            self._hold.end()
-            raise
-        self._hold.end()
+    def _passed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        yield from self._hold.passing(pieces)  # keeps us alive, which a bare generator of the hold's would not
 
     def _took(self, read: Any, size: tuple[Any, ...], how: Mapping[str, Any]) -> bytes:
+        self._hold.reads()
         try:
             piece: bytes = read(*size, **how)
         except BaseException:

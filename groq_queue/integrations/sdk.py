@@ -23,9 +23,11 @@ from groq_queue.logger import SafeLogger
 _log = SafeLogger("groq_queue")
 
 
-def make_client(queue: GroqQueue, sdk: Any, turns: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def make_client(
+    queue: GroqQueue, sdk: Any, turns: Mapping[str, Any], idle_timeout: float | None, options: Mapping[str, Any]
+) -> Any:
     """See ``sdk_http_client``."""
-    waiting = Turns(queue, turns)
+    waiting = Turns(queue, turns, idle_timeout)
     if "transport" in options and not hasattr(options["transport"], "handle_request"):
         raise ConfigurationError("transport: use a synchronous one")
     return _queued(_class_of(sdk))(waiting, **options)
@@ -111,16 +113,7 @@ def _held(stream: Any, hold: Hold) -> Any:
 
     class HeldStream(base):  # type: ignore[misc, valid-type]
         def __iter__(self) -> Iterator[bytes]:
-            try:
-                for piece in stream:
-                    hold.saw(piece)
-                    yield piece
-            except GeneratorExit:  # closing follows, or the collector
-                raise
-            except BaseException:
-                hold.end()
-                raise
-            hold.end()
+            return hold.passing(stream)
 
         def close(self) -> None:
             try:

@@ -1,24 +1,42 @@
 """A drop-in's send, turned into a request: the caller waits here while a worker sends.
 
 A stream is handed to the caller when its head is there. The worker then waits for
-the reader to be done with it: that is how a stream keeps its slot.
+the reader to be done with it: that is how a stream keeps its slot. A reader who
+leaves in the middle need not say so: the SDKs' streams are circles of references,
+which only the garbage collector takes apart, if it ever comes by. So a stream that
+nobody reads for ``idle_timeout`` gives its slot back, and can be read on without one.
 """
 
 from __future__ import annotations
 
 import contextvars
+import gc
 import json
 import queue as stdlib_queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from groq_queue.assembly.calling import request_of_call
+from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.core.checks import check_nanoseconds
 from groq_queue.core.usage import UsageReader
 from groq_queue.engine.calls import Call, current_call
+from groq_queue.engine.log import told
 from groq_queue.errors import APIConnectionError, ConfigurationError, shown
 from groq_queue.facade import GroqQueue
+from groq_queue.logger import SafeLogger
+
+_log = SafeLogger("groq_queue")
+
+_LOOK_NS = NS_PER_S  # unread for so long while others wait, a stream may be one that everybody forgot
+
+
+class Alarm(Protocol):
+    """What a hold needs of ``engine.timers``."""
+
+    def at(self, when_ns: int, callback: Callable[[], None]) -> Callable[[], None]: ...
 
 
 class Hold:
@@ -26,24 +44,123 @@ class Hold:
 
     ``end`` may be called from anywhere, the garbage collector included, because a
     SimpleQueue's ``put`` is re-entrant and takes no lock that could be held.
+
+    ``_lock`` guards ``_unread_since_ns``, ``_is_watched`` and ``_was_looked_for``. The reader and the timers take it,
+    for assignments only.
+
+    Args:
+        clock: Tells the time.
+        timers: Call back at instants.
+        idle_ns: Nanoseconds without a read after which it ends by itself; None is never.
+        others_wait: Returns whether anybody waits for a slot.
+        on_unread: Called when it ended so.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        timers: Alarm,
+        idle_ns: int | None,
+        others_wait: Callable[[], bool] = lambda: False,
+        on_unread: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._clock = clock
+        self._timers = timers
+        self._idle_ns = idle_ns
+        self._others_wait = others_wait
+        self._on_unread = on_unread
         self._ended: stdlib_queue.SimpleQueue[None] = stdlib_queue.SimpleQueue()
         self._reader = UsageReader()
+        self._lock = threading.RLock()
+        self._unread_since_ns: int | None = None  # None while it is being read: a server may take its time
+        self._is_watched = False  # a timer is set
+        self._was_looked_for = False
+        self._call_off: Callable[[], None] | None = None
+        self.has_ended = False
+
+    def opened(self) -> None:
+        """Begin to count the time without a read."""
+        self._rests()
+
+    def reads(self) -> None:
+        """Note that the reader asks for more; followed by ``saw`` when it came."""
+        with self._lock:
+            self._unread_since_ns = None
 
     def saw(self, piece: bytes) -> None:
-        """Look at the next piece of the body."""
-        self._reader.feed(piece)
+        """Look at the next piece of the body, which the reader gets now."""
+        if not self.has_ended:
+            self._reader.feed(piece)
+            self._rests()
+
+    def passing(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield *pieces* to the reader, and end with them."""
+        try:
+            self.reads()
+            for piece in pieces:
+                self.saw(piece)
+                yield piece
+                self.reads()
+        except GeneratorExit:  # closing follows, or the collector, or the reader takes another way to go on
+            raise
+        except BaseException:
+            self.end()
+            raise
+        self.end()
 
     def end(self) -> None:
         """Give the slot back; every further call does nothing."""
+        self.has_ended = True
         self._ended.put(None)
 
     def wait(self) -> Mapping[str, Any] | None:
         """Wait for the end and return the usage that was seen by then."""
         self._ended.get()
+        call_off = self._call_off
+        if call_off is not None:
+            call_off()
         return self._reader.usage()
+
+    def _rests(self) -> None:
+        """Note that the reader has something in its hand, and have somebody look whether it comes back."""
+        now_ns = self._clock.now_ns()
+        with self._lock:
+            self._unread_since_ns = now_ns
+            due_ns = None if self._is_watched else self._due_ns()
+            self._is_watched = self._is_watched or due_ns is not None
+        if due_ns is not None:
+            self._call_off = self._timers.at(due_ns, self._look)
+
+    def _due_ns(self) -> int | None:
+        """Return when it is to be looked at next, None for not before the next read. The lock is held."""
+        since_ns = self._unread_since_ns
+        if since_ns is None or self.has_ended:
+            return None
+        if not self._was_looked_for:
+            return since_ns + (_LOOK_NS if self._idle_ns is None else min(_LOOK_NS, self._idle_ns))
+        return None if self._idle_ns is None else since_ns + self._idle_ns
+
+    def _look(self) -> None:
+        """Give the slot back if the stream was not read for too long; its reader may be gone already."""
+        now_ns = self._clock.now_ns()
+        with self._lock:
+            self._is_watched = False
+            since_ns = self._unread_since_ns
+            if since_ns is None or self.has_ended:
+                return  # the next piece is watched again
+            has_come = (due_ns := self._due_ns()) is not None and now_ns >= due_ns
+            is_unread = self._idle_ns is not None and now_ns >= since_ns + self._idle_ns
+            self._was_looked_for = self._was_looked_for or has_come
+            due_ns = None if is_unread else self._due_ns()
+            self._is_watched = due_ns is not None
+        if is_unread:
+            self.end()
+            self._on_unread()
+            return
+        if due_ns is not None:
+            self._call_off = self._timers.at(due_ns, self._look)
+        if has_come and gc.isenabled() and self._others_wait():
+            gc.collect()  # a response that it finds ends its hold; once for each stream, since a large heap takes long
 
 
 class Opened(NamedTuple):
@@ -77,12 +194,15 @@ class Turns:
         ConfigurationError: *queue* is none, or an option cannot be used.
     """
 
-    def __init__(self, queue: GroqQueue, options: Mapping[str, Any]) -> None:
+    def __init__(self, queue: GroqQueue, options: Mapping[str, Any], idle_timeout: float | None) -> None:
         if not isinstance(queue, GroqQueue):
             raise ConfigurationError(f"queue={shown(queue)}: pass a GroqQueue")
         self._queue = queue
         self._engine = queue._engine
         self._options = dict(options)
+        self._idle_timeout = idle_timeout
+        self._idle_ns = check_nanoseconds("idle_timeout", idle_timeout)
+        self._told_unread = False
         request_of_call(Call(_nothing, self._engine), {"model": "any"}, self._options, "call", None)  # checks them
 
     def payload_of(self, method: str | None, body: Any) -> dict[str, Any] | None:
@@ -110,10 +230,16 @@ class Turns:
         Raises:
             Exception: What the sender raised last, or an error of the queue.
         """
-        turn = _Turn(sender, self._engine)
+        engine: Any = self._engine
+        timers: Any = getattr(engine, "timers", None)  # workers elsewhere have none, and are given no streams
+        hold = Hold(
+            self._queue._settings.clock, timers, self._idle_ns, lambda: engine.stats().pending > 0, self._tell_unread
+        )
+        turn = _Turn(sender, engine, hold)
         future = self._queue._submit_call(turn.call, payload, self._options, path.partition("/v1/")[2] or "call")
         try:
             future.add_done_callback(turn.ended)
+            timers.start()  # if the system refused that thread before, nobody else may be there to look after streams
             with future._waiting():
                 return turn.wait()
         except BaseException:
@@ -122,6 +248,16 @@ class Turns:
             turn.leave()
             raise
 
+    def _tell_unread(self) -> None:
+        if not self._told_unread:
+            self._told_unread = True
+            _log.warning(
+                "a stream that nobody read for %g s gave its slot back; it can still be read, but its tokens are "
+                "counted in full: close a stream that you leave, with `with ... as stream:`, or raise idle_timeout",
+                self._idle_timeout,
+                extra=told("stream_unread"),
+            )
+
 
 class _Turn:
     """One send: the worker on one side, the caller on the other.
@@ -129,8 +265,8 @@ class _Turn:
     ``_changed`` guards ``_answer`` and ``_has_left``; nobody is called under it.
     """
 
-    def __init__(self, sender: Callable[[Hold], Any], engine: object) -> None:
-        self._hold = Hold()
+    def __init__(self, sender: Callable[[Hold], Any], engine: object, hold: Hold) -> None:
+        self._hold = hold
         self.call = Call(self._run, engine, let_go=self._hold.end)
         self._sender = sender
         self._context = contextvars.copy_context()  # tracing and the like go on as if the caller sent by itself
@@ -177,6 +313,7 @@ class _Turn:
             return sent
         status, headers, close = sent.status_code, dict(sent.headers), sent.close
         self.call.begun({name.lower(): value for name, value in headers.items()})
+        self._hold.opened()
         if not self._give(sent.response, None, close):
             close()
         del sent, close  # or the worker would keep a stream alive that everybody else forgot

@@ -41,7 +41,7 @@ MAY_IMPORT = {
         *("assembly", "core", "engine", "everyday", "reporting", "simulator", "errors", "clock"),
     },
     "__init__": {"core", "engine", "everyday", "simulator", "reporting", "facade", "errors"},
-    "integrations": {"logger", "assembly", "core", "engine", "errors", "facade", "__init__"},
+    "integrations": {"logger", "clock", "assembly", "core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
     "cli": {
         *("core", "engine", "transport", "journal", "limiters", "simulator", "reporting"),
