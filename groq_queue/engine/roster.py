@@ -322,7 +322,7 @@ class Roster:
         by_lane: dict[str, list[Request]] = {name: [] for name in self.lanes}
         for request in waiting:
             if request not in self.away:
-                by_lane[self.lane(request).name].append(request)
+                by_lane.setdefault(self.lane(request).name, []).append(request)  # perhaps the first of its lane
         for name, requests in by_lane.items():
             self.lanes[name].rebuild(requests)
             self.lanes[name].in_flight = sum(request.lane == name for request in running)

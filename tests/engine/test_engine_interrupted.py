@@ -83,6 +83,22 @@ def test_a_submit_that_is_interrupted_anywhere_leaves_a_queue_that_works(stage):
     assert stats.submitted == stats.completed
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
+def test_the_first_submit_of_a_model_that_is_interrupted_leaves_a_queue_that_works(stage, kind):
+    play = stage(max_workers=2)
+    play.hold()
+    futures = [play.submit("a"), play.submit("b")]
+    play.wait_for_sends(2)
+
+    entry = 1
+    while interrupted_at(entry, lambda: futures.append(play.submit(f"new {entry}", model=f"model {entry}")), kind):  # noqa: B023
+        entry += 1
+
+    assert entry > 5
+    stats = check(play, futures)
+    assert stats.submitted == stats.completed
+
+
 def test_a_submit_with_bounds_that_is_interrupted_still_ends_in_time(stage):
     play = stage(max_workers=1)
     play.hold()
