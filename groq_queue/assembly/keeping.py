@@ -229,7 +229,7 @@ class Keeping:
             future = self._engine.future_of(row_id)
             if future is not None:
                 if callback is not None:
-                    future.add_done_callback(callback)
+                    self._engine.call_back(future, callback)
                 return future
             row = self._journal.pending_row(row_id)
             if row is not None:
@@ -252,7 +252,7 @@ class Keeping:
         future: RequestFuture[Completion] = RequestFuture(request, self._engine)
         future.end(outcome.result, outcome.error)
         if callback is not None:
-            future.add_done_callback(callback)
+            self._engine.call_back(future, callback)
         return future
 
     def _restored(self, row: Row) -> Request:

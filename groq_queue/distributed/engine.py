@@ -162,6 +162,11 @@ class CeleryEngine:
                 self._expire_after(request, bound, after_ns)
         return future
 
+    def call_back(self, future: RequestFuture[Completion], callback: Callable[[Future[Completion]], object]) -> None:
+        """Have *callback* called when *future* has ended; if it has, by the pool."""
+        if not future.call_at_end(callback):
+            self._do(partial(future.call, callback))
+
     def attach(self, request_id: str) -> RequestFuture[Completion]:
         """Return a Future of a request that any process submitted.
 

@@ -10,6 +10,7 @@ from typing import Any
 from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
+from groq_queue.engine.late import LateCalls
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Keeper
 from groq_queue.engine.roster import Roster
@@ -29,6 +30,7 @@ class Delivery:
         keeper: Keeps requests in a file, or None.
         on_empty: Called under the lock when no request is open in memory any more.
         restock: Called without the lock when requests have left the memory.
+        late: Has callbacks called by workers.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Delivery:
         keeper: Keeper | None,
         on_empty: Callable[[], None],
         restock: Callable[[], None],
+        late: LateCalls,
     ) -> None:
         self._roster = roster
         self._lock = lock
@@ -46,6 +49,7 @@ class Delivery:
         self._keeper = keeper
         self._on_empty = on_empty
         self._restock = restock
+        self._late = late
         self._delivered: list[Request] = []  # their Futures have ended, their workers are about to look for more
 
     def end(
@@ -67,6 +71,17 @@ class Delivery:
             self._end(request, result, error, is_final)
         finally:
             inside.depth = depth  # set, not called: a Ctrl-C can come at any call
+            self._forget([request])
+
+    def end_and_call_late(self, request: Request, error: GroqQueueError, *, is_final: bool = True) -> None:
+        """As ``end``, but leave the callbacks to workers.
+
+        On the timers' thread they may wait for retries, which need it; inside another's ``submit`` for what he holds.
+        """
+        try:
+            self._end(request, None, error, is_final, calls_late=True)
+        finally:
+            self._pool.grow()
             self._forget([request])
 
     def end_on_worker(
@@ -117,7 +132,15 @@ class Delivery:
         if self._delivered:
             self._let_go(self._delivered)
 
-    def _end(self, request: Request, result: Completion | None, error: BaseException | None, is_final: bool) -> None:
+    def _end(
+        self,
+        request: Request,
+        result: Completion | None,
+        error: BaseException | None,
+        is_final: bool,
+        *,
+        calls_late: bool = False,
+    ) -> None:
         future = request.future
         if future is None:
             return  # delivered before
@@ -131,10 +154,16 @@ class Delivery:
         finally:  # whatever keeping it has raised, such as no memory: whoever waits for the Future must go on
             if error is not None:
                 error.__traceback__ = None  # its frames hold the prompt and the answer
-            if request.state is State.CANCELLED:
-                future.end_cancelled()
-            else:
-                future.end(result, error)
+            callbacks = future.take_callbacks() if calls_late else []
+            try:
+                if request.state is State.CANCELLED:
+                    future.end_cancelled()
+                else:
+                    future.end(result, error)
+            finally:
+                if callbacks:
+                    with self._lock:
+                        self._late.add(future, callbacks)
             request.future = request.body = None
 
     def _forget(self, delivered: list[Request]) -> None:

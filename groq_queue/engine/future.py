@@ -146,14 +146,34 @@ class RequestFuture(Future[_T]):
         One that raises is logged with the custom_id and harms nothing, not even
         with SystemExit on a worker thread.
         """
+        if not self.call_at_end(fn):
+            self._watched().callbacks.append(fn)
+            self.run_callbacks()
+
+    def call_at_end(self, fn: Callable[[Future[_T]], object]) -> bool:
+        """As ``add_done_callback``; but once it has ended, call nothing and return False."""
         watch = self._watched()
         with watch.lock:
-            is_open = self._state not in _OVER
+            if self._state in _OVER:
+                return False
             watch.callbacks.append(fn)
-        if not is_open:
-            self.run_callbacks()
-        elif self._request.is_shelved and self._request.row_id is not None:
+        if self._request.is_shelved and self._request.row_id is not None:
             self._engine.keep(self, self._request.row_id)
+        return True
+
+    def call(self, fn: Callable[[Future[_T]], object]) -> None:
+        """Call ``fn(future)`` now, as a done-callback is called."""
+        self._call_all([fn])
+
+    def take_callbacks(self) -> list[Callable[[Future[_T]], object]]:
+        """Take out the done-callbacks that were not called yet: whoever takes them has them called."""
+        watch = self._watch
+        if watch is None:
+            return []
+        with watch.lock:
+            taken = list(watch.callbacks)
+            watch.callbacks.clear()
+        return taken
 
     def set_result(self, result: _T) -> None:
         """End with *result*."""

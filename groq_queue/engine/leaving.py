@@ -26,7 +26,14 @@ class Leaver(Protocol):
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None: ...
 
 
+class Calls(Protocol):
+    """Callbacks that wait to be called."""
+
+    def count(self) -> int: ...
+
+
 _open: weakref.WeakSet[Leaver] = weakref.WeakSet()
+_calls: weakref.WeakSet[Calls] = weakref.WeakSet()
 
 
 def leave_at_exit(engine: Leaver) -> None:
@@ -35,6 +42,11 @@ def leave_at_exit(engine: Leaver) -> None:
         atexit.unregister(_leave_all)
         atexit.register(_leave_all)
     _open.add(engine)
+
+
+def tell_at_exit(calls: Calls) -> None:
+    """Have it told how many of *calls* the end of the interpreter prevents, be their engine open or shut down."""
+    _calls.add(calls)
 
 
 def forget(engine: Leaver) -> None:
@@ -62,3 +74,6 @@ def _leave_all() -> None:
         if count and sys.stderr is not None:
             kept = "; they stay in the journal, and the next run on it sends them" if is_kept else ""
             print(f"groq_queue: the program ended with {count} requests unsent{kept}; {wait}", file=sys.stderr)
+    lost = sum(calls.count() for calls in list(_calls))
+    if lost and sys.stderr is not None:
+        print(f"groq_queue: the program ended before {lost} callbacks were called; {wait}", file=sys.stderr)

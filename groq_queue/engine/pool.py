@@ -91,6 +91,7 @@ class WorkerPool(Generic[_Job]):
         self._threads: set[threading.Thread] = set()  # of the crew now or before; whoever closes the pool joins them
         self._wanted = 0
         self._aside = 0  # workers blocked in a callback that waits for another request
+        self.spare = 0  # workers beyond the size that the owner needs for something else than its ordinary jobs
         self._parked_count = 0
         self._has_leader = False
         self._leads_until: int | None = None  # when the leader looks again by itself, if there is one
@@ -123,7 +124,7 @@ class WorkerPool(Generic[_Job]):
             self._due.notify()
         elif self._parked_count:
             self._parked.notify()
-        elif self._workers - self._aside < self._size:
+        elif self._excess < 0:
             self._wanted += 1
 
     def wake_by(self, when_ns: int) -> None:
@@ -163,6 +164,10 @@ class WorkerPool(Generic[_Job]):
         """Return whether the caller runs on a worker or inside a callback, and so must not wait for the pool."""
         return self._depth() > 0
 
+    def is_worker(self) -> bool:
+        """Return whether the caller runs on a worker."""
+        return threading.current_thread() in self._crew
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Let another worker take the place of the calling one while it waits."""
@@ -180,6 +185,11 @@ class WorkerPool(Generic[_Job]):
     def _workers(self) -> int:
         """Return how many threads run or are about to be started. The lock is held."""
         return len(self._crew) + self._wanted
+
+    @property
+    def _excess(self) -> int:
+        """Return how many workers there are, or are about to be, beyond those that may have jobs. The lock is held."""
+        return len(self._crew) + self._wanted - self._aside - self.spare - self._size
 
     def _start(self, *, is_vital: bool) -> None:
         """Start one of the workers that are wanted."""
@@ -242,7 +252,7 @@ class WorkerPool(Generic[_Job]):
                 job = None  # an idle worker must not keep a prompt alive
         finally:
             with self._lock:
-                del self._crew[me]
+                self._crew.pop(me, None)
                 self._gone.notify_all()
                 is_last = not self._workers and self._work.is_over()
             if is_last:
@@ -266,6 +276,10 @@ class WorkerPool(Generic[_Job]):
     def _next(self) -> tuple[_Job | None, bool]:
         """Look for a job, or wait until looking again may help; return it, and whether the worker is to go home."""
         with self._lock:
+            if self._excess > 0:  # before it looks: else there would be more jobs at once than allowed
+                self._crew.pop(threading.current_thread(), None)  # at once, or another would go for the same reason
+                self.wake()  # somebody else must look, and watch the time
+                return None, True
             job, next_ns = self._work.find_job()
             if job is not None:
                 if not self._has_leader and self._has_more_hands() and self._work.has_more():
@@ -273,15 +287,12 @@ class WorkerPool(Generic[_Job]):
                 return job, False
             if self._work.is_over():
                 return None, True
-            if self._workers - self._aside > self._size:
-                self.wake()  # somebody else must watch the time
-                return None, True
             self._idle(next_ns)
             return None, False
 
     def _has_more_hands(self) -> bool:
         """Return whether, nobody leading, there is somebody to be woken or started."""
-        return self._parked_count > 0 or self._workers - self._aside < self._size
+        return self._parked_count > 0 or self._excess < 0
 
     def _idle(self, next_ns: int | None) -> None:
         """Wait as the leader until *next_ns*, or parked until needed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.completion import Completion
@@ -24,6 +24,8 @@ from groq_queue.engine.delivery import Delivery
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.late import LateCalls
+from groq_queue.engine.leaving import tell_at_exit
 from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Attempts, Keeper
@@ -136,7 +138,11 @@ class ThreadEngine:
         """Make locks, workers and places for requests."""
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)  # whoever waits for the queue to be empty waits here
-        self._pool: WorkerPool[Job] = WorkerPool(self, self._lock, self._clock, self._max_workers, self._name)
+        self._pool: WorkerPool[Job | LateCalls] = WorkerPool(
+            self, self._lock, self._clock, self._max_workers, self._name
+        )
+        self._late = LateCalls(self._lock, self._pool, self._note_if_quiet)
+        tell_at_exit(self._late)
         self._roster = self._new_roster()
         self._chooser = self._new_chooser(self._roster)
         self._room = Room(
@@ -147,7 +153,7 @@ class ThreadEngine:
         )
         self._stocking = Stocking(self._roster, self._lock, self._timers, self._keeper, self._unshelve)
         self._delivery = Delivery(
-            self._roster, self._lock, self._pool, self._keeper, self._note_if_quiet, self._stocking.restock
+            self._roster, self._lock, self._pool, self._keeper, self._note_if_quiet, self._stocking.restock, self._late
         )
         self._attempting = Attempting(
             self._attempts,
@@ -166,6 +172,7 @@ class ThreadEngine:
     def renew(self) -> None:
         """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
         roster, spent = self._roster, self._chooser.purse
+        self._late.leave_to_parent()
         self._begin()
         self._roster.keep_settings_of(roster)
         self._chooser.purse.inherit(spent)
@@ -223,6 +230,29 @@ class ThreadEngine:
         try:
             return self._submit(request, callback, is_new)
         except (GroqQueueError, AlreadyFetched):
+            raise
+        except BaseException:
+            self._mend()
+            raise
+
+    def call_back(self, future: RequestFuture[Completion], callback: Callable[[Future[Completion]], object]) -> None:
+        """Have *callback* called when *future* has ended; if it has, a worker calls it soon.
+
+        Raises:
+            QueueClosed: It has ended, and the queue was shut down.
+            GroqQueueError: It has ended, and the platform has no thread for a worker.
+        """
+        if future.call_at_end(callback):
+            return
+        self._pool.ensure_one()
+        try:
+            with self._lock:
+                if self._fate.is_closed:
+                    self.check_open()
+                self._late.add(future, [callback])
+            if self._pool.is_short:
+                self._pool.grow()
+        except GroqQueueError:
             raise
         except BaseException:
             self._mend()
@@ -436,7 +466,9 @@ class ThreadEngine:
 
     def aside(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""
-        return self._pool.aside()
+        if self._late.is_mine():
+            return self._late.aside()
+        return self._pool.aside() if self._pool.is_worker() else nullcontext()
 
     @property
     def timers(self) -> Timers:
@@ -449,11 +481,13 @@ class ThreadEngine:
 
     # -- what the pool asks for
 
-    def find_job(self) -> tuple[Job | None, int | None]:
-        """Take the most urgent head whose lease is granted now."""
+    def find_job(self) -> tuple[Job | LateCalls | None, int | None]:
+        """Take the most urgent head whose lease is granted now; callbacks that wait for a worker come first."""
         if self._is_torn:
             self._rebuild(State.CANCELLED)
         self._delivery.forget_delivered()
+        if self._late.take():
+            return self._late, None
         if self._failures >= _FAILURES:
             return None, None  # the queue has stopped
         job, next_ns = self._chooser.choose(self._clock.now_ns())
@@ -467,7 +501,7 @@ class ThreadEngine:
 
     def has_more(self) -> bool:
         """Return whether anything is left to be sent."""
-        return any(lane.head() is not None for lane in self._roster.lanes.values())
+        return self._late.waits or any(lane.head() is not None for lane in self._roster.lanes.values())
 
     def is_over(self) -> bool:
         """Return whether there will never be another job."""
@@ -479,12 +513,18 @@ class ThreadEngine:
             self._mend()
         self._timers.run_due()
 
-    def run(self, job: Job) -> None:
-        """Run one attempt and do what its outcome says."""
-        self._attempting.run(job)
+    def run(self, job: Job | LateCalls) -> None:
+        """Run one attempt and do what its outcome says, or call callbacks."""
+        if isinstance(job, LateCalls):
+            job.run()
+        else:
+            self._attempting.run(job)
 
-    def broke(self, job: Job | None, error: BaseException) -> bool:
+    def broke(self, job: Job | LateCalls | None, error: BaseException) -> bool:
         """End the request of a worker that *error* interrupted; stop the queue if it cannot even look for a job."""
+        if isinstance(job, LateCalls):
+            job.give_up()
+            return True
         if job is not None:
             self._attempting.give_up(job, error)
             self._mend(State.FAILED)
@@ -528,7 +568,7 @@ class ThreadEngine:
         if shed is not None and known is None:
             with self._lock:
                 full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
-            self._delivery.end(shed, error=full)
+            self._delivery.end_and_call_late(shed, full)
         if self._pool.is_short:
             self._pool.grow()
         if request.row_id is not None:
@@ -536,14 +576,14 @@ class ThreadEngine:
         if known is None:
             self._places.watch_bounds(request)
         elif known is not future and callback is not None:
-            known.add_done_callback(callback)
+            self.call_back(known, callback)
         return known or future
 
     # -- under the lock
 
     def _is_idle(self) -> bool:
         shelf = self._roster.shelf
-        return not self._roster.open and (shelf is None or shelf.is_empty)
+        return not self._roster.open and (shelf is None or shelf.is_empty) and self._late.is_empty
 
     def _take_in(
         self, request: Request, future: RequestFuture[Completion], shed: Request | None, *, is_kept: bool
@@ -577,7 +617,9 @@ class ThreadEngine:
         self._roster.accept(request)
         self._roster.tally.count_pending(request, -1)
         self._roster.end(request, State.FAILED)
-        self._timers.after(0, lambda: self._delivery.end(request, error=verdicts.of(request, error), is_final=False))
+        self._timers.after(
+            0, lambda: self._delivery.end_and_call_late(request, verdicts.of(request, error), is_final=False)
+        )
         return future
 
     def _look_in_time(self, lane: Lane, head: Request) -> None:
@@ -618,6 +660,7 @@ class ThreadEngine:
             waiting = [request for request in self._roster.open if request.state is State.PENDING]
             ended = [request.future for request in self._roster.open if request.future and request.future.done()]
             self._room.tell()
+            self._late.look()
             self._pool.wake()
         for future in ended:
             future.run_callbacks()
@@ -662,4 +705,4 @@ class ThreadEngine:
             self._places.watch_bounds(request)
 
     def _end_expired(self, request: Request, error: QueueTimeout) -> None:
-        self._delivery.end(request, error=error)
+        self._delivery.end_and_call_late(request, error)

@@ -32,6 +32,9 @@ _Seen = TypeVar("_Seen", RequestInfo, Explanation)
 class Engine(Protocol):
     """What sends, as this file knows it."""
 
+    def call_back(
+        self, future: RequestFuture[Completion], callback: Callable[[Future[Completion]], object]
+    ) -> None: ...
     def cancel(self, request: Request) -> bool: ...
     def set_priority(self, request: Request, priority: int) -> bool: ...
     def request_of(self, custom_id: str) -> Request | None: ...
@@ -227,6 +230,8 @@ class Sharing:
             call.request = accepted._request  # of an earlier life, if a journal knew it
             for member in call.members:
                 member._request = call.request
+        if accepted.done():  # a journal had its answer
+            self._ended(call, accepted, calls_late=True)
         self._move(call)  # to what those who joined meanwhile want
 
     def _move(self, call: _Call) -> None:
@@ -262,15 +267,24 @@ class Sharing:
                 )
             future.end(None, own)
 
-    def _ended(self, call: _Call, leader: Future[Completion]) -> None:
-        """End everybody's Future as the shared one ended; what a callback lets through is raised when all are."""
+    def _ended(self, call: _Call, leader: Future[Completion], *, calls_late: bool = False) -> None:
+        """End everybody's Future as the shared one ended; what a callback lets through is raised when all are.
+
+        Args:
+            call: What they share.
+            leader: The Future of its request.
+            calls_late: Leave the callbacks to the engine's threads.
+        """
         interrupt: BaseException | None = None
         for future, answer, error in _outcomes(leader, self._close(call)):
+            callbacks = future.take_callbacks() if calls_late else []
             try:
                 if leader.cancelled():
                     future.end_cancelled()
                 else:
                     future.end(answer, error)
+                for callback in callbacks:
+                    self._engine.call_back(future, callback)
             except BaseException as raised:  # a Ctrl-C on the main thread; kept, the other Futures must end
                 interrupt = interrupt or raised
         if interrupt is not None:
