@@ -53,6 +53,7 @@ EVENTS = {
     "progress_failed": "a progress callable raised, or a display could not be updated; DEBUG or ERROR",
     "queue_replaced": "a named queue was asked for with other settings; WARNING",
     "queue_stopped": "an error that holds for all, such as a rejected key; ERROR",
+    "scraped_alone": "a Prometheus registry of several processes does not see their queues; WARNING",
     "session_retries": "a session, an SDK or a callable repeats by itself what the queue repeats; WARNING",
     "store_away": 'broker or Redis of engine="celery" cannot be reached; DEBUG to ERROR',
     "store_back": "it can be reached again; WARNING",

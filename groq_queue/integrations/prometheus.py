@@ -5,6 +5,9 @@
     prometheus.register(queue)                       # into the default registry
     prometheus.register({"bulk": one, "chat": two})  # several, told apart by the label ``queue``
 
+Several processes that are scraped as one (``PROMETHEUS_MULTIPROC_DIR``) write their values
+into files, which figures that are read at scrape time never reach: each process serves its own.
+
 Names begin with ``groq_queue_``, units are base units. Labels hold models, priorities,
 dimensions and the names given here; never clients or custom_ids, which have no bound.
 
@@ -13,38 +16,68 @@ Needs the extra ``prometheus``.
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from groq_queue.core.checks import check_text
+from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, MissingExtraError, shown
 from groq_queue.facade import GroqQueue
+from groq_queue.logger import SafeLogger
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 
+_log = SafeLogger("groq_queue")
+
 _Labels: TypeAlias = tuple[str, ...]
 _Sample: TypeAlias = tuple[_Labels, float]
 
 
+_Queues: TypeAlias = dict[str, "weakref.ref[GroqQueue]"]  # by name, "" without one
+
+_lock = threading.RLock()  # guards _registered; registries are asked under it
+_registered: weakref.WeakKeyDictionary[CollectorRegistry, tuple[Collector, _Queues]] = weakref.WeakKeyDictionary()
+_told_multiprocess = False
+
+
 def register(queue: GroqQueue | Mapping[str, GroqQueue], registry: CollectorRegistry | None = None) -> Collector:
     """Let *registry* scrape a queue, or several by name, until it is told to ``unregister`` what this returns.
+
+    May be called again. A queue takes the place of itself, and of one of the same name (or, like itself, of none)
+    that is gone or shut down. What one registry scrapes is one collector, which every call returns.
 
     Args:
         queue: One queue, or ``{name: queue}``. Held weakly: one that is dropped is scraped no more.
         registry: None is prometheus_client's default.
 
     Raises:
-        ConfigurationError: *queue* is neither.
+        ConfigurationError: *queue* is neither, or another queue that works has its name.
         MissingExtraError: prometheus_client is not installed.
-        ValueError: The registry scrapes queues already; pass all of them in one mapping.
+        ValueError: The registry has a collector of these names that was not registered here.
     """
-    made = collector(queue)
-    _registry(registry).register(made)
+    fresh = {name: weakref.ref(each) for name, each in _checked(queue).items()}
+    made, queues = _collector(fresh)
+    where = _registry(registry)
+    _warn_of_processes(where)
+    with _lock:
+        known = _registered.get(where)
+        if known is not None and _took_out(where, known[0]):
+            made, queues = known
+            try:
+                _refuse_rivals(queues, fresh)
+                _join(queues, fresh)
+            finally:
+                where.register(made)
+        else:
+            where.register(made)
+            _registered[where] = (made, queues)
     return made
 
 
@@ -54,46 +87,95 @@ def _registry(registry: CollectorRegistry | None) -> CollectorRegistry:
     return REGISTRY if registry is None else registry
 
 
+def _took_out(registry: CollectorRegistry, made: Collector) -> bool:
+    """Take a collector out of a registry, and return whether it was there."""
+    try:
+        registry.unregister(made)
+    except KeyError:
+        return False
+    return True
+
+
+def _refuse_rivals(queues: _Queues, fresh: _Queues) -> None:
+    for name, ref in fresh.items():
+        before = queues[name]() if name in queues else None
+        if before is not None and before is not ref() and before.stats().running:
+            which = f"as {name!r}" if name else "without a name"
+            raise ConfigurationError(
+                f"queue={shown(ref())}: another queue, which is not shut down, is scraped {which}: give each a name of "
+                "its own, as in register({'bulk': queue}), or shut that one down first"
+            )
+
+
+def _join(queues: _Queues, fresh: _Queues) -> None:
+    for name in [name for name, ref in queues.items() if ref() is None]:
+        del queues[name]
+    queues.update(fresh)
+
+
+def _warn_of_processes(registry: CollectorRegistry) -> None:
+    """Tell once that whoever scrapes several processes as one does not see their queues."""
+    global _told_multiprocess
+    if _told_multiprocess or not (os.environ.keys() & {"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"}):
+        return
+    from prometheus_client import REGISTRY
+
+    collectors = list(getattr(registry, "_collector_to_names", ()))
+    if registry is REGISTRY or any(type(each).__name__ == "MultiProcessCollector" for each in collectors):
+        _told_multiprocess = True
+        _log.warning(
+            "PROMETHEUS_MULTIPROC_DIR is set, but a queue's figures are read when its own process is scraped and are "
+            "written into no file: let each process serve a registry of its own, as in register(queue, registry) and "
+            "start_http_server(port, registry=registry)",
+            extra=told("scraped_alone"),
+        )
+
+
 def collector(queue: GroqQueue | Mapping[str, GroqQueue]) -> Collector:
     """Return a collector of a queue's figures, not registered anywhere; see ``register``."""
+    return _collector({name: weakref.ref(each) for name, each in _checked(queue).items()})[0]
+
+
+def _collector(queues: _Queues) -> tuple[Collector, _Queues]:
+    """Return a collector of *queues*, which may change."""
     try:
         from prometheus_client import metrics_core, registry
     except ImportError:
         raise MissingExtraError.needed("a Prometheus collector", "prometheus") from None
-    queues = [(names, weakref.ref(each)) for names, each in _checked(queue)]
-    own = ("queue",) if isinstance(queue, Mapping) else ()
     kinds: dict[str, Any] = {"gauge": metrics_core.GaugeMetricFamily, "counter": metrics_core.CounterMetricFamily}
 
-    def families(stats: Iterable[tuple[_Labels, Stats]]) -> Iterator[Metric]:
+    def families(stats: Mapping[str, Stats]) -> Iterator[Metric]:
+        own = ("queue",) if any(stats) else ()  # an empty label is the same as none
         for kind, name, text, labels, samples_of in _FAMILIES:
             family = kinds[kind](f"groq_queue_{name}", text, labels=(*own, *labels))
-            for names, each in stats:
+            for queue, each in stats.items():
                 for values, value in samples_of(each):
-                    family.add_metric((*names, *values), value)
+                    family.add_metric((queue, *values) if own else values, value)
             yield family
 
     class QueueCollector(registry.Collector):
         """Turns ``stats()`` into metric families."""
 
         def describe(self) -> Iterable[Metric]:
-            """Return the families without samples, so that a second registration is noticed."""
-            return families([])
+            """Return the families without samples, so that a second collector of them is noticed."""
+            return families({})
 
         def collect(self) -> Iterable[Metric]:
-            return families([(names, alive.stats()) for names, ref in queues if (alive := ref()) is not None])
+            alive = [(name, queue) for name, ref in list(queues.items()) if (queue := ref()) is not None]
+            return families({name: queue.stats() for name, queue in alive})
 
-    return QueueCollector()
+    return QueueCollector(), queues
 
 
-def _checked(queue: Any) -> list[tuple[_Labels, GroqQueue]]:
-    """Return each queue with the values of its own labels."""
-    pairs: list[tuple[_Labels, GroqQueue]] = [((), queue)]
+def _checked(queue: Any) -> dict[str, GroqQueue]:
+    """Return each queue by its name, which is "" without one."""
+    queues: dict[str, GroqQueue] = {"": queue}
     if isinstance(queue, Mapping):
-        pairs = [((check_text("queue", name),), each) for name, each in queue.items()]
-    for _, each in pairs:
+        queues = {check_text("queue", name): each for name, each in queue.items()}
+    for each in queues.values():
         if not isinstance(each, GroqQueue):
             raise ConfigurationError(f"queue={shown(each)}: use a GroqQueue, or {{name: GroqQueue}}")
-    return pairs
+    return queues
 
 
 def _by_lane(stats: Stats, field: str) -> Iterator[_Sample]:

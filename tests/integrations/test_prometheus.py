@@ -98,15 +98,6 @@ def test_several_queues_are_told_apart_by_name(registry):
     assert [1.0, 0.0] == values
 
 
-def test_a_second_registration_is_refused_and_unregistering_makes_room(registry):
-    with GroqQueue(api_key="t") as queue:
-        first = prometheus.register(queue, registry)
-        with pytest.raises(ValueError, match="Duplicated"):
-            prometheus.register(queue, registry)
-        registry.unregister(first)
-        prometheus.register(queue, registry)
-
-
 def test_a_queue_that_is_dropped_is_scraped_no_more(registry):
     queue = GroqQueue(api_key="t")
     prometheus.register(queue, registry)
