@@ -33,7 +33,7 @@ from groq_queue.core.request import CHAT, MAX_PAYLOAD_BYTES, Request, State, bui
 from groq_queue.engine.calls import Call
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
-from groq_queue.engine.observed import Observer
+from groq_queue.engine.observed import Observer, noting
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.errors import ConfigurationError, refusing_unknown, shown
@@ -187,9 +187,9 @@ class GroqQueue(Asking):
         self._limiter = parts.limiter
         self._admission = parts.admission
         self._keeping = parts.keeping
-        self._accept = parts.accept
+        self._accept = noting(parts.accept, settings.observers)
         self._submitting = parts.submitting
-        self._sharing = Sharing(self._engine, parts.accept)
+        self._sharing = Sharing(self._engine, self._accept)
         self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._simulator: GroqSimulator | None = None
         self._told_hidden_retries = False

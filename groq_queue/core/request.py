@@ -110,6 +110,7 @@ class Request:
     failing_ns: int | None = None  # when the first of its failures came, with nobody answered since
     last_error: GroqQueueError | None = None
     due_ns: int | None = None  # when it comes back into its lane
+    noted: tuple[Any, ...] = ()  # by each observer when it was submitted
     timers: tuple[Callable[[], None], ...] = ()  # each calls one timer off
 
     def __init__(

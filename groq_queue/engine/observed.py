@@ -5,12 +5,16 @@ is ended and before the Future is; no lock is held. One that raises is logged an
 harms nothing; one that is slow delays its worker, nobody else. What ends without
 an attempt (cancelled, expired, refused for a spent day) makes no event: the
 Future's callback and ``stats()`` tell that.
+
+What holds on the thread that submits, such as the span of a trace, is gone on the
+worker's. An observer with a method ``at_submit`` is asked there, and gets what it
+returned back in each event of the request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
@@ -61,6 +65,7 @@ class Event(NamedTuple):
         payload: What was sent, decoded, and
         answer: what came back; both None unless the observer has a true attribute
             ``wants_content``: prompts do not leak by default.
+        noted: What this observer's ``at_submit`` returned; None if it has none, or the request comes out of a journal.
     """
 
     request_id: str
@@ -84,9 +89,35 @@ class Event(NamedTuple):
     finish_reasons: tuple[str, ...] = ()
     payload: Mapping[str, Any] | None = None
     answer: Completion | None = None
+    noted: Any = None
 
 
 Observer = Callable[[Event], object]
+_Future = TypeVar("_Future")
+_Callback = TypeVar("_Callback")
+
+
+def noting(
+    accept: Callable[[Request, _Callback], _Future], observers: Sequence[Observer]
+) -> Callable[[Request, _Callback], _Future]:
+    """Return *accept*, or what asks observers what they note of the submitting thread first, if any wants to."""
+    asked = [getattr(observer, "at_submit", None) for observer in observers]
+    if not any(map(callable, asked)):
+        return accept
+
+    def note_and_accept(request: Request, callback: _Callback) -> _Future:
+        request.noted = tuple(map(_noted, observers, asked))
+        return accept(request, callback)
+
+    return note_and_accept
+
+
+def _noted(observer: Observer, at_submit: Any) -> Any:
+    try:
+        return at_submit() if callable(at_submit) else None
+    except Exception:
+        _log.exception("observer %r raised at a submit", _name_of(observer), extra=told("observer_raised"))
+        return None
 
 
 class Observed:
@@ -100,27 +131,30 @@ class Observed:
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Run one attempt, whose outcome no observer can change."""
-        body = request.body if self._wants_content else None
+        body, noted = request.body if self._wants_content else None, request.noted
         started_at, began_ns = self._clock.wall_s(), self._clock.now_ns()
         try:
             outcome = self._attempts.attempt(request, lease, meter)
         except BaseException as error:
-            self._tell(_event(request, "broke", error, started_at, self._seconds_since(began_ns)), body, None)
+            self._tell(_event(request, "broke", error, started_at, self._seconds_since(began_ns)), body, None, noted)
             raise
         event = _event(request, _OUTCOMES[outcome.next], outcome.error, started_at, self._seconds_since(began_ns))
-        self._tell(_with_answer(event, outcome), body, outcome.result)
+        if noted and outcome.next not in (Next.AGAIN, Next.REFUSED):
+            request.noted = ()  # its Future may be kept for long
+        self._tell(_with_answer(event, outcome), body, outcome.result, noted)
         return outcome
 
     def _seconds_since(self, began_ns: int) -> float:
         return (self._clock.now_ns() - began_ns) / NS_PER_S
 
-    def _tell(self, event: Event, body: bytes | None, answer: Completion | None) -> None:
+    def _tell(self, event: Event, body: bytes | None, answer: Completion | None, noted: tuple[Any, ...]) -> None:
         full = event
         if body is not None:
             full = event._replace(payload=_decoded(body), answer=answer)
-        for observer in self._observers:
+        for place, observer in enumerate(self._observers):
             try:
-                observer(full if getattr(observer, "wants_content", False) else event)
+                shown = full if getattr(observer, "wants_content", False) else event
+                observer(shown._replace(noted=noted[place]) if noted else shown)
             except BaseException:  # a worker's thread: even SystemExit must not end the worker
                 _log.exception(
                     "observer %r raised on request %s; the request is not affected",

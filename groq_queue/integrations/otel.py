@@ -6,10 +6,11 @@
 
 One span of kind CLIENT for each attempt, named ``chat MODEL``. The convention would
 put all retries into one span; here a request may wait for minutes between two, so
-each attempt is told apart by ``groq_queue.attempt``. It starts on a worker's thread
-and therefore has no parent. Two histograms: ``gen_ai.client.operation.duration`` (s)
-and ``gen_ai.client.token.usage`` ({token}). Prompts and answers are recorded only
-with ``content=True``; error texts never, since a server may repeat the prompt in them.
+each attempt is told apart by ``groq_queue.attempt``. Its parent is the span that was
+current at ``submit``; a request that comes out of a journal has none. Two histograms:
+``gen_ai.client.operation.duration`` (s) and ``gen_ai.client.token.usage`` ({token}).
+Prompts and answers are recorded only with ``content=True``; error texts never, since
+a server may repeat the prompt in them.
 
 Needs the extra ``otel``.
 
@@ -55,23 +56,24 @@ def observer(
         MissingExtraError: opentelemetry-api is not installed.
     """
     try:
-        from opentelemetry import metrics, trace
+        from opentelemetry import context, metrics, trace
     except ImportError:
         raise MissingExtraError.needed("an OpenTelemetry observer", "otel") from None
     from groq_queue import __version__
 
     tracer = trace.get_tracer("groq_queue", __version__, tracer_provider)
     meter = metrics.get_meter("groq_queue", __version__, meter_provider)
-    return _Telemetry(tracer, meter, trace, bool(content), check_text("provider", provider))
+    return _Telemetry(tracer, meter, trace, context, bool(content), check_text("provider", provider))
 
 
 class _Telemetry:
     """Makes a span and two measurements of each event; safe to use from many threads."""
 
-    def __init__(self, tracer: Any, meter: Any, trace: Any, content: bool, provider: str) -> None:
+    def __init__(self, tracer: Any, meter: Any, trace: Any, context: Any, content: bool, provider: str) -> None:
         self.wants_content = content
         self._tracer = tracer
         self._trace = trace
+        self._context = context
         self._provider = provider
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
@@ -85,6 +87,10 @@ class _Telemetry:
             description="Tokens of an answered request",
             explicit_bucket_boundaries_advisory=_TOKENS,
         )
+
+    def at_submit(self) -> Any:
+        """Return what the submitting thread is about, None for nothing."""
+        return self._context.get_current() or None
 
     def __call__(self, event: Event) -> None:
         common = self._common(event)
@@ -109,6 +115,7 @@ class _Telemetry:
         began_ns = round(event.started_at * _NS_PER_S)
         span = self._tracer.start_span(
             f"{attributes['gen_ai.operation.name']} {event.model}",
+            context=event.noted,
             kind=self._trace.SpanKind.CLIENT,
             attributes=attributes,
             start_time=began_ns,
