@@ -59,9 +59,18 @@ class Worker:
         self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._holding.work, on_dead)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Begin to work.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached.
+            GroqQueueError: The system refuses a thread.
+        """
         self._holding.begin(self._parts.accept, self._parts.engine)
-        self._lanes.start()
+        try:
+            self._lanes.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Take nothing more, give back what is not on its way, and wait for what is."""

@@ -21,7 +21,7 @@ from groq_queue.cli.arguments import (
     sending_of,
 )
 from groq_queue.cli.signals import catching
-from groq_queue.errors import EngineUnavailable
+from groq_queue.errors import ConfigurationError, GroqQueueError, MissingExtraError
 
 if TYPE_CHECKING:
     from groq_queue.cli.arguments import Commands
@@ -103,7 +103,9 @@ def worker(args: argparse.Namespace) -> int:
                 on_dead=lambda: stop.put(_DEAD),
             )
             ours.start()
-        except EngineUnavailable as error:
+        except (ConfigurationError, MissingExtraError):
+            raise
+        except GroqQueueError as error:  # Redis is away, or there is no thread left
             raise UsageError(str(error)) from None
         served = ", ".join(f"{lane}:{count}" for lane, count in threads.items())
         print(f"worker {ours.name} sends to {settings.payers.address} ({served}); Ctrl-C stops it", file=sys.stderr)

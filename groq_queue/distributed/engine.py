@@ -45,6 +45,7 @@ from groq_queue.logger import SafeLogger
 _log = SafeLogger("groq_queue")
 
 _TRY_AGAIN_S = 1
+_MOST_TRIES = 25  # of what breaks, 0.2 s apart: 5 s in which there may be memory again
 _Task = Callable[[], None]
 
 
@@ -100,7 +101,10 @@ class CeleryEngine:
         self._listener = Listener(
             store, clock, self._reply, on_news=inbox.hear, on_doubt=inbox.ask_all, on_end=self._outbox.close
         )
+        timers.on_refused = self._look_at_timers
         self._closes: list[Callable[[], None]] = []
+        self._is_deaf = False  # the listener's thread was refused, and a timer tries again
+        self._broken: dict[int, int] = {}  # times that tasks broke, by their id, while they are to be tried again
         self._is_closed = False
         self._is_sealed = False  # closed to callbacks too, which may submit while the queue drains
         self._pid = os.getpid()
@@ -156,7 +160,7 @@ class CeleryEngine:
                 self._room.notify_all()
                 self._note_if_quiet()
             raise
-        self._listener.begin()
+        self._hear()
         for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
             if after_ns is not None:
                 self._expire_after(request, bound, after_ns)
@@ -194,7 +198,7 @@ class CeleryEngine:
         if is_final(standing.status):
             self._end_soon(request_id, decode_ending(standing.status, standing.ending, custom_id=request.custom_id))
         else:
-            self._listener.begin()
+            self._hear()
         return future
 
     def cancel(self, request: Request) -> bool:
@@ -359,7 +363,7 @@ class CeleryEngine:
 
     def find_job(self) -> tuple[_Task | None, int | None]:
         """Return the next thing to be done."""
-        return (self._tasks.popleft() if self._tasks else None), None
+        return (self._tasks.popleft() if self._tasks else None), self._timers.due_without_thread_ns()
 
     def has_more(self) -> bool:
         """Return whether anything is left to be done."""
@@ -376,11 +380,25 @@ class CeleryEngine:
     def run(self, job: _Task) -> None:
         """Do it."""
         job()
+        self._broken.pop(id(job), None)
 
     def broke(self, job: _Task | None, error: BaseException) -> bool:
-        """Tell what a bug, or no memory, kept from being done."""
-        _log.error("a Future could not be ended: a bug, please report it", exc_info=error, extra=told("attempt_broke"))
-        return job is not None
+        """Have what a bug, or no memory, kept from being done tried again some times, and tell it."""
+        times = self._broken.pop(id(job), 0) + 1
+        if times == 1 or times >= _MOST_TRIES:
+            _log.error(
+                "a Future could not be ended%s: a bug, or no memory was left",
+                "" if times >= _MOST_TRIES else " and is tried again",
+                exc_info=error,
+                extra=told("attempt_broke"),
+            )
+        if job is None:
+            return False
+        if times < _MOST_TRIES:
+            with self._lock:
+                self._broken[id(job)] = times
+                self._tasks.append(job)
+        return times < 2
 
     def all_left(self) -> None:
         """Close what the engine was given."""
@@ -410,7 +428,23 @@ class CeleryEngine:
             if self._is_closed:
                 self._pool.dismiss()
 
+    def _look_at_timers(self) -> None:
+        """Have the pool look, whose wait does not know of the latest timer and who stands in for the timer thread."""
+        with self._lock:
+            self._pool.wake()
+
     # -- outside the lock
+
+    def _hear(self) -> None:
+        """Have the listener listen; a thread that is refused is asked for again soon."""
+        if self._is_deaf or self._listener.begin():
+            return
+        self._is_deaf = True
+        self._timers.after(_TRY_AGAIN_S, self._hear_again)
+
+    def _hear_again(self) -> None:
+        self._is_deaf = False
+        self._hear()
 
     def _send_out(self, request: Request) -> None:
         """Store a request and wake a worker."""
@@ -502,16 +536,15 @@ class CeleryEngine:
     def _end(self, id: str, ending: Ending) -> None:
         """End the Future of a request, unless it was ended before, and forget what it held."""
         with self._lock:
-            request = self._register.end(id, ending, self._clock.now_ns())
+            request = self._register.end(id, ending, self._clock.now_ns()) or self._register.half_ended(id)
             self._room.notify_all()
-        if request is None:
-            return
-        if request.timers:
-            for call_off in request.timers:
-                call_off()
-            request.timers = ()
-        with self._lock:
-            future, request.future = request.future, None
+            future = None if request is None else request.future
+            if request is None or future is None:
+                return
+            request.future = None
+        for call_off in request.timers:
+            call_off()
+        request.timers = ()
         request.body = None
         inside = self._pool.inside
         depth = getattr(inside, "depth", 0)
@@ -524,8 +557,13 @@ class CeleryEngine:
         finally:
             inside.depth = depth
             with self._lock:
-                self._register.let_go(request)
-                self._note_if_quiet()
+                if future.done():
+                    self._register.let_go(request)
+                    self._note_if_quiet()
+                else:  # there was no memory: the pool tries again
+                    request.future = future
+            if not depth and not future.done():
+                self._end_soon(id, ending)
 
 
 def _refuse_pause() -> NoReturn:

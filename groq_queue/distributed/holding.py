@@ -44,6 +44,7 @@ _log = SafeLogger("groq_queue")
 _MOST_UNKNOWN = 3  # as often may a request be on its way when its worker dies, then it fails: it may be the cause
 _LONGEST_PERIOD_S = 2.0
 _AGAIN_S = 1
+_AFTER_FAILURE_S = 0.2  # of the machine's own clock, since ours may be what failed
 _MOST_CALLS = 16  # at a time, for requests that nobody was woken for
 _STUCK_NS = NS_PER_S // 2
 # RabbitMQ takes a call away, and the channel with it, that is not acknowledged for half an hour.
@@ -58,6 +59,21 @@ class Embedded(Protocol):
 
     def set_weight(self, client: str, weight: float) -> None: ...
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None: ...
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread without which a worker is none.
+
+    Raises:
+        GroqQueueError: The system refuses it.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise GroqQueueError(
+            f"the thread {thread.name} could not be started ({error}): allow more threads (ulimit -u, or the pids "
+            "limit of the container), or lower --lanes"
+        ) from None
 
 
 class _Job:
@@ -129,12 +145,14 @@ class Holding:
 
         Raises:
             EngineUnavailable: Redis cannot be reached.
+            GroqQueueError: The system refuses the thread that shows signs of life.
         """
         self._accept = accept
         self._engine = engine
         self._beat()
-        self._thread = threading.Thread(target=self._keep_up, name="groq_queue-heartbeat", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._keep_up, name="groq_queue-heartbeat", daemon=True)
+        start(thread)
+        self._thread = thread
 
     def stop(self) -> None:
         """Take no more, and let go of what is not on its way, now or when its attempt has failed."""
@@ -362,21 +380,36 @@ class Holding:
 
     def _keep_up(self) -> None:
         """Extend leases, and do for dead workers what they cannot, until closed."""
-        safe_ns = self._clock.now_ns() + self._lease_ms * 1_000_000
-        while self._wait_a_period():
+        safe_ns: int | None = None
+        is_broken = False
+        while True:
             try:
+                if safe_ns is None:
+                    # When Redis is back every lease has run out; each worker gets the time to say that it lives.
+                    safe_ns = self._clock.now_ns() + self._lease_ms * 1_000_000
+                if not self._wait_a_period():
+                    return
                 self._spread()
                 self._beat()
                 self._tell_back()
                 self._sweep(may_expire=self._clock.now_ns() >= safe_ns)
+                is_broken = False
             except EngineUnavailable as error:
-                # When Redis is back every lease has run out; each worker gets the time to say that it lives.
-                safe_ns = self._clock.now_ns() + self._lease_ms * 1_000_000
+                safe_ns = None
                 self._tell_away("this worker cannot tell the others that it is alive, tried again soon: %s", error)
-            except Exception:  # a bug must not make this worker look dead
-                _log.exception(
-                    "the heart-beat failed and is tried again: a bug, please report it", extra=told("attempt_broke")
-                )
+            except BaseException:  # a bug, or no memory, must not make this worker look dead
+                if not is_broken:
+                    _log.exception(
+                        "the heart-beat failed and is tried again: a bug, or no memory was left",
+                        extra=told("attempt_broke"),
+                    )
+                is_broken, safe_ns = True, None
+                self._pause_after_failure()
+
+    def _pause_after_failure(self) -> None:
+        with self._changed:
+            if not (self._is_stopping and not self._jobs):
+                self._changed.wait(_AFTER_FAILURE_S)
 
     def _wait_a_period(self) -> bool:
         """Wait; return whether to go on."""

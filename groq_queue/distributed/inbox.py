@@ -11,7 +11,7 @@ from groq_queue.clock import Clock
 from groq_queue.core.request import State
 from groq_queue.distributed.record import Ending, decode_ending, is_final
 from groq_queue.distributed.register import Register
-from groq_queue.distributed.store import JobStore
+from groq_queue.distributed.store import JobStore, Standing
 from groq_queue.errors import EngineUnavailable, GroqQueueError, error_of
 
 
@@ -80,8 +80,7 @@ class Inbox:
                 if is_lost:
                     self._end(id, Ending(State.FAILED, error=self._lost(id)))
             elif is_final(standing.status):
-                custom_id = standing.custom_id or None
-                self._end(id, decode_ending(standing.status, standing.ending, custom_id=custom_id))
+                self._end(id, _ending_of(id, standing.status, standing))
 
     def _lost(self, id: str) -> GroqQueueError:
         return EngineUnavailable(
@@ -91,3 +90,16 @@ class Inbox:
             address=self._store.address,
             request_id=id,
         )
+
+
+def _ending_of(id: str, status: str, standing: Standing) -> Ending:
+    """Return how a request ended; one ending that cannot be read must not keep all others from being read."""
+    try:
+        return decode_ending(status, standing.ending, custom_id=standing.custom_id or None)
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        error = GroqQueueError(
+            f"request {id[:8]}: it is {status}, but its outcome cannot be read ({problem!r:.200}): "
+            "use the same version of groq_queue here and in the workers",
+            request_id=id,
+        )
+        return Ending(State.FAILED, error=error)

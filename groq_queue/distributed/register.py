@@ -108,6 +108,10 @@ class Register:
         self._ending.add(id)
         return request
 
+    def half_ended(self, id: str) -> Request | None:
+        """Return the request of that id if it is noted as ended and its Future may be open."""
+        return self.open.get(id) if id in self._ending else None
+
     def let_go(self, request: Request) -> None:
         """Forget a request whose Future has ended."""
         self.open.pop(request.id, None)

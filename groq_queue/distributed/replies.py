@@ -20,12 +20,14 @@ _log = SafeLogger("groq_queue")
 
 _ASK_NS = 5 * NS_PER_S
 _AGAIN_S = 0.5
+_AFTER_FAILURE_S = 1.0  # of the machine's own clock, since ours may be what failed
 
 
 class Listener:
     """Calls back with what Redis tells; the callbacks run on its thread and may raise ``EngineUnavailable``.
 
-    ``_lock`` guards the two flags and the thread.
+    ``_lock`` guards ``_thread``, ``_is_starting`` and ``_is_closed``; the other flags are the thread's own. Nothing
+    that a callback, the store or the clock raises ends the thread before ``close``.
 
     Args:
         reply: The name under which this process is told.
@@ -52,21 +54,46 @@ class Listener:
         self._on_end = on_end
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_starting = False
         self._is_closed = False
+        self._closed = threading.Event()
+        self._is_away = False
+        self._is_broken = False  # the last try ended in a bug, or there was no memory
+        self._asked_ns: int | None = None
 
-    def begin(self) -> None:
-        """Listen from now on; more than once is once."""
+    def begin(self) -> bool:
+        """Listen from now on; more than once is once.
+
+        Returns:
+            False if the system refuses the thread: to be called again.
+        """
+        if self._thread is not None:
+            return True
         with self._lock:
-            if self._thread is not None or self._is_closed:
-                return
-            self._thread = threading.Thread(target=self._listen, name="groq_queue-replies", daemon=True)
-            thread = self._thread
-        thread.start()
+            if self._thread is not None or self._is_starting or self._is_closed:
+                return True
+            self._is_starting = True
+        try:
+            thread = threading.Thread(target=self._listen, name="groq_queue-replies", daemon=True)
+            thread.start()
+            with self._lock:
+                self._thread = self._thread or thread
+        except RuntimeError as error:
+            _log.warning(
+                "the thread that hears of answers could not be started, tried again soon: %s",
+                error,
+                extra=told("no_thread"),
+            )
+            return False
+        finally:
+            self._is_starting = False
+        return True
 
     def close(self) -> None:
         """Listen no more; returns when the thread has ended. Not to be called on it."""
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
+            self._closed.set()
             thread = self._thread
         if was_closed:
             return
@@ -76,31 +103,45 @@ class Listener:
         self._on_end()
 
     def _listen(self) -> None:
-        asked_ns = self._clock.now_ns()
-        is_away = False
+        me = threading.current_thread()
+        with self._lock:
+            self._thread = self._thread or me
+            if self._thread is not me:
+                return  # a Ctrl-C came while it was started, and another has been started since
         while not self._is_closed:
             try:
-                self._on_news(self._store.listen(self._reply))
-                if is_away or self._clock.now_ns() - asked_ns >= _ASK_NS:
-                    self._on_doubt()
-                    asked_ns = self._clock.now_ns()
-                if is_away:
-                    _log.warning("%s can be reached again", self._store.address, extra=told("store_back"))
-                is_away = False
-            except EngineUnavailable as error:
-                if not is_away and not self._is_closed:
-                    _log.warning(
-                        "answers of the workers cannot be read until Redis can be reached again: %s",
-                        error,
+                self._listen_once()
+            except BaseException:  # a bug, or no memory, must not leave every Future open
+                if not self._is_broken:
+                    _log.exception(
+                        "answers of the workers could not be read, tried again: a bug, or no memory was left",
                         extra=told("store_away"),
                     )
-                is_away = True
-                if not self._is_closed:
-                    self._store.pause(_AGAIN_S)
-            except Exception:  # a bug must not leave every Future open
-                _log.exception(
-                    "answers of the workers could not be read, tried again: a bug, please report it",
+                self._is_broken = True
+                self._closed.wait(_AFTER_FAILURE_S)
+
+    def _listen_once(self) -> None:
+        try:
+            if self._is_broken:  # what came then may have been lost
+                self._on_doubt()
+                self._is_broken = False
+            self._on_news(self._store.listen(self._reply))
+            now_ns = self._clock.now_ns()
+            if self._asked_ns is None:
+                self._asked_ns = now_ns
+            if self._is_away or now_ns - self._asked_ns >= _ASK_NS:
+                self._on_doubt()
+                self._asked_ns = self._clock.now_ns()
+            if self._is_away:
+                _log.warning("%s can be reached again", self._store.address, extra=told("store_back"))
+            self._is_away = False
+        except EngineUnavailable as error:
+            if not self._is_away and not self._is_closed:
+                _log.warning(
+                    "answers of the workers cannot be read until Redis can be reached again: %s",
+                    error,
                     extra=told("store_away"),
                 )
-                is_away = True
+            self._is_away = True
+            if not self._is_closed:
                 self._store.pause(_AGAIN_S)

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from groq_queue.distributed.broker import TASK, make_app
+from groq_queue.distributed.holding import start
 from groq_queue.distributed.lanes import LANES, Lane
 from groq_queue.engine.log import told
 from groq_queue.errors import EngineUnavailable
@@ -66,9 +67,15 @@ class LaneWorkers:
                 )
 
     def start(self) -> None:
-        """Take wake-up calls from now on."""
-        for thread in self._threads:
-            thread.start()
+        """Take wake-up calls from now on.
+
+        Raises:
+            GroqQueueError: The system refuses a thread; ``stop`` ends those that it did not.
+        """
+        unstarted, self._threads = self._threads, []
+        for thread in unstarted:
+            start(thread)
+            self._threads.append(thread)
 
     def stop(self) -> None:
         """Take no more calls; returns at once. No worker of this process starts again."""

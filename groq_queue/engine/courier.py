@@ -12,6 +12,9 @@ from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
 
+_AFTER_FAILURE_S = 1.0  # of the machine's own clock, since ours may be what failed
+_TELL_EVERY = 60  # failures in a row: about a minute
+
 
 class Errand(Protocol):
     """What is to be done; called by one thread at a time."""
@@ -33,7 +36,7 @@ class Courier:
     """A daemon thread, started when first stirred, that runs one errand again and again until ``close``.
 
     ``_lock`` guards the flags and ``_thread``, and is a leaf: ``stir`` may be called under any lock.
-    The errand runs without it.
+    The errand runs without it. Nothing that the errand or the clock raises ends the thread before ``close``.
     """
 
     def __init__(self, errand: Errand, clock: Clock, name: str) -> None:
@@ -46,6 +49,7 @@ class Courier:
         self._is_starting = False
         self._is_stirred = False
         self._is_closed = False
+        self._failures = 0  # in a row; the thread's own
 
     def stir(self) -> None:
         """Have the errand run soon; does not block."""
@@ -59,6 +63,8 @@ class Courier:
         Raises:
             GroqQueueError: The system refuses it. The next call tries again.
         """
+        if self._thread is not None:
+            return
         with self._lock:
             if self._thread is not None or self._is_starting or self._is_closed:
                 return
@@ -81,7 +87,7 @@ class Courier:
             thread = self._thread
         if thread is None:
             if not was_closed:
-                self._errand.finish()
+                self._finish()
         elif thread is not threading.current_thread() and thread.ident is not None:
             thread.join(timeout_s)
 
@@ -92,17 +98,38 @@ class Courier:
             if self._thread is not me:
                 return  # a Ctrl-C came while it was started, and another has been started since
         due_ns: int | None = None
-        while self._rest(due_ns):
+        while not self._is_closed:
             try:
-                due_ns = self._errand.run()
-            except BaseException:  # a bug must not end the thread that everybody's budget comes from
+                if self._rest(due_ns):
+                    due_ns = self._errand.run()
+                    self._failures = 0
+            except BaseException:  # a bug, or no memory, must not end the thread that everybody's budget comes from
+                due_ns = self._failed()
+        self._finish()
+
+    def _failed(self) -> int | None:
+        """Say so, once a minute, and return when to try again."""
+        try:
+            if self._failures % _TELL_EVERY == 0:
                 _log.exception(
-                    "an errand of %s failed and is tried again: a bug, please report it",
+                    "an errand of %s failed and is tried again: a bug, or no memory was left",
                     self._name,
                     extra=told("errand_failed"),
                 )
-                due_ns = self._clock.now_ns() + NS_PER_S
-        self._errand.finish()
+            self._failures += 1
+            return self._clock.now_ns() + NS_PER_S
+        except BaseException:  # the clock, or no memory even for this
+            with self._lock:
+                if not self._is_closed:
+                    self._changed.wait(_AFTER_FAILURE_S)
+                self._is_stirred = True
+            return None
+
+    def _finish(self) -> None:
+        try:
+            self._errand.finish()
+        except BaseException:
+            _log.exception("the last errand of %s failed: a bug", self._name, extra=told("errand_failed"))
 
     def _rest(self, due_ns: int | None) -> bool:
         """Wait until stirred or *due_ns*; False if closed."""

@@ -180,7 +180,7 @@ class Agent:
                 end = self._outbox[0]
             try:
                 end(self._ledger)
-            except LimiterUnavailable:
+            except (LimiterUnavailable, MemoryError):  # told again, later
                 raise
             except Exception:  # a bug; kept, it would hold up every other end for ever
                 _log.exception("an end could not be told to the shared budget: a bug, please report it", extra=_TROUBLE)

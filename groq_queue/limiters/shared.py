@@ -94,10 +94,10 @@ class SharedLimiter:
         made = SharedMeter(
             f"{self._scope} {lane}", limits, self._margin, self._agent, self._courier, self._new_id, self._on_outage
         )
+        self._courier.start()  # first: if it is refused, whoever asks for this lane next has it asked for again
         meter = self._meters.setdefault(lane, made)
         if meter is made:
             self._agent.add(meter)
-            self._courier.start()
         return meter
 
     def levels(self, now_ns: int) -> dict[str, list[Level]]:

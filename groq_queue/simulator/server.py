@@ -158,10 +158,16 @@ class GroqSimulator:
         listener = socket.create_server((self._host, self._port), backlog=_BACKLOG)
         self._port = listener.getsockname()[1]
         self._loop, self._stopping = _Loop(), asyncio.Event()
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(self._loop, listener, self._stopping), name="groq-simulator", daemon=True
         )
-        self._thread.start()  # the socket listens already: who connects before the loop runs waits in its backlog
+        try:
+            thread.start()  # the socket listens already: who connects before the loop runs waits in its backlog
+        except BaseException:
+            listener.close()
+            self._loop.close()
+            raise
+        self._thread = thread
         return self
 
     def stop(self) -> None:

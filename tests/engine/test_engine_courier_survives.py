@@ -1,0 +1,94 @@
+"""Whatever an errand or the clock raises, the thread that runs it goes on, and says so once."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from waiting import wait_until
+
+from groq_queue.clock import FakeClock
+from groq_queue.engine import courier as room
+from groq_queue.engine.courier import Courier
+
+PATIENCE_S = 10.0
+ERRORS = [ValueError("a bug"), MemoryError(), SystemExit(3), KeyboardInterrupt()]
+
+
+class Errand:
+    def __init__(self):
+        self.errors = []
+        self.runs = threading.Semaphore(0)
+        self.has_finished = threading.Event()
+
+    def run(self):
+        if self.errors:
+            raise self.errors.pop(0)
+        self.runs.release()
+
+    def finish(self):
+        self.has_finished.set()
+
+
+class Clock(FakeClock):
+    def __init__(self):
+        super().__init__()
+        self.errors = []
+
+    def wait(self, condition, until_ns):
+        if self.errors:
+            raise self.errors.pop(0)
+        super().wait(condition, until_ns)
+
+    def now_ns(self):
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().now_ns()
+
+
+@pytest.fixture
+def hired():
+    errand, clock = Errand(), Clock()
+    courier = Courier(errand, clock, "courier")
+    yield courier, errand, clock
+    courier.close(PATIENCE_S)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_an_errand_that_raises_is_run_again_by_the_same_thread(hired, caplog, error):
+    courier, errand, clock = hired
+    errand.errors = [error] * 3
+    courier.start()
+    courier.stir()
+    for left in (2, 1, 0):
+        wait_until(lambda left=left: len(errand.errors) == left and clock.is_awaited(1))
+        clock.advance(1)
+
+    assert errand.runs.acquire(timeout=PATIENCE_S)
+    assert 1 == len(caplog.records)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_a_clock_that_raises_while_it_waits_and_while_that_is_told_costs_no_errand(hired, caplog, monkeypatch, error):
+    monkeypatch.setattr(room, "_AFTER_FAILURE_S", 0.01)
+    courier, errand, clock = hired
+    clock.errors = [error] * 3
+    courier.start()
+    courier.stir()
+
+    assert errand.runs.acquire(timeout=PATIENCE_S)
+    wait_until(lambda: not clock.errors)
+    courier.stir()
+    assert errand.runs.acquire(timeout=PATIENCE_S)
+    assert {"errand_failed"} == {record.groq_queue_event for record in caplog.records}
+
+
+def test_an_end_that_raises_is_told(caplog):
+    errand = Errand()
+    errand.finish = lambda: (_ for _ in ()).throw(MemoryError())
+    courier = Courier(errand, FakeClock(), "courier")
+    courier.start()
+
+    courier.close(PATIENCE_S)
+
+    assert ["the last errand of courier failed: a bug"] == caplog.messages
