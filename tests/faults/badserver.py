@@ -216,6 +216,53 @@ def forged(call: Call) -> bool:
     return call.error(400, "no\n2026-01-01 CRITICAL root: forged\x1b[2J\r\nforged" + "x" * 10_000)
 
 
+def works(call: Call, seconds: str, end: str, _: str) -> bool:
+    """Answer the first request; read the others, work, and break the connection off without a word."""
+    if not call.number:
+        return call.answer()
+    time.sleep(float(seconds))
+    return call.reset() if end == "reset" else False
+
+
+def away(call: Call, code: str, seconds: str, _: str) -> bool:
+    """Fail for so long, from the first request on."""
+    return call.error(int(code)) if time.monotonic() < call.seen.times[0] + float(seconds) else call.answer()
+
+
+def pausing(call: Call, code: str, seconds: str, times: str) -> bool:
+    """Fail the first *times* requests of all and ask for a pause."""
+    if call.number < int(times):
+        time.sleep(0.1)  # all that are on their way at once have come
+        return call.error(int(code), "over capacity", Retry_After=seconds)
+    return call.answer()
+
+
+def form(call: Call, which: str) -> bool:
+    """Answer well, in a form that is seldom seen."""
+    body = call.completion()
+    length = f"Content-Length: {len(body)}"
+    marked = b"\xef\xbb\xbf" + body[:-1] + b', "logprobs": [NaN, -Infinity]}'
+    squashed = zlib.compress(body)[2:-4]  # deflate without its frame, as some servers send it
+    forms = {
+        "interim": (b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", [length], body),
+        "headers": (b"", [*(f"X-{number}: 1" for number in range(150)), length], body),
+        "lengths": (b"", [f"{length}, {len(body)}"], body),
+        "marked": (b"", [f"Content-Length: {len(marked)}"], marked),
+        "twice": (b"", [f"Content-Length: {len(body)}", "Content-Encoding: gzip, gzip"], body),
+        "deflate": (b"", [f"Content-Length: {len(squashed)}", "Content-Encoding: deflate"], squashed),
+        "brotli": (b"", [length, "Content-Encoding: br"], body),
+        "charset": (b"", [length, "Content-Encoding: utf-8"], body),
+    }
+    before, headers, body = forms[which]
+    if which == "twice":
+        for _ in range(2):
+            packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+            body = packer.compress(body) + packer.flush()
+        headers = [f"Content-Length: {len(body)}", "Content-Encoding: gzip, gzip"]
+    call.send(before + "\r\n".join(["HTTP/1.1 200 OK", *headers]).encode() + b"\r\n\r\n" + body)
+    return True
+
+
 def idle(call: Call, seconds: str) -> bool:
     """Answer, and close when nothing more comes in that time."""
     call.sock.settimeout(float(seconds))
@@ -252,7 +299,7 @@ BEHAVIOURS: dict[str, Callable[..., bool]] = {
         behave.__name__: behave
         for behave in (
             *(status, html, slow, silent, short, chunkcut, halfjson, big, bomb, redirect, hold, blind, revoked),
-            *(told, lastofday, garbage, forged, idle, one, faulty),
+            *(told, lastofday, garbage, forged, idle, one, faulty, works, away, pausing, form),
         )
     },
 }

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import endings, futures, http, inputs, limits, prefork, resources
+from . import endings, field, futures, http, inputs, limits, prefork, resources
 from .harness import Figure
 
 
@@ -63,6 +63,8 @@ _OWNERS = "tests/durability/test_durable_owners.py::test"
 _LEDGER = "tests/limiters/test_redis_ledger.py"
 _FLEET = "tests/limiters/test_redis_fleet.py::test"
 _CRASH = "tests/journal/test_journal_crash.py::test"
+_REPLACED = "tests/journal/test_journal_replaced.py::test"
+_INTERRUPTED = "tests/engine/test_engine_interrupted.py::test"
 
 ROWS = (
     _row(futures.d01, "10,000 submits from 32 threads", "G"),
@@ -168,5 +170,42 @@ ROWS = (
             "tests/distributed/test_fleet_promises.py::test_wake_up_calls_that_come_twice_or_never_change_nothing",
             "tests/distributed/test_fleet_disasters.py::test_a_worker_killed_in_mid_call_twenty_times_loses_nothing",
             "tests/distributed/test_fleet_disasters.py::test_a_call_that_takes_longer_than_the_lease_is_made_once"),
+    _row(field.d81, "a kept connection that ends after the server has worked", "G"),
+    _row(field.d82, "statuses after which work may be billed, under max_cost", "G"),
+    _row(field.d83, "bare 429s, six at one moment", "G"),
+    _row(field.d84, "readable answers in odd forms", "G"),
+    _row(field.d85, "every kind of 5xx", "G"),
+    _row(field.d86, "an outage of 25 s", "G"),
+    _row(field.d87, "a 5xx that asks for a pause"),
+    _row(field.d88, "logging that raises at every record", "G"),
+    _row(field.d89, "the start of a thread refused once, of each kind"),
+    _row(field.d90, "callbacks on a second run over a journal"),
+    _tested("D91", "a journal deleted, moved or replaced while it is open: what it cannot keep is refused", "",
+            f"{_REPLACED}_a_journal_that_is_gone_takes_nothing_more_and_says_so",
+            f"{_REPLACED}_a_queue_whose_journal_is_deleted_accepts_nothing_more"),
+    _tested("D92", "one journal under two names: refused, both before and while it is open", "",
+            f"{_REPLACED}_a_journal_of_two_names_is_refused_under_both",
+            f"{_REPLACED}_a_second_name_that_is_given_while_it_is_open_lets_nobody_in"),
+    _tested("D93", "the lock file of a journal removed: made again, never two owners that write", "",
+            f"{_REPLACED}_a_lock_file_that_is_removed_is_made_again_at_the_next_commit",
+            f"{_REPLACED}_an_owner_whose_lock_file_was_removed_gives_way_to_the_next"),
+    _tested("D94", "a second Ctrl-C while the block is left by the first: at once, with a server at work for 20 s", "G",
+            "tests/test_second_ctrl_c.py::test_a_second_ctrl_c_leaves_the_block_while_an_attempt_is_under_way",
+            "tests/test_second_ctrl_c.py::test_a_program_ends_by_the_second_ctrl_c_while_the_server_is_still_at_work"),
+    _tested("D95", "a Ctrl-C at each function entry of submit, cancel, cancel_all, shutdown: no Future open", "G",
+            f"{_INTERRUPTED}_a_submit_that_is_interrupted_anywhere_leaves_a_queue_that_works",
+            f"{_INTERRUPTED}_the_first_submit_of_a_model_that_is_interrupted_leaves_a_queue_that_works",
+            f"{_INTERRUPTED}_a_cancel_that_is_interrupted_anywhere_cancels_or_does_not",
+            f"{_INTERRUPTED}_a_cancel_all_that_is_interrupted_anywhere_ends_every_future_it_ended",
+            f"{_INTERRUPTED}_a_shutdown_that_is_interrupted_anywhere_can_be_called_again"),
+    _tested("D96", "a Ctrl-C at each function entry while a request is stored: no later submit fails", "G",
+            "tests/journal/test_journal_interrupted.py::test_an_add_that_is_interrupted_anywhere_costs_no_later_one"),
+    _tested("D97", "a chain of 1,000 callbacks that each cancel the next: no Future open", "",
+            f"{_INTERRUPTED}_a_callback_that_cancels_the_next_request_may_do_so_a_thousand_times",
+            f"{_INTERRUPTED}_a_cancel_at_the_end_of_the_stack_loses_nothing"),
+    _tested("D98", "no memory for a moment, at any step and while an end is stored: no Future open, no end lost", "",
+            f"{_INTERRUPTED}_no_memory_at_any_step_of_a_submit_or_cancel_costs_no_future",
+            "tests/test_journal_callbacks.py::"
+            "test_an_end_that_cannot_be_stored_for_a_moment_is_told_and_stored_soon"),
 )  # fmt: skip
 """In the order in which they are shown."""
