@@ -17,8 +17,8 @@ from typing import Any
 from groq_queue.errors import ConfigurationError, JournalError, shown
 from groq_queue.journal import schema
 from groq_queue.journal.faults import told
+from groq_queue.mounts import is_mounted, network_kind
 from groq_queue.mounts import mounts as _mounts
-from groq_queue.mounts import network_kind
 
 try:
     import ctypes
@@ -82,6 +82,12 @@ def check_place(path: str, *, for_writing: bool) -> None:
             raise JournalError(
                 f"journal {path}: the file has {found.st_nlink} names (hard links), and under each of them another "
                 "process could own it; remove the other names, or copy the file"
+            )
+        if for_writing and is_mounted(path, _mounts()):
+            raise JournalError(
+                f"journal {path}: the file is mounted here by itself, so its lock and its write-ahead log would lie "
+                "elsewhere than those of whoever has it under another name, and be lost with this container; "
+                "mount the directory that it lies in"
             )
     if for_writing and not os.access(directory, os.W_OK | os.X_OK):
         raise JournalError(
