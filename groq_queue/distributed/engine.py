@@ -415,7 +415,7 @@ class CeleryEngine:
         until_ns = self._clock.now_ns() + min(bounds) if bounds else None
         while not self._register.has_room(request.client) and not self._is_closed:
             if self._when_full == "raise":
-                raise self._register.full(request)
+                raise self._register.full(request, self._clock.now_ns())
             if self._pool.is_inside():
                 return
             if until_ns is not None and self._clock.now_ns() >= until_ns:

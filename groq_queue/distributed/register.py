@@ -145,18 +145,21 @@ class Register:
         most = self._max_pending_per_client
         return most is None or self.tally.pending_by_client[client] < most
 
-    def full(self, request: Request) -> QueueFull:
-        """Return the error that there is no room for *request*."""
+    def full(self, request: Request, now_ns: int) -> QueueFull:
+        """Return the error that there is no room for *request*.
+
+        When to try again is not known before a worker has begun with the first one: there may be no worker.
+        """
         limit, client = self._max_pending, None
-        if limit is None or self.tally.pending < limit:
+        if limit is None or (self.tally.pending < limit and self._max_pending_per_client is not None):
             limit, client = self._max_pending_per_client, request.client
         whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
-        interval_ns = self.tally.start_interval_ns()
+        next_ns = self.tally.next_start_ns(now_ns)
         return QueueFull(
             f"{whose}={limit:,} requests waiting: wait for some to end",
             limit=limit or 0,
             client=client,
-            retry_after=None if interval_ns is None else interval_ns / NS_PER_S,
+            retry_after=None if next_ns is None else next_ns / NS_PER_S,
             request_id=request.id,
             custom_id=request.custom_id,
         )

@@ -1,0 +1,47 @@
+"""A full queue over workers says when to try again as soon as one of them has begun with something."""
+
+from __future__ import annotations
+
+import pytest
+
+from groq_queue.clock import NS_PER_S
+from groq_queue.core.prices import Tariff
+from groq_queue.core.pricing import Size
+from groq_queue.core.request import Request, State
+from groq_queue.distributed.record import Ending
+from groq_queue.distributed.register import Register
+
+
+@pytest.fixture
+def register():
+    return Register(Tariff(), 1, None)
+
+
+def accepted(register, count):
+    requests = [Request("m", "chat/completions", b"{}", Size(1, 1), 5) for _ in range(count)]
+    for request in requests:
+        register.accept(request)
+    return requests
+
+
+def test_nobody_knows_before_a_worker_has_begun(register):
+    (one,) = accepted(register, 1)
+
+    assert register.full(one, 0).retry_after is None
+
+
+def test_after_the_first_start_it_is_a_second_or_as_long_as_that_attempt_has_taken(register):
+    one, two = accepted(register, 2)
+    register.began(one.id, 1, 10 * NS_PER_S)
+
+    assert 1.0 == register.full(two, 10 * NS_PER_S).retry_after
+    assert 4.0 == register.full(two, 14 * NS_PER_S).retry_after
+
+
+def test_later_it_is_as_starts_come_and_no_sooner_than_attempts_end(register):
+    one, two, three = accepted(register, 3)
+    register.began(one.id, 1, 10 * NS_PER_S)
+    register.end(one.id, Ending(State.COMPLETED, attempts=1), 16 * NS_PER_S)
+    register.began(two.id, 1, 18 * NS_PER_S)
+
+    assert 8.0 == register.full(three, 18 * NS_PER_S).retry_after
