@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.limits import DIMENSIONS, Limits
+from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
 from groq_queue.core.pace import Pace
 from groq_queue.core.pricing import Cost
 
@@ -126,6 +126,8 @@ class Budget:
         self._probe: Lease | None = None
         self._hold_until_ns = 0
         self._hold_dimension = ""
+        # By dimension: until when costs that count so many units or more have to wait.
+        self._large_holds: dict[str, tuple[int, int]] = {}
         self._credits = False
         self._slowest_ns = 0
         self.set_limits(limits, 0)
@@ -172,6 +174,7 @@ class Budget:
             or (self._is_learning and self._leases and not self._is_harmless(cost))
             or (pace.rate is not None and pace.wait_ns(now_ns))
             or (self._is_probing and self._probe_wait_ns(now_ns))
+            or (self._large_holds and self._large_hold(cost, now_ns))
         ):
             return self._what_blocks(cost, now_ns)
         prompt, completion, audio_s = cost
@@ -196,6 +199,8 @@ class Budget:
         """Return what would block *cost* longest, or None if it would pass."""
         if now_ns < self._hold_until_ns:
             return Blocked("hold", self._hold_until_ns - now_ns, self._hold_dimension)
+        if self._large_holds and (held := self._large_hold(cost, now_ns)):
+            return held
         if self._is_learning and self._leases and not self._is_harmless(cost):
             return Blocked("learning", None)
         if self._is_probing and (probe_ns := self._probe_wait_ns(now_ns)):
@@ -274,6 +279,9 @@ class Budget:
     def refused(self, lease: Lease, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
         """End *lease* by the server's refusal and hold everybody for *wait_ns*.
 
+        A refusal for a limit per day that tells how much is left holds only costs that are as large: to wait for hours
+        because of one large request would waste what is left.
+
         Args:
             lease: Of the refused request; a refusal charges nothing.
             refusal: The numbers of the message, if it had any.
@@ -297,7 +305,10 @@ class Budget:
         self._is_probing = refusal is None or refusal.wait_ns is None
         if refusal is None and now_ns >= self._hold_until_ns:  # those sent before the first one came back say no more
             self.pace.refused(now_ns)
-        if now_ns + wait_ns > self._hold_until_ns:
+        if refusal is not None and not holds_everybody(refusal):
+            units = refusal.requested or lease.cost.units(refusal.dimension)
+            self._large_holds[refusal.dimension] = (now_ns + wait_ns, units)
+        elif now_ns + wait_ns > self._hold_until_ns:
             self._hold_until_ns = now_ns + wait_ns
             self._hold_dimension = "" if refusal is None else refusal.dimension
         return notices
@@ -347,6 +358,8 @@ class Budget:
             now_ns: The present instant.
         """
         wait_ns = max(0, self._hold_until_ns - now_ns)
+        if self._large_holds and (held := self._large_hold(cost, now_ns)):
+            wait_ns = max(wait_ns, held.wait_ns or 0)
         for name, bucket in self._buckets.items():
             if name in ("RPM", "RPD"):
                 units = requests + 1
@@ -391,6 +404,17 @@ class Budget:
         blocked = self.blocks(cost, now_ns)
         assert blocked is not None
         return blocked
+
+    def _large_hold(self, cost: Cost, now_ns: int) -> Blocked | None:
+        """Return the wait for a limit per day that the server set for costs as large as *cost*, or None."""
+        for name, (until_ns, units) in list(self._large_holds.items()):
+            if until_ns <= now_ns:
+                del self._large_holds[name]
+            elif cost.units(name) >= units:
+                bucket = self._buckets[name]
+                used = bucket.used(now_ns, credits=self._credits)
+                return Blocked("limit", until_ns - now_ns, name, used, bucket.limit)
+        return None
 
     def _probe_wait_ns(self, now_ns: int) -> int:
         """Return how long others have to wait for what becomes of the probe."""
@@ -453,6 +477,11 @@ class Budget:
                 units = lease.cost.units(name)
                 bucket.hold(units)
                 lease.parts.append((name, bucket, units, bucket.ended))
+
+
+def holds_everybody(refusal: Refusal) -> bool:
+    """Return whether nothing may be sent during the wait of *refusal*, however small it is."""
+    return refusal.dimension not in DAILY or not refusal.limit or refusal.used is None
 
 
 def _units_of(cost: Cost) -> tuple[int, int, int, int, int]:

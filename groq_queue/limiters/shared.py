@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 from groq_queue.clock import Clock
-from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
+from groq_queue.core.budget import Blocked, Lease, Level, TooLarge, holds_everybody
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
 from groq_queue.core.pricing import Backlog, Cost, Size
@@ -281,7 +281,7 @@ class SharedMeter(ProcessMeter):
             used = limits[dimension][0] - (refusal.limit - refusal.used)
             age_ns = now_ns - lease.granted_ns
             ends.append(lambda ledger: ledger.at_least(self.lane, dimension, used, age_ns, limits))
-        if wait_ns:
+        if wait_ns and (refusal is None or holds_everybody(refusal)):
             ends.append(lambda ledger: ledger.hold(self.lane, wait_ns, dimension))
         self._tell(ends)
         return notices

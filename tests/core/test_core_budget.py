@@ -233,11 +233,73 @@ def test_a_refusal_without_numbers_teaches_no_limit(refusal: Refusal | None) -> 
 def test_a_hold_names_the_limit_the_server_named() -> None:
     budget = Budget(Limits())
 
-    budget.refused(leased(budget, Cost(1)), Refusal(False, "TPD", 200_000, 200_000, 73, 1), 32 * SECOND, NOW)
+    budget.refused(leased(budget, Cost(1)), Refusal(False, "TPD", None, None, None, 1), 32 * SECOND, NOW)
     held = blocked(budget, Cost(1))
 
     assert ("hold", "TPD", 32 * SECOND) == (held.reason, held.dimension, held.wait_ns)
     assert "the end of a wait the server set for tokens per day" == str(held)
+
+
+TOO_MUCH_FOR_TODAY = Refusal(False, "TPD", 100_000, 97_050, 3_560, 550 * SECOND)
+
+
+def test_a_daily_refusal_of_a_large_request_holds_only_what_is_as_large() -> None:
+    """
+    2,950 tokens are left for the others, and every second a little more.
+    """
+    budget = Budget(None)
+
+    budget.refused(leased(budget, Cost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
+    held = blocked(budget, Cost(3_560))
+
+    assert Blocked("limit", 550 * SECOND, "TPD", 97_050, 100_000) == held
+    assert isinstance(budget.lease(Cost(100), NOW), Lease)
+    assert 97_150 == blocked(budget, Cost(5_000)).used
+    assert isinstance(budget.lease(Cost(2_850), NOW), Lease)
+    assert ("limit", "TPD") == (blocked(budget, Cost(100)).reason, blocked(budget, Cost(100)).dimension)
+
+
+def test_the_wait_of_a_large_request_is_the_servers_and_not_what_the_level_says() -> None:
+    """
+    The server's figures are rounded, and its wait is exact: the level alone would let the request go too early.
+    """
+    budget = Budget(None)
+    budget.refused(leased(budget, Cost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
+
+    assert 1 == blocked(budget, Cost(3_560), NOW + 550 * SECOND - 1).wait_ns
+    assert isinstance(budget.lease(Cost(3_560), NOW + 550 * SECOND), Lease)
+
+
+def test_a_daily_limit_of_requests_that_is_spent_holds_every_request() -> None:
+    budget = Budget(Limits(rpm=30))
+    spent = Refusal(False, "RPD", 1_000, 1_000, 1, 87 * SECOND)
+
+    budget.refused(leased(budget, Cost(3_560)), spent, 87 * SECOND, NOW)
+
+    assert Blocked("limit", 87 * SECOND, "RPD", 1_000, 1_000) == blocked(budget, Cost(1))
+    assert isinstance(budget.lease(Cost(1), NOW + 87 * SECOND), Lease)
+
+
+def test_what_is_left_of_the_day_counts_by_the_smaller_limit() -> None:
+    """
+    The user allows 98,000 of the server's 100,000, so the server's last 2,000 are left alone.
+    """
+    budget = Budget(Limits(tpd=98_000))
+    budget.refused(leased(budget, Cost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
+
+    assert isinstance(budget.lease(Cost(2_950), NOW), Lease)
+    assert "limit" == blocked(budget, Cost(1)).reason
+
+
+def test_a_refusal_by_the_minute_holds_everybody_whatever_it_tells() -> None:
+    """
+    The wait is short, and requests in front of the large one would only make it longer.
+    """
+    budget = Budget(None)
+
+    budget.refused(leased(budget, Cost(500)), Refusal(False, "TPM", 6_000, 5_958, 500, SECOND), SECOND, NOW)
+
+    assert Blocked("hold", SECOND, "TPM") == blocked(budget, Cost(1))
 
 
 # -- what the user sets, changed
