@@ -30,6 +30,7 @@ from collections.abc import Sequence
 
 NS_PER_S = 1_000_000_000
 
+_LEVELS = ("_strict", "_credited", "_asked", "_proven")
 _STATE = (
     *("limit", "period_ns", "_strict", "_credited", "held"),
     *("leased", "settled", "refunded", "lowered", "restarts", "ended"),
@@ -43,7 +44,9 @@ class Bucket:
     """
 
     __slots__ = (
+        "_asked",
         "_credited",
+        "_proven",
         "_strict",
         "ended",
         "held",
@@ -67,12 +70,16 @@ class Bucket:
         # Instants times limit at which the level is back at zero; units * period_ns of level lie between now and then.
         self._strict = 0
         self._credited = 0
+        # The same of our own requests alone, whatever the server says: what they asked for, and what they used for
+        # certain. Their level at the server lies between. Of this life only; neither is stored.
+        self._asked = 0
+        self._proven = 0
         self.held = 0
         self.leased = 0
         self.settled = 0
         self.refunded = 0
-        self.lowered = 0  # units by which the server's word ever lowered the strict level
-        self.restarts = 1  # how often the level began anew from zero
+        self.lowered = 0  # units by which the server's word has lowered the strict level
+        self.restarts = 1  # how often the level began anew from zero meanwhile
         self.ended = 0  # units that ended leases may have charged at the server, ever
 
     def state(self) -> list[int]:
@@ -85,12 +92,13 @@ class Bucket:
         bucket = cls.__new__(cls)
         for name, value in zip(_STATE, state, strict=True):
             setattr(bucket, name, value)
+        bucket._asked = bucket._proven = 0
         return bucket
 
     def move_by(self, shift_ns: int) -> None:
         """Go over to a clock that is ahead of the old one by *shift_ns*."""
-        self._strict += shift_ns * self.limit
-        self._credited += shift_ns * self.limit
+        for name in _LEVELS:
+            setattr(self, name, getattr(self, name) + shift_ns * self.limit)
 
     def wait_ns(self, cost: int, now_ns: int, *, credits: bool = False) -> int | None:
         """Return how long until *cost* fits if nothing else happens.
@@ -154,7 +162,31 @@ class Bucket:
             self._strict = base
         self._strict += most * self.period_ns
         self._credited = (self._credited if self._credited > base else base) + used * self.period_ns
+        self._asked = (self._asked if self._asked > base else base) + most * self.period_ns
         self.ended += most
+
+    def prove(self, used: int, now_ns: int) -> None:
+        """Note that an answered request used *used* units for certain."""
+        base = now_ns * self.limit
+        self._proven = (self._proven if self._proven > base else base) + used * self.period_ns
+
+    def proven_use(self, slowest_ns: int, now_ns: int) -> int:
+        """Return the units that our own requests certainly have in use; none took longer than *slowest_ns*.
+
+        The server began to drain a request's units when it arrived, we when it was answered.
+        """
+        level = self._proven - (now_ns + slowest_ns) * self.limit
+        return max(0, level // self.period_ns)
+
+    def asked_for(self, now_ns: int) -> int:
+        """Return the units that are in use if the server keeps all that our own requests asked for."""
+        return self.held + max(0, -(-(self._asked - now_ns * self.limit) // self.period_ns))
+
+    def forget_lowering(self) -> None:
+        """Undo what ``at_most`` did to the levels, and begin to count it anew."""
+        self.lowered, self.restarts = 0, 1
+        self._strict = max(self._strict, self._asked)
+        self._credited = max(self._credited, self._proven)
 
     def refund(self, cost: int) -> None:
         """End a lease whose request was never charged."""
@@ -188,16 +220,16 @@ class Bucket:
 
     def resize(self, limit: int, now_ns: int) -> None:
         """Change the limit and keep the units in use."""
-        strict, credited = self._level(now_ns, False), self._level(now_ns, True)
+        for name in _LEVELS:
+            level = max(0, getattr(self, name) - now_ns * self.limit)
+            setattr(self, name, now_ns * limit + level)
         self.limit = limit
-        self._strict = now_ns * limit + strict
-        self._credited = now_ns * limit + credited
 
     def change_period(self, period_ns: int, now_ns: int) -> None:
         """Change the time in which the bucket drains and keep the units in use."""
-        strict, credited = self._level(now_ns, False), self._level(now_ns, True)
-        self._strict = now_ns * self.limit + strict * period_ns // self.period_ns
-        self._credited = now_ns * self.limit + credited * period_ns // self.period_ns
+        for name in _LEVELS:
+            level = max(0, getattr(self, name) - now_ns * self.limit)
+            setattr(self, name, now_ns * self.limit + level * period_ns // self.period_ns)
         self.period_ns = period_ns
 
     def drain_of(self, duration_ns: int) -> int:

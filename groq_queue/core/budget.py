@@ -25,6 +25,7 @@ _TOKENS = _PLACES["TPM"]
 _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
 _MINUTE_TOLERANCE = 0.03
 _PROBE_NS = 1_000_000_000  # a refusal comes sooner
+_DISPROOFS = 2  # contradictions after which the headers of a limit lower its level no more
 _HARMLESS_TOKENS = 1_000  # no published limit holds fewer than 1,200 tokens a minute
 
 
@@ -129,6 +130,7 @@ class Budget:
         # By dimension: until when costs that count so many units or more have to wait.
         self._large_holds: dict[str, tuple[int, int]] = {}
         self._credits = False
+        self._contradictions: dict[str, tuple[int, int]] = {}  # by dimension: how many, and when the last was seen
         self._slowest_ns = 0
         self.set_limits(limits, 0)
 
@@ -262,9 +264,13 @@ class Budget:
             if ended_before is None:  # learnt from this very answer
                 bucket.begin_at(bucket.limit - header.remaining, now_ns)
                 continue
-            if self._own.get(header.dimension, header.limit) >= header.limit:  # we count in the server's bucket
+            if self.may_be_lowered(header.dimension, header.limit):
                 since = bucket.ended - ended_before
-                bucket.at_most(header.limit - header.remaining + since, now_ns)
+                most = header.limit - header.remaining + since
+                if most + _ENOUGH_UNITS < bucket.proven_use(self._slowest_ns, now_ns):
+                    self._contradicted(header.dimension, lease, now_ns)
+                    continue
+                bucket.at_most(most, now_ns)
                 # A server that keeps what was requested drains ahead of us only while our level stands at zero and
                 # answers are under way: at most one slowest answer per restart. More was given back.
                 slack = bucket.restarts * bucket.drain_of(self._slowest_ns) + bucket.limit // 100
@@ -301,6 +307,8 @@ class Budget:
             if refusal.used is not None:
                 left = refusal.limit - refusal.used
                 bucket.at_least(bucket.limit - left, now_ns - lease.granted_ns, now_ns)
+        for name in self._buckets if refusal is None or not refusal.dimension else (refusal.dimension,):
+            self._doubt(name, lease, refusal, now_ns)
         self._is_learning = False
         self._is_probing = refusal is None or refusal.wait_ns is None
         if refusal is None and now_ns >= self._hold_until_ns:  # those sent before the first one came back say no more
@@ -331,15 +339,25 @@ class Budget:
 
     def believe_credits(self) -> None:
         """Take it from others who share the budget that the server gives unused allowance back."""
-        self._credits = True
+        self._credits = not self._is_disproved("TPM")
+
+    def prove(self, lease: Lease, used: Cost, now_ns: int) -> None:
+        """Note that the answered request of the settled *lease* used *used* for certain."""
+        spent = _units_of(used)
+        for name, bucket, _, _ in lease.parts:
+            bucket.prove(spent[_PLACES[name]], now_ns)
 
     def capacities(self) -> dict[str, tuple[int, int]]:
         """Return ``{dimension: (limit, period_ns)}``, as large as they are usable."""
         return {name: (bucket.limit, bucket.period_ns) for name, bucket in self._buckets.items()}
 
     def may_be_lowered(self, name: str, limit: int) -> bool:
-        """Return whether a server with that *limit* may lower our level: the user set none that is smaller."""
-        return self._own.get(name, limit) >= limit
+        """Return whether a server with that *limit* may lower our level.
+
+        The user set none that is smaller, so that we count in the server's bucket; and it was not caught telling
+        less than our own requests use.
+        """
+        return self._own.get(name, limit) >= limit and not self._is_disproved(name)
 
     def held(self) -> Cost:
         """Return what all open leases hold together."""
@@ -424,6 +442,35 @@ class Budget:
     def _is_harmless(self, cost: Cost) -> bool:
         """Return whether *cost* may join a probe: the user named the limit of requests, and no other is as small."""
         return "RPM" in self._own and self.held().tokens + cost.tokens <= _HARMLESS_TOKENS
+
+    def _is_disproved(self, name: str) -> bool:
+        return name in self._contradictions and self._contradictions[name][0] >= _DISPROOFS
+
+    def _doubt(self, name: str, lease: Lease, refusal: Refusal | None, now_ns: int) -> None:
+        """Hold a refusal against the headers that had lowered a level, if our own requests explain all of it.
+
+        It is then as high as what they asked for: nothing was given back, and nobody else spends.
+        """
+        bucket = self._buckets.get(name)
+        if bucket is None or not bucket.lowered:
+            return
+        asked = bucket.asked_for(now_ns)
+        if refusal is not None and refusal.used is not None:
+            is_explained = abs(asked - refusal.used) <= bucket.limit // 10
+        else:
+            is_explained = bucket.limit < asked + lease.cost.units(name) <= bucket.limit * 5 // 4
+        if is_explained:
+            self._contradicted(name, lease, now_ns)
+
+    def _contradicted(self, name: str, lease: Lease, now_ns: int) -> None:
+        """Note that the headers of *name* tell less than is in use; those of one moment count once."""
+        count, seen_ns = self._contradictions.get(name, (0, 0))
+        if count and lease.granted_ns <= seen_ns:
+            return
+        self._contradictions[name] = (count + 1, now_ns)
+        self._buckets[name].forget_lowering()
+        if name == "TPM":
+            self._credits = False  # until headers that are not contradicted show it again
 
     def _learn(self, name: str, limit: int, now_ns: int, notices: list[str]) -> Bucket:
         """Note the server's *limit* and return its bucket."""
