@@ -67,6 +67,25 @@ def test_a_request_that_was_given_back_keeps_its_wait_and_its_number(fleet):
 
 
 @pytest.mark.gate
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_stopping_worker_tells_a_shared_budget_how_its_last_attempt_ended(fleet, tmp_path, kind):
+    """
+    A refusal gives its tokens back: the next worker need not wait until the lease of the first one has run out.
+    """
+    ours = fleet(faults=[Fault(status=498, delay_s=0.7, times=1)])
+    limiter = f"sqlite:///{tmp_path}/budgets.db" if kind == "sqlite" else f"{ours.broker}?scope=stop"
+    with ours.queue() as queue:
+        future = queue.submit("hello", max_completion_tokens=900)
+        stopped_in_mid_attempt(ours, "--limiter", limiter, "--tpm", "1000")
+        began_s = time.monotonic()
+        ours.start_worker("--limiter", limiter, "--tpm", "1000", lanes="normal:2")
+        answer = future.result(S)
+
+    assert 2 == answer.attempts
+    assert 10 > time.monotonic() - began_s
+
+
+@pytest.mark.gate
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_max_retries_holds_over_workers(fleet, number):
     """

@@ -26,7 +26,12 @@ def serving(monkeypatch):
         left, runs, dead = list(errors), threading.Event(), threading.Event()
 
         class Controller:
+            exitcode = None
+
             def start(self):
+                if left and isinstance(left[0], str):
+                    self.exitcode = left.pop(0)  # as Celery notes it, which lets nothing through
+                    return
                 if left:
                     raise left.pop(0)
                 runs.set()
@@ -60,3 +65,14 @@ def test_a_lane_whose_consumer_breaks_again_and_again_is_told_dead(serving, capl
     assert dead.wait(PATIENCE_S)
     assert not runs.is_set()
     assert 4 == len(caplog.messages)
+
+
+def test_a_lane_that_celerys_own_command_ends_is_not_begun_anew(serving, caplog):
+    """
+    Whoever starts the program again, or not, hears of it by the exit code.
+    """
+    runs, dead = serving("Got shutdown from remote")
+
+    assert dead.wait(PATIENCE_S)
+    assert not runs.is_set()
+    assert [] == caplog.messages
