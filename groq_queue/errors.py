@@ -111,6 +111,10 @@ class QueueClosed(GroqQueueError, RuntimeError):
     """The queue was shut down before this call."""
 
 
+class DeadlockError(GroqQueueError, RuntimeError):
+    """A callable of the queue waits for a request of the same queue that cannot end before it."""
+
+
 class QueueBusy(GroqQueueError):
     """The queue could not serve the request in the time or room it had.
 

@@ -446,7 +446,9 @@ class GroqQueue(Asking):
         from headers if it returns a response that has some, as ``with_raw_response`` of the SDKs does. A stream
         that it returns is counted in full and holds no slot; ``integrations`` has adapters whose streams do.
 
-        It must not wait for other requests of this queue, whose turn may come only after its own.
+        It should not wait for other requests of this queue, whose turn may come only after its own: a wait
+        that can never end raises ``DeadlockError`` inside the callable, one that others may end is warned
+        about once.
 
         Args:
             fn: Not asynchronous.

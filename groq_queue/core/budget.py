@@ -152,6 +152,11 @@ class Budget:
         for name in dict.fromkeys([*self._own, *self._buckets, *self._dormant]):
             self._fit(name, now_ns)
 
+    @property
+    def open_leases(self) -> int:
+        """How many leases have not ended."""
+        return len(self._leases)
+
     def too_large(self, cost: Cost) -> TooLarge | None:
         """Return the first limit that *cost* exceeds even when it is full, or None."""
         for name, bucket in self._buckets.items():

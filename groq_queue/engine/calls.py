@@ -18,11 +18,16 @@ import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from groq_queue.core.completion import usage_of
 from groq_queue.core.usage import usage_in_body
 from groq_queue.errors import APIConnectionError, APIError, APITimeoutError, GroqQueueError, Sent, excerpt
+
+if TYPE_CHECKING:
+    from groq_queue.core.request import Request
+    from groq_queue.engine.nested import Nested
 
 _LOST = frozenset(
     {
@@ -95,6 +100,7 @@ class Call:
         self._raised: BaseException | None = None
         self._stands_for: GroqQueueError | None = None  # our error of what was returned or raised
         self._on_begun: Callable[[Mapping[str, str]], None] | None = None
+        self.waits_for: Request | None = None  # while it waits for another request of its queue, see ``nested``
 
     def run(self, on_begun: Callable[[Mapping[str, str]], None]) -> Told | APIError:
         """Call it once.
@@ -153,6 +159,29 @@ class Call:
 def current_call(owner: object) -> Call | None:
     """Return the call that runs on this thread for *owner*, or None."""
     return next((call for call in reversed(_running()) if call.is_of(owner)), None)
+
+
+@contextmanager
+def waiting(request: Request, aside: AbstractContextManager[None], *, is_bounded: bool) -> Iterator[None]:
+    """Wait for *request* as whatever runs on this thread, which steps *aside* meanwhile.
+
+    Raises:
+        DeadlockError: A call waits for what waits for it.
+    """
+    call = next(reversed(_running()), None)
+    owner: Any = None if call is None else call._owner
+    nested: Nested | None = getattr(owner, "nested", None)
+    if call is None or nested is None:
+        with aside:
+            yield
+        return
+    nested.begin(call, request, is_bounded=is_bounded)
+    try:
+        with aside:
+            yield
+    finally:
+        if not is_bounded:
+            nested.end(call)
 
 
 def hidden_retries(fn: Callable[..., Any]) -> int:

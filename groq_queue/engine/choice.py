@@ -92,6 +92,16 @@ class Chooser:
         if job.reserved is not None:
             self.purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
 
+    def awaits_money(self, request: Request, lane: Lane) -> bool:
+        """Return whether only what others have set aside would pay for *request*."""
+        amount = self._tariff.price(request.model, lane.meter.price(request.size)) if self._is_capped else None
+        if amount is None:
+            return False
+        if self.purse.reserve(amount):
+            self.purse.settle(amount, 0)
+            return False
+        return self.purse.can_ever_hold(amount) and self.purse.reserved > 0
+
     def _try(self, lane: Lane, head: Request, now_ns: int) -> Job | int | None:
         """Take *head* if money and every limit allow.
 

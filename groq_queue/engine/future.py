@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State
+from groq_queue.engine.calls import waiting
 from groq_queue.engine.log import told
 from groq_queue.forking import fork_between
 from groq_queue.logger import SafeLogger
@@ -326,23 +327,27 @@ class RequestFuture(Future[_T]):
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
         """Where they hang it."""
-        return self._watched().waiters
+        waiters = self._watched().waiters
+        return _Hooks(waiters, self) if self._engine.is_inside() else waiters  # type: ignore[return-value]
 
     def _await(self, timeout: float | None) -> None:
         """Wait until it has ended.
 
         Raises:
             TimeoutError: It has not, within *timeout* seconds.
+            DeadlockError: It waits for the callable that waits here.
             CancelledError: It was cancelled.
         """
         if self._state not in _OVER:
-            with self._waiting():
+            with self._waiting(is_bounded=timeout is not None):
                 self._block(timeout)
         if self._state == CANCELLED_AND_NOTIFIED:
             raise CancelledError
 
-    def _waiting(self) -> AbstractContextManager[None]:
-        return self._engine.aside() if not self.done() and self._engine.is_inside() else nullcontext()
+    def _waiting(self, *, is_bounded: bool = False) -> AbstractContextManager[None]:
+        if self.done() or not self._engine.is_inside():
+            return nullcontext()
+        return waiting(self._request, self._engine.aside(), is_bounded=is_bounded)
 
     def _block(self, timeout: float | None) -> None:
         watch, waiter = self._watched(), _Waiter()
@@ -356,6 +361,37 @@ class RequestFuture(Future[_T]):
         finally:
             with watch.lock:
                 watch.waiters.remove(waiter)
+
+
+class _Hooks:
+    """Where the stdlib hangs its waiters on a thread that others must take the place of while it waits.
+
+    Its functions hang one waiter into each of their Futures and take it out of each when they are done.
+    """
+
+    def __init__(self, waiters: list[Any], future: RequestFuture[Any]) -> None:
+        self._waiters = waiters
+        self._future = future
+
+    def append(self, waiter: Any) -> None:
+        """Hang it up; with the first, the thread steps aside."""
+        self._waiters.append(waiter)
+        hung = getattr(waiter, "hung", 0)
+        if not hung:
+            waiter.aside = self._future._waiting(is_bounded=True)  # by this Future or by another
+            waiter.aside.__enter__()
+        waiter.hung = hung + 1
+
+    def remove(self, waiter: Any) -> None:
+        """Take it out; with the last, the thread is back."""
+        self._waiters.remove(waiter)
+        hung = getattr(waiter, "hung", 0)  # another thread, which nobody need replace, may have hung it up
+        waiter.hung = hung - 1
+        if hung == 1:
+            waiter.aside.__exit__(None, None, None)
+
+    def __len__(self) -> int:
+        return len(self._waiters)
 
 
 class _Waiter:

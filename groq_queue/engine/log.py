@@ -37,6 +37,7 @@ last_resort.attach()  # here, since whatever logs is loaded together with this
 EVENTS = {
     "attempt_broke": "an attempt raised what it must not: a bug, or no memory; ERROR",
     "attempt_failed": "an attempt failed and is repeated; DEBUG",
+    "call_waits": "a callable waits for another request of its queue and holds what that needs; WARNING",
     "callback_raised": "a done-callback raised; ERROR",
     "column_failed": "some rows of map_column have no answer; WARNING",
     "daily_limit": "a lane waits for a limit per day; WARNING",

@@ -26,6 +26,7 @@ from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.late import LateCalls
 from groq_queue.engine.leaving import tell_at_exit
+from groq_queue.engine.nested import Nested
 from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Attempts, Keeper
@@ -150,6 +151,9 @@ class ThreadEngine:
         )
         self._places = Places(
             self._roster, self._lock, self._clock, self._timers, self._pool, self._room, self._end_expired
+        )
+        self.nested = Nested(
+            self._roster, self._chooser, self._lock, self._clock, lambda tell: self._timers.after(0, tell)
         )
         self._stocking = Stocking(self._roster, self._lock, self._timers, self._keeper, self._unshelve)
         self._delivery = Delivery(

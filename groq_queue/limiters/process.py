@@ -186,6 +186,12 @@ class ProcessMeter:
         with self._lock:
             self._listeners = tuple(known for known in self._listeners if known != listener)
 
+    @property
+    def open_leases(self) -> int:
+        """How many attempts are on their way, those of other queues of the account too."""
+        with self._lock:
+            return self._budget.open_leases
+
     def price(self, size: Size) -> Cost:
         """Return what a request of *size* is expected to be charged now."""
         with self._lock:

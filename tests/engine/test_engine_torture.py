@@ -222,34 +222,10 @@ def test_a_result_timeout_inside_a_callback_ends_on_a_pool_of_one(stage):
     assert 0 == play.engine._pool._aside
 
 
-@pytest.mark.parametrize("stdlib_wait", ["wait", "as_completed"])
-def test_the_stdlibs_wait_inside_a_callback_makes_no_room_on_a_pool_of_one(stage, stdlib_wait):
-    """
-    Like ThreadPoolExecutor: ``wait`` and ``as_completed`` do not tell the Future that they wait, so nobody takes the
-    worker's place; their timeout ends it, and the inner request is sent afterwards. ``result()`` is the way.
-    """
-    play = stage(max_workers=1)
-    found = []
-
-    def wait_for_another(future):
-        inner = play.submit("inner")
-        if stdlib_wait == "wait":
-            found.append(not wait([inner], timeout=0.1).done)
-        else:
-            with pytest.raises(futures.TimeoutError):
-                list(as_completed([inner], timeout=0.1))
-            found.append(not inner.done())
-
-    play.submit("outer", callback=wait_for_another)
-
-    assert play.engine.join(10)
-    assert [True] == found
-    assert ["outer", "inner"] == play.names()
-
-
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stdlib_wait", [wait, as_completed])
-def test_the_stdlibs_wait_inside_a_callback_works_while_another_worker_is_free(stage, stdlib_wait):
-    play = stage(max_workers=2)
+def test_the_stdlibs_wait_inside_a_callback_lets_another_worker_take_over(stage, stdlib_wait, workers):
+    play = stage(max_workers=workers)
     found = []
 
     def wait_for_another(future):

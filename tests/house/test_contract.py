@@ -14,6 +14,7 @@ TREE = {
     "ConfigurationError": ("GroqQueueError", ValueError),
     "MissingExtraError": ("GroqQueueError", ImportError),
     "QueueClosed": ("GroqQueueError", RuntimeError),
+    "DeadlockError": ("GroqQueueError", RuntimeError),
     "QueueBusy": ("GroqQueueError", Exception),
     "QueueFull": ("QueueBusy", queue.Full),
     "QueueTimeout": ("QueueBusy", Exception),

@@ -8,6 +8,7 @@ import threading
 import pytest
 import requests
 from extras import needs
+from hasty import HastyClock
 
 from groq_queue import GroqQueue, GroqSimulator, Limits
 from groq_queue.integrations import otel, requests_adapter
@@ -109,6 +110,7 @@ def test_each_attempt_of_a_request_has_the_same(tracing):
             model=MODEL,
             limits=Limits(),
             observer=otel.observer(tracer_provider=tracing.provider),
+            clock=HastyClock(),
         ) as queue,
         tracing.tracer.start_as_current_span("page"),
     ):

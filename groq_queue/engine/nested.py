@@ -1,0 +1,165 @@
+"""Calls that wait, inside themselves, for another request of their own queue: which of them wait for ever.
+
+A callable holds its place in its lane, its lease and its money until it returns. If what it waits
+for needs just these, it waits for itself: at once, or by way of other calls that wait as well.
+
+Certain is only what neither time nor anybody who is still at work can change. So a call is refused
+its wait when everything that the request waits for is held by calls that wait in turn. Whatever else
+may help in time (an attempt on its way, another queue of the account, a time-out) is worth a warning.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from groq_queue.clock import Clock
+from groq_queue.core.request import Request, State
+from groq_queue.engine.bounds import has_bounds
+from groq_queue.engine.calls import Call
+from groq_queue.engine.choice import Chooser
+from groq_queue.engine.log import told
+from groq_queue.engine.roster import Roster
+from groq_queue.errors import DeadlockError, excerpt
+from groq_queue.logger import SafeLogger
+
+_log = SafeLogger("groq_queue")
+
+
+class _Need(NamedTuple):
+    """What a pending request waits for that only the end of others gives back.
+
+    Attributes:
+        what: In words, and the cure.
+        holders: Who holds it.
+        is_all: Whether nobody else does, such as another queue of the account.
+    """
+
+    what: str
+    holders: list[Request]
+    is_all: bool
+
+
+class Nested:
+    """Looks at each wait of a call before it begins.
+
+    ``lock`` is the engine's and guards all. True whenever it is free: ``waits_for`` of a call is what it waits for
+    without a time-out, on the thread that runs it.
+
+    Args:
+        roster: Where the requests stand.
+        chooser: Has the money.
+        lock: The engine's.
+        clock: Tells the time.
+        tell_later: Has something called soon, outside every lock: whoever waits may hold the Futures'.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        chooser: Chooser,
+        lock: threading.RLock,
+        clock: Clock,
+        tell_later: Callable[[Callable[[], None]], object],
+    ) -> None:
+        self._roster = roster
+        self._chooser = chooser
+        self._lock = lock
+        self._clock = clock
+        self._tell_later = tell_later
+        self._has_warned = False
+
+    def begin(self, call: Call, request: Request, *, is_bounded: bool) -> None:
+        """Let *call* wait for *request*, until ``end``.
+
+        Args:
+            call: Runs on the calling thread.
+            request: Of any queue.
+            is_bounded: The wait ends by itself.
+
+        Raises:
+            DeadlockError: It would never end.
+        """
+        with self._lock:
+            need = self._need(request) if request.state is State.PENDING else None
+            is_mine = need is not None and any(each.call is call for each in need.holders)
+            if not is_bounded:
+                call.waits_for = request
+                if self._is_stuck(request):
+                    call.waits_for = None
+                    what = "the call itself, or waits for it in turn" if need is None else need.what
+                    raise DeadlockError(
+                        f"a callable of this queue waits for {request} of the same queue, which cannot end before it: "
+                        f"that is {what}; or submit it outside the callable"
+                    )
+            warns = is_mine and not self._has_warned
+            self._has_warned = self._has_warned or warns
+        if warns and need is not None:
+            what, facts = need.what, told("call_waits", request)
+            self._tell_later(
+                lambda: _log.warning(
+                    "a callable of this queue waits for %s of the same queue, which needs what running requests hold, "
+                    "the callable among them: %s; or submit it outside the callable",
+                    request,
+                    what,
+                    extra=facts,
+                )
+            )
+
+    def end(self, call: Call) -> None:
+        """Note that *call* goes on after a wait that nothing bounded."""
+        call.waits_for = None
+
+    def _is_stuck(self, request: Request) -> bool:
+        """Return whether *request* can never end. The lock is held."""
+        seen: set[Request] = set()
+        todo = [request]
+        while todo:
+            each = todo.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if each.state is State.RUNNING:
+                if each.call is None or each.call.waits_for is None:
+                    return False  # it is at work
+                todo.append(each.call.waits_for)
+            elif each.state is not State.PENDING or has_bounds(each):
+                return False
+            else:
+                need = self._need(each)
+                if need is None or not need.is_all or not need.holders:
+                    return False
+                todo += need.holders
+        return True
+
+    def _need(self, request: Request) -> _Need | None:
+        """Return what a pending request waits for, None if time alone may bring its turn. The lock is held."""
+        lane = self._roster.lanes.get(request.lane)
+        if lane is None or request not in self._roster.open:
+            return None
+        if lane.max_in_flight is not None and lane.in_flight >= lane.max_in_flight:
+            return _Need(
+                f"one of the max_concurrency={lane.max_in_flight} attempts at once: raise that",
+                self._running(request.lane),
+                True,
+            )
+        blocked = lane.meter.blocks(request.size, self._clock.now_ns())
+        if blocked is not None and blocked.wait_ns is None:
+            holders = self._running(request.lane)
+            open_leases: int | None = getattr(lane.meter, "open_leases", None)  # a shared budget cannot tell
+            name = excerpt(request.model)
+            what = (
+                f"the limits of {name}, unknown until the first answer: name them in limits="
+                if blocked.reason == "learning"
+                else f"room in a limit of {name} that running requests fill: lower the tokens of the callable"
+            )
+            return _Need(what, holders, open_leases is not None and open_leases <= len(holders))
+        if self._chooser.awaits_money(request, lane):
+            return _Need("the money of max_cost that running requests may spend: raise that", self._running(), True)
+        return None
+
+    def _running(self, lane: str | None = None) -> list[Request]:
+        return [
+            each for each in self._roster.open if each.state is State.RUNNING and (lane is None or each.lane == lane)
+        ]
