@@ -87,9 +87,9 @@ class Lane:
 
     def close(self, now_ns: int) -> None:
         """Stop listening to the meter, which other queues may go on using."""
+        self.meter.unsubscribe(self._freed)
         if self._last_levels is None:
             self._last_levels = self.meter.levels(now_ns)
-        self.meter.unsubscribe(self._freed)
 
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state, or that at the end once the lane is closed."""

@@ -39,6 +39,7 @@ EVENTS = {
     "attempt_failed": "an attempt failed and is repeated; DEBUG",
     "call_waits": "a callable waits for another request of its queue and holds what that needs; WARNING",
     "callback_raised": "a done-callback raised; ERROR",
+    "close_failed": "a part of the queue could not be closed at its end; ERROR",
     "column_failed": "some rows of map_column have no answer; WARNING",
     "daily_limit": "a lane waits for a limit per day; WARNING",
     "ended_before": "a request that workers share had ended already; WARNING",

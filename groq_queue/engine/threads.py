@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.completion import Completion
@@ -26,6 +27,7 @@ from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.late import LateCalls
 from groq_queue.engine.leaving import tell_at_exit
+from groq_queue.engine.log import told
 from groq_queue.engine.nested import Nested
 from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
@@ -540,12 +542,19 @@ class ThreadEngine:
         return self._failures == 1
 
     def all_left(self) -> None:
-        """Close what the engine was given."""
-        for lane in list(self._roster.lanes.values()):
-            lane.close(self._clock.now_ns())
-        self._timers.close(wait=False)
-        for close, _ in self._closes:
-            close()
+        """Close what the engine was given: all of it, though one part, or the user's clock, may fail."""
+        interrupt: BaseException | None = None
+        parts: list[Callable[[], object]] = [self._close_lanes, partial(self._timers.close, wait=False)]
+        for close in parts + [close for close, _ in self._closes]:
+            try:
+                close()
+            except BaseException as error:
+                if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
+                    _log.exception("a part of the queue could not be closed", extra=told("close_failed"))
+                else:
+                    interrupt = interrupt or error  # a Ctrl-C, which reaches the caller when all is closed
+        if interrupt is not None:
+            raise interrupt
 
     # -- callers' verbs
 
@@ -640,6 +649,10 @@ class ThreadEngine:
             self._quiet.notify_all()
             if self._fate.is_closed:
                 self._pool.dismiss()
+
+    def _close_lanes(self) -> None:
+        for lane in list(self._roster.lanes.values()):
+            lane.close(self._clock.now_ns())
 
     def _rebuild(self, ended_as: State) -> None:
         """Make every place and every count anew."""

@@ -155,8 +155,10 @@ def play(groq, rng, monkeypatch):
 
 
 def played(count, first, monkeypatch):
-    was_raising, factory_level = logging.raiseExceptions, logging.getLogger("groq_queue").level
-    logging.raiseExceptions = False
+    logger, nobody = logging.getLogger("groq_queue"), logging.NullHandler()
+    was_raising, logging.raiseExceptions = logging.raiseExceptions, False
+    logger.addHandler(nobody)
+    logger.propagate = False  # pytest would keep every record with its traceback, which each collection then visits
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None  # finalisers raise, by intention
     broken, ended = Counter(), Counter()
@@ -170,7 +172,8 @@ def played(count, first, monkeypatch):
     finally:
         sys.unraisablehook = hook
         logging.raiseExceptions = was_raising
-        logging.getLogger("groq_queue").setLevel(factory_level)
+        logger.propagate = True
+        logger.removeHandler(nobody)
     return broken, ended
 
 
