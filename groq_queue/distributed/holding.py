@@ -42,6 +42,7 @@ from groq_queue.logger import SafeLogger
 _log = SafeLogger("groq_queue")
 
 _MOST_UNKNOWN = 3  # as often may a request be on its way when its worker dies, then it fails: it may be the cause
+_MOST_BROKEN = 25  # times that an outcome is tried to be stored, a fifth of a second apart
 _LONGEST_PERIOD_S = 2.0
 _AGAIN_S = 1
 _AFTER_FAILURE_S = 0.2  # of the machine's own clock, since ours may be what failed
@@ -194,7 +195,10 @@ class Holding:
         with self._changed:
             self._jobs[job.id] = job
         try:
-            ending = self._ending_of(job, claimed)
+            try:
+                ending = self._ending_of(job, claimed)
+            except BaseException as error:
+                ending = self._broken(job, claimed, error)
             if ending is not None:
                 self._file(job, ending)
             elif not job.is_gone:
@@ -244,12 +248,26 @@ class Holding:
             return Ending(state, None, ours, request.attempts, charged=job.charged)
         return Ending(State.COMPLETED, answer, None, answer.attempts, answer.waited, job.charged)
 
+    def _broken(self, job: _Job, claimed: Claimed, error: BaseException) -> Ending | None:
+        """Return how a request ends on which *error* broke; None if there may be memory again elsewhere, or later."""
+        _log.error(
+            "a worker broke on request %s: a bug, or no memory was left",
+            job.id[:8],
+            exc_info=error,
+            extra=told("attempt_broke"),
+        )
+        if isinstance(error, MemoryError) or not isinstance(error, Exception):
+            self._pause_after_failure()
+            return None
+        ours = GroqQueueError(f"request {job.id[:8]}: its worker broke on it: {error!r:.200}")
+        return Ending(State.FAILED, error=ours, attempts=claimed.attempts)
+
     def _file(self, job: _Job, ending: Ending) -> None:
         """Store how a request ended: for as long as that takes, since it is paid for."""
-        told_ending = encode_ending(ending)
+        broken = 0
         while True:
             try:
-                if self._store.finish(job.id, ending.state.value, told_ending) != 1:
+                if self._store.finish(job.id, ending.state.value, encode_ending(ending)) != 1:
                     _log.warning(
                         "request %s had ended before, so this outcome of it is dropped: it was cancelled, or this "
                         "worker was taken for dead and another one sent it (see --lease)",
@@ -273,6 +291,21 @@ class Holding:
                     error,
                 )
                 self._store.pause(_AGAIN_S)
+            except BaseException as error:
+                broken += 1
+                if broken == 1:
+                    _log.error(
+                        "the outcome of request %s could not be stored, tried again: a bug, or no memory was left",
+                        job.id[:8],
+                        exc_info=error,
+                        extra=told("attempt_broke"),
+                    )
+                if broken == _MOST_BROKEN:  # sent again, it would be paid for again and come to the same
+                    unstored = GroqQueueError(f"request {job.id[:8]}: its outcome cannot be stored: {error!r:.200}")
+                    ending = Ending(State.FAILED, None, unstored, ending.attempts, charged=ending.charged)
+                elif broken > _MOST_BROKEN:
+                    raise
+                self._pause_after_failure()
 
     def _give_back(self, job: _Job) -> None:
         try:

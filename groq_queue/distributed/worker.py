@@ -171,6 +171,11 @@ def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable
                 "a wake-up of lane %s is dropped, another one follows: %s", lane.name, error, extra=told("store_away")
             )
             return 0
+        except BaseException:  # a call that ends so would never be acknowledged, and keep its thread's place for ever
+            _log.exception(
+                "a call of lane %s broke: a bug, or no memory was left", lane.name, extra=told("attempt_broke")
+            )
+            return 0
 
     app.finalize()
     app.conf.worker_consumer = _consumer_class(outage)
