@@ -26,6 +26,7 @@ _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole o
 _MINUTE_TOLERANCE = 0.03
 _PROBE_NS = 1_000_000_000  # a refusal comes sooner
 _DISPROOFS = 2  # contradictions after which the headers of a limit lower its level no more
+_LONGEST_HOLD_NS = 3_660_000_000_000  # an hour, as a server tells it, and a little
 _HARMLESS_TOKENS = 1_000  # no published limit holds fewer than 1,200 tokens a minute
 
 
@@ -48,6 +49,12 @@ class Blocked(NamedTuple):
     dimension: str = ""
     used: int = 0
     limit: int = 0
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether it is a limit per day: by its name, or since no other makes anybody wait for more than an hour."""
+        is_long = self.reason == "hold" and self.wait_ns is not None and self.wait_ns > _LONGEST_HOLD_NS
+        return self.dimension in DAILY or is_long
 
     def __str__(self) -> str:
         if self.reason == "limit":

@@ -28,8 +28,12 @@ _NS_BY_UNIT = {
     "h": 3_600_000_000_000,
     "d": 86_400_000_000_000,
 }
-_PART = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,18}))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h|d)\s*", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?", re.ASCII)
+LONGEST_WAIT_NS = 366 * _NS_BY_UNIT["d"]
+"""What is longer is a mistake, or means never; it is read as this, and not as no wait at all."""
+
+_PART = re.compile(r"([0-9]+)(?:\.([0-9]+))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h|d)\s*", re.ASCII)
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
+_DIGITS_READ = 18  # of a whole part no more make sense, and of a fraction no more matter
 _COUNT = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
@@ -62,8 +66,8 @@ def parse_duration(text: str) -> int | None:
     """Read a duration such as ``2m59.56s``, ``432ms``, ``240µs`` or ``6m 11.52s``.
 
     Returns:
-        Nanoseconds, rounded up, or None if *text* is anything else. A bare number
-        has no unit and is None.
+        Nanoseconds, rounded up, at most ``LONGEST_WAIT_NS``, or None if *text* is
+        anything else. A bare number has no unit and is None.
 
     >>> parse_duration("1h23m45.6s")
     5025600000000
@@ -76,22 +80,26 @@ def parse_duration(text: str) -> int | None:
             return None
         whole, fraction, unit = part.groups()
         scale = _NS_BY_UNIT[unit]
-        total += int(whole) * scale
+        whole = whole.lstrip("0")
+        total += LONGEST_WAIT_NS if len(whole) > _DIGITS_READ else int(whole or "0") * scale
         if fraction:
-            total += -(-int(fraction) * scale // 10 ** len(fraction))
+            digits = fraction[:_DIGITS_READ]
+            total += -(-int(digits) * scale // 10 ** len(digits))
         position = part.end()
-    return total if position else None
+    return min(total, LONGEST_WAIT_NS) if position else None
 
 
-def parse_retry_after(value: str | None, wall_s: float) -> int | None:
+def parse_retry_after(value: str | None, wall_s: float, date: str | None = None) -> int | None:
     """Read a ``retry-after`` header: seconds, an HTTP date, or a duration.
 
     Args:
         value: The header, or None.
-        wall_s: Present time in seconds of the Unix epoch, for dates.
+        wall_s: Present time in seconds of the Unix epoch.
+        date: The answer's ``date`` header. A date in *value* is read by the clock that wrote it, which is this one,
+            and by *wall_s* only if there is none.
 
     Returns:
-        Nanoseconds >= 0 (a past date is 0), or None: absent, negative, not a number.
+        Nanoseconds from 0 (a past date) to ``LONGEST_WAIT_NS``, or None: absent, negative, not a number.
     """
     if value is None:
         return None
@@ -101,11 +109,21 @@ def parse_retry_after(value: str | None, wall_s: float) -> int | None:
     duration = parse_duration(value) if len(value) < 64 else None
     if duration is not None:
         return duration
+    until_s = _parse_date(value)
+    if until_s is None:
+        return None
+    written_s = None if date is None else _parse_date(date)
+    seconds = until_s - (wall_s if written_s is None else written_s)
+    return min(max(0, round(seconds * 1e9)), LONGEST_WAIT_NS)
+
+
+def _parse_date(text: str) -> float | None:
+    """Return an HTTP date in seconds of the Unix epoch, or None if *text* is none."""
     try:
-        moment = email.utils.parsedate_to_datetime(value)
+        moment = email.utils.parsedate_to_datetime(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=timezone.utc)
-        return max(0, round((moment.timestamp() - wall_s) * 1e9))
+        return moment.timestamp()
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from groq_queue.core.budget import Lease, TooLarge
-from groq_queue.core.limits import DAILY
 from groq_queue.core.prices import Purse, Tariff
 from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request, State
@@ -139,7 +138,7 @@ class Chooser:
             return self._doom(lane, head, now_ns, verdicts.too_large(head, granted))
         if isinstance(granted, GroqQueueError):
             return self._doom(lane, head, now_ns, verdicts.of(head, granted))
-        if granted.dimension in DAILY:
+        if granted.is_daily:
             error = verdicts.day_is_spent(head, granted)
             if self._raises_daily:
                 return self._doom(lane, head, now_ns, error)

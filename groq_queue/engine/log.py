@@ -50,6 +50,7 @@ EVENTS = {
     "left_to_workers": "the program ends while workers still have its requests; WARNING",
     "limits_noticed": "the server's limits differ from what was set; WARNING",
     "limiter_trouble": "the store of a shared budget could not be reached, or can be again; WARNING or ERROR",
+    "long_wait": "a server that fails asks for hours, and is asked again every minute; WARNING",
     "no_thread": "the system refused another worker thread; WARNING",
     "observer_raised": "an observer raised; ERROR",
     "progress_failed": "a progress callable raised, or a display could not be updated; DEBUG or ERROR",

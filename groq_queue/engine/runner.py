@@ -44,6 +44,8 @@ _OVERTAKEN = 2  # times from which a refusal is the request's own affair; once, 
 _OTHERS_TRY = range(2, 4)  # rounds of refusals after which another request is tried first
 _ASIDE_NS = 100_000_000  # longer than the hold of its lane, so that the next attempt is another's
 _LONGEST_PAUSE_NS = 60 * NS_PER_S  # of a lane, by a failing server's wish; then one attempt a minute looks again
+_LONGEST_WAIT_NS = 3_600 * NS_PER_S  # of a request, by a failing server's wish
+_LONGEST_HOLD_NS = 86_400 * NS_PER_S  # of a lane, by the limiter's wish; no limit has a longer period
 _NOTHING = Cost(0)
 
 
@@ -215,7 +217,7 @@ class Runner:
         meaning, refusal = meaning_of(reply.status, body)
         is_too_large = refusal is not None and refusal.is_too_large
         error = status_error(reply.status, body, reply.headers, too_large=is_too_large, **_facts(request))
-        told_ns = parse_retry_after(reply.headers.get("retry-after"), self._clock.wall_s())
+        told_ns = parse_retry_after(reply.headers.get("retry-after"), self._clock.wall_s(), reply.headers.get("date"))
         if meaning is Meaning.REFUSED:
             return self._refused(request, lease, meter, error, refusal, told_ns, now_ns)
         if refusal is not None:
@@ -236,6 +238,9 @@ class Runner:
         if told_ns:
             # Meant for everybody, and more exact than what would be guessed from failures.
             meter.pause(min(told_ns, _LONGEST_PAUSE_NS), now_ns)
+            if told_ns > _LONGEST_WAIT_NS:
+                self._tell_long_wait(request, error, told_ns)
+                told_ns = _LONGEST_PAUSE_NS
         if meaning is Meaning.UNSURE:
             return self._unsure(request, lease, meter, error, told_ns or 0, now_ns)
         if not told_ns:
@@ -259,6 +264,8 @@ class Runner:
             allowed = self._policy.may_ask_again(request.refusals)
             request.refusals += 1
             hold_ns = refusal.wait_ns
+            if health.rounds > 1:  # a wait that was kept did not help: the server rounds it down, or to nothing
+                hold_ns = max(hold_ns, self._policy.least_hold_ns(health.rounds))
         else:
             was_sent_ns, request.refused_ns = request.refused_ns, lease.granted_ns
             if was_sent_ns is not None and health.has_overtaken(was_sent_ns):
@@ -271,7 +278,7 @@ class Runner:
             hold_ns = told_ns or 0
             if told_ns is None or health.rounds > 1:  # a wait that was kept and did not help is no better than none
                 hold_ns = max(hold_ns, self._policy.blind_hold_ns(health.rounds, self._dice)) if is_new_round else 0
-        hold_ns += self._dice.randint(*_JITTER_NS)
+        hold_ns = min(hold_ns, _LONGEST_HOLD_NS) + self._dice.randint(*_JITTER_NS)
         if is_new_round or refusal is not None:
             self._tell(request, meter.refused(lease, request.size, refusal, hold_ns, now_ns))
             request.size = corrected(request.size, refusal)
@@ -358,6 +365,17 @@ class Runner:
         if _log.isEnabledFor(logging.DEBUG):
             facts = told("attempt_failed", request, wait_s=wait_ns / NS_PER_S, **told_error(error))
             _log.debug("attempt %d of %s failed: %s", request.attempts, request, facts["error"], extra=facts)
+
+    @staticmethod
+    def _tell_long_wait(request: Request, error: APIError, told_ns: int) -> None:
+        _log.warning(
+            "%s: the server fails and asks to wait for %.0f s; nobody waits so long for a server, so one request a "
+            "minute asks again: %s",
+            excerpt(request.model),
+            told_ns / NS_PER_S,
+            error,
+            extra=told("long_wait", request, **told_error(error)),
+        )
 
     @staticmethod
     def _tell(request: Request, notices: list[str]) -> None:

@@ -14,7 +14,6 @@ from functools import partial
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.completion import Completion
-from groq_queue.core.limits import DAILY
 from groq_queue.core.prices import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
@@ -639,7 +638,7 @@ class ThreadEngine:
         """Have a worker look when *head* may pass. Most leases end without changing when, and wake nobody."""
         meter, now_ns = lane.meter, self._clock.now_ns()
         blocked = None if meter.asks_whose_turn else meter.blocks(head.size, now_ns)  # that one has to be asked
-        if blocked is None or blocked.dimension in DAILY:
+        if blocked is None or blocked.is_daily:
             self._pool.wake()
         elif blocked.wait_ns is not None:
             self._pool.wake_by(now_ns + blocked.wait_ns)

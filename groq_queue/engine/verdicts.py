@@ -39,10 +39,14 @@ def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
     """Return the error of a request that only tomorrow's budget could pay for."""
     resets_in = None if blocked.wait_ns is None else blocked.wait_ns / NS_PER_S
     when = "later" if resets_in is None else f"in {_spoken(resets_in)}"
+    name = blocked.dimension
+    why = "the limit drains all day, there is no reset at midnight"
+    if not name:
+        why = "so long a wait is that of a limit per day, which the server did not name"
     return DailyLimitReached(
-        f"{blocked}; {request} would fit {when}: the limit drains all day, there is no reset at midnight",
+        f"{blocked}; {request} would fit {when}: {why}",
         resets_in=resets_in,
-        limit=f"{DIMENSIONS[blocked.dimension]} ({blocked.dimension})",
+        limit=f"{DIMENSIONS[name]} ({name})" if name else "",
         request_id=request.id,
         custom_id=request.custom_id,
     )

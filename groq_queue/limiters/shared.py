@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from groq_queue.clock import Clock
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge, holds_everybody
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
+from groq_queue.core.limits import DIMENSIONS, Limits
 from groq_queue.core.pricing import Backlog, Cost, Size
 from groq_queue.core.rank import Turn
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
@@ -211,7 +211,7 @@ class SharedMeter(ProcessMeter):
         """Return what the ledger said of the claim, if the engine has to know it."""
         reply = self._reply
         if isinstance(reply, Blocked):
-            if reply.dimension not in DAILY or reply.wait_ns is None:
+            if not reply.is_daily or reply.wait_ns is None:
                 return reply._replace(wait_ns=None)  # the agent comes back when it may pass
             return reply._replace(wait_ns=max(0, self._replied_ns + reply.wait_ns - now_ns))
         return reply
@@ -309,7 +309,20 @@ class SharedMeter(ProcessMeter):
             reply = self._reply
             if isinstance(reply, Blocked) and reply.wait_ns is not None:
                 return reply._replace(wait_ns=max(0, self._replied_ns + reply.wait_ns - now_ns))
-            return reply if isinstance(reply, Blocked) else blocked
+            if isinstance(reply, Blocked):
+                return reply
+            held_ns = self._held_ns(now_ns)
+            if held_ns > ((blocked and blocked.wait_ns) or 0):
+                return Blocked("hold", held_ns)
+            return blocked
+
+    def _held_ns(self, now_ns: int) -> int:
+        """Return what is left of a wait that the server set for another process, as last heard of."""
+        until_ns = self._stood_ns + self._standing.held_ns
+        reply = self._reply
+        if isinstance(reply, Blocked) and reply.reason == "hold" and reply.wait_ns is not None:
+            until_ns = max(until_ns, self._replied_ns + reply.wait_ns)
+        return max(0, until_ns - now_ns)
 
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state: the ledger's, as last heard of, or our own if that is higher."""
@@ -324,7 +337,7 @@ class SharedMeter(ProcessMeter):
 
     def forecast(self, ahead: Backlog, size: Size, flight_ns: int, now_ns: int) -> int:
         """Return the nanoseconds until a request of *size* will pass, if no other process sends meanwhile."""
-        wait_ns = super().forecast(ahead, size, flight_ns, now_ns)
+        wait_ns = max(super().forecast(ahead, size, flight_ns, now_ns), self._held_ns(now_ns))
         expected, _ = self.expect(ahead.plus(size))
         for level in self.levels(now_ns):
             units = ahead.requests + 1 if level.dimension in ("RPM", "RPD") else expected.units(level.dimension)
@@ -350,7 +363,7 @@ class SharedMeter(ProcessMeter):
                 self._grant, self._granted_ns = claim, now_ns
             else:
                 self._reply, self._replied_ns = reply, now_ns
-            ends_it = not isinstance(reply, Blocked) or reply.dimension in DAILY
+            ends_it = not isinstance(reply, Blocked) or reply.is_daily
             is_news = ends_it and (was_told is None or isinstance(was_told, Blocked))
         if is_news:
             self._call_listeners()

@@ -8,6 +8,7 @@ import pytest
 
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.headers import (
+    LONGEST_WAIT_NS,
     RateHeader,
     Refusal,
     parse_duration,
@@ -401,11 +402,53 @@ def test_retry_after_is_seconds_a_duration_or_a_date(value: str, nanoseconds: in
         "Fri, 32 Dec 2026 23:59:59 GMT",
         "Thu, 01 Jan 1970 00:16:45 +99999999999999999999",
         "Thu, 01 Jan 99999999999999999999 00:16:45 GMT",
-        "9" * 400,
     ],
 )
 def test_a_retry_after_that_makes_no_sense_is_none(value: str | None) -> None:
     assert parse_retry_after(value, 1_000.0) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "99999999999999",
+        "9" * 400,
+        "9" * 60_000,
+        "31622401",
+        "999999999999999999999h",
+        "9" * 50 + "ns",
+        "1000000000000000d",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ],
+)
+def test_a_wait_of_years_is_a_year_and_never_none(value: str) -> None:
+    """
+    Taken for no wait at all, it would let the request be sent again within a second.
+    """
+    assert LONGEST_WAIT_NS == parse_retry_after(value, 1_000.0)
+    assert 366 * 86_400 * SECOND == LONGEST_WAIT_NS
+
+
+def test_a_fraction_of_any_length_is_read() -> None:
+    assert SECOND // 4 == parse_retry_after("0.25" + "0" * 30, 0.0)
+    assert 1_250_000_001 == parse_retry_after("1.25" + "0" * 14 + "1" * 30, 0.0)
+
+
+@pytest.mark.parametrize("off_s", [-600.0, -1.0, 0.0, 600.0])
+def test_a_date_is_read_by_the_clock_that_wrote_it(off_s: float) -> None:
+    """
+    The answer's own date tells that clock; ours may be ten minutes behind or ahead.
+    """
+    date, until = "Thu, 01 Jan 1970 00:16:42 GMT", "Thu, 01 Jan 1970 00:16:45 GMT"
+
+    assert 3 * SECOND == parse_retry_after(until, 1_002.0 + off_s, date)
+    assert 0 == parse_retry_after(date, 1_002.0 + off_s, until)
+    assert 3 * SECOND == parse_retry_after("3", 1_002.0 + off_s, date)
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "3"])
+def test_a_date_without_the_answers_own_is_read_by_our_clock(date: str | None) -> None:
+    assert 5 * SECOND == parse_retry_after("Thu, 01 Jan 1970 00:16:45 GMT", 1_000.0, date)
 
 
 def test_a_duration_in_retry_after_is_read_up_to_63_characters() -> None:

@@ -137,7 +137,7 @@ def test_a_pause_of_a_day_by_a_failing_server_stops_its_lane_for_a_minute_only()
 
     outcome = bench.attempt(request)
 
-    assert 86_400 * NS_PER_S == outcome.wait_ns
+    assert 60 * NS_PER_S == outcome.wait_ns
     assert 60 * NS_PER_S == bench.meter.blocks(request.size, bench.clock.now_ns()).wait_ns
 
 

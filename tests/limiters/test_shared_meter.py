@@ -357,6 +357,29 @@ def test_the_forecast_knows_what_others_use(org: Organisation) -> None:
     assert 3 * NS_PER_S < two.forecast(Backlog(), exact(100), 0, org.now_ns()) <= 6 * NS_PER_S
 
 
+@pytest.mark.parametrize("is_told", ["in the answer to its claim", "with the state of the lane"])
+def test_a_wait_that_the_server_set_for_another_process_is_foretold(org: Organisation, is_told: str) -> None:
+    """
+    The first process was told it. The second learns of it as soon as it asks, or while it waits already.
+    """
+    one, two = org.process(TPM), org.process(TPM)
+    lease = leased(org, one, 10)
+    if is_told == "with the state of the lane":
+        org.settle(one, leased(org, one, 990), (990, 0, 0), size=exact(990))
+        org.ask(two, exact(100))
+    one.refused(lease, exact(10), None, 30 * NS_PER_S, org.now_ns())
+    org.pump()
+    org.ask(two, exact(100))
+    org.advance(1.5)
+
+    blocked = two.blocks(exact(100), org.now_ns())
+
+    assert 28 * NS_PER_S < two.forecast(Backlog(), exact(100), 0, org.now_ns()) <= 30 * NS_PER_S
+    assert blocked is not None
+    assert blocked.wait_ns is not None
+    assert ("hold", True) == (blocked.reason, 28 * NS_PER_S < blocked.wait_ns <= 30 * NS_PER_S)
+
+
 def test_a_process_that_waits_says_for_what(org: Organisation) -> None:
     one, two, three = (org.process(TPM) for _ in range(3))
     org.settle(one, leased(org, one, 1_000), (1_000, 0, 0), size=exact(1_000))
