@@ -178,6 +178,16 @@ def blind(call: Call, times: str, _: str) -> bool:
     return call.error(429, "Rate limit reached") if call.number < int(times) else call.answer()
 
 
+def bare(call: Call, times: str) -> bool:
+    """Refuse the first *times* requests of all at one moment, without naming a wait."""
+    if call.number < int(times):
+        until = time.monotonic() + 2
+        while len(call.seen.prompts) < int(times) and time.monotonic() < until:
+            time.sleep(0.01)
+        return call.error(429, "Rate limit reached")
+    return call.answer()
+
+
 def revoked(call: Call, after: str) -> bool:
     if call.number < int(after):
         return slow(call, "0.02")
@@ -299,7 +309,7 @@ BEHAVIOURS: dict[str, Callable[..., bool]] = {
         behave.__name__: behave
         for behave in (
             *(status, html, slow, silent, short, chunkcut, halfjson, big, bomb, redirect, hold, blind, revoked),
-            *(told, lastofday, garbage, forged, idle, one, faulty, works, away, pausing, form),
+            *(told, lastofday, garbage, forged, idle, one, faulty, works, away, pausing, form, bare),
         )
     },
 }
