@@ -142,8 +142,9 @@ class RequestFuture(Future[_T]):
         return self._request.state is State.RUNNING
 
     def add_done_callback(self, fn: Callable[[Future[_T]], object]) -> None:
-        """Call ``fn(future)`` when the request has ended, on the thread that ended it.
+        """Call ``fn(future)`` when the request has ended: on a worker, or on the thread that cancels it.
 
+        If it has ended already, it is called at once, on this thread, as the stdlib does.
         One that raises is logged with the custom_id and harms nothing, not even
         with SystemExit on a worker thread.
         """

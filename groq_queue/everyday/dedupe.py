@@ -265,7 +265,13 @@ class Sharing:
                     request_id=call.request.id,
                     custom_id=future.custom_id,
                 )
+            callbacks = future.take_callbacks()
             future.end(None, own)
+            for callback in callbacks:
+                try:
+                    self._engine.call_back(future, callback)
+                except GroqQueueError:  # it is closed, and has no worker left
+                    future.call(callback)
 
     def _ended(self, call: _Call, leader: Future[Completion], *, calls_late: bool = False) -> None:
         """End everybody's Future as the shared one ended; what a callback lets through is raised when all are.
