@@ -50,8 +50,8 @@ _told_multiprocess = False
 def register(queue: GroqQueue | Mapping[str, GroqQueue], registry: CollectorRegistry | None = None) -> Collector:
     """Let *registry* scrape a queue, or several by name, until it is told to ``unregister`` what this returns.
 
-    May be called again. A queue takes the place of itself, and of one of the same name (or, like itself, of none)
-    that is gone or shut down. What one registry scrapes is one collector, which every call returns.
+    May be called again. A queue takes the place of itself, whatever its name was, and of one of the same name (or,
+    like itself, of none) that is gone or shut down. What one registry scrapes is one collector: every call returns it.
 
     Args:
         queue: One queue, or ``{name: queue}``. Held weakly: one that is dropped is scraped no more.
@@ -108,7 +108,9 @@ def _refuse_rivals(queues: _Queues, fresh: _Queues) -> None:
 
 
 def _join(queues: _Queues, fresh: _Queues) -> None:
-    for name in [name for name, ref in queues.items() if ref() is None]:
+    """Take in *fresh* ones; what is gone leaves, and a queue that has another name now is not counted twice."""
+    again = {id(ref()) for ref in fresh.values()}
+    for name in [name for name, ref in queues.items() if ref() is None or id(ref()) in again]:
         del queues[name]
     queues.update(fresh)
 

@@ -48,8 +48,9 @@ class QueueAdapter(HTTPAdapter):
         def attempt(hold: Hold) -> requests.Response | Opened:
             response = HTTPAdapter.send(self, request, **how)
             if stream and response.status_code < 400:
+                hold.owns(response.raw)
                 response.raw = _HeldBody(response.raw, hold)
-                weakref.finalize(response.raw, hold.end).atexit = False  # it may be all that a reader keeps
+                weakref.finalize(response.raw, hold.forgotten).atexit = False  # it may be all that a reader keeps
                 return Opened(response, response.status_code, response.headers, response.close)
             _ = response.content  # what goes wrong while it is read is retried as well
             return response
@@ -91,24 +92,24 @@ class _HeldBody:
         try:
             count: int = self._body.readinto(buffer)
         except BaseException:
-            self._hold.end()
+            self._hold.finish()
             raise
         self._hold.saw(bytes(memoryview(buffer)[:count]))
         if not count:
-            self._hold.end()
+            self._hold.finish()
         return count
 
     def close(self) -> None:
         try:
             self._body.close()
         finally:
-            self._hold.end()
+            self._hold.finish()
 
     def release_conn(self) -> None:
         try:
             self._body.release_conn()
         finally:
-            self._hold.end()
+            self._hold.finish()
 
     def _passed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from self._hold.passing(pieces)  # keeps us alive, which a bare generator of the hold's would not
@@ -118,9 +119,9 @@ class _HeldBody:
         try:
             piece: bytes = read(*size, **how)
         except BaseException:
-            self._hold.end()
+            self._hold.finish()
             raise
         self._hold.saw(piece)
         if not piece or not (size or how.get("amt")):
-            self._hold.end()
+            self._hold.finish()
         return piece

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -74,9 +74,8 @@ def _queued(base: type[Any]) -> type[Any]:
             def attempt(hold: Hold) -> Any:
                 response = send(request, stream=stream, **how)
                 if stream and response.status_code < 400:
-                    response.stream = _held(response.stream, hold)
-                    weakref.finalize(response, hold.end).atexit = False
-                    return Opened(response, response.status_code, response.headers, response.close)
+                    handed = _handed_on(response, hold)
+                    return Opened(handed, handed.status_code, handed.headers, handed.close)
                 response.read()  # what goes wrong while it is read is retried as well
                 return response
 
@@ -107,8 +106,23 @@ def _body_of(request: Any) -> bytes | None:
     return content if isinstance(content, bytes) else None
 
 
-def _held(stream: Any, hold: Hold) -> Any:
-    """Wrap a byte stream so that it tells its hold what is read, and when it ends."""
+def _handed_on(response: Any, hold: Hold) -> Any:
+    """Return a twin of *response* for the reader, whose end tells *hold*.
+
+    The response itself stays with its byte stream, which knows it: if the reader had it, nobody could keep the one
+    without keeping the other, and whether the reader is gone would never be known.
+    """
+    twin = object.__new__(type(response))
+    twin.__dict__.update(response.__dict__)
+    twin.stream = _held(response, weakref.ref(twin), hold)
+    hold.owns(response.stream)
+    weakref.finalize(twin, hold.forgotten).atexit = False
+    return twin
+
+
+def _held(response: Any, twin: Callable[[], Any], hold: Hold) -> Any:
+    """Return a byte stream that tells its hold what is read of that of *response*, and when it ends."""
+    stream = response.stream
     base = next(cls for cls in type(stream).__mro__ if cls.__name__ == "SyncByteStream")
 
     class HeldStream(base):  # type: ignore[misc, valid-type]
@@ -118,7 +132,9 @@ def _held(stream: Any, hold: Hold) -> Any:
         def close(self) -> None:
             try:
                 stream.close()
+                if (handed := twin()) is not None:
+                    handed.elapsed = response.elapsed
             finally:
-                hold.end()
+                hold.finish()
 
     return HeldStream()

@@ -5,10 +5,15 @@ the reader to be done with it: that is how a stream keeps its slot. A reader who
 leaves in the middle need not say so: the SDKs' streams are circles of references,
 which only the garbage collector takes apart, if it ever comes by. So a stream that
 nobody reads for ``idle_timeout`` gives its slot back, and can be read on without one.
+
+Nor may the collector close what it finds: it may run on a thread that holds the lock of
+a connection pool, which closing a stream takes as well (httpcore's is not re-entrant).
+So what a reader has in its hand never owns the connection; the hold does.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextvars
 import gc
 import json
@@ -16,6 +21,7 @@ import queue as stdlib_queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from groq_queue.assembly.calling import request_of_call
@@ -76,7 +82,13 @@ class Hold:
         self._is_watched = False  # a timer is set
         self._was_looked_for = False
         self._call_off: Callable[[], None] | None = None
+        self._source: Any = None
+        self._pieces: Iterator[bytes] | None = None
         self.has_ended = False
+
+    def owns(self, source: Any) -> None:
+        """Keep what is to be closed, without any reference to what the reader has."""
+        self._source = source
 
     def opened(self) -> None:
         """Begin to count the time without a read."""
@@ -95,18 +107,43 @@ class Hold:
 
     def passing(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Yield *pieces* to the reader, and end with them."""
+        self._pieces = iter(pieces)  # kept here as well: this very generator may be what is collected
         try:
             self.reads()
-            for piece in pieces:
+            for piece in self._pieces:
                 self.saw(piece)
                 yield piece
                 self.reads()
         except GeneratorExit:  # closing follows, or the collector, or the reader takes another way to go on
             raise
         except BaseException:
-            self.end()
+            self.finish()
             raise
+        self.finish()
+
+    def finish(self) -> None:
+        """End, since there is nothing more to read or to close."""
+        self._source = self._pieces = None
         self.end()
+
+    def forgotten(self) -> None:
+        """End, since the reader is gone, and have the source closed on a thread that holds no lock.
+
+        Called by the collector, so it takes none itself.
+        """
+        self.end()
+        if self._source is not None:
+            try:
+                _thread.start_new_thread(self._close_source, ())
+            except RuntimeError:  # no thread is left, or the interpreter ends: the system closes the connection
+                return
+
+    def _close_source(self) -> None:
+        source, pieces, self._source, self._pieces = self._source, self._pieces, None, None
+        for each in (pieces, source):
+            with suppress(Exception):  # nobody is there to be told
+                close: Callable[[], object] = getattr(each, "close", _nothing)
+                close()
 
     def end(self) -> None:
         """Give the slot back; every further call does nothing."""

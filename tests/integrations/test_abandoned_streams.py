@@ -122,6 +122,74 @@ def test_a_stream_that_is_left_and_forgotten_is_looked_for_as_soon_as_others_wai
 
 
 @by_requests
+@pytest.mark.parametrize("is_begun", [True, False])
+@pytest.mark.parametrize("is_given_back", [False, True])
+def test_a_collection_closes_no_stream_on_the_thread_it_interrupts(
+    make_queue, open_stream, clock, monkeypatch, no_collection_comes_by, is_begun, is_given_back
+):
+    """
+    That thread may hold the lock of the pool of connections, which closing takes as well.
+    """
+    here, closed = threading.get_ident(), []
+    close = Hold._close_source
+
+    def watched(hold):
+        closed.append((threading.get_ident(), type(hold._source).__name__))
+        close(hold)
+        closed.append(hold._source)
+
+    monkeypatch.setattr(Hold, "_close_source", watched)
+    queue = make_queue(max_workers=1, clock=clock)
+    stream = open_stream(queue)()
+    if is_begun:
+        next(iter(stream))
+    if is_given_back:
+        stands_unread(clock)
+        clock.advance(LOOK_S)
+        stands_unread(clock, IDLE_S - LOOK_S)
+        clock.advance(IDLE_S - LOOK_S)
+        queue.join()
+
+    del stream
+    gc.collect()
+    wait_until(lambda: len(closed) == 2)
+
+    assert here != closed[0][0]
+    assert closed[1] is None
+    queue.join()
+
+
+def test_a_collection_under_the_lock_of_the_pool_ends(make_queue, open_stream, no_collection_comes_by):
+    queue = make_queue(max_workers=1)
+    ask = open_stream(queue)
+    stream = ask()
+    next(iter(stream))
+    lock = lock_of(stream)
+
+    def collect_under_it():
+        with lock:
+            holder.clear()
+            gc.collect()
+        return True
+
+    holder = [stream]
+    del stream
+
+    assert InThread(collect_under_it).result()
+
+
+def lock_of(stream):
+    """Return the lock that httpcore's pool holds while it looks for a connection."""
+    response = getattr(stream, "response", None)
+    if response is None:
+        pytest.skip("urllib3 takes none here")
+    for found in gc.get_objects():
+        kind = type(found)
+        if kind.__name__ == "ConnectionPool" and kind.__module__.startswith("httpcore") and found.connections:
+            return found._optional_thread_lock
+    pytest.skip("another httpcore")
+
+
 def test_nothing_is_looked_for_while_nobody_waits(make_queue, open_stream, clock, monkeypatch):
     collections = []
     monkeypatch.setattr(gc, "isenabled", lambda: True)
@@ -294,6 +362,34 @@ def test_reading_by_lines_or_into_a_buffer_is_reading_too(make_queue, simulator,
         queue.join()
 
     assert 10 == queue.stats().completion_tokens, "it was settled by the usage in its last piece"
+
+
+@by_requests
+def test_a_timer_thread_that_the_system_refused_is_asked_for_again(make_queue, open_stream, clock, monkeypatch):
+    """
+    Every worker may wait for a reader, so that nobody else is there to look at the time.
+    """
+    start, refused = threading.Thread.start, []
+
+    def start_or_not(thread):
+        if thread.name.endswith("-timers") and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    queue = make_queue(max_workers=1, clock=clock)
+    ask = open_stream(queue)
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    stream = ask()
+    assert 1 == len(refused)
+    clock.advance(LOOK_S)
+
+    second = InThread(ask)
+    stands_unread(clock, IDLE_S - LOOK_S)
+    clock.advance(IDLE_S - LOOK_S)
+
+    next(iter(second.result()))
+    assert 2 < len(list(stream))
 
 
 class Timetable:

@@ -83,6 +83,16 @@ def test_the_same_queue_may_be_registered_as_often_as_one_likes(registry, make_q
     assert running(registry, name) is None
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "bulk"), ("bulk", None), ("bulk", "chat")])
+def test_a_queue_that_gets_another_name_is_not_counted_twice(registry, make_queue, before, after):
+    queue = make_queue()
+
+    for name in (before, after):
+        prometheus.register(queue if name is None else {name: queue}, registry)
+
+    assert (None, 1.0) == (running(registry, before), running(registry, after))
+
+
 def test_a_named_queue_is_registered_by_whoever_asks_for_it(registry):
     def of_a_request():
         queue = GroqQueue.named("web", api_key="t")
