@@ -95,6 +95,8 @@ def engine(store, monkeypatch):
         store=store, bell=Bell(), clock=clock, timers=Timers(clock, "groq_queue"), price=lambda request: 1
     )
     yield made
+    made.shutdown(wait=False, cancel_futures=False)
+    assert made.join(S)
     made.shutdown(wait=True, cancel_futures=False)
 
 

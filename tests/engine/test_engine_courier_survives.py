@@ -83,6 +83,17 @@ def test_a_clock_that_raises_while_it_waits_and_while_that_is_told_costs_no_erra
     assert {"errand_failed"} == {record.groq_queue_event for record in caplog.records}
 
 
+def test_an_errand_that_raises_once_more_after_it_went_well_is_told_again(hired, caplog):
+    courier, errand, _ = hired
+    courier.start()
+    for told in (1, 2):
+        errand.errors = [ValueError("a bug")]
+        courier.stir()
+        wait_until(lambda told=told: told == len(caplog.records))
+        courier.stir()
+        assert errand.runs.acquire(timeout=PATIENCE_S)
+
+
 def test_an_end_that_raises_is_told(caplog):
     errand = Errand()
     errand.finish = lambda: (_ for _ in ()).throw(MemoryError())
