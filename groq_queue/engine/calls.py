@@ -100,7 +100,6 @@ class Call:
         self._raised: BaseException | None = None
         self._stands_for: GroqQueueError | None = None  # our error of what was returned or raised
         self._on_begun: Callable[[Mapping[str, str]], None] | None = None
-        self.waits_for: Request | None = None  # while it waits for another request of its queue, see ``nested``
 
     def run(self, on_begun: Callable[[Mapping[str, str]], None]) -> Told | APIError:
         """Call it once.

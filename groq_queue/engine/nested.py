@@ -4,8 +4,9 @@ A callable holds its place in its lane, its lease and its money until it returns
 for needs just these, it waits for itself: at once, or by way of other calls that wait as well.
 
 Certain is only what neither time nor anybody who is still at work can change. So a call is refused
-its wait when everything that the request waits for is held by calls that wait in turn. Whatever else
-may help in time (an attempt on its way, another queue of the account, a time-out) is worth a warning.
+its wait when everything that the request waits for is held by calls that wait in turn; and where that
+comes to be later, as when a hold of the lane is over, the request is ended. Whatever else may help in
+time (an attempt on its way, another queue of the account, a time-out) is worth a warning.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from groq_queue.clock import Clock
 from groq_queue.core.request import Request, State
 from groq_queue.engine.bounds import has_bounds
 from groq_queue.engine.calls import Call
-from groq_queue.engine.choice import Chooser
+from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.log import told
 from groq_queue.engine.roster import Roster
 from groq_queue.errors import DeadlockError, excerpt
@@ -42,10 +43,10 @@ class _Need(NamedTuple):
 
 
 class Nested:
-    """Looks at each wait of a call before it begins.
+    """Looks at each wait of a call before it begins, and at all of them when nothing can be sent.
 
-    ``lock`` is the engine's and guards all. True whenever it is free: ``waits_for`` of a call is what it waits for
-    without a time-out, on the thread that runs it.
+    ``lock`` is the engine's and guards all. True whenever it is free: ``waits`` holds what calls wait for without a
+    time-out, each on the thread that runs it.
 
     Args:
         roster: Where the requests stand.
@@ -69,6 +70,7 @@ class Nested:
         self._clock = clock
         self._tell_later = tell_later
         self._has_warned = False
+        self.waits: dict[Call, Request] = {}
 
     def begin(self, call: Call, request: Request, *, is_bounded: bool) -> None:
         """Let *call* wait for *request*, until ``end``.
@@ -85,14 +87,10 @@ class Nested:
             need = self._need(request) if request.state is State.PENDING else None
             is_mine = need is not None and any(each.call is call for each in need.holders)
             if not is_bounded:
-                call.waits_for = request
+                self.waits[call] = request
                 if self._is_stuck(request):
-                    call.waits_for = None
-                    what = "the call itself, or waits for it in turn" if need is None else need.what
-                    raise DeadlockError(
-                        f"a callable of this queue waits for {request} of the same queue, which cannot end before it: "
-                        f"that is {what}; or submit it outside the callable"
-                    )
+                    del self.waits[call]
+                    raise _error(request, need)
             warns = is_mine and not self._has_warned
             self._has_warned = self._has_warned or warns
         if warns and need is not None:
@@ -109,7 +107,20 @@ class Nested:
 
     def end(self, call: Call) -> None:
         """Note that *call* goes on after a wait that nothing bounded."""
-        call.waits_for = None
+        with self._lock:
+            self.waits.pop(call, None)
+
+    def give_up(self) -> Job | None:
+        """Take a pending request out of its lane that waits for ever by now, and return it with its error, or None.
+
+        The lock is held.
+        """
+        for request in self.waits.values():
+            if request.state is State.PENDING and self._is_stuck(request):
+                error = _error(request, self._need(request))
+                self._roster.withdraw(request, State.FAILED)
+                return Job(request, self._roster.lane(request), self._clock.now_ns(), None, error=error)
+        return None
 
     def _is_stuck(self, request: Request) -> bool:
         """Return whether *request* can never end. The lock is held."""
@@ -121,9 +132,10 @@ class Nested:
                 continue
             seen.add(each)
             if each.state is State.RUNNING:
-                if each.call is None or each.call.waits_for is None:
+                waits_for = None if each.call is None else self.waits.get(each.call)
+                if waits_for is None:
                     return False  # it is at work
-                todo.append(each.call.waits_for)
+                todo.append(waits_for)
             elif each.state is not State.PENDING or has_bounds(each):
                 return False
             else:
@@ -163,3 +175,13 @@ class Nested:
         return [
             each for each in self._roster.open if each.state is State.RUNNING and (lane is None or each.lane == lane)
         ]
+
+
+def _error(request: Request, need: _Need | None) -> DeadlockError:
+    what = "the call itself, or waits for it in turn" if need is None else need.what
+    return DeadlockError(
+        f"a callable of this queue waits for {request} of the same queue, which cannot end before it: that is {what}; "
+        "or submit it outside the callable",
+        request_id=request.id,
+        custom_id=request.custom_id,
+    )

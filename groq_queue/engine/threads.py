@@ -497,6 +497,8 @@ class ThreadEngine:
             return None, None  # the queue has stopped
         job, next_ns = self._chooser.choose(self._clock.now_ns())
         self._failures = 0
+        if job is None and self.nested.waits:
+            job = self.nested.give_up()
         if job is not None:
             if self._room.seekers:
                 self._room.tell()

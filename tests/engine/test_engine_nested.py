@@ -11,6 +11,7 @@ import pytest
 from waiting import wait_until
 
 from groq_queue import DeadlockError, GroqQueue, GroqSimulator, Limits
+from groq_queue.clock import NS_PER_S, FakeClock
 
 MODEL, OTHER = "llama-3.1-8b-instant", "llama-3.3-70b-versatile"
 GUARD_S = 20.0
@@ -150,6 +151,30 @@ def test_a_circle_through_several_models_is_a_circle_too(make_queue):
 
     errors = [future.exception(GUARD_S) for future in futures]
     assert {DeadlockError, type(None)} == {type(error) for error in errors}, errors
+
+
+@pytest.mark.parametrize("inside", [0, 1])
+def test_what_waits_for_ever_only_once_a_hold_is_over_is_told_then(make_queue, inside):
+    """
+    While the server has asked to wait, time alone may bring its turn; then the first answer is still to come.
+    """
+    clock = FakeClock()
+    queue = make_queue(limits=None, clock=clock)
+    meter = queue._limiter.meter(MODEL, MODEL)
+
+    def ask():
+        meter.pause(2 * NS_PER_S, clock.now_ns())
+        return queue.complete("Why?") if not inside else queue.submit("Why?").result()
+
+    future = call(queue, ask, tokens=900)
+    wait_until(lambda: clock.is_awaited(2))
+    assert not future.done()
+    clock.advance(2)
+
+    with pytest.raises(DeadlockError, match="limits="):
+        future.result(GUARD_S)
+    assert queue.join(GUARD_S)
+    assert 2 == queue.stats().failed
 
 
 def test_after_it_was_told_the_queue_goes_on(make_queue):
