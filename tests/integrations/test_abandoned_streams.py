@@ -122,8 +122,7 @@ def test_a_stream_that_is_left_and_forgotten_is_looked_for_as_soon_as_others_wai
 
 
 @by_requests
-@pytest.mark.parametrize("is_begun", [True, False])
-@pytest.mark.parametrize("is_given_back", [False, True])
+@pytest.mark.parametrize(("is_begun", "is_given_back"), [(True, False), (False, False), (True, True)])
 def test_a_collection_closes_no_stream_on_the_thread_it_interrupts(
     make_queue, open_stream, clock, monkeypatch, no_collection_comes_by, is_begun, is_given_back
 ):
