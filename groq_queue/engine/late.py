@@ -102,7 +102,6 @@ class LateCalls:
             self.look()
             if self.is_empty:
                 self._on_empty()
-        self._pool.grow()
 
     def is_mine(self) -> bool:
         """Return whether the calling thread is inside one of these callbacks."""

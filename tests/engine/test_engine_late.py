@@ -166,6 +166,54 @@ def test_while_one_waits_for_a_future_the_next_is_called(stage):
     assert ["x", "x"] == noted.names
 
 
+def test_one_that_has_waited_is_followed_by_none_while_the_next_is_called(stage):
+    play = stage(max_workers=1)
+    play.engine.pause(None)
+    future, waited_for = play.submit("x"), play.submit("y")
+    assert future.cancel()
+    held, noted, has_waited = Held(), Noted(), threading.Event()
+
+    def wait(_):
+        with suppress(CancelledError):
+            waited_for.result(PATIENCE_S)
+        has_waited.set()
+
+    for callback in (wait, held, noted):
+        play.engine.call_back(future, callback)
+    assert held.called.wait(PATIENCE_S)
+    waited_for.cancel()
+    assert has_waited.wait(PATIENCE_S)
+    wait_until(lambda: 1 == len(play.engine._late._callers))
+    assert not noted.called.is_set()
+    held.leave.set()
+
+    assert noted.called.wait(PATIENCE_S)
+
+
+def test_while_one_waits_and_every_worker_is_busy_another_calls_the_next(stage):
+    play = stage(max_workers=1)
+    future = ended(play)
+    play.hold()
+    busy, waited_for = play.submit("busy"), play.submit("waited for")
+    play.wait_for_sends(2)
+    called, held = [], Held()
+
+    def wait(_):
+        held(future)
+        with suppress(CancelledError):
+            called.append(waited_for.result(PATIENCE_S))
+
+    play.engine.call_back(future, wait)
+    assert held.called.wait(PATIENCE_S)
+    play.engine.call_back(future, lambda _: called.append(waited_for.cancel()))
+    held.leave.set()
+    wait_until(lambda: called)
+
+    assert [True] == called
+    assert not busy.done()
+    play.release()
+
+
 def test_an_open_future_has_its_callback_called_at_its_end(stage):
     play = stage()
     play.hold()
