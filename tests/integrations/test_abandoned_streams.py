@@ -189,6 +189,22 @@ def lock_of(stream):
     pytest.skip("another httpcore")
 
 
+@pytest.mark.parametrize("sdk", ["groq", "openai"])
+def test_a_stream_that_is_handed_on_is_a_response_like_any_other(make_queue, simulator, sdk):
+    body = {"model": MODEL, "messages": QUESTION, "max_tokens": 20, "stream": True}
+    with sdk_http_client(make_queue(), needs(sdk)) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        with client.stream("POST", simulator.base_url + "/chat/completions", json=body) as response:
+            lines = list(response.iter_lines())
+
+        assert "data: [DONE]" in lines
+        assert response.num_bytes_downloaded > 100
+        assert (True, True, 200) == (response.is_closed, response.is_stream_consumed, response.status_code)
+        assert response.elapsed.total_seconds() > 0
+        assert response.request.url.path.endswith("/chat/completions")
+
+
+@by_requests
 def test_nothing_is_looked_for_while_nobody_waits(make_queue, open_stream, clock, monkeypatch):
     collections = []
     monkeypatch.setattr(gc, "isenabled", lambda: True)
