@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError
+from contextlib import closing
 
 import pytest
 
@@ -55,7 +56,7 @@ def open_queue(simulator, path):
 
 
 def rows(path, columns="custom_id, status"):
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return connection.execute(f"SELECT {columns} FROM requests ORDER BY id").fetchall()
 
 
@@ -522,12 +523,11 @@ def test_a_time_limit_goes_on_across_a_restart(open_queue, simulator, path):
     for future in futures:
         with pytest.raises(CancelledError):
             future.result(0)
-    with sqlite3.connect(path) as connection:  # an hour, or nearly, goes by
+    with closing(sqlite3.connect(path)) as connection, connection:  # an hour, or nearly, goes by
         connection.execute(
             "UPDATE requests SET created_ns = created_ns - "
             "(CASE custom_id WHEN 'late' THEN 3600 ELSE 3000 END) * 1000000000"
         )
-    connection.close()
 
     with open_queue() as queue:
         assert queue.join(10)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -830,12 +831,11 @@ def test_a_queue_that_ends_leaves_nothing_open_in_the_file(tmp_path: Path) -> No
             ) as queue:
                 queue.submit("Why?").result(PATIENCE_S)
 
-    with sqlite3.connect(tmp_path / "budgets.db") as db:
+    with closing(sqlite3.connect(tmp_path / "budgets.db")) as db:
         left = [
             db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("processes", "reservations", "waiters")
         ]
-    db.close()
     assert [0, 0, 0] == left
 
 
