@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -37,6 +38,12 @@ PATIENCE_S = 10.0  # every wait of a test ends by then
 
 # The programs that tests start keep what they compile, or each of them would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what collecting has made out of every later garbage collection: it is most of the memory, and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

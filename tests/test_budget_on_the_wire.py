@@ -34,7 +34,7 @@ def all_answered(futures, timeout=30):
 
 
 def test_two_queues_of_one_key_share_one_budget():
-    limits = Limits(rpm=30, minute_s=0.3)
+    limits = Limits(rpm=30, minute_s=0.2)
     with (
         GroqSimulator(limits=limits) as groq,
         queue_for(groq, limits=limits) as one,
@@ -47,7 +47,7 @@ def test_two_queues_of_one_key_share_one_budget():
 
 
 def test_two_keys_of_one_organisation_share_one_budget():
-    limits = Limits(rpm=30, minute_s=0.3)
+    limits = Limits(rpm=30, minute_s=0.2)
     with (
         GroqSimulator(limits=limits) as groq,
         queue_for(groq, limits=limits, api_key="key-one", organization="acme") as one,
@@ -60,7 +60,7 @@ def test_two_keys_of_one_organisation_share_one_budget():
 
 
 def test_a_queue_opened_after_another_knows_what_that_spent():
-    limits = Limits(rpm=30, minute_s=0.3)
+    limits = Limits(rpm=30, minute_s=0.2)
     with GroqSimulator(limits=limits) as groq:
         for _ in range(3):
             with queue_for(groq, limits=limits) as queue:
@@ -80,7 +80,7 @@ def test_queues_that_count_in_different_periods_are_refused():
 
 @pytest.mark.parametrize("settlement", ["corrected", "kept", "deferred"])
 def test_no_rule_of_settlement_leads_to_a_refusal(settlement):
-    limits = Limits(rpm=10_000, tpm=20_000, minute_s=0.3)
+    limits = Limits(rpm=10_000, tpm=20_000, minute_s=0.2)
     with (
         GroqSimulator(limits=limits, settlement=settlement, output=(0.1, 1.0), latency=(0.01, 0.06)) as groq,
         queue_for(groq, limits=limits, max_workers=32) as queue,
@@ -93,7 +93,7 @@ def test_no_rule_of_settlement_leads_to_a_refusal(settlement):
 
 @pytest.mark.parametrize("settlement", ["corrected", "kept", "deferred"])
 def test_prompts_without_a_cap_are_not_refused_either(settlement):
-    limits = Limits(rpm=1_000, tpm=12_000, minute_s=0.3)
+    limits = Limits(rpm=1_000, tpm=12_000, minute_s=0.2)
     with (
         GroqSimulator(limits=limits, settlement=settlement, latency=0.05) as groq,
         queue_for(groq, limits=limits) as queue,

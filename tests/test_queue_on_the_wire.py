@@ -366,7 +366,7 @@ def test_a_simulated_queue_says_so_and_needs_no_key(monkeypatch):
 
 
 def test_a_mixed_run_meets_the_limit_without_one_refusal():
-    limits = Limits(rpm=60, tpm=6_000, minute_s=0.3)
+    limits = Limits(rpm=60, tpm=6_000, minute_s=0.2)
     with (
         GroqSimulator(limits=limits, latency=(0.01, 0.1), arrival_delay=(0.0, 0.02), output=0.5) as groq,
         queue_for(groq, limits=limits, max_workers=32) as queue,

@@ -14,10 +14,10 @@ from groq_queue.simulator import Fault, Record
 
 __all__ = ["one_server", "server"]
 
-ONE_AT_A_TIME_S = {"threads": 0.15, "celery": 1.0}
+ONE_AT_A_TIME_S = {"threads": 0.1, "celery": 1.0}
 """How far apart requests are sent by ``one_at_a_time``: in the first such time a test must have submitted all."""
 
-FLIGHT_S = {"threads": 0.25, "celery": 1.0}
+FLIGHT_S = {"threads": 0.15, "celery": 1.0}
 """How long a request is on its way by ``is_slow``: long enough to do something about it meanwhile."""
 
 
