@@ -12,6 +12,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,34 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def programs(request, tmp_path_factory):
+    """What came of the README's programs that are asked for: each ran in a folder of its own, three at a time."""
+    asked = [
+        item.callspec.params
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        started = {}
+        for params in asked:
+            if "number" in params:
+                started[params["number"]] = pool.submit(run_block, params["number"], tmp_path_factory.mktemp("block"))
+            elif "line" in params:
+                started[params["line"]] = pool.submit(run_line, params["line"], tmp_path_factory.mktemp("line"))
+    return {name: running.result() for name, running in started.items()}
+
+
+def run_block(number, folder):
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    code = blocks("python")[number]
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=folder, env=environment
+    )
+
+
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_every_python_block_of_the_readme_runs(number, tmp_path):
+def test_every_python_block_of_the_readme_runs(number, programs):
     """
     A block followed by a text block prints exactly that.
     """
@@ -182,10 +209,7 @@ def test_every_python_block_of_the_readme_runs(number, tmp_path):
     code = blocks("python")[number]
     expected = re.search(re.escape(f"```python\n{code}```") + r"\n+```text\n(.*?)```", text, re.DOTALL)
 
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
-    )
+    done = programs[number]
 
     assert 0 == done.returncode, done.stderr
     if expected:
@@ -202,14 +226,11 @@ def test_the_readme_has_blocks_to_run():
     assert {"python3", "groq-queue"} == {line.split()[0] for line in shell_lines()}
 
 
-@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("groq-queue")])
-def test_every_command_of_the_readme_runs(line, tmp_path):
-    """
-    As typed, but for the port; a simulator stands where the API would be. A journal that is looked at comes from a run.
-    """
+def run_line(line, folder):
+    """Run a command of the README as typed, but for the port; a simulator stands where the API would be."""
     question = '{"prompt": "Why?", "model": "llama-3.1-8b-instant"}\n'
-    (tmp_path / "questions.jsonl").write_text(question * 2)
-    (tmp_path / "prompts.txt").write_text("Why?\nWhy not?\n")
+    (folder / "questions.jsonl").write_text(question * 2)
+    (folder / "prompts.txt").write_text("Why?\nWhy not?\n")
     with groq_queue.GroqSimulator() as groq:
         words = line.replace("http://127.0.0.1:PORT/openai/v1", groq.base_url).split()
         environment = {
@@ -220,13 +241,15 @@ def test_every_command_of_the_readme_runs(line, tmp_path):
         }
         if "--journal" in words and words[1] != "run":
             run = ["run", "questions.jsonl", "-o", "answers.jsonl", "--journal", "run.db"]
-            subprocess.run([sys.executable, "-m", "groq_queue", *run], cwd=tmp_path, env=environment, check=True)
+            subprocess.run(
+                [sys.executable, "-m", "groq_queue", *run], cwd=folder, env=environment, check=True, capture_output=True
+            )
         process = subprocess.Popen(
             [sys.executable, "-m", "groq_queue", *words[1:]],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
         )
         try:
@@ -237,10 +260,20 @@ def test_every_command_of_the_readme_runs(line, tmp_path):
         finally:
             process.kill()
             process.communicate()
+    answers = folder / "answers.jsonl"
+    return process.returncode, err, len(answers.read_text().splitlines()) if answers.exists() else 0
 
-    assert 0 == process.returncode, err
-    if words[1] == "run" and "-o" in words:
-        assert 2 == len((tmp_path / "answers.jsonl").read_text().splitlines())
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("groq-queue")])
+def test_every_command_of_the_readme_runs(line, programs):
+    """
+    A journal that is looked at comes from a run.
+    """
+    code, err, answered = programs[line]
+
+    assert 0 == code, err
+    if line.startswith("groq-queue run") and " -o " in line:
+        assert 2 == answered
 
 
 def test_the_gate_finds_the_two_set_up_commands_in_the_readme():
