@@ -72,6 +72,30 @@ def test_an_end_that_can_never_be_stored_is_told_and_the_queue_closes(open_queue
     assert ["completed"] == statuses(path)
 
 
+@pytest.mark.parametrize("model", [MODEL, "no-such-model"])
+def test_a_request_whose_end_cannot_be_stored_is_answered_from_memory_and_not_sent_again(
+    open_queue, monkeypatch, caplog, model
+):
+    """
+    It is asked for again while storing fails: the same answer, or the same error, for what was sent once.
+    """
+
+    def refuse(self, *arguments, **named):
+        raise MemoryError("no memory")
+
+    with open_queue() as queue:
+        monkeypatch.setattr(Journal, "finish", refuse)
+        first = queue.submit("a", custom_id="a", model=model)
+        first.exception(PATIENCE_S)
+        again = queue.submit("a", custom_id="a", model=model)
+        again.exception(PATIENCE_S)
+        monkeypatch.undo()
+
+        assert str(first.exception()) == str(again.exception())
+        assert model != MODEL or first.result().id == again.result().id
+        assert 1 == queue.stats().attempts
+
+
 def test_levels_that_cannot_be_stored_keep_nobody_from_closing(open_queue, path, monkeypatch, caplog):
     def refuse(self, levels):
         raise MemoryError("no memory")

@@ -25,7 +25,7 @@ from groq_queue.core.request import Request
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
 from groq_queue.engine.routed import Limiter
-from groq_queue.engine.runner import Outcome
+from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group, Page
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
@@ -92,6 +92,9 @@ class Keeping:
         self._prepare = prepare
         self._lock = threading.Lock()
         self._unfiled: list[_End] = []
+        # By row: what has ended, but not in the file, since storing the end failed. It is never to be sent again. Read
+        # and written without the lock: a row's end is stored by one thread at a time.
+        self._unstored: dict[int, _End] = {}
         self._saved_ns = clock.now_ns()
         self._is_closed = False
         self._engine: ThreadEngine
@@ -198,7 +201,7 @@ class Keeping:
         """Return the requests of a page, and whether no row is behind them."""
         group = page.group
         rows = self._journal.stack(Cursor(group.lane, group.priority, group.client, page.after), limit=page.limit)
-        return [self._restored(row) for row in rows], len(rows) < page.limit
+        return [self._restored(row) for row in rows if row.row_id not in self._unstored], len(rows) < page.limit
 
     def moved(self, request: Request) -> None:
         """Store the new priority of a request; it holds in this life even where that fails."""
@@ -231,9 +234,18 @@ class Keeping:
                 if callback is not None:
                     self._engine.call_back(future, callback)
                 return future
-            row = self._journal.pending_row(row_id)
-            if row is not None:
-                return self._engine.submit(self._restored(row), callback=callback, is_new=False)
+            end = self._unstored.get(row_id)
+            if end is not None and end.result is not None:
+                return self._ended_future(self._journal.at(row_id), Outcome(Next.DONE, end.result), callback)
+            if end is not None and isinstance(end.error, GroqQueueError):
+                return self._ended_future(self._journal.at(row_id), Outcome(Next.FAILED, error=end.error), callback)
+            with self._engine.reading():
+                row = self._journal.pending_row(row_id)
+                if row is not None:
+                    try:
+                        return self._engine.submit(self._restored(row), callback=callback, is_new=False)
+                    except AlreadyFetched:
+                        continue  # it has begun, or ended, since it was read
             stored = self._journal.at(row_id)
             outcome = outcome_of(stored)
             if outcome is not None:
@@ -296,6 +308,7 @@ class Keeping:
         except Exception as trouble:
             if isinstance(trouble, JournalError) and not is_trouble(trouble):
                 _log.debug("row %d has its end already: %s", end.row_id, trouble, extra=told("journal_trouble"))
+                self._unstored.pop(end.row_id, None)
                 return
             if not isinstance(trouble, (JournalError, MemoryError)):
                 end.failures += 1
@@ -309,11 +322,15 @@ class Keeping:
                 trouble,
                 extra=told("journal_trouble"),
             )
+            self._unstored[end.row_id] = end
             if not is_last:
                 self._keep_unfiled(end)
         except BaseException:  # a Ctrl-C, which reaches the caller
+            self._unstored[end.row_id] = end
             self._keep_unfiled(end)
             raise
+        else:
+            self._unstored.pop(end.row_id, None)
 
     def _keep_unfiled(self, end: _End) -> None:
         with self._lock:

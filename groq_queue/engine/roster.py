@@ -174,6 +174,8 @@ class Roster:
             future = self.rows.get(request.row_id)
             if future is not None and future._request is request:
                 del self.rows[request.row_id]
+                if self.shelf is not None:
+                    self.shelf.forgotten(request.row_id)
 
     def line_up(self, request: Request) -> bool:
         """Put a request into its lane; return whether that changed who is next there."""

@@ -70,8 +70,9 @@ class Shelf:
         self._low: dict[Group, None] = {}  # groups that may need a page, in order
         self._futures: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._kept: dict[int, Any] = {}
-        self._fetching = 0  # pages on their way
-        self._gone: set[int] = set()  # rows whose request has ended, or moved, since the first of these was asked for
+        self._fetching = 0  # pages, and single rows, that are being read
+        # Rows whose request has ended, moved or been forgotten since the first of these was asked for.
+        self._gone: set[int] = set()
         self._passed = 0  # the last row fetched of any stack that is gone
         self.count = 0
 
@@ -110,6 +111,28 @@ class Shelf:
             self._low[group] = None
         elif not stack.near and not stack.is_fetching:
             self._remove(group, stack)
+
+    def forgotten(self, row_id: int) -> None:
+        """Note that the end of a request has been stored, so that it is in memory no more.
+
+        A page that is on its way may have read its row before that.
+        """
+        if self._fetching:
+            self._gone.add(row_id)
+
+    def begin_reading(self) -> None:
+        """Remember from now on which requests end: a row is being read. ``end_reading`` must follow."""
+        self._fetching += 1
+
+    def end_reading(self) -> None:
+        """Note that what was read has been put to use."""
+        self._fetching -= 1
+        if not self._fetching:
+            self._gone.clear()
+
+    def has_ended(self, row_id: int) -> bool:
+        """Return whether the request of a row that was read meanwhile has ended, or moved, since the reading began."""
+        return row_id in self._gone
 
     def has_passed(self, row_id: int, request: Request) -> bool:
         """Return whether a row of the group of *request* may have been fetched before."""
@@ -205,7 +228,7 @@ class Shelf:
             stack = self._stacks.get(group)
             if stack is not None and stack.has_more and stack.near < max(1, low) and not stack.is_fetching:
                 stack.is_fetching, stack.has_grown = True, False
-                self._fetching += 1
+                self.begin_reading()
                 return Page(group, stack.after, min(_PAGE, self._near_at_most()))
         return None
 
@@ -267,9 +290,7 @@ class Shelf:
 
     def _has_come(self, stack: _Stack) -> None:
         stack.is_fetching = False
-        self._fetching -= 1
-        if not self._fetching:
-            self._gone.clear()
+        self.end_reading()
 
     def _remove(self, group: Group, stack: _Stack) -> None:
         self._passed = max(self._passed, stack.after)

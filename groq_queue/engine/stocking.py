@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request
@@ -76,6 +77,20 @@ class Stocking:
             future = self._roster.shelf.future(row_id)
         return future
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read a pending row and submit its request inside: if it ends in between, ``known`` tells."""
+        shelf = self._roster.shelf
+        with self._lock:
+            if shelf is not None:
+                shelf.begin_reading()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if shelf is not None:
+                    shelf.end_reading()
+
     def known(
         self, request: Request, future: RequestFuture[Completion], *, is_kept: bool, is_new: bool
     ) -> RequestFuture[Completion] | None:
@@ -90,7 +105,7 @@ class Stocking:
         if shelf is None or request.row_id is None:
             return None
         known = self.open_future(request.row_id)
-        if known is None and is_new and shelf.has_passed(request.row_id, request):
+        if known is None and (shelf.has_passed(request.row_id, request) if is_new else shelf.has_ended(request.row_id)):
             raise AlreadyFetched
         if known is None and not is_new and shelf.holds(request):
             self._roster.shelve(request, future, is_kept=is_kept, is_new=False)

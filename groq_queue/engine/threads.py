@@ -263,6 +263,13 @@ class ThreadEngine:
             self._mend()
             raise
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Return a block inside which a stored request is read and submitted, with ``is_new=False``.
+
+        If it begins and ends in between, ``submit`` raises ``AlreadyFetched`` instead of sending it again.
+        """
+        return self._stocking.reading()
+
     def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
         """Return the Future of the request of that row, if it is open and somebody may hold it."""
         with self._lock:

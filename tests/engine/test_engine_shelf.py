@@ -8,6 +8,7 @@ import random
 import threading
 import weakref
 from concurrent.futures import CancelledError, wait
+from contextlib import suppress
 
 import pytest
 
@@ -19,6 +20,7 @@ from groq_queue.engine import shelf as shelf_module
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group
 from groq_queue.errors import APIConnectionError, AuthenticationError, DailyLimitReached, JournalError, QueueFull
+from tests.conftest import PATIENCE_S
 
 LOST = APIConnectionError("reset", sent="no")
 SLOW = Limits(rpm=60)  # one a second, after the first sixty
@@ -100,13 +102,14 @@ def submit(file):
         row = file.add(name, **options) if row is None else row
         request = file.make(row, name, **options)
         while True:
-            try:
-                return played.engine.submit(request, callback=callback, is_new=is_new)
-            except AlreadyFetched:
-                is_new = False
-                future = played.engine.future_of(row)
-                if future is not None or row not in file.rows:
-                    return future
+            with suppress(AlreadyFetched), played.engine.reading():
+                if is_new or row in file.rows:
+                    request = request if is_new else file.request(row)
+                    return played.engine.submit(request, callback=callback, is_new=is_new)
+            is_new = False
+            future = played.engine.future_of(row)
+            if future is not None or row not in file.rows:
+                return future
 
     return submit
 
@@ -548,6 +551,62 @@ def test_what_ends_without_an_attempt_is_written_down_too(stage, file, submit):
 
     assert [(1, "completed"), (2, "failed"), (3, "expired"), (4, "cancelled")] == file.ends
     assert {5} == set(file.rows)
+
+
+def test_a_page_that_was_read_before_an_end_was_stored_brings_nothing_back(stage, file, submit):
+    """
+    The page is on its way while the request it holds is cancelled, its end stored, and it is forgotten.
+    """
+    has_read, may_go_on = threading.Event(), threading.Event()
+    fetch, ended = file.fetch, file.ended
+
+    def slow_fetch(page):
+        found = fetch(page)
+        if not has_read.is_set():
+            has_read.set()
+            assert may_go_on.wait(PATIENCE_S)
+        return found
+
+    def slow_ended(request, result, error):
+        if request.custom_id == "cancelled":
+            making_room.start()
+            assert has_read.wait(PATIENCE_S)
+        ended(request, result, error)
+
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    cancelled = submit(played, "cancelled")
+    others = [submit(played, f"{n}") for n in range(5)] + [submit(played, "on the shelf")]
+    assert "on the shelf" not in {request.custom_id for request in played.engine._roster.open}
+    file.fetch, file.ended = slow_fetch, slow_ended
+    making_room = threading.Thread(target=lambda: [future.cancel() for future in others[:5]])
+    cancelled.cancel()
+    may_go_on.set()
+    making_room.join(PATIENCE_S)
+    played.engine.resume(None)
+
+    assert played.engine.join(PATIENCE_S)
+    assert ["on the shelf"] == [request.custom_id for request in played.sent]
+    assert (7, 6, 1) == tuple(getattr(played.engine.stats(), name) for name in ("submitted", "cancelled", "completed"))
+
+
+def test_a_row_whose_request_ends_while_it_is_looked_up_is_not_sent_again(stage, file, submit):
+    """
+    It was pending when it was read, and has been answered before its reader submits what it read.
+    """
+    played = stage(keeper=file)
+    played.engine.pause(None)
+    first = submit(played, "first")
+
+    with played.engine.reading():
+        request = file.request(1)
+        played.engine.resume(None)
+        assert first.result(PATIENCE_S)
+        assert played.engine.join(PATIENCE_S)
+        with pytest.raises(AlreadyFetched):
+            played.engine.submit(request, is_new=False)
+
+    assert ["first"] == [request.custom_id for request in played.sent]
 
 
 @pytest.mark.parametrize("seed", range(6))
