@@ -246,7 +246,7 @@ class ProcessMeter:
             self._budget.settle(lease, requested, used, now_ns)
             if usage is not None and not size.is_exact:
                 self._estimator.learn(size, usage[0], usage[1])
-            if usage is not None:
+            if usage is not None and seen:  # only headers are held against it
                 self._budget.prove(lease, used, now_ns)
             notices = [] if seen is None else self._budget.observe(lease, seen, now_ns)
             listeners = self._listeners
