@@ -7,6 +7,7 @@ import configparser
 import doctest
 import functools
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -20,7 +21,8 @@ import pytest
 import groq_queue
 
 PACKAGE = Path(groq_queue.__file__).parent
-README = PACKAGE.parent / "README.md"
+ROOT = PACKAGE.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 MAY_IMPORT = {
     "errors": set(),
@@ -170,13 +172,20 @@ def test_the_docstrings_hold_examples():
     assert 10 < sum(len(test.examples) for module in modules for test in finder.find(module))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: Path) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+PROGRAMS = [
+    pytest.param(page, code, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, code in enumerate(blocks("python", page))
+]
 
 
 @pytest.fixture(scope="module")
 def programs(request, tmp_path_factory):
-    """What came of the README's programs that are asked for: each ran in a folder of its own, three at a time."""
+    """What came of the pages' programs that are asked for: each ran in a folder of its own, three at a time."""
     asked = [
         item.callspec.params
         for item in request.session.items
@@ -185,31 +194,29 @@ def programs(request, tmp_path_factory):
     with ThreadPoolExecutor(3) as pool:
         started = {}
         for params in asked:
-            if "number" in params:
-                started[params["number"]] = pool.submit(run_block, params["number"], tmp_path_factory.mktemp("block"))
+            if "code" in params:
+                started[params["code"]] = pool.submit(run_block, params["code"], tmp_path_factory.mktemp("block"))
             elif "line" in params:
                 started[params["line"]] = pool.submit(run_line, params["line"], tmp_path_factory.mktemp("line"))
     return {name: running.result() for name, running in started.items()}
 
 
-def run_block(number, folder):
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    code = blocks("python")[number]
+def run_block(code, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=folder, env=environment
     )
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_every_python_block_of_the_readme_runs(number, programs):
+@pytest.mark.parametrize(("page", "code"), PROGRAMS)
+def test_every_python_block_runs(page, code, programs):
     """
     A block followed by a text block prints exactly that.
     """
-    text = README.read_text()
-    code = blocks("python")[number]
+    text = page.read_text(encoding="utf-8")
     expected = re.search(re.escape(f"```python\n{code}```") + r"\n+```text\n(.*?)```", text, re.DOTALL)
 
-    done = programs[number]
+    done = programs[code]
 
     assert 0 == done.returncode, done.stderr
     if expected:
@@ -217,17 +224,73 @@ def test_every_python_block_of_the_readme_runs(number, programs):
 
 
 def shell_lines() -> list[str]:
-    lines = [line.partition("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line]
+    lines = [
+        line.partition("  #")[0].strip()
+        for page in PAGES
+        for block in blocks("sh", page)
+        for line in block.splitlines()
+    ]
+    return list(dict.fromkeys(line for line in lines if line))
 
 
-def test_the_readme_has_blocks_to_run():
-    assert len(blocks("python")) >= 3
+def test_the_pages_have_blocks_to_run():
+    assert len(blocks("python", ROOT / "README.md")) >= 2
+    assert len(PROGRAMS) >= 15
     assert {"python3", "groq-queue"} == {line.split()[0] for line in shell_lines()}
 
 
+def test_every_link_of_a_page_leads_somewhere():
+    """
+    To a file of the checkout, and to a heading of it if one is named.
+    """
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        for path, _, heading in (link.partition("#") for link in links if "://" not in link):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+            names = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert not heading or heading in names, f"{page.name}: {path}#{heading}"
+
+
+def test_every_proof_that_the_guarantees_name_is_there():
+    proofs = re.findall(r"`((?:tests|benchmarks)/[^`:]+)(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text())
+
+    assert len(proofs) > 15
+    for path, name in proofs:
+        assert (ROOT / path).exists(), path
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), name
+
+
+def test_the_readme_is_short_and_names_every_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert len(text.splitlines()) <= 180
+    assert [] == [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text]
+
+
+def test_the_configuration_page_has_every_argument_and_every_option():
+    """
+    In the first column of a table, or in the sentence about one request.
+    """
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    made, submitted = (
+        set(inspect.signature(call).parameters) for call in (groq_queue.GroqQueue, groq_queue.GroqQueue.submit)
+    )
+
+    assert [] == sorted(name for name in made | submitted - {"self", "prompt", "params"} if f"`{name}" not in text)
+
+
+def test_the_page_of_errors_has_every_error():
+    text = (ROOT / "docs" / "answers-and-errors.md").read_text(encoding="utf-8")
+    errors = [name for name in groq_queue.__all__ if name.endswith(("Error", "Argument", "Reached", "Full", "Busy"))]
+
+    assert len(errors) > 20
+    assert [] == [name for name in errors if f"`{name}`" not in text]
+
+
 def run_line(line, folder):
-    """Run a command of the README as typed, but for the port; a simulator stands where the API would be."""
+    """Run a command of a page as typed, but for the port; a simulator stands where the API would be."""
     question = '{"prompt": "Why?", "model": "llama-3.1-8b-instant"}\n'
     (folder / "questions.jsonl").write_text(question * 2)
     (folder / "prompts.txt").write_text("Why?\nWhy not?\n")
@@ -265,7 +328,7 @@ def run_line(line, folder):
 
 
 @pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("groq-queue")])
-def test_every_command_of_the_readme_runs(line, programs):
+def test_every_command_of_a_page_runs(line, programs):
     """
     A journal that is looked at comes from a run.
     """
@@ -280,7 +343,7 @@ def test_the_gate_finds_the_two_set_up_commands_in_the_readme():
     """
     It runs what stands in the first block of shell commands, in fresh environments; see .ci/run.
     """
-    first = blocks("sh")[0].splitlines()
+    first = blocks("sh", ROOT / "README.md")[0].splitlines()
     gate = (PACKAGE.parent / ".ci" / "run").read_text()
     (found,) = re.findall(r"< <(\(awk .*? README\.md\))$", gate, re.MULTILINE)
 

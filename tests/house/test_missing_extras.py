@@ -125,6 +125,7 @@ def test_no_page_and_no_text_names_an_index_that_does_not_have_us():
     """
     pages = [
         ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
         ROOT / "CHANGELOG.md",
         *(ROOT / "benchmarks").rglob("*.[pm][yd]"),
         *PACKAGE.rglob("*.py"),

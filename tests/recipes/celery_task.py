@@ -2,8 +2,8 @@
 
 For whoever calls a model inside tasks. The queue is made by the first task that runs,
 after the worker has forked, and stays: what it learnt about the limits stays too.
-Several worker processes share one key's limits: divide them, as here by the number of
-processes, or use one process with threads.
+The worker's processes count in one file, so that they stay at the limits together; on
+several hosts it is ``limiter="redis://…"``.
 
     export CELERY_BROKER_URL=redis://localhost CELERY_RESULT_BACKEND=redis://localhost
     celery -A celery_task worker --concurrency 2 &
@@ -17,8 +17,7 @@ from celery import Celery
 
 from groq_queue import GroqQueue, Limits, QueueTimeout
 
-PROCESSES = 2  # of --concurrency
-RPM, TPM = 120, 60_000  # of the account
+LIMITS = Limits(rpm=120, tpm=60_000)  # of the account
 
 app = Celery("celery_task")
 app.config_from_object("celeryconfig", silent=True)  # broker and results: this file, if there is one, or CELERY_…
@@ -27,9 +26,8 @@ app.config_from_object("celeryconfig", silent=True)  # broker and results: this 
 @cache
 def queue() -> GroqQueue:
     """Return the queue of this worker process."""
-    share = Limits(rpm=RPM // PROCESSES, tpm=TPM // PROCESSES)
     # Named, because with --pool threads two tasks may come here at once: both get the same one.
-    return GroqQueue.named("tasks", model="llama-3.1-8b-instant", limits=share)
+    return GroqQueue.named("tasks", model="llama-3.1-8b-instant", limits=LIMITS, limiter="sqlite:///budgets.db")
 
 
 @app.task(name="answer", bind=True, max_retries=3)

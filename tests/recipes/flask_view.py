@@ -1,9 +1,8 @@
 """A Flask view: people wait, so they go first, take turns, and are told when it is too much.
 
 For whoever answers web requests with a model. One queue for each server process, made
-at the first request: a queue belongs to the process that made it, and a server may
-fork after it has loaded this file. Several processes share one key's limits: divide
-them, as in ``several_processes.py``.
+at the first request. With several server processes add ``limiter="sqlite:///budgets.db"``
+to its arguments: they then count in one file and stay at the limits together.
 
     flask --app flask_view run
 """

@@ -1,11 +1,9 @@
-"""Several processes on one key: divide the limits between them.
+"""Several processes on one key: they count together in one file.
 
 For whoever has CPU-bound work around each call, or several web workers. Each process
-makes a queue of its own and counts alone, so each may only count on its share: a third
-of the limits for each of three processes is never refused. It wastes the share of a
-process that idles. One budget for all of them is what ``limiter=`` is for ("sqlite:///…" for one
-machine, "redis://…" for many); ``margin=`` leaves a share to programs that you do not
-control.
+makes a queue of its own; ``limiter=`` names the file in which all of them count, so
+that together they stay exactly at the limits, whoever is idle. On many hosts it is
+``limiter="redis://…"``. A queue also works in a process that was forked with it.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -14,14 +12,12 @@ from multiprocessing import get_context
 from groq_queue import GroqQueue, Limits
 
 PROCESSES = 3
-RPM, TPM = 120, 60_000  # of the account, as its page of limits says
-SHARE = Limits(rpm=RPM // PROCESSES, tpm=TPM // PROCESSES)
+LIMITS = Limits(rpm=120, tpm=60_000)  # of the account, as its page of limits says
 
 
 def answer(questions: list[str]) -> list[str]:
     """Answer one part of the work, in a process of its own."""
-    # Made here, in the process that uses it: a queue cannot be pickled, and its threads do not survive a fork.
-    with GroqQueue(model="llama-3.1-8b-instant", limits=SHARE) as queue:
+    with GroqQueue(model="llama-3.1-8b-instant", limits=LIMITS, limiter="sqlite:///budgets.db") as queue:
         return [answer.text for answer in queue.map(questions, max_completion_tokens=20)]
 
 

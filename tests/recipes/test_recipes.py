@@ -264,9 +264,9 @@ def test_the_shell_goes_on_where_it_was_killed(make_kitchen: Make) -> None:
 
 
 @pytest.mark.gate
-def test_several_processes_that_divide_the_limits_are_never_refused(make_kitchen: Make) -> None:
+def test_several_processes_that_count_in_one_file_are_never_refused(make_kitchen: Make) -> None:
     """
-    Together they send more than the limit holds at once, so each has to wait for its share.
+    Together they send more than the limit holds at once, so the last ones have to wait.
     """
     kitchen = make_kitchen(rpm=120, tpm=60_000)
 
