@@ -16,7 +16,11 @@ from groq_queue.core.completion import Completion
 from groq_queue.errors import APIStatusError, GroqQueueError
 
 MAX_LINE_BYTES = 11 * 1024 * 1024  # a payload of the largest size that is sent, and its envelope
-_OURS = ("priority", "client", "tokens", "max_wait", "deadline")
+# The options of ``submit`` that JSON can express; a test holds the two together.
+_OURS = (
+    *("priority", "client", "tokens", "audio_seconds"),
+    *("shrink", "max_wait", "deadline", "not_before", "dedupe"),
+)
 _ENDPOINTS = ("chat/completions", "embeddings", "audio/transcriptions", "audio/translations")
 _NOT_A_LINE_EACH = "one JSON object a line is needed; jq -c '.[]' makes that of an array, jq -c . of spread-out objects"
 

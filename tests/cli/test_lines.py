@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from typing import Any
 
 import pytest
 
+from groq_queue import GroqQueue
 from groq_queue.cli.lines import (
     MAX_LINE_BYTES,
     Ask,
@@ -202,3 +204,21 @@ def test_a_failure_tells_the_servers_code_or_its_own_kind(error: Exception, code
 
     assert {"code": code, "message": "m"} == line["error"]
     assert status == (line["response"] and line["response"]["status_code"])
+
+
+def test_every_option_of_submit_that_json_can_express_works_in_a_line() -> None:
+    """
+    None of them goes to the API as a parameter, at the top of a Batch line or beside a prompt.
+    """
+    signature = inspect.signature(GroqQueue.submit).parameters
+    named = {name for name, parameter in signature.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    options: dict[str, Any] = dict.fromkeys(named - {"messages", "model", "endpoint", "custom_id", "callback"}, 1)
+    body = {"model": "m", **_messages("hi")}
+
+    beside, above = _parse({"prompt": "hi", "model": "m", **options}, {"body": body, **options})
+
+    assert len(options) >= 9
+    assert isinstance(beside, Ask)
+    assert isinstance(above, Ask)
+    assert options == beside.options == above.options
+    assert body == beside.payload == above.payload
