@@ -111,7 +111,7 @@ def test_a_second_ctrl_c_leaves_the_block_while_an_attempt_is_under_way(server, 
     with pytest.raises(KeyboardInterrupt), make_queue(max_workers=1) as queue:  # noqa: PT012
         running = server.start(queue)
         waiting = queue.submit("unsent")
-        second = press_when(lambda: not queue.stats().running)
+        second = press_when(waiting.cancelled)
         raise KeyboardInterrupt
 
     assert not server.has_answered
