@@ -262,6 +262,17 @@ def test_every_proof_that_the_guarantees_name_is_there():
         assert not name or f"def {name}(" in (ROOT / path).read_text(), name
 
 
+def test_the_page_of_the_architecture_has_every_room_in_the_order_of_imports_and_names_files_that_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = [path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    order = [name for name in re.findall(r"^\| `(\w+)", text, re.MULTILINE) if name in MAY_IMPORT]
+
+    assert [] == sorted(name for name in rooms if not name.startswith("__") and f"`{name}`" not in text)
+    assert [] == [path for path in re.findall(r"`(\w+/\w+\.py)`", text) if not (PACKAGE / path).exists()]
+    assert len(order) > 12
+    assert [] == [room for place, room in enumerate(order) if MAY_IMPORT[room] & set(order[:place])]
+
+
 def test_the_readme_is_short_and_names_every_page():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
 
