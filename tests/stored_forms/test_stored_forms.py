@@ -6,7 +6,9 @@ written anew: a later version adds files of its own beside them.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -99,8 +101,9 @@ def test_a_journal_of_an_earlier_version_is_gone_on_with(groq, folder):
 
 def test_budgets_of_an_earlier_version_are_gone_on_with(groq, folder):
     """
-    What was spent of a day, of a very long one, counts for whoever opens the file.
+    What was spent of a day, of a very long one, stays spent, and what is sent now comes on top.
     """
+    before = daily_bucket(folder)
     with GroqQueue(
         base_url=groq.base_url,
         api_key="gsk_test",
@@ -109,14 +112,17 @@ def test_budgets_of_an_earlier_version_are_gone_on_with(groq, folder):
         limiter=f"sqlite:///{folder}/budgets.db",
     ) as queue:
         queue.submit("One more", max_completion_tokens=50).result(10)
-        (lane,) = queue.stats().lanes
-        used = {level.dimension: level.used for level in lane.limits}
+    after = daily_bucket(folder)
 
-    with sqlite3.connect(folder / "budgets.db") as db:
-        stored = db.execute("SELECT state FROM lanes").fetchone()[0]
-    db.close()
-    assert 300 < used["TPD"] < 2_000
-    assert f"[1000000,{10**18}," in stored
+    assert [1_000_000, 10**18] == before[:2] == after[:2]
+    assert 300 < before[-1] < after[-1]
+
+
+def daily_bucket(folder):
+    """Return the numbers of the bucket of tokens per day: limit and period first, what was ever charged last."""
+    with closing(sqlite3.connect(folder / "budgets.db")) as db:
+        ((state,),) = db.execute("SELECT state FROM lanes")
+    return json.loads(state)["buckets"]["TPD"]
 
 
 if __name__ == "__main__":
