@@ -96,6 +96,31 @@ def test_a_request_whose_end_cannot_be_stored_is_answered_from_memory_and_not_se
         assert 1 == queue.stats().attempts
 
 
+def test_a_cancelled_request_that_is_wanted_again_is_answered_though_its_cancelling_could_not_be_stored(
+    open_queue, path, monkeypatch, caplog
+):
+    """
+    The cancelling that is still to be stored is overtaken: it does not end the new request, nor its row.
+    """
+
+    def refuse(self, *arguments, **named):
+        raise MemoryError("no memory")
+
+    with open_queue() as queue:
+        queue.pause()
+        first = queue.submit("a", custom_id="a")
+        with monkeypatch.context() as without_memory:
+            without_memory.setattr(Journal, "finish", refuse)
+            assert first.cancel()
+        again = queue.submit("a", custom_id="a")
+        queue._keeping._file_again()  # what its timer does after a second
+        queue.resume()
+        assert again.result(PATIENCE_S)
+
+    assert "is not stored in the journal" in caplog.text
+    assert ["completed"] == statuses(path)
+
+
 def test_levels_that_cannot_be_stored_keep_nobody_from_closing(open_queue, path, monkeypatch, caplog):
     def refuse(self, levels):
         raise MemoryError("no memory")

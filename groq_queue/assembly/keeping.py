@@ -200,8 +200,9 @@ class Keeping:
     def fetch(self, page: Page) -> tuple[list[Request], bool]:
         """Return the requests of a page, and whether no row is behind them."""
         group = page.group
+        ended = set(self._unstored)  # before reading: one that is stored meanwhile may have been read as pending
         rows = self._journal.stack(Cursor(group.lane, group.priority, group.client, page.after), limit=page.limit)
-        return [self._restored(row) for row in rows if row.row_id not in self._unstored], len(rows) < page.limit
+        return [self._restored(row) for row in rows if row.row_id not in ended], len(rows) < page.limit
 
     def moved(self, request: Request) -> None:
         """Store the new priority of a request; it holds in this life even where that fails."""
@@ -239,6 +240,8 @@ class Keeping:
                 return self._ended_future(self._journal.at(row_id), Outcome(Next.DONE, end.result), callback)
             if end is not None and isinstance(end.error, GroqQueueError):
                 return self._ended_future(self._journal.at(row_id), Outcome(Next.FAILED, error=end.error), callback)
+            if end is not None and end.status == "cancelled":
+                self._unstored.pop(row_id, None)  # need not be stored any more: the request is wanted again
             with self._engine.reading():
                 row = self._journal.pending_row(row_id)
                 if row is not None:
@@ -344,9 +347,10 @@ class Keeping:
             self._file(end)
 
     def _take_unfiled(self) -> list[_End]:
+        """Return the ends that are to be stored, but for those that were overtaken by a new submit."""
         with self._lock:
             taken, self._unfiled = self._unfiled, []
-        return taken
+        return [end for end in taken if self._unstored.get(end.row_id) is end]
 
     def _save_levels_in_time(self) -> None:
         now_ns = self._clock.now_ns()

@@ -182,10 +182,15 @@ class Bucket:
         """Return the units that are in use if the server keeps all that our own requests asked for."""
         return self.held + max(0, -(-(self._asked - now_ns * self.limit) // self.period_ns))
 
-    def forget_lowering(self) -> None:
-        """Undo what ``at_most`` did to the levels, and begin to count it anew."""
+    def forget_lowering(self, now_ns: int) -> None:
+        """Undo what ``at_most`` did to the levels, up to a full bucket, and begin to count it anew."""
+        full = now_ns * self.limit + self.limit * self.period_ns
         self.lowered, self.restarts = 0, 1
-        self._strict = max(self._strict, self._asked)
+        self._strict = max(self._strict, min(self._asked, full))
+        self.keep_proven()
+
+    def keep_proven(self) -> None:
+        """Raise the credited level to what our own requests certainly have in use."""
         self._credited = max(self._credited, self._proven)
 
     def refund(self, cost: int) -> None:

@@ -26,6 +26,7 @@ _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole o
 _MINUTE_TOLERANCE = 0.03
 _PROBE_NS = 1_000_000_000  # a refusal comes sooner
 _DISPROOFS = 2  # contradictions after which the headers of a limit lower its level no more
+_DISBELIEF_PERIODS = 3
 _LONGEST_HOLD_NS = 3_660_000_000_000  # an hour, as a server tells it, and a little
 _HARMLESS_TOKENS = 1_000  # no published limit holds fewer than 1,200 tokens a minute
 
@@ -268,6 +269,8 @@ class Budget:
             Notices for the user, each told once.
         """
         notices: list[str] = []
+        if self._contradictions:
+            self._forget_contradictions(now_ns)
         for header in seen:
             if header.dimension == "TPM":
                 self._measure_minute(header.limit, header.limit - header.remaining, header.reset_ns, now_ns)
@@ -326,7 +329,8 @@ class Budget:
         if refusal is None and now_ns >= self._hold_until_ns:  # those sent before the first one came back say no more
             self.pace.refused(now_ns)
         if refusal is not None and not holds_everybody(refusal):
-            units = refusal.requested or lease.cost.units(refusal.dimension)
+            priced = lease.cost.units(refusal.dimension)
+            units = (refusal.requested if refusal.dimension == "TPD" else None) or priced  # see ``pricing.corrected``
             self._large_holds[refusal.dimension] = (now_ns + wait_ns, units)
         elif now_ns + wait_ns > self._hold_until_ns:
             self._hold_until_ns = now_ns + wait_ns
@@ -479,10 +483,22 @@ class Budget:
         count, seen_ns = self._contradictions.get(name, (0, 0))
         if count and lease.granted_ns <= seen_ns:
             return
+        bucket = self._buckets[name]
+        if bucket.limit != self._servers.get(name):
+            return  # with a margin we drain more slowly than the server, and prove nothing
+        if bucket.asked_for(now_ns) - bucket.held > bucket.limit * 5 // 4:
+            bucket.keep_proven()
+            return  # more than a server that gives nothing back could hold: it does give back
         self._contradictions[name] = (count + 1, now_ns)
-        self._buckets[name].forget_lowering()
+        bucket.forget_lowering(now_ns)
         if name == "TPM":
             self._credits = False  # until headers that are not contradicted show it again
+
+    def _forget_contradictions(self, now_ns: int) -> None:
+        """Believe headers again that were not contradicted for three periods: a program beside us may have been why."""
+        for name, (_, seen_ns) in list(self._contradictions.items()):
+            if now_ns - seen_ns > _DISBELIEF_PERIODS * self._buckets[name].period_ns:
+                del self._contradictions[name]
 
     def _learn(self, name: str, limit: int, now_ns: int, notices: list[str]) -> Bucket:
         """Note the server's *limit* and return its bucket."""

@@ -130,12 +130,14 @@ class RetryPolicy:
         patience_s = self.outage_s * min(1.0, (2.0 ** min(self.max_retries, 30) - 1) / 31)
         return max(0, round(patience_s * 0.5 ** (left - 1) * dice.uniform(1.0, 1.1) * 1e9) - failing_ns)
 
-    def least_hold_ns(self, rounds: int) -> int:
+    def least_hold_ns(self, rounds: int, *, has_figures: bool) -> int:
         """Return how long to hold a lane at least that was refused with a wait, *rounds* times in a row.
 
-        40 ms, 80 ms, and so on to a minute: hardly more than a true wait, and the end of a "try again in 0 s".
+        40 ms, 80 ms, and so on: the end of a "try again in 0 s". Up to a minute; or up to a second if the refusal told
+        its figures, since then another program may have been faster each time, and the waits are true.
         """
-        return min(round(_LONGEST_BLIND_S * 1e9), 10_000_000 << min(rounds, 30))
+        longest_s = 1.0 if has_figures else _LONGEST_BLIND_S
+        return min(round(longest_s * 1e9), 10_000_000 << min(rounds, 30))
 
     def blind_hold_ns(self, rounds: int, dice: random.Random) -> int:
         """Return how long to hold a lane that was refused without a wait, *rounds* times in a row.

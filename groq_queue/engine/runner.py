@@ -265,7 +265,8 @@ class Runner:
             request.refusals += 1
             hold_ns = refusal.wait_ns
             if health.rounds > 1:  # a wait that was kept did not help: the server rounds it down, or to nothing
-                hold_ns = max(hold_ns, self._policy.least_hold_ns(health.rounds))
+                has_figures = refusal.used is not None
+                hold_ns = max(hold_ns, self._policy.least_hold_ns(health.rounds, has_figures=has_figures))
         else:
             was_sent_ns, request.refused_ns = request.refused_ns, lease.granted_ns
             if was_sent_ns is not None and health.has_overtaken(was_sent_ns):

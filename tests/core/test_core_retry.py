@@ -303,3 +303,16 @@ def test_whoever_was_sent_before_the_newest_that_was_answered_was_overtaken() ->
         health.answered(sent_ns, 20)
 
     assert [True, True, False, False] == [health.has_overtaken(sent_ns) for sent_ns in (4, 8, 9, 10)]
+
+
+def test_a_wait_that_did_not_help_grows_to_a_minute_or_to_a_second_if_it_came_with_figures() -> None:
+    """
+    With figures it may be true: another program was faster each time, and a long wait would leave everything to it.
+    """
+    policy = RetryPolicy()
+
+    plain, figured = ([policy.least_hold_ns(n, has_figures=has) / 1e9 for n in range(2, 15)] for has in (False, True))
+
+    assert [0.04, 0.08, 0.16] == plain[:3] == figured[:3]
+    assert (60.0, 1.0) == (plain[-1], figured[-1])
+    assert sorted(plain) == plain

@@ -62,9 +62,18 @@ def tells_the_truth(server: Server) -> int:
     return server.levels[-1][1]
 
 
-def drain(server: Server, budget: Budget, requests: int, cost: Cost, used: Cost, *, has_figures: bool = True) -> int:
+def drain(
+    server: Server,
+    budget: Budget,
+    requests: int,
+    cost: Cost,
+    used: Cost,
+    *,
+    has_figures: bool = True,
+    start_ns: int = NOW,
+) -> int:
     """Send one after the other, as soon as the budget allows, and return the time it took."""
-    now_ns, left = NOW, requests
+    now_ns, left = start_ns, requests
     while left:
         lease = budget.lease(cost, now_ns)
         if not isinstance(lease, Lease):
@@ -86,7 +95,7 @@ def drain(server: Server, budget: Budget, requests: int, cost: Cost, used: Cost,
         wait_ns = (level + cost.tokens - LIMIT) * 60 * SECOND // LIMIT
         refusal = Refusal(False, "TPM", LIMIT, level, cost.tokens, wait_ns) if has_figures else None
         budget.refused(lease, refusal, wait_ns if has_figures else SECOND, now_ns)
-    return now_ns - NOW
+    return now_ns - start_ns
 
 
 @pytest.mark.parametrize("told", [never_falls, lags_a_second, one_of_four_replicas])
@@ -146,6 +155,54 @@ def test_a_program_beside_us_does_not_make_true_headers_untrue() -> None:
         budget.refused(lease, Refusal(False, "TPM", LIMIT, 5_700, 500, 2 * SECOND), 2 * SECOND, now_ns)
 
     assert budget.credits
+    assert budget.may_be_lowered("TPM", LIMIT)
+
+
+def test_a_server_that_forgets_what_was_used_does_not_stall_a_program_that_asked_for_much_more() -> None:
+    """
+    Of what the program has asked for in all its life, most was given back; that never counts as level again.
+    """
+    server, budget = Server(tells_the_truth, gives_back=True), Budget(Limits(tpm=LIMIT))
+    took_ns = drain(server, budget, 400, Cost(50, 450), Cost(50))
+    server.full_ns = 0
+
+    took_ns = drain(server, budget, 400, Cost(50, 450), Cost(50), start_ns=NOW + took_ns)
+
+    assert took_ns <= 215 * SECOND
+    assert budget.credits
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.3])
+def test_a_margin_makes_true_headers_no_untrue_ones_and_is_kept(margin: float) -> None:
+    """
+    Our buckets drain more slowly than the server's then, so that its levels are lower than ours.
+    """
+    server, budget = Server(tells_the_truth, gives_back=True), Budget(Limits(tpm=LIMIT))
+    budget.set_limits(Limits(tpm=LIMIT), NOW, margin)
+    ideal_ns = round((400 * 50 / (1 - margin) - LIMIT) / LIMIT * 60 * SECOND)
+
+    took_ns = drain(server, budget, 400, Cost(50, 450), Cost(50))
+
+    assert (400, 0) == (server.served, server.refused)
+    assert ideal_ns <= took_ns <= ideal_ns + 15 * SECOND
+    assert budget.may_be_lowered("TPM", LIMIT)
+
+
+def test_headers_that_were_not_contradicted_for_three_periods_are_believed_again() -> None:
+    """
+    The program beside us that spent what we did not has ended.
+    """
+    server, budget = Server(never_falls), Budget(Limits(tpm=LIMIT))
+    took_ns = drain(server, budget, 24, Cost(500), Cost(500))
+    was_believed = budget.may_be_lowered("TPM", LIMIT)
+    server.told = tells_the_truth
+
+    for minutes in (2, 4):
+        drain(server, budget, 1, Cost(500), Cost(500), start_ns=NOW + took_ns + minutes * 60 * SECOND)
+        if minutes == 2:
+            assert not budget.may_be_lowered("TPM", LIMIT)
+
+    assert not was_believed
     assert budget.may_be_lowered("TPM", LIMIT)
 
 
