@@ -114,7 +114,7 @@ def parse_retry_after(value: str | None, wall_s: float, date: str | None = None)
         return None
     written_s = None if date is None else _parse_date(date)
     seconds = until_s - (wall_s if written_s is None else written_s)
-    return min(max(0, round(seconds * 1e9)), LONGEST_WAIT_NS)
+    return round(min(max(0.0, seconds * 1e9), LONGEST_WAIT_NS))  # clipped first: the wall may be at any distance
 
 
 def _parse_date(text: str) -> float | None:

@@ -81,6 +81,8 @@ json_values = st.recursive(
 @example(text="Mon, 01 Jan 0001 00:00:00 +2359", wall_s=0.0)
 @example(text="Fri, 31 Dec 9999 23:59:59 -2359", wall_s=0.0)
 @example(text="9" * 5_000, wall_s=0.0)
+@example(text="1 JAN 0 0:0", wall_s=-1.7e308)
+@example(text="1 JAN 0 0:0", wall_s=1.7e308)
 def test_no_text_makes_a_parser_of_headers_raise(text: str, wall_s: float) -> None:
     names = [f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining")]
 
