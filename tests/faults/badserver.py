@@ -27,6 +27,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.came = threading.Condition(self.lock)  # notified at each request
         self.prompts: list[str] = []
         self.times: list[float] = []
         self.attempts: Counter[str] = Counter()
@@ -68,6 +69,7 @@ class Call:
             seen.prompts.append(self.prompt[:100])
             seen.times.append(time.monotonic())
             seen.headers = headers
+            seen.came.notify_all()
         self.seen = seen
 
     def completion(self) -> bytes:
@@ -181,9 +183,8 @@ def blind(call: Call, times: str, _: str) -> bool:
 def bare(call: Call, times: str) -> bool:
     """Refuse the first *times* requests of all at one moment, without naming a wait."""
     if call.number < int(times):
-        until = time.monotonic() + 2
-        while len(call.seen.prompts) < int(times) and time.monotonic() < until:
-            time.sleep(0.01)
+        with call.seen.came:
+            call.seen.came.wait_for(lambda: len(call.seen.prompts) >= int(times), timeout=2)
         return call.error(429, "Rate limit reached")
     return call.answer()
 
