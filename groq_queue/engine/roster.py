@@ -213,12 +213,11 @@ class Roster:
         stands_in_line = request not in self.away
         lane = self.lane(request)
         before = lane.head()
-        self.tally.count_pending(request, -1)
-        if request.is_shelved and self.shelf is not None:
-            self.shelf.take_off(request)
-            self._hold(request)
+        if request.is_shelved:
+            self._take_off_shelf(request)
         elif stands_in_line:
             lane.discard(request)
+        self.tally.count_pending(request, -1)
         if request.row_id is not None and self.shelf is not None:
             self.shelf.left(request)
         request.priority = priority
@@ -233,22 +232,20 @@ class Roster:
 
     def withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""
-        self.tally.count_pending(request, -1)
-        if request.is_shelved and self.shelf is not None:
-            self.shelf.take_off(request)
-            self._hold(request)
+        if request.is_shelved:
+            self._take_off_shelf(request)
         elif request in self.away:
             self.away.discard(request)
         else:
             self.lane(request).discard(request)
+        self.tally.count_pending(request, -1)
         self.end(request, state)
 
     def withdraw_all(self, state: State) -> list[Request]:
         """End every pending request and return them; what nobody holds a Future of is forgotten, its row stays."""
         if self.shelf is not None:
             for future in self.shelf.held():
-                self.shelf.take_off(future._request)
-                self._hold(future._request)
+                self._take_off_shelf(future._request)
             self.shelf.clear(lambda group: True)
         pending = [request for request in self.open if request.state is State.PENDING]
         for lane in self.lanes.values():
@@ -292,6 +289,14 @@ class Roster:
             self._by_custom_id.pop(request.custom_id, None)
         if request.row_id is not None and self.shelf is not None:
             self.shelf.left(request)
+
+    def _take_off_shelf(self, request: Request) -> None:
+        """Have a request that stands on the shelf in memory; one that was not counted before is now."""
+        assert self.shelf is not None
+        if not self.shelf.take_off(request):
+            self.tally.submitted += 1
+            self.tally.count_pending(request, 1)
+        self._hold(request)
 
     def _hold(self, request: Request) -> None:
         """Have a request in memory."""

@@ -176,17 +176,21 @@ class Shelf:
         """Return the Future that somebody holds of that row, or None."""
         return self._futures.get(row_id)
 
-    def take_off(self, request: Request) -> None:
-        """Take off one request, with its Future, wherever it stands."""
+    def take_off(self, request: Request) -> bool:
+        """Take off one request, with its Future, wherever it stands; return whether it, or another for it, was counted.
+
+        It was not if somebody asked for its row before whoever added it had put it here.
+        """
         assert request.row_id is not None
         request.future = self._forget(request.row_id)
         request.is_shelved = False
         stack = self._stacks.get(group_of(request))
-        if stack is not None:
-            if self._fetching:
-                self._gone.add(request.row_id)
-            self._count_off(stack)
-            self._low[group_of(request)] = None
+        if stack is None:
+            return False
+        if self._fetching:
+            self._gone.add(request.row_id)
+        self._low[group_of(request)] = None
+        return self._count_off(stack)
 
     def held(self) -> list[Any]:
         """Return the Futures that somebody holds."""

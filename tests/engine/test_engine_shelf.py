@@ -609,6 +609,30 @@ def test_a_row_whose_request_ends_while_it_is_looked_up_is_not_sent_again(stage,
     assert ["first"] == [request.custom_id for request in played.sent]
 
 
+def test_requests_that_come_behind_later_rows_are_counted_when_they_are_cancelled(stage, file, submit):
+    """
+    Their rows are older than those of a client of which nothing is left, so nobody can tell whether they were fetched.
+    """
+    played = stage(keeper=file)
+    rows = [file.add(name, client="slow") for name in ("late", "later")]
+    played.engine.pause(None)
+    done = [submit(played, f"quick {number}", client="quick") for number in range(20)]
+    played.engine.resume(None)
+    assert all(future.result(PATIENCE_S) for future in done)
+    assert played.engine.join(PATIENCE_S)
+    played.engine.pause(None)
+    others = [submit(played, f"slow {number}", client="slow") for number in range(7)]
+
+    late = [submit(played, name, client="slow", row=row) for name, row in zip(("late", "later"), rows, strict=True)]
+    assert all(future.cancel() for future in late)
+    played.engine.resume(None)
+    assert all(future.result(PATIENCE_S) for future in others)
+    assert played.engine.join(PATIENCE_S)
+
+    stats = played.engine.stats()
+    assert (29, 27, 2, 0) == (stats.submitted, stats.completed, stats.cancelled, stats.pending)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_nothing_is_lost_or_sent_twice_whatever_happens_at_once(stage, file, submit, seed):
     """
