@@ -27,7 +27,6 @@ from groq_queue.errors import APIConnectionError, APIError, APITimeoutError, Gro
 
 if TYPE_CHECKING:
     from groq_queue.core.request import Request
-    from groq_queue.engine.nested import Nested
 
 _LOST = frozenset(
     {
@@ -169,18 +168,17 @@ def waiting(request: Request, aside: AbstractContextManager[None], *, is_bounded
     """
     call = next(reversed(_running()), None)
     owner: Any = None if call is None else call._owner
-    nested: Nested | None = getattr(owner, "nested", None)
-    if call is None or nested is None:
+    if call is None or not hasattr(owner, "begin_wait"):  # workers elsewhere run no callables
         with aside:
             yield
         return
-    nested.begin(call, request, is_bounded=is_bounded)
+    owner.begin_wait(call, request, is_bounded=is_bounded)
     try:
         with aside:
             yield
     finally:
         if not is_bounded:
-            nested.end(call)
+            owner.end_wait(call)
 
 
 def hidden_retries(fn: Callable[..., Any]) -> int:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from groq_queue.engine.future import RequestFuture
@@ -22,33 +21,29 @@ _Callback = Callable[[Any], object]
 class LateCalls:
     """Callbacks that wait for a worker.
 
-    ``lock`` is the engine's and guards all. True whenever it is free: if a callback waits, one worker calls them
-    or one was woken and has not looked. These workers are beyond the pool's size, so neither keeps requests
-    waiting for callbacks nor callbacks for requests. While a callback waits for a Future, another worker
-    calls the next: it may be what ends that Future.
+    Not thread-safe: everything but ``count`` and ``is_mine`` is called under the engine's lock. True whenever it is
+    free: if a callback waits, one worker calls them or one was woken and has not looked. These workers are beyond the
+    pool's size, so neither keeps requests waiting for callbacks nor callbacks for requests. While a callback waits for
+    a Future, another worker calls the next: it may be what ends that Future.
 
     Args:
-        lock: The engine's.
         pool: Whose workers call.
-        on_empty: Called under the lock when the last callback has returned.
     """
 
-    def __init__(self, lock: threading.RLock, pool: WorkerPool[Any], on_empty: Callable[[], None]) -> None:
-        self._lock = lock
+    def __init__(self, pool: WorkerPool[Any]) -> None:
         self._pool = pool
-        self._on_empty = on_empty
         self._waiting: deque[tuple[RequestFuture[Any], _Callback]] = deque()
         self._callers: set[threading.Thread] = set()
         self._next_caller: threading.Thread | None = None  # which of them takes the next; the others have waited
 
     @property
     def is_empty(self) -> bool:
-        """Whether every callback has returned. The lock is held."""
+        """Whether every callback has returned."""
         return not self._waiting and not self._callers
 
     @property
     def waits(self) -> bool:
-        """Whether a worker is to take over. The lock is held."""
+        """Whether a worker is to take over."""
         return bool(self._waiting) and self._next_caller is None
 
     def count(self) -> int:
@@ -60,59 +55,41 @@ class LateCalls:
         self._waiting.clear()
 
     def add(self, future: RequestFuture[Any], callbacks: Iterable[_Callback]) -> None:
-        """Have *callbacks* called with *future*, which has ended. The lock is held; call ``pool.grow`` after."""
+        """Have *callbacks* called with *future*, which has ended. Call ``pool.grow`` after, without the lock."""
         self._waiting.extend((future, callback) for callback in callbacks)
         self.look()
 
     def look(self) -> None:
-        """See to it that the pool has the workers that this needs. The lock is held."""
+        """See to it that the pool has the workers that this needs."""
         self._pool.spare = len(self._callers) + self.waits
         if self.waits:
             self._pool.wake()
 
     def take(self) -> bool:
-        """Return whether the calling worker is to ``run``. The lock is held."""
+        """Return whether the calling worker is to call what waits: with ``next_call`` until None, then ``leave``."""
         if not self.waits:
             return False
         self._next_caller = threading.current_thread()
         self._callers.add(self._next_caller)
         return True
 
-    def run(self) -> None:
-        """Call what waits, until nothing does or another worker has taken over. Called without the lock."""
-        me = threading.current_thread()
-        try:
-            while True:
-                with self._lock:
-                    if self._next_caller is not me or not self._waiting:
-                        return
-                    future, callback = self._waiting.popleft()
-                future.call(callback)
-                del future, callback  # an answer is not kept alive for the next
-        finally:
-            self.give_up()
+    def next_call(self) -> tuple[RequestFuture[Any], _Callback] | None:
+        """Return the next Future and callback; None if another worker has taken over or no callback waits."""
+        if self._next_caller is not threading.current_thread() or not self._waiting:
+            return None
+        return self._waiting.popleft()
 
-    def give_up(self) -> None:
+    def hand_over(self) -> None:
+        """Let another worker take the next; the calling one is busy with its callback."""
+        if self._next_caller is threading.current_thread():
+            self._next_caller = None
+        self.look()
+
+    def leave(self) -> None:
         """End the part of the calling worker, wherever it was interrupted."""
-        me = threading.current_thread()
-        with self._lock:
-            self._callers.discard(me)
-            if self._next_caller is me:
-                self._next_caller = None
-            self.look()
-            if self.is_empty:
-                self._on_empty()
+        self._callers.discard(threading.current_thread())
+        self.hand_over()
 
     def is_mine(self) -> bool:
         """Return whether the calling thread is inside one of these callbacks."""
         return threading.current_thread() in self._callers
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Let another worker call the next while this one's callback waits for a Future."""
-        with self._lock:
-            if self._next_caller is threading.current_thread():
-                self._next_caller = None
-            self.look()
-        self._pool.grow()
-        yield

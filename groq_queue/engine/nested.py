@@ -11,17 +11,16 @@ time (an attempt on its way, another queue of the account, a time-out) is worth 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
 from groq_queue.clock import Clock
 from groq_queue.core.request import Request, State
-from groq_queue.engine.bounds import has_bounds
 from groq_queue.engine.calls import Call
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.log import told
 from groq_queue.engine.roster import Roster
+from groq_queue.engine.views import has_bounds
 from groq_queue.errors import DeadlockError, excerpt
 from groq_queue.logger import SafeLogger
 
@@ -45,34 +44,23 @@ class _Need(NamedTuple):
 class Nested:
     """Looks at each wait of a call before it begins, and at all of them when nothing can be sent.
 
-    ``lock`` is the engine's and guards all. True whenever it is free: ``waits`` holds what calls wait for without a
-    time-out, each on the thread that runs it.
+    Not thread-safe: everything is called under the engine's lock. True whenever it is free: ``waits`` holds what calls
+    wait for without a time-out, each on the thread that runs it.
 
     Args:
         roster: Where the requests stand.
         chooser: Has the money.
-        lock: The engine's.
         clock: Tells the time.
-        tell_later: Has something called soon, outside every lock: whoever waits may hold the Futures'.
     """
 
-    def __init__(
-        self,
-        roster: Roster,
-        chooser: Chooser,
-        lock: threading.RLock,
-        clock: Clock,
-        tell_later: Callable[[Callable[[], None]], object],
-    ) -> None:
+    def __init__(self, roster: Roster, chooser: Chooser, clock: Clock) -> None:
         self._roster = roster
         self._chooser = chooser
-        self._lock = lock
         self._clock = clock
-        self._tell_later = tell_later
         self._has_warned = False
         self.waits: dict[Call, Request] = {}
 
-    def begin(self, call: Call, request: Request, *, is_bounded: bool) -> None:
+    def begin(self, call: Call, request: Request, *, is_bounded: bool) -> Callable[[], None] | None:
         """Let *call* wait for *request*, until ``end``.
 
         Args:
@@ -80,41 +68,38 @@ class Nested:
             request: Of any queue.
             is_bounded: The wait ends by itself.
 
+        Returns:
+            What logs a warning, to be called outside every lock; or None.
+
         Raises:
             DeadlockError: It would never end.
         """
-        with self._lock:
-            need = self._need(request) if request.state is State.PENDING else None
-            is_mine = need is not None and any(each.call is call for each in need.holders)
-            if not is_bounded:
-                self.waits[call] = request
-                if self._is_stuck(request):
-                    del self.waits[call]
-                    raise _error(request, need)
-            warns = is_mine and not self._has_warned
-            self._has_warned = self._has_warned or warns
-        if warns and need is not None:
-            what, facts = need.what, told("call_waits", request)
-            self._tell_later(
-                lambda: _log.warning(
-                    "a callable of this queue waits for %s of the same queue, which needs what running requests hold, "
-                    "the callable among them: %s; or submit it outside the callable",
-                    request,
-                    what,
-                    extra=facts,
-                )
-            )
+        need = self._need(request) if request.state is State.PENDING else None
+        is_mine = need is not None and any(each.call is call for each in need.holders)
+        if not is_bounded:
+            self.waits[call] = request
+            if self._is_stuck(request):
+                del self.waits[call]
+                raise _error(request, need)
+        warns = is_mine and not self._has_warned
+        self._has_warned = self._has_warned or warns
+        if not warns or need is None:
+            return None
+        what, facts = need.what, told("call_waits", request)
+        return lambda: _log.warning(
+            "a callable of this queue waits for %s of the same queue, which needs what running requests hold, "
+            "the callable among them: %s; or submit it outside the callable",
+            request,
+            what,
+            extra=facts,
+        )
 
     def end(self, call: Call) -> None:
         """Note that *call* goes on after a wait that nothing bounded."""
-        with self._lock:
-            self.waits.pop(call, None)
+        self.waits.pop(call, None)
 
     def give_up(self) -> Job | None:
-        """Take a pending request out of its lane that waits for ever by now, and return it with its error, or None.
-
-        The lock is held.
-        """
+        """Take a pending request out of its lane that waits for ever by now, and return it with its error, or None."""
         for request in self.waits.values():
             if request.state is State.PENDING and self._is_stuck(request):
                 error = _error(request, self._need(request))
@@ -123,7 +108,7 @@ class Nested:
         return None
 
     def _is_stuck(self, request: Request) -> bool:
-        """Return whether *request* can never end. The lock is held."""
+        """Return whether *request* can never end."""
         seen: set[Request] = set()
         todo = [request]
         while todo:
@@ -146,7 +131,7 @@ class Nested:
         return True
 
     def _need(self, request: Request) -> _Need | None:
-        """Return what a pending request waits for, None if time alone may bring its turn. The lock is held."""
+        """Return what a pending request waits for, None if time alone may bring its turn."""
         lane = self._roster.lanes.get(request.lane)
         if lane is None or request not in self._roster.open:
             return None

@@ -13,7 +13,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.runner import Outcome
-from groq_queue.engine.shelf import Group, Page, Shelf
+from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
 from groq_queue.engine.tally import Tally
 from groq_queue.errors import QueueFull, RateLimitError, excerpt
 
@@ -166,6 +166,32 @@ class Roster:
         self.tally.submitted += uncounted
         self.tally.count_pending(page.group, uncounted)
         return taken
+
+    def open_future(self, row_id: int) -> RequestFuture[Completion] | None:
+        """Return the Future of the request of that row, if it is open and somebody may hold it."""
+        future = self.rows.get(row_id)
+        if future is None and self.shelf is not None:
+            future = self.shelf.future(row_id)
+        return future
+
+    def find_existing(
+        self, request: Request, future: RequestFuture[Completion], *, is_kept: bool, is_new: bool
+    ) -> RequestFuture[Completion] | None:
+        """Return the Future of the request if its row is here already; on the shelf it may become *future*.
+
+        Raises:
+            AlreadyFetched: Its row was here, and the request has ended meanwhile.
+        """
+        shelf = self.shelf
+        if shelf is None or request.row_id is None:
+            return None
+        known = self.open_future(request.row_id)
+        if known is None and (shelf.has_passed(request.row_id, request) if is_new else shelf.has_ended(request.row_id)):
+            raise AlreadyFetched
+        if known is None and not is_new and shelf.holds(request):
+            self.shelve(request, future, is_kept=is_kept, is_new=False)
+            known = future
+        return known
 
     def let_go(self, request: Request) -> None:
         """Forget a request whose Future has ended."""

@@ -7,9 +7,9 @@ Until then it stands in its lane, where a more urgent one can still pass it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 
 from groq_queue.clock import NS_PER_S, Clock
@@ -17,50 +17,59 @@ from groq_queue.core.completion import Completion
 from groq_queue.core.prices import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
-from groq_queue.engine.attempting import Attempting, Fate
-from groq_queue.engine.bounds import check_in_time
+from groq_queue.engine.calls import Call
 from groq_queue.engine.choice import Chooser, Job
-from groq_queue.engine.delivery import Delivery
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.late import LateCalls
 from groq_queue.engine.leaving import tell_at_exit
-from groq_queue.engine.log import told
+from groq_queue.engine.log import told, told_error, told_text
 from groq_queue.engine.nested import Nested
-from groq_queue.engine.places import Places
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.protocol import Attempts, Keeper
-from groq_queue.engine.room import Room
 from groq_queue.engine.roster import Roster
+from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.engine.stocking import Stocking
 from groq_queue.engine.timers import Timers
-from groq_queue.engine.views import explanation_of, info_of, stats_of
+from groq_queue.engine.views import (
+    bounds_of,
+    check_in_time,
+    explanation_of,
+    has_bounds,
+    info_of,
+    is_past,
+    stats_of,
+    timed_out,
+)
 from groq_queue.errors import (
+    AuthenticationError,
     ConfigurationError,
     GroqQueueError,
     JournalError,
     QueueClosed,
-    QueueTimeout,
 )
 from groq_queue.forking import renew_in_children
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
 
+_FETCH_AGAIN_S = 1  # after the journal could not be read
 _FAILURES = 10  # looks for a job in a row that end in an exception, 0.2 s apart, before the queue stops: 2 s
 
 
 class ThreadEngine:
     """Takes requests, sends each when its lease is granted, and ends its Future.
 
-    ``_lock`` guards the roster with all its lanes and requests, the pool, and the
-    flags. It is re-entrant, so that a signal handler may cancel or shut down while
-    the interrupted thread holds it. Meters and timers are locked under it; nothing
-    is sent, settled or called back under it. Whenever it is free, some worker is
-    looking or was notified if some lane's head could pass.
+    ``_lock`` guards the roster with all its lanes and requests, the money, the waits
+    of calls, the callbacks that wait for a worker, the pool, and the flags. Only this
+    class and the pool, whose conditions are made of it, ever take it. It is re-entrant,
+    so that a signal handler may cancel or shut down while the interrupted thread holds
+    it. Meters and timers are locked under it; nothing is sent, settled, called back or
+    written to a file under it. ``_delivered`` alone is changed without it, by workers
+    that take it next. Whenever it is free, some worker is looking or was notified if
+    some lane's head could pass.
 
     A Ctrl-C or a want of memory may break a change off between two steps. ``_is_torn``
     is true from the first step of a change to its last; who finds it true with the
@@ -130,9 +139,12 @@ class ThreadEngine:
         self._is_torn = False
         self._is_mending = False  # from the beginning of ``_mend`` to its end, which another Ctrl-C may prevent
         self._failures = 0  # looks for a job in a row that ended in an exception
-        timers.on_refused = self._look_at_timers
+        timers.on_refused = self._wake_for_timers
         self._closes: list[tuple[Callable[[], None], bool]] = []  # and whether a forked child calls it too
-        self._fate = Fate()
+        self._closed = False
+        self._sealed = False  # closed to callbacks too, which may submit while the queue drains
+        self._cancelling = False  # shut down with cancel_futures: nothing waits any more
+        self._stop_error: GroqQueueError | None = None  # what failed them all, such as a rejected key
         self._begin()
         renew_in_children(self)
 
@@ -140,39 +152,17 @@ class ThreadEngine:
         """Make locks, workers and places for requests."""
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)  # whoever waits for the queue to be empty waits here
+        self._not_full = threading.Condition(self._lock)  # and here each submitter that waits for room
+        self._blocked_submitters = 0  # that wait there; they may be of clients with bounds of their own
+        self._delivered: list[Request] = []  # their Futures have ended, their workers are about to look for more
         self._pool: WorkerPool[Job | LateCalls] = WorkerPool(
             self, self._lock, self._clock, self._max_workers, self._name
         )
-        self._late = LateCalls(self._lock, self._pool, self._note_if_quiet)
+        self._late = LateCalls(self._pool)
         tell_at_exit(self._late)
         self._roster = self._new_roster()
         self._chooser = self._new_chooser(self._roster)
-        self._room = Room(
-            self._roster, self._lock, self._clock, self._when_full, self._fate.takes_more, self._pool.is_inside
-        )
-        self._places = Places(
-            self._roster, self._lock, self._clock, self._timers, self._pool, self._room, self._end_expired
-        )
-        self.nested = Nested(
-            self._roster, self._chooser, self._lock, self._clock, lambda tell: self._timers.after(0, tell)
-        )
-        self._stocking = Stocking(self._roster, self._lock, self._timers, self._keeper, self._unshelve)
-        self._delivery = Delivery(
-            self._roster, self._lock, self._pool, self._keeper, self._note_if_quiet, self._stocking.restock, self._late
-        )
-        self._attempting = Attempting(
-            self._attempts,
-            self._roster,
-            self._chooser,
-            self._places,
-            self._delivery,
-            self._room,
-            self._pool,
-            self._lock,
-            self._clock,
-            self._fate,
-            landing_frees=self._landing_frees,
-        )
+        self._nested = Nested(self._roster, self._chooser, self._clock)
 
     def renew(self) -> None:
         """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
@@ -194,7 +184,7 @@ class ThreadEngine:
         Raises:
             QueueClosed: It was.
         """
-        if self._fate.is_closed and (self._fate.is_sealed or not self._pool.is_inside()):
+        if self._closed and (self._sealed or not self._pool.is_inside()):
             raise QueueClosed("submit() after shutdown: make a new GroqQueue")
 
     def at_close(self, close: Callable[[], None], *, in_children: bool = True) -> None:
@@ -252,7 +242,7 @@ class ThreadEngine:
         self._pool.ensure_one()
         try:
             with self._lock:
-                if self._fate.is_closed:
+                if self._closed:
                     self.check_open()
                 self._late.add(future, [callback])
             if self._pool.is_short:
@@ -263,17 +253,27 @@ class ThreadEngine:
             self._mend()
             raise
 
-    def reading(self) -> AbstractContextManager[None]:
-        """Return a block inside which a stored request is read and submitted, with ``is_new=False``.
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read a pending row and submit its request inside, with ``is_new=False``.
 
         If it begins and ends in between, ``submit`` raises ``AlreadyFetched`` instead of sending it again.
         """
-        return self._stocking.reading()
+        shelf = self._roster.shelf
+        with self._lock:
+            if shelf is not None:
+                shelf.begin_reading()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if shelf is not None:
+                    shelf.end_reading()
 
     def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
         """Return the Future of the request of that row, if it is open and somebody may hold it."""
         with self._lock:
-            return self._stocking.open_future(row_id)
+            return self._roster.open_future(row_id)
 
     def stock(self, counts: dict[Group, int]) -> None:
         """Take in the pending requests of a journal, fetching the first of each group."""
@@ -281,7 +281,7 @@ class ThreadEngine:
         with self._lock:
             for group, count in counts.items():
                 self._roster.stock(group, count)
-        self._stocking.restock()
+        self._prefetch()
 
     def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
         """Keep the Future of a request on the shelf alive, because it has a callback."""
@@ -296,9 +296,9 @@ class ThreadEngine:
                 if request.state is not State.PENDING:
                     return request.state is State.CANCELLED
                 was_torn, self._is_torn = self._is_torn, True
-                self._places.withdraw(request, State.CANCELLED)
+                self._withdraw(request, State.CANCELLED)
                 self._is_torn = was_torn
-            self._delivery.end(request)
+            self._complete(request)
             if self._pool.is_short:
                 self._pool.grow()
         except BaseException:
@@ -318,10 +318,10 @@ class ThreadEngine:
                 meant = self._roster.withdraw_meant(is_meant, State.CANCELLED)
                 cleared = self._roster.clear_shelf(is_meant)
                 self._is_torn = was_torn
-                self._room.tell()
+                self._not_full.notify_all()
                 if any(lane.is_blocked for lane in self._roster.lanes.values()):
                     self._pool.wake()
-            interrupt = self._delivery.end_all(meant)
+            interrupt = self._complete_all(meant)
             count = len(meant)
             for group, after in cleared:
                 assert self._keeper is not None
@@ -352,7 +352,7 @@ class ThreadEngine:
         except BaseException:
             self._mend()
             raise
-        self._stocking.restock()
+        self._prefetch()
         if self._keeper is not None and request.row_id is not None:
             self._keeper.moved(request)
         return True
@@ -411,15 +411,15 @@ class ThreadEngine:
     def _close(self, cancel_futures: bool) -> BaseException | None:
         """Take nothing more, and drop what waits if it is to be dropped; return what a callback raised."""
         with self._lock:
-            self._fate.is_closed = True
-            self._fate.is_cancelling = self._fate.is_cancelling or cancel_futures
-            self._fate.is_sealed = self._fate.is_cancelling or self._fate.is_sealed or self._pool.is_inside()
-            self._room.tell()
+            self._closed = True
+            self._cancelling = self._cancelling or cancel_futures
+            self._sealed = self._cancelling or self._sealed or self._pool.is_inside()
+            self._not_full.notify_all()
             was_torn, self._is_torn = self._is_torn, True
             dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
             self._is_torn = was_torn
-        self._let_go()
-        interrupt = self._delivery.end_all(dropped, is_final=False)
+        self._release_readers()
+        interrupt = self._complete_all(dropped, is_final=False)
         self.resume(None)
         with self._lock:
             self._note_if_quiet()
@@ -435,12 +435,12 @@ class ThreadEngine:
             How many requests were cancelled before their (next) attempt; a journal keeps them.
         """
         with self._lock:
-            self._fate.is_closed = self._fate.is_cancelling = self._fate.is_sealed = True
+            self._closed = self._cancelling = self._sealed = True
             count = self._roster.tally.pending
             unsent = self._roster.withdraw_all(State.CANCELLED)
             cancelled = self._roster.tally.ended[State.CANCELLED]
-        self._let_go()
-        self._delivery.end_all(unsent, is_final=False)
+        self._release_readers()
+        self._complete_all(unsent, is_final=False)
         self.join(timeout_s)
         with self._lock:  # and those under way that failed meanwhile: their retry is not to come
             return count + self._roster.tally.ended[State.CANCELLED] - cancelled
@@ -453,8 +453,9 @@ class ThreadEngine:
     def stats(self) -> Stats:
         """Return one consistent snapshot."""
         with self._lock:
+            is_running = not self._closed and self._stop_error is None
             spent_usd = self._chooser.purse.spent_usd
-            return stats_of(self._roster, self._clock.now_ns(), is_running=self._fate.takes_more(), cost=spent_usd)
+            return stats_of(self._roster, self._clock.now_ns(), is_running=is_running, cost=spent_usd)
 
     def facts(self) -> tuple[Stats, RunFacts]:
         """Return what a report is made of, as of one instant."""
@@ -479,8 +480,24 @@ class ThreadEngine:
     def aside(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""
         if self._late.is_mine():
-            return self._late.aside()
+            return self._late_call_aside()
         return self._pool.aside() if self._pool.is_worker() else nullcontext()
+
+    def begin_wait(self, call: Call, request: Request, *, is_bounded: bool) -> None:
+        """Let *call* wait for *request* until ``end_wait``; see ``Nested.begin``.
+
+        Raises:
+            DeadlockError: It would never end.
+        """
+        with self._lock:
+            warn = self._nested.begin(call, request, is_bounded=is_bounded)
+        if warn is not None:
+            self._timers.after(0, warn)  # outside every lock: whoever waits may hold the Futures'
+
+    def end_wait(self, call: Call) -> None:
+        """Note that *call* goes on after a wait that nothing bounded."""
+        with self._lock:
+            self._nested.end(call)
 
     @property
     def timers(self) -> Timers:
@@ -497,18 +514,19 @@ class ThreadEngine:
         """Take the most urgent head whose lease is granted now; callbacks that wait for a worker come first."""
         if self._is_torn:
             self._rebuild(State.CANCELLED)
-        self._delivery.forget_delivered()
+        if self._delivered:
+            self._forget_locked(self._delivered)
         if self._late.take():
             return self._late, None
         if self._failures >= _FAILURES:
             return None, None  # the queue has stopped
         job, next_ns = self._chooser.choose(self._clock.now_ns())
         self._failures = 0
-        if job is None and self.nested.waits:
-            job = self.nested.give_up()
+        if job is None and self._nested.waits:
+            job = self._nested.give_up()
         if job is not None:
-            if self._room.seekers:
-                self._room.tell()
+            if self._blocked_submitters:
+                self._not_full.notify_all()
             return job, None
         due_ns = self._timers.due_without_thread_ns()
         return None, next_ns if due_ns is None else due_ns if next_ns is None else min(due_ns, next_ns)
@@ -519,7 +537,7 @@ class ThreadEngine:
 
     def is_over(self) -> bool:
         """Return whether there will never be another job."""
-        return self._fate.is_closed and self._is_idle()
+        return self._closed and self._is_idle()
 
     def prepare(self) -> None:
         """Do what is due if the system refuses the thread that would, and finish a mending that was interrupted."""
@@ -530,23 +548,54 @@ class ThreadEngine:
     def run(self, job: Job | LateCalls) -> None:
         """Run one attempt and do what its outcome says, or call callbacks."""
         if isinstance(job, LateCalls):
-            job.run()
-        else:
-            self._attempting.run(job)
+            self._run_late_calls()
+            return
+        request, lane, lease = job.request, job.lane, job.lease
+        if lease is None:
+            self._complete_on_worker(request, None, job.error)
+            return
+        lock = self._lock
+        try:
+            outcome = self._attempts.attempt(request, lease, lane.meter)
+        except BaseException as error:
+            # A bug or a MemoryError must end this request, not the worker.
+            _log.exception(
+                "an attempt of %s broke, and the request fails: no memory was left, or it is a bug, please report it",
+                request,
+                extra=told("attempt_broke", request),
+            )
+            lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
+            outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
+        if lock is not self._lock:
+            return  # a callable has forked, and this is the child: the request and its money are the parent's
+        if outcome.error is not request.last_error:
+            request.last_error = outcome.error
+        way = outcome.next
+        if way is Next.AGAIN or way is Next.REFUSED:
+            self._requeue(job, outcome)
+            return
+        if way is Next.STOP and outcome.error is not None:
+            self._stop(outcome.error)
+        with self._lock:
+            self._finish_attempt(job, outcome, self._clock.now_ns())
+            self._roster.end(request, State.COMPLETED if way is Next.DONE else State.FAILED)
+        if self._pool.is_short:
+            self._pool.grow()
+        self._complete_on_worker(request, outcome.result, outcome.error, is_final=way is not Next.STOP)
 
     def broke(self, job: Job | LateCalls | None, error: BaseException) -> bool:
         """End the request of a worker that *error* interrupted; stop the queue if it cannot even look for a job."""
         if isinstance(job, LateCalls):
-            job.give_up()
+            self._leave_late_calls()
             return True
         if job is not None:
-            self._attempting.give_up(job, error)
+            self._abandon_job(job, error)
             self._mend(State.FAILED)
             return True
         self._failures += 1
         self._mend()
         if self._failures >= _FAILURES:
-            self._attempting.stop(verdicts.stopped(error))
+            self._stop(verdicts.stopped(error))
         return self._failures == 1
 
     def all_left(self) -> None:
@@ -564,7 +613,7 @@ class ThreadEngine:
         if interrupt is not None:
             raise interrupt
 
-    # -- callers' verbs
+    # -- submit
 
     def _submit(
         self, request: Request, callback: Callable[[Future[Completion]], object] | None, is_new: bool
@@ -576,40 +625,34 @@ class ThreadEngine:
         with self._lock:
             shed = known = None
             if request.row_id is not None:
-                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
+                known = self._roster.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
             if known is None and not self._roster.has_room(request.client):
-                shed = self._room.make_for(request)  # it may be fetched meanwhile
-                known = self._stocking.known(request, future, is_kept=callback is not None, is_new=is_new)
-            if self._fate.is_closed:
+                shed = self._wait_for_capacity(request)  # it may be fetched meanwhile
+                known = self._roster.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
+            if self._closed:
                 self.check_open()
-            if self._fate.stopped_by is not None:
-                return self._ended_at_once(request, future, self._fate.stopped_by)
+            if self._stop_error is not None:
+                return self._submit_to_stopped(request, future, self._stop_error)
             if known is None:
-                self._take_in(request, future, shed, is_kept=callback is not None)
+                self._accept(request, future, shed, is_kept=callback is not None)
         if shed is not None and known is None:
             with self._lock:
                 full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
-            self._delivery.end_and_call_late(shed, full)
+            self._complete_and_call_late(shed, full)
         if self._pool.is_short:
             self._pool.grow()
         if request.row_id is not None:
-            self._stocking.restock()
+            self._prefetch()
         if known is None:
-            self._places.watch_bounds(request)
+            self._set_expiry_timers(request)
         elif known is not future and callback is not None:
             self.call_back(known, callback)
         return known or future
 
-    # -- under the lock
-
-    def _is_idle(self) -> bool:
-        shelf = self._roster.shelf
-        return not self._roster.open and (shelf is None or shelf.is_empty) and self._late.is_empty
-
-    def _take_in(
+    def _accept(
         self, request: Request, future: RequestFuture[Completion], shed: Request | None, *, is_kept: bool
     ) -> None:
-        """Let a request stand where it belongs, in place of one to be shed."""
+        """Put a new request where it belongs, in place of one to be shed. The lock is held."""
         if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
             raise ConfigurationError(
                 f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
@@ -618,7 +661,7 @@ class ThreadEngine:
             request.submitted_ns = self._clock.now_ns()
             check_in_time(self._roster, request, self._max_workers)
         if shed is not None:
-            self._places.withdraw(shed, State.FAILED)
+            self._withdraw(shed, State.FAILED)
         shelf = self._roster.shelf
         if shelf is not None and request.row_id is not None and shelf.wants(request):
             self._roster.shelve(request, future, is_kept=is_kept, is_new=True)
@@ -626,25 +669,175 @@ class ThreadEngine:
         request.future = future
         was_torn, self._is_torn = self._is_torn, True
         self._roster.accept(request)
-        self._places.stand(request)
+        self._enqueue(request)
         self._is_torn = was_torn
 
-    def _ended_at_once(
+    def _submit_to_stopped(
         self, request: Request, future: RequestFuture[Completion], error: GroqQueueError
     ) -> RequestFuture[Completion]:
-        """Count a request that comes after the queue was stopped, and have its Future ended by a timer."""
+        """Count a request that comes after the queue was stopped, and have a timer end its Future. The lock is held."""
         request.future = future
         request.submitted_ns = self._clock.now_ns()
         self._roster.accept(request)
         self._roster.tally.count_pending(request, -1)
         self._roster.end(request, State.FAILED)
         self._timers.after(
-            0, lambda: self._delivery.end_and_call_late(request, verdicts.of(request, error), is_final=False)
+            0, lambda: self._complete_and_call_late(request, verdicts.of(request, error), is_final=False)
         )
         return future
 
-    def _look_in_time(self, lane: Lane, head: Request) -> None:
-        """Have a worker look when *head* may pass. Most leases end without changing when, and wake nobody."""
+    def _wait_for_capacity(self, request: Request) -> Request | None:
+        """Wait until one more request may be pending, or raise. The lock is held, but while it waits.
+
+        Callbacks never wait: they are what makes room.
+
+        Returns:
+            A less urgent request that is to be shed, or None.
+        """
+        bounds = bounds_of(request)
+        until_ns = self._clock.now_ns() + min(bounds) if bounds else None
+        while not self._roster.has_room(request.client) and not self._closed and self._stop_error is None:
+            if self._when_full == "shed":
+                rank = self._roster.rank(request, self._clock.now_ns())
+                shed = self._roster.least_urgent(request.client, rank)
+                if shed is None:
+                    raise self._roster.full(request, "nothing less urgent could be shed", self._clock.now_ns())
+                return shed
+            if self._when_full == "raise":
+                raise self._roster.full(request, "wait for some to end", self._clock.now_ns())
+            if self._pool.is_inside():
+                return None
+            now_ns = self._clock.now_ns()
+            if until_ns is not None and now_ns >= until_ns:
+                raise timed_out(self._roster, request, "max_wait or deadline", min(bounds), now_ns)
+            self._blocked_submitters += 1
+            try:
+                self._clock.wait(self._not_full, until_ns)
+            finally:
+                self._blocked_submitters -= 1
+        return None
+
+    # -- where a pending request waits
+
+    def _enqueue(self, request: Request) -> None:
+        """Put a request in memory into its lane, or defer it until it may be sent or its timer ends it.
+
+        The lock is held.
+        """
+        request.rank = self._roster.rank(request, request.submitted_ns)
+        if has_bounds(request) and is_past(request, self._clock.now_ns()):
+            self._roster.away.add(request)
+        elif request.not_before_ns:
+            self._defer(request, request.submitted_ns + request.not_before_ns)
+        elif self._roster.line_up(request):
+            self._pool.wake()  # the head is another; behind an unchanged one nothing has changed for those who wait
+
+    def _defer(self, request: Request, due_ns: int) -> None:
+        """Keep a pending request out of its lane until *due_ns*. The lock is held."""
+        self._roster.away.add(request)
+        request.due_ns = due_ns
+        request.timers += (self._timers.at(due_ns, lambda: self._enqueue_deferred(request)),)
+
+    def _enqueue_deferred(self, request: Request) -> None:
+        """Put a deferred request into its lane: its instant has come."""
+        with self._lock:
+            if request not in self._roster.away:
+                return
+            self._roster.away.discard(request)
+            if not request.was_taken:
+                request.rank = self._roster.rank(request, self._clock.now_ns())
+            if self._roster.line_up(request):
+                self._pool.wake()
+        self._pool.grow()
+
+    def _withdraw(self, request: Request, state: State) -> None:
+        """End a pending request wherever it waits. The lock is held."""
+        self._roster.withdraw(request, state)
+        self._not_full.notify_all()
+        if self._roster.lane(request).is_blocked:
+            self._pool.wake()  # somebody waits for a head that may have changed
+
+    def _set_expiry_timers(self, request: Request) -> None:
+        """Have a request in memory ended when the time its caller set has run out. Called without the lock."""
+        if has_bounds(request) and not request.is_shelved:
+            for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
+                if after_ns is not None:
+                    self._expire_after(request, bound, after_ns)
+
+    def _expire_after(self, request: Request, bound: str, after_ns: int) -> None:
+        call_off = self._timers.at(request.submitted_ns + after_ns, lambda: self._expire(request, bound, after_ns))
+        with self._lock:
+            if request.state is State.PENDING or request.state is State.RUNNING:
+                request.timers += (call_off,)
+                return
+        call_off()  # it has ended meanwhile
+
+    def _expire(self, request: Request, bound: str, after_ns: int) -> None:
+        """End a request whose ``max_wait`` or ``deadline`` has come while it waits."""
+        with self._lock:
+            if request.state is not State.PENDING or (bound == "max_wait" and request.attempts):
+                return
+            self._withdraw(request, State.EXPIRED)
+            error = timed_out(self._roster, request, bound, after_ns, self._clock.now_ns())
+        self._complete_and_call_late(request, error)
+        self._pool.grow()
+
+    def _prefetch(self) -> None:
+        """Bring stored requests into memory, a page at a time, wherever memory runs low. Called without the lock.
+
+        The file is read without it, too.
+        """
+        shelf, keeper = self._roster.shelf, self._keeper
+        while shelf is not None and keeper is not None and shelf.is_low:
+            with self._lock:
+                page = shelf.next_page()
+            if page is None:
+                return
+            try:
+                fetched, is_last = keeper.fetch(page)
+            except JournalError as error:
+                _log.error(
+                    "the next requests cannot be read from the journal, tried again in %d s: %s",
+                    _FETCH_AGAIN_S,
+                    error,
+                    extra=told("journal_trouble"),
+                )
+                with self._lock:
+                    shelf.give_up(page)
+                self._timers.after(_FETCH_AGAIN_S, self._prefetch)
+                return
+            self._unshelve(page, fetched, is_last)
+
+    def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
+        for request in fetched:
+            request.future = RequestFuture(request, self)
+        with self._lock:
+            taken = self._roster.unshelve(page, fetched, is_last=is_last)
+            for request in taken:
+                self._enqueue(request)
+            self._note_if_quiet()
+        self._pool.grow()
+        for request in taken:
+            self._set_expiry_timers(request)
+
+    def _budget_freed(self, lane: Lane) -> None:
+        with self._lock:
+            head = lane.head() if lane.is_blocked else None
+            if head is not None:
+                self._wake_in_time(lane, head)
+        if self._pool.is_short:
+            self._pool.grow()
+
+    def _wake_for_timers(self) -> None:
+        """Have a worker look, whose wait does not know of the latest timer and who stands in for the timer thread."""
+        with self._lock:
+            self._pool.wake()
+
+    def _wake_in_time(self, lane: Lane, head: Request) -> None:
+        """Have a worker look when *head* may pass. Most leases end without changing when, and wake nobody.
+
+        The lock is held.
+        """
         meter, now_ns = lane.meter, self._clock.now_ns()
         blocked = None if meter.asks_whose_turn else meter.blocks(head.size, now_ns)  # that one has to be asked
         if blocked is None or blocked.is_daily:
@@ -652,24 +845,258 @@ class ThreadEngine:
         elif blocked.wait_ns is not None:
             self._pool.wake_by(now_ns + blocked.wait_ns)
 
+    # -- what became of an attempt
+
+    def _finish_attempt(self, job: Job, outcome: Outcome, now_ns: int) -> None:
+        """Note the end of an attempt, and what it cost. The lock is held."""
+        self._chooser.pay(job, outcome.charged)
+        self._roster.land(job.request, job.lane, outcome, job.began_ns, now_ns)
+        if self._landing_frees:
+            self._pool.wake()
+
+    def _requeue(self, job: Job, outcome: Outcome) -> None:
+        """Let a request wait for its next attempt, in its old place or deferred; or end it."""
+        request = job.request
+        error: GroqQueueError | None = None
+        has_ended, is_final = True, False
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            self._finish_attempt(job, outcome, now_ns)
+            wait_ns = outcome.wait_ns
+            if outcome.next is Next.AGAIN:
+                wait_ns = max(wait_ns, job.lane.meter.turn_ns(self._roster.tally.pending_by_lane[request.lane]))
+            due_ns = now_ns + wait_ns
+            if self._stop_error is not None:
+                self._roster.end(request, State.FAILED)
+                error = verdicts.of(request, self._stop_error)
+            elif self._cancelling:
+                self._roster.end(request, State.CANCELLED)
+            elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
+                self._roster.end(request, State.EXPIRED)
+                is_final = True
+                error = timed_out(self._roster, request, "deadline", request.deadline_ns, now_ns)
+            else:
+                has_ended = False
+                self._roster.wait_again(request)
+                if outcome.next is not Next.REFUSED:
+                    self._defer(request, due_ns)
+                elif self._roster.line_up(request):
+                    self._pool.wake()
+        self._pool.grow()
+        if has_ended:
+            self._complete(request, error, is_final=is_final)
+
+    def _abandon_job(self, job: Job, error: BaseException) -> None:
+        """End the request of a job that *error* interrupted, wherever it stood then; ``_mend`` counts it later."""
+        _log.error("a worker broke on %s", job.request, exc_info=error, extra=told("attempt_broke", job.request))
+        request, lease = job.request, job.lease
+        with self._lock:
+            if request.state is State.RUNNING:
+                request.state = State.FAILED
+            is_waiting = request.state is State.PENDING  # for its next attempt; whoever mends finds its place
+        if not is_waiting and request.future is not None and not request.future.done():
+            self._complete(request, verdicts.broken(error, request))
+        if lease is not None and lease.is_open:
+            job.lane.meter.settle(lease, request.size, None, None, job.began_ns)  # our clock may be what failed
+
+    def _stop(self, error: GroqQueueError) -> None:
+        """End everything that waits with *error*, and refuse what comes later with it."""
+        with self._lock:
+            if self._stop_error is None:
+                self._stop_error = error.copy()
+            self._not_full.notify_all()
+            dropped = self._roster.withdraw_all(State.FAILED)
+        if dropped:
+            _log.error(
+                "the queue stops, since every request would fail alike, and %d waiting ones fail: %s; %s",
+                len(dropped),
+                told_text(error),
+                "check the API key" if isinstance(error, AuthenticationError) else "the Futures' exception() says more",
+                extra=told("queue_stopped", **told_error(error)),
+            )
+        self._complete_all(dropped, error, is_final=False)
+
+    # -- the end of a request: callbacks run and the file is written, so no lock is held
+
+    def _complete(self, request: Request, error: BaseException | None = None, *, is_final: bool = True) -> None:
+        """End the Future of a request whose state says ended, on any thread, and forget the request.
+
+        One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
+        """
+        inside = self._pool.inside
+        depth = getattr(inside, "depth", 0)
+        inside.depth = depth + 1
+        try:
+            self._end_future(request, None, error, is_final)
+        finally:
+            inside.depth = depth  # set, not called: a Ctrl-C can come at any call
+            self._forget([request])
+
+    def _complete_and_call_late(self, request: Request, error: GroqQueueError, *, is_final: bool = True) -> None:
+        """As ``_complete``, but leave the callbacks to workers.
+
+        On the timers' thread they may wait for retries, which need it; inside another's ``submit`` for what he holds.
+        """
+        try:
+            self._end_future(request, None, error, is_final, calls_late=True)
+        finally:
+            self._pool.grow()
+            self._forget([request])
+
+    def _complete_on_worker(
+        self, request: Request, result: Completion | None, error: BaseException | None, *, is_final: bool = True
+    ) -> None:
+        """As ``_complete``; a worker, which is inside anyway, forgets the request under the lock it takes next."""
+        try:
+            self._end_future(request, result, error, is_final)
+        except BaseException:
+            self._forget([request])
+            raise
+        if self._roster.shelf is None:
+            self._delivered.append(request)
+        else:
+            self._forget([request])
+
+    def _complete_all(
+        self, requests: list[Request], error: GroqQueueError | None = None, *, is_final: bool = True
+    ) -> BaseException | None:
+        """End many Futures.
+
+        Returns:
+            What the first callback raised that must reach the caller (a Ctrl-C on the
+            main thread), once all are ended; or None.
+        """
+        interrupt: BaseException | None = None
+        delivered = []
+        inside = self._pool.inside
+        depth = getattr(inside, "depth", 0)
+        inside.depth = depth + 1
+        try:
+            for request in requests:
+                delivered.append(request)
+                own = None if error is None else verdicts.of(request, error)
+                try:
+                    self._end_future(request, None, own, is_final)
+                except BaseException as raised:  # kept, so that it cannot leave this Future or the others open
+                    interrupt = interrupt or raised
+                    with suppress(BaseException):
+                        self._end_future(request, None, own, is_final)
+        finally:
+            inside.depth = depth
+            self._forget(delivered)
+        return interrupt
+
+    def _end_future(
+        self,
+        request: Request,
+        result: Completion | None,
+        error: BaseException | None,
+        is_final: bool,
+        *,
+        calls_late: bool = False,
+    ) -> None:
+        future = request.future
+        if future is None:
+            return  # delivered before
+        if request.timers:
+            for call_off in request.timers:
+                call_off()
+            request.timers = ()
+        try:
+            if is_final and request.row_id is not None and self._keeper is not None:
+                self._keeper.ended(request, result, error)
+        finally:  # whatever keeping it has raised, such as no memory: whoever waits for the Future must go on
+            if error is not None:
+                error.__traceback__ = None  # its frames hold the prompt and the answer
+            callbacks = future.take_callbacks() if calls_late else []
+            try:
+                if request.state is State.CANCELLED:
+                    future.end_cancelled()
+                else:
+                    future.end(result, error)
+            finally:
+                if callbacks:
+                    with self._lock:
+                        self._late.add(future, callbacks)
+            request.future = request.body = None  # prompts are large
+
+    def _forget(self, delivered: list[Request]) -> None:
+        with self._lock:
+            self._forget_locked(delivered)
+        self._prefetch()
+
+    def _forget_locked(self, delivered: list[Request]) -> None:
+        """Forget requests whose Futures have ended; another is left to whoever mends. The lock is held."""
+        while delivered:
+            request = delivered.pop()
+            if request.future is None:
+                self._roster.let_go(request)
+        if not self._roster.open:
+            self._note_if_quiet()
+
+    def _run_late_calls(self) -> None:
+        """Call the callbacks that wait for a worker, until none does or another worker has taken over."""
+        try:
+            while True:
+                with self._lock:
+                    waiting = self._late.next_call()
+                if waiting is None:
+                    return
+                future, callback = waiting
+                future.call(callback)
+                del waiting, future, callback  # an answer is not kept alive for the next
+        finally:
+            self._leave_late_calls()
+
+    def _leave_late_calls(self) -> None:
+        """End the part of the calling worker in them, wherever it was interrupted."""
+        with self._lock:
+            self._late.leave()
+            self._note_if_quiet()
+
+    @contextmanager
+    def _late_call_aside(self) -> Iterator[None]:
+        """Let another worker call the next callback while this one's waits for a Future."""
+        with self._lock:
+            self._late.hand_over()
+        self._pool.grow()
+        yield
+
+    # -- idle, and put right
+
+    def _is_idle(self) -> bool:
+        shelf = self._roster.shelf
+        return not self._roster.open and (shelf is None or shelf.is_empty) and self._late.is_empty
+
     def _note_if_quiet(self) -> None:
+        """Tell those who wait for the queue to be empty if it is; if it is closed too, send the workers home.
+
+        The lock is held.
+        """
         if self._is_idle():
             self._quiet.notify_all()
-            if self._fate.is_closed:
+            if self._closed:
                 self._pool.dismiss()
 
     def _close_lanes(self) -> None:
         for lane in list(self._roster.lanes.values()):
             lane.close(self._clock.now_ns())
 
+    def _release_readers(self) -> None:
+        """Have calls that wait for the reader of a stream end: who shuts down may be that reader."""
+        with self._lock:
+            calls = [request.call for request in self._roster.open if request.call is not None]
+        for call in calls:
+            call.let_go()
+
     def _rebuild(self, ended_as: State) -> None:
-        """Make every place and every count anew."""
+        """Make every place and every count anew. The lock is held."""
         self._is_torn = True
         for request in self._roster.rebuild(ended_as):
-            self._places.expect_back(request)
+            if request.due_ns is not None:  # else its time has run out, and whoever set no timer sets the one to end it
+                back = partial(self._enqueue_deferred, request)
+                request.timers += (self._timers.at(request.due_ns, back),)  # once more: it may never have been set
         self._is_torn = False
-
-    # -- outside the lock
 
     def _mend(self, ended_as: State = State.CANCELLED, *, is_final: bool = True) -> None:
         """Put right what was broken off, and end what was to be ended.
@@ -684,50 +1111,15 @@ class ThreadEngine:
             cancelled = [request for request in self._roster.open if request.state is State.CANCELLED]
             waiting = [request for request in self._roster.open if request.state is State.PENDING]
             ended = [request.future for request in self._roster.open if request.future and request.future.done()]
-            self._room.tell()
+            self._not_full.notify_all()
             self._late.look()
             self._pool.wake()
         for future in ended:
             future.run_callbacks()
-        self._delivery.end_all(cancelled, is_final=is_final)
+        self._complete_all(cancelled, is_final=is_final)
         for request in waiting:
-            self._places.watch_bounds(request)
+            self._set_expiry_timers(request)
         with self._lock:
             self._note_if_quiet()
         self._is_mending = False
         self._pool.grow()
-
-    def _let_go(self) -> None:
-        """Have calls that wait for the reader of a stream end: who shuts down may be that reader."""
-        with self._lock:
-            calls = [request.call for request in self._roster.open if request.call is not None]
-        for call in calls:
-            call.let_go()
-
-    def _budget_freed(self, lane: Lane) -> None:
-        with self._lock:
-            head = lane.head() if lane.is_blocked else None
-            if head is not None:
-                self._look_in_time(lane, head)
-        if self._pool.is_short:
-            self._pool.grow()
-
-    def _look_at_timers(self) -> None:
-        """Have a worker look, whose wait does not know of the latest timer and who stands in for the timer thread."""
-        with self._lock:
-            self._pool.wake()
-
-    def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
-        for request in fetched:
-            request.future = RequestFuture(request, self)
-        with self._lock:
-            taken = self._roster.unshelve(page, fetched, is_last=is_last)
-            for request in taken:
-                self._places.stand(request)
-            self._note_if_quiet()
-        self._pool.grow()
-        for request in taken:
-            self._places.watch_bounds(request)
-
-    def _end_expired(self, request: Request, error: QueueTimeout) -> None:
-        self._delivery.end_and_call_late(request, error)

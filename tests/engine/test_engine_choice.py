@@ -13,11 +13,21 @@ from groq_queue.core.prices import Purse, Tariff
 from groq_queue.core.pricing import Backlog, Cost, Size
 from groq_queue.core.request import Request, State
 from groq_queue.engine import verdicts
-from groq_queue.engine.bounds import bounds_of, check_in_time, has_bounds, is_past, timed_out
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.views import expected_start, explanation_of, info_of, reason_of, stats_of
+from groq_queue.engine.views import (
+    bounds_of,
+    check_in_time,
+    expected_start,
+    explanation_of,
+    has_bounds,
+    info_of,
+    is_past,
+    reason_of,
+    stats_of,
+    timed_out,
+)
 from groq_queue.errors import (
     APIConnectionError,
     APIError,

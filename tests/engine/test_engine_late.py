@@ -317,7 +317,7 @@ def test_who_submits_under_a_lock_that_the_callback_of_a_shed_request_takes_goes
 
 def test_callbacks_of_a_queue_that_a_rejected_key_stopped_are_called_by_workers(stage):
     play = stage(max_workers=1)
-    play.engine._attempting.stop(GroqQueueError("no key"))
+    play.engine._stop(GroqQueueError("no key"))
     noted = Noted()
 
     future = play.submit("after", callback=noted)

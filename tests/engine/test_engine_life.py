@@ -385,7 +385,7 @@ def test_a_full_queue_blocks_until_there_is_room(stage):
     submitter = threading.Thread(target=play.submit, args=("blocked",), daemon=True)
     submitter.start()
 
-    wait_until(lambda: play.engine._room.seekers)
+    wait_until(lambda: play.engine._blocked_submitters)
     play.settle_down()
     assert submitter.is_alive()
     play.clock.advance(60)
@@ -439,7 +439,7 @@ def test_shutdown_wakes_a_blocked_submitter(stage):
 
     submitter = threading.Thread(target=submit_more, daemon=True)
     submitter.start()
-    wait_until(lambda: play.engine._room.seekers)
+    wait_until(lambda: play.engine._blocked_submitters)
     play.engine.shutdown(wait=False, cancel_futures=True)
 
     submitter.join(10)

@@ -167,7 +167,7 @@ def test_what_waits_for_ever_only_once_a_hold_is_over_is_told_then(make_queue, i
         return queue.complete("Why?") if not inside else queue.submit("Why?").result()
 
     future = call(queue, ask, tokens=900)
-    wait_until(lambda: queue._engine.nested.waits and clock.is_awaited(2))
+    wait_until(lambda: queue._engine._nested.waits and clock.is_awaited(2))
     assert not future.done()
     clock.advance(2)
 

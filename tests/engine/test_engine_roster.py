@@ -12,10 +12,11 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request, State
 from groq_queue.engine.lane import Lane
-from groq_queue.engine.room import Room
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import Group, Page, Shelf
+from groq_queue.engine.threads import ThreadEngine
+from groq_queue.engine.timers import Timers
 from groq_queue.errors import QueueFull, QueueTimeout
 from groq_queue.limiters.process import ProcessLimiter
 
@@ -470,16 +471,25 @@ def test_what_is_missed_least_is_shed_within_the_bound_that_is_full():
 
 
 class Guarded:
-    """A room around a roster, with its lock and clock."""
+    """A roster in an engine that has no worker, so that nothing happens by itself; its lock and clock."""
 
     def __init__(self, roster, when_full, is_inside=False):
-        self.roster, self.clock, self.lock = roster, FakeClock(), threading.RLock()
-        self.is_open = True
-        self.room = Room(roster, self.lock, self.clock, when_full, lambda: self.is_open, lambda: is_inside)
+        self.roster, self.clock = roster, FakeClock()
+        self.engine = ThreadEngine(
+            attempts=None,
+            meter_of=ProcessLimiter(None).meter,
+            clock=self.clock,
+            timers=Timers(self.clock, "guarded"),
+            max_workers=1,
+            when_full=when_full,
+        )
+        self.engine._roster = roster
+        self.engine._pool.inside.depth = is_inside  # of this thread
+        self.lock = self.engine._lock
 
     def ask(self, each):
         with self.lock:
-            return self.room.make_for(each)
+            return self.engine._wait_for_capacity(each)
 
     def ask_on_thread(self, each):
         """Return a thread that waits for room, and what came of that."""
@@ -494,7 +504,7 @@ class Guarded:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         pause = threading.Event()
-        while thread.is_alive() and not self.room._changed._waiters:
+        while thread.is_alive() and not self.engine._not_full._waiters:
             pause.wait(0.0005)
         return thread, told
 
@@ -508,7 +518,7 @@ def test_where_there_is_room_or_the_queue_is_closed_nobody_waits():
     guarded = Guarded(make_roster(max_pending=1), "block")
     assert None is guarded.ask(request())
     guarded = Guarded(full_roster()[0], "raise")
-    guarded.is_open = False
+    guarded.engine._closed = True
     assert None is guarded.ask(request())
 
 
@@ -532,14 +542,14 @@ def test_a_callback_never_waits_for_room():
 def test_a_submitter_waits_no_longer_than_its_nearest_bound(bounds, passes_s):
     guarded = Guarded(full_roster()[0], "block")
     thread, told = guarded.ask_on_thread(request(**{name: value * NS_PER_S for name, value in bounds.items()}))
-    assert (1, True) == (guarded.room.seekers, guarded.clock.is_awaited(passes_s))
+    assert (1, True) == (guarded.engine._blocked_submitters, guarded.clock.is_awaited(passes_s))
 
     guarded.clock.advance(passes_s)
 
     thread.join(PATIENCE_S)
     assert [QueueTimeout] == [type(each) for each in told]
     assert f"max_wait or deadline={passes_s}" in str(told[0])
-    assert 0 == guarded.room.seekers
+    assert 0 == guarded.engine._blocked_submitters
 
 
 def test_a_submitter_looks_again_when_told_and_goes_on_when_there_is_room():
@@ -548,11 +558,11 @@ def test_a_submitter_looks_again_when_told_and_goes_on_when_there_is_room():
     thread, told = guarded.ask_on_thread(request())
     with guarded.lock:
         roster.withdraw(waiting, State.CANCELLED)
-        guarded.room.tell()
+        guarded.engine._not_full.notify_all()
 
     thread.join(PATIENCE_S)
     assert [None] == told
-    assert 0 == guarded.room.seekers
+    assert 0 == guarded.engine._blocked_submitters
 
 
 # -- the shelf

@@ -293,7 +293,7 @@ def test_a_blocked_submitter_goes_on_when_a_request_is_taken_cancelled_or_expire
         play = exhausted(stage, max_pending=1)
         waiting = play.submit("waiting", max_wait_ns=30 * NS_PER_S)
         thread, told = on_thread(lambda play=play: play.submit("blocked"))
-        wait_until(lambda play=play: play.engine._room.seekers)
+        wait_until(lambda play=play: play.engine._blocked_submitters)
 
         make_room(play, waiting)
 
@@ -310,7 +310,7 @@ def test_a_stop_wakes_a_blocked_submitter_whose_future_ends_with_it(stage):
     play.wait_for_sends(1)
     play.submit("waiting")
     thread, told = on_thread(lambda: play.submit("blocked"))
-    wait_until(lambda: play.engine._room.seekers)
+    wait_until(lambda: play.engine._blocked_submitters)
 
     play.release()
 
@@ -433,7 +433,7 @@ def test_an_attempt_that_breaks_is_logged_settled_and_counted(stage, caplog):
     def explode(request, lease, meter):
         raise MemoryError("no room")
 
-    play.engine._attempting._attempts = type("Broken", (), {"attempt": staticmethod(explode)})()
+    play.engine._attempts = type("Broken", (), {"attempt": staticmethod(explode)})()
     with caplog.at_level(logging.ERROR, "groq_queue"):
         error = play.submit("mine").exception(PATIENCE_S)
 
@@ -712,14 +712,14 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     play.engine.at_close(lambda: called.append("everybody's"))
     parent = play.engine._lock, play.engine._pool
     with parent[0]:
-        play.engine._fate.is_closed = True  # so that the parent's workers go home
+        play.engine._closed = True  # so that the parent's workers go home
         play.engine._roster.withdraw_all(State.CANCELLED)
         play.engine._roster.open.clear()
         parent[1].dismiss()
     parent[1].join()
     called.clear()
     play.engine._roster.open.add(waiting._request)
-    play.engine._fate.is_closed = False
+    play.engine._closed = False
 
     play.engine.renew()
 
@@ -736,6 +736,27 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     assert (True, 3) == (lane.is_paused, lane.turn_of(held._request).weight)
     play.engine.shutdown(wait=True, cancel_futures=True)
     assert {"everybody's"} == set(called)
+
+
+def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
+    """
+    As after a fork by a user's callable, but in this process: what comes of its request is the parent's to count.
+    """
+    play = stage(max_workers=1, tariff=Tariff({"m": (1.0, 1.0)}))
+    lock, pool = play.engine._lock, play.engine._pool
+    play.script = lambda request: play.engine.renew()
+
+    future = play.submit()
+    wait_until(future.done)
+    assert isinstance(future.exception(), QueueClosed)
+    play.engine.shutdown(wait=True, cancel_futures=True)
+    with lock:
+        pool.dismiss()
+    pool.join()
+
+    stats = play.engine.stats()
+    assert (0, 0, 0) == (stats.in_flight, stats.completed, stats.failed)
+    assert (0.000_01, 0) == (stats.cost, play.engine._chooser.purse.reserved), "it may still be charged"
 
 
 # -- looking
@@ -800,7 +821,7 @@ def test_a_delivered_request_is_forgotten_before_the_worker_looks_for_more(stage
     play.submit().result(PATIENCE_S)
     play.settle_down()
 
-    assert (set(), []) == (play.engine._roster.open, play.engine._delivery._delivered)
+    assert (set(), []) == (play.engine._roster.open, play.engine._delivered)
 
 
 def test_not_before_does_not_count_as_lateness_for_the_order(stage):

@@ -125,7 +125,7 @@ def test_a_callback_that_ends_the_program_does_not_keep_other_cancelled_futures_
 
     not_done = [future for future in futures if not future.done()]
     for future in not_done:  # end what the bug left open, so that the stage can close
-        play.engine._delivery.end(future._request)
+        play.engine._complete(future._request)
     assert [] == not_done
 
 
@@ -141,7 +141,7 @@ def test_a_callback_that_ends_the_program_does_not_stop_a_shutdown_half_way(stag
 
     not_done = [future for future in futures if not future.done()]
     for future in not_done:
-        play.engine._delivery.end(future._request)
+        play.engine._complete(future._request)
     assert [] == not_done
 
 
