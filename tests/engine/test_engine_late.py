@@ -11,6 +11,7 @@ from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import State
+from groq_queue.engine.late import LateCalls
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull, QueueTimeout
 
@@ -325,3 +326,62 @@ def test_callbacks_of_a_queue_that_a_rejected_key_stopped_are_called_by_workers(
     assert isinstance(future.exception(PATIENCE_S), GroqQueueError)
     assert noted.called.wait(PATIENCE_S)
     assert ["stage-worker"] == noted.threads
+
+
+# -- without an engine
+
+
+class Pool:
+    """A pool of no threads: how many workers beyond its size it was asked for, and how often to wake one."""
+
+    def __init__(self):
+        self.spare = self.woken = 0
+
+    def wake(self):
+        self.woken += 1
+
+
+def test_one_worker_takes_all_that_waits_in_order():
+    pool = Pool()
+    late = LateCalls(pool)
+    assert (True, False) == (late.is_empty, late.take()), "nothing waits"
+
+    late.add("future", ["first", "second"])
+    assert (1, 1, 2) == (pool.spare, pool.woken, late.count())
+    assert (True, False) == (late.take(), late.take()), "the second worker is not needed"
+
+    assert ("future", "first") == late.next_call()
+    assert ("future", "second") == late.next_call()
+    assert (None, False) == (late.next_call(), late.is_empty), "the last one has not returned"
+    late.leave()
+    assert (True, 0, 1) == (late.is_empty, pool.spare, pool.woken)
+
+
+def test_who_hands_over_is_replaced_and_takes_no_more():
+    pool = Pool()
+    late = LateCalls(pool)
+    late.add("future", ["waits", "next"])
+    late.take()
+    late.next_call()
+
+    late.hand_over()
+
+    assert (True, True, 2, 2) == (late.is_mine(), late.waits, pool.spare, pool.woken)
+    assert None is late.next_call()
+    others = []
+    thread = threading.Thread(target=lambda: others.extend([late.take(), late.next_call(), late.is_empty]))
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert [True, ("future", "next"), False] == others
+
+
+def test_a_worker_that_breaks_leaves_what_waits_to_another():
+    pool = Pool()
+    late = LateCalls(pool)
+    late.add("future", ["first", "second"])
+    late.take()
+    late.next_call()
+
+    late.leave()
+
+    assert (True, False, 1, 2) == (late.waits, late.is_mine(), pool.spare, pool.woken)
