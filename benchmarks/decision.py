@@ -19,7 +19,7 @@ from typing import Any
 from rig.measure import is_installed, median, paired, parser_of, ratios, spread, write_json
 
 from groq_queue import Limits
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.limiters.process import ProcessLimiter
 
 _LIMITS = Limits(rpm=10**9, tpm=10**12)

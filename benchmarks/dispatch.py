@@ -19,9 +19,9 @@ from rig.measure import median, paired, parser_of, ratios, spread, write_json
 from groq_queue import Limits
 from groq_queue.clock import SystemClock
 from groq_queue.core.budget import Lease
-from groq_queue.core.completion import Completion
-from groq_queue.core.pricing import Cost, Size
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import Cost, Size
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.threads import ThreadEngine

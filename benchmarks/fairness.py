@@ -21,8 +21,8 @@ from typing import Any
 from rig.measure import median, paired, parser_of, ratios, spread, write_json
 
 from groq_queue import Limits
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine.lane import Lane
 from groq_queue.limiters.process import ProcessLimiter
 

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from rig.measure import parser_of, write_json
 
 from groq_queue import GroqQueue, Limits
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.journal import Entry, Journal
 
 PAYLOAD = b'{"messages":[{"role":"user","content":"' + b"x" * 456 + b'"}]}'

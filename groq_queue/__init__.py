@@ -12,10 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from groq_queue.core.completion import Completion
     from groq_queue.core.limits import Limits
-    from groq_queue.core.rank import Priority
+    from groq_queue.core.priority import Priority
     from groq_queue.core.record import Record
+    from groq_queue.core.response import Completion
     from groq_queue.engine.observed import Event
     from groq_queue.engine.stats import Explanation, RequestInfo, Stats
     from groq_queue.errors import (
@@ -106,14 +106,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Completion": "core.completion",
+    "Completion": "core.response",
     "Estimate": "reporting.plan",
     "Event": "engine.observed",
     "Explanation": "engine.stats",
     "GroqQueue": "facade",
     "GroqSimulator": "simulator",
     "Limits": "core.limits",
-    "Priority": "core.rank",
+    "Priority": "core.priority",
     "Record": "core.record",
     "Report": "reporting.report",
     "RequestInfo": "engine.stats",

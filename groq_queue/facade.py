@@ -13,7 +13,13 @@ from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden
 from groq_queue.assembly.settings import MAX_RESPONSE_BYTES, checked
 from groq_queue.assembly.wiring import assemble
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.checks import (
+from groq_queue.core.limits import Limits
+from groq_queue.core.priority import parse_priority
+from groq_queue.core.record import Record
+from groq_queue.core.request import CHAT, MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import size_of
+from groq_queue.core.validation import (
     check_count,
     check_flag,
     check_limits,
@@ -24,12 +30,6 @@ from groq_queue.core.checks import (
     check_text,
     check_wait,
 )
-from groq_queue.core.completion import Completion
-from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import size_of
-from groq_queue.core.rank import parse_priority
-from groq_queue.core.record import Record
-from groq_queue.core.request import CHAT, MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
 from groq_queue.engine.calls import Call
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit

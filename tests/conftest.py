@@ -16,12 +16,12 @@ import pytest
 
 from groq_queue.clock import FakeClock
 from groq_queue.core.budget import Lease
-from groq_queue.core.completion import Completion
 from groq_queue.core.headers import Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
-from groq_queue.core.rank import parse_priority
+from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Next, Outcome

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from groq_queue.core.budget import TooLarge
-from groq_queue.core.prices import Tariff
+from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, lower_cap
 from groq_queue.engine import verdicts
 from groq_queue.engine.routed import Limiter

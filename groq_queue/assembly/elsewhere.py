@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from groq_queue.core.checks import check_text
+from groq_queue.core.validation import check_text
 from groq_queue.errors import ConfigurationError
 from groq_queue.transport import MAX_RESPONSE_BYTES, resolve_base_url
 

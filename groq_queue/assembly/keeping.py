@@ -19,9 +19,9 @@ from concurrent.futures import Future
 from groq_queue.assembly.rows import drop_body, ended_request_of, entry_of, is_trouble, outcome_of, request_of
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Level
-from groq_queue.core.completion import Completion, usage_of
 from groq_queue.core.record import Record
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion, usage_of
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
 from groq_queue.engine.routed import Limiter

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 
 from groq_queue.assembly.admission import Admission
-from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.protocol import Engine
 from groq_queue.engine.routed import Limiter

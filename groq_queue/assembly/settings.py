@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from groq_queue.assembly.accounts import Accounts, accounts_of
 from groq_queue.assembly.elsewhere import base_url_of, refuse_what_workers_decide
 from groq_queue.clock import Clock, SystemClock
-from groq_queue.core.checks import (
+from groq_queue.core.limits import Limits
+from groq_queue.core.price_table import Tariff
+from groq_queue.core.retry import RetryPolicy
+from groq_queue.core.validation import (
     check_choice,
     check_count,
     check_dollars,
@@ -20,9 +23,6 @@ from groq_queue.core.checks import (
     check_text,
     check_timeout,
 )
-from groq_queue.core.limits import Limits
-from groq_queue.core.prices import Tariff
-from groq_queue.core.retry import RetryPolicy
 from groq_queue.engine.observed import Observer
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.opening import check_address

@@ -13,7 +13,7 @@ from groq_queue.assembly.admission import Admission
 from groq_queue.assembly.parts import Parts, Submitting
 from groq_queue.assembly.settings import Settings
 from groq_queue.clock import Clock, SystemClock
-from groq_queue.core.completion import Completion
+from groq_queue.core.response import Completion
 from groq_queue.distributed.broker import Bell, check_broker
 from groq_queue.distributed.engine import CeleryEngine
 from groq_queue.distributed.store import JobStore, shown_address

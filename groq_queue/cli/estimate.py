@@ -69,7 +69,7 @@ def estimate(args: argparse.Namespace) -> int:
     """Print the estimate of *args.input* and return the exit code: 1 if some lines can never be sent."""
     from groq_queue.cli.files import open_input
     from groq_queue.cli.lines import NotLines
-    from groq_queue.core.prices import Tariff
+    from groq_queue.core.price_table import Tariff
     from groq_queue.reporting.estimate import estimate_load, fresh_meters
 
     limits = limits_of(args)
@@ -108,9 +108,9 @@ class _Lines:
 
     def __iter__(self) -> Iterator[Sized]:
         from groq_queue.cli.lines import BadLine, LineParser, read_lines
-        from groq_queue.core.checks import check_count
-        from groq_queue.core.pricing import size_of
         from groq_queue.core.request import build_payload, tier_of
+        from groq_queue.core.token_estimate import size_of
+        from groq_queue.core.validation import check_count
         from groq_queue.reporting.estimate import Sized
 
         parser = LineParser(needs_model=self._model is None)

@@ -31,7 +31,7 @@ from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
 from groq_queue.cli.resume import Written
 from groq_queue.cli.signals import catching
 from groq_queue.cli.turns import Turns
-from groq_queue.core.completion import Completion, usage_of
+from groq_queue.core.response import Completion, usage_of
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
 from groq_queue.facade import GroqQueue

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from groq_queue.core.completion import Completion
+from groq_queue.core.response import Completion
 from groq_queue.errors import APIStatusError, GroqQueueError
 
 MAX_LINE_BYTES = 11 * 1024 * 1024  # a payload of the largest size that is sent, and its envelope

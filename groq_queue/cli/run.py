@@ -105,7 +105,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _client(text: str) -> str:
-    from groq_queue.core.checks import check_text
+    from groq_queue.core.validation import check_text
 
     try:
         check_text("client", text)
@@ -115,7 +115,7 @@ def _client(text: str) -> str:
 
 
 def _priority(text: str) -> int:
-    from groq_queue.core.rank import parse_priority
+    from groq_queue.core.priority import parse_priority
 
     try:
         return parse_priority(int(text) if text.isdecimal() else text)

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
+from groq_queue.core.adaptive_rate import Pace
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
-from groq_queue.core.pace import Pace
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 
 _PLACES = {"RPM": 0, "RPD": 0, "TPM": 1, "TPD": 1, "ITPM": 2, "OTPM": 3, "ASPH": 4, "ASPD": 4}
 """Where ``_units_of`` has what counts against a dimension."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from groq_queue.core.completion import Completion
+from groq_queue.core.response import Completion
 from groq_queue.errors import GroqQueueError
 
 

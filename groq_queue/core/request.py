@@ -16,7 +16,7 @@ from enum import Enum
 from json import encoder
 from typing import Any
 
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.errors import ConfigurationError, GroqQueueError
 
 CHAT = "chat/completions"

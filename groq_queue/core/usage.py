@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from groq_queue.core.completion import decode_object, usage_of
+from groq_queue.core.response import decode_object, usage_of
 
 _MAX_LINE = 1024 * 1024  # bytes kept of what may turn out to hold the usage
 _MARK = b'"prompt_tokens"'

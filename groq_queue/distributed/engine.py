@@ -19,10 +19,10 @@ from functools import partial
 from typing import NoReturn
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.completion import Completion
-from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import Size
+from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import Size
 from groq_queue.distributed.broker import Bell
 from groq_queue.distributed.inbox import Inbox
 from groq_queue.distributed.outbox import Outbox

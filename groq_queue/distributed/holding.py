@@ -16,9 +16,9 @@ from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
-from groq_queue.core.completion import Completion
-from groq_queue.core.pricing import Cost
 from groq_queue.core.request import Request, State
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import Cost
 from groq_queue.distributed.broker import Bell
 from groq_queue.distributed.lanes import LANES, Lane
 from groq_queue.distributed.record import Ending, decode_request, encode_counts, encode_ending, take_over_counts

@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from groq_queue.core.completion import Completion, decode_object
-from groq_queue.core.pricing import Cost, Size
 from groq_queue.core.request import Request, State
+from groq_queue.core.response import Completion, decode_object
+from groq_queue.core.token_estimate import Cost, Size
 from groq_queue.errors import APIError, GroqQueueError, error_of, record_of
 
 _BOUNDS = ("max_wait_ns", "deadline_ns")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.prices import Purse, Tariff
+from groq_queue.core.price_table import Purse, Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.distributed.record import Ending
 from groq_queue.engine.runner import Next, Outcome

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from groq_queue.core.budget import Lease, TooLarge
-from groq_queue.core.prices import Purse, Tariff
-from groq_queue.core.pricing import Cost
+from groq_queue.core.price_table import Purse, Tariff
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import Cost
 from groq_queue.engine import verdicts
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.log import told

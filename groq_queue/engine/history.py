@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
-from groq_queue.core.pricing import Cost
+from groq_queue.core.quantiles import Sketch
 from groq_queue.core.request import Request
-from groq_queue.core.sketch import Sketch
+from groq_queue.core.token_estimate import Cost
 from groq_queue.errors import (
     APIConnectionError,
     APIResponseError,

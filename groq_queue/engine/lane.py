@@ -9,9 +9,9 @@ from typing import Protocol
 
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.pricing import Backlog, Cost, Size
-from groq_queue.core.rank import Entry, FairOrder, Turn, is_stale
+from groq_queue.core.priority import Entry, FairOrder, Turn, is_stale
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Backlog, Cost, Size
 from groq_queue.errors import GroqQueueError
 
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
-from groq_queue.core.completion import Completion, decode_object, usage_of
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion, decode_object, usage_of
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told
 from groq_queue.engine.protocol import Attempts

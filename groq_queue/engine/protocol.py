@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from groq_queue.core.budget import Lease
-from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Meter

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterable
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.completion import Completion
-from groq_queue.core.pricing import Backlog
-from groq_queue.core.rank import rank_of
+from groq_queue.core.priority import rank_of
 from groq_queue.core.request import Request, State
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import Backlog
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.runner import Outcome

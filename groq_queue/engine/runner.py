@@ -25,11 +25,11 @@ from typing import Any, NamedTuple, Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
-from groq_queue.core.completion import Completion, decode_object, usage_of
 from groq_queue.core.headers import Refusal, parse_rate_headers, parse_retry_after
-from groq_queue.core.pricing import Cost, Size, corrected
 from groq_queue.core.request import Request, lower_cap
+from groq_queue.core.response import Completion, decode_object, usage_of
 from groq_queue.core.retry import LaneHealth, Meaning, RetryPolicy, meaning_of
+from groq_queue.core.token_estimate import Cost, Size, corrected
 from groq_queue.engine.calls import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error

@@ -7,8 +7,8 @@ from typing import Any
 
 from groq_queue.core.budget import Level
 from groq_queue.core.limits import DIMENSIONS
-from groq_queue.core.rank import level_name
-from groq_queue.core.tables import Table, as_html, as_text, duration_text
+from groq_queue.core.priority import level_name
+from groq_queue.display import Table, as_html, as_text, duration_text
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.pricing import quantile
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import quantile
 from groq_queue.engine.history import History
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import Group

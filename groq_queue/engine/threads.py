@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.completion import Completion
-from groq_queue.core.prices import Tariff
+from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
+from groq_queue.core.response import Completion
 from groq_queue.engine import verdicts
 from groq_queue.engine.calls import Call
 from groq_queue.engine.choice import Chooser, Job

@@ -7,7 +7,7 @@ import os
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.core.limits import DIMENSIONS
-from groq_queue.core.prices import Purse
+from groq_queue.core.price_table import Purse
 from groq_queue.core.request import Request
 from groq_queue.errors import (
     APIError,

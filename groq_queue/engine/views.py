@@ -6,8 +6,8 @@ The engine's lock is held throughout, so that each is a snapshot of one instant.
 from __future__ import annotations
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.pricing import Backlog
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import Backlog
 from groq_queue.engine import verdicts
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.roster import Roster

@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from groq_queue.clock import NS_PER_S, SystemClock
-from groq_queue.core.completion import Completion
+from groq_queue.core.response import Completion
 from groq_queue.engine.future import StillOpen
 from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull
 

@@ -7,8 +7,8 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from groq_queue.core.checks import check_choice, check_count, check_wait
-from groq_queue.core.completion import Completion
+from groq_queue.core.response import Completion
+from groq_queue.core.validation import check_choice, check_count, check_wait
 from groq_queue.engine.log import told, told_error, told_text
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, shown

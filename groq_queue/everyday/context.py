@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from groq_queue.core.checks import check_text
-from groq_queue.core.rank import Priority, parse_priority
+from groq_queue.core.priority import Priority, parse_priority
+from groq_queue.core.validation import check_text
 
 _T = TypeVar("_T")
 

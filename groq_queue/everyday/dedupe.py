@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from groq_queue.core.completion import Completion
 from groq_queue.core.request import Request, State, normal_form
+from groq_queue.core.response import Completion
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.stats import Explanation, RequestInfo
 from groq_queue.engine.verdicts import submitted_elsewhere

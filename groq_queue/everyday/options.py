@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from groq_queue.core.checks import check_count, check_flag, check_path, check_seconds, check_text
-from groq_queue.core.rank import parse_priority
+from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import encode_payload
+from groq_queue.core.validation import check_count, check_flag, check_path, check_seconds, check_text
 from groq_queue.errors import ConfigurationError, shown
 
 _ALONE = {

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from groq_queue.core.checks import check_text
+from groq_queue.core.validation import check_text
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, MissingExtraError, shown

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple, Protocol
 
 from groq_queue.assembly.calling import request_of_call
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.checks import check_nanoseconds
 from groq_queue.core.usage import UsageReader
+from groq_queue.core.validation import check_nanoseconds
 from groq_queue.engine.calls import Call, current_call
 from groq_queue.engine.log import told
 from groq_queue.errors import APIConnectionError, ConfigurationError, shown

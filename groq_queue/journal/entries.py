@@ -8,8 +8,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import MAX_PAYLOAD_BYTES
+from groq_queue.core.token_estimate import Size
 from groq_queue.errors import ConfigurationError
 
 FINAL = ("completed", "failed", "cancelled", "expired")

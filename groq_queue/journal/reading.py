@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
-from groq_queue.core.checks import check_count
+from groq_queue.core.validation import check_count
 from groq_queue.errors import JournalError
 from groq_queue.journal import opening, ownership, queries, upkeep
 from groq_queue.journal.entries import Cursor, JournalSummary, Row, SavedLevel, Stack, Stored, check_text, hash_of

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 from groq_queue.clock import Clock, SystemClock
-from groq_queue.core.checks import check_count, check_seconds
+from groq_queue.core.validation import check_count, check_seconds
 from groq_queue.errors import ConfigurationError, GroqQueueError, JournalError
 from groq_queue.journal import opening, recovery, upkeep
 from groq_queue.journal.commits import Commits

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits, tightest
-from groq_queue.core.pricing import Backlog, Cost, Estimator, Size, cost_of
-from groq_queue.core.rank import Turn
+from groq_queue.core.priority import Turn
+from groq_queue.core.token_estimate import Backlog, Cost, Estimator, Size, cost_of
 from groq_queue.errors import ConfigurationError, GroqQueueError
 from groq_queue.forking import renew_in_children
 

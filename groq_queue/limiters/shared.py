@@ -16,8 +16,8 @@ from groq_queue.clock import Clock
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge, holds_everybody
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DIMENSIONS, Limits
-from groq_queue.core.pricing import Backlog, Cost, Size
-from groq_queue.core.rank import Turn
+from groq_queue.core.priority import Turn
+from groq_queue.core.token_estimate import Backlog, Cost, Size
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
 from groq_queue.forking import renew_in_children
 from groq_queue.limiters.agent import Agent, End

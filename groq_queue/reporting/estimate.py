@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from groq_queue.core.budget import Level
-from groq_queue.core.checks import check_count, check_limits, check_path, check_seconds, check_text
 from groq_queue.core.limits import DAILY, Limits
-from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import Backlog, Cost, Size, size_of
+from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import build_payload, encode_payload, lane_of, tier_of
+from groq_queue.core.token_estimate import Backlog, Cost, Size, size_of
+from groq_queue.core.validation import check_count, check_limits, check_path, check_seconds, check_text
 from groq_queue.engine.lane import Meter
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.process import ProcessMeter

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from groq_queue.core.limits import DIMENSIONS
-from groq_queue.core.tables import Table, as_html, as_text, duration_text
+from groq_queue.display import Table, as_html, as_text, duration_text
 
 _SHOWN = 10  # requests that are too large, in a table
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
 from groq_queue.clock import Clock, SystemClock
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.engine.timers import Timers

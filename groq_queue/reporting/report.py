@@ -14,11 +14,11 @@ from typing import Any
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Level
 from groq_queue.core.limits import DIMENSIONS
-from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import Cost
-from groq_queue.core.rank import level_name
-from groq_queue.core.sketch import Sketch
-from groq_queue.core.tables import Table, as_html, as_text, duration_text
+from groq_queue.core.price_table import Tariff
+from groq_queue.core.priority import level_name
+from groq_queue.core.quantiles import Sketch
+from groq_queue.core.token_estimate import Cost
+from groq_queue.display import Table, as_html, as_text, duration_text
 from groq_queue.engine.history import LaneFacts, RunFacts
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.journal import Entry, Journal
 
 from .conftest import Command, Ran, clean_environment

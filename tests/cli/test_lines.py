@@ -20,7 +20,7 @@ from groq_queue.cli.lines import (
     error_line,
     read_lines,
 )
-from groq_queue.core.completion import Completion
+from groq_queue.core.response import Completion
 from groq_queue.errors import APIConnectionError, APITimeoutError, BadRequestError
 
 

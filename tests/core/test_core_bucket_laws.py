@@ -7,7 +7,7 @@ from extras import needs
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.budget import Budget, Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 
 needs("hypothesis", is_module=True)
 

@@ -9,7 +9,7 @@ import pytest
 from groq_queue.core.budget import Blocked, Budget, Lease, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DIMENSIONS, Limits, tightest
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 from groq_queue.errors import ConfigurationError
 
 SECOND = 1_000_000_000

@@ -9,11 +9,11 @@ from typing import Any
 
 from extras import needs
 
-from groq_queue.core.completion import Completion, decode_object, usage_of
 from groq_queue.core.headers import parse_duration, parse_rate_headers, parse_refusal, parse_retry_after
-from groq_queue.core.pricing import Estimator, size_of
 from groq_queue.core.request import build_payload, encode_payload
+from groq_queue.core.response import Completion, decode_object, usage_of
 from groq_queue.core.retry import Meaning, meaning_of
+from groq_queue.core.token_estimate import Estimator, size_of
 from groq_queue.errors import ConfigurationError, error_message, excerpt, status_error
 
 needs("hypothesis", is_module=True)

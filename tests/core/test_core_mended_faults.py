@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from groq_queue.core.budget import Blocked, Budget, Lease
-from groq_queue.core.completion import Completion, usage_of
 from groq_queue.core.headers import RateHeader, Refusal, parse_refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Cost, Size, size_of
 from groq_queue.core.request import build_payload
+from groq_queue.core.response import Completion, usage_of
+from groq_queue.core.token_estimate import Cost, Size, size_of
 from groq_queue.errors import ConfigurationError, MissingExtraError, RequestTooLarge, error_message
 from groq_queue.limiters.process import ProcessLimiter, ProcessMeter
 
@@ -125,7 +125,7 @@ def test_a_refusal_under_a_larger_limit_of_the_server_fills_ours_only_by_what_is
     assert 3_900 == budget.levels(NOW)[0].used
 
 
-# -- core/pricing.py
+# -- core/token_estimate.py
 
 
 @pytest.mark.parametrize("cap", [-1, -1_000_000])
@@ -211,7 +211,7 @@ def test_a_message_nested_a_hundred_thousand_deep_is_refused_like_any_other(wrap
         build_payload(wrap(deep), None, "m", {}, "chat/completions")
 
 
-# -- core/completion.py and errors.py
+# -- core/response.py and errors.py
 
 
 @pytest.mark.parametrize(

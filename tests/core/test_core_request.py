@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from groq_queue.core import request as core_request
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import (
     MAX_PAYLOAD_BYTES,
     Request,
@@ -26,6 +25,7 @@ from groq_queue.core.request import (
     normal_form,
     tier_of,
 )
+from groq_queue.core.token_estimate import Size
 from groq_queue.errors import ConfigurationError
 
 CHAT = "chat/completions"
@@ -438,7 +438,7 @@ def test_an_id_is_32_hex_digits_and_stays() -> None:
 _TWO_PROCESSES = """
 import os, random
 random.seed(0)
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.core.request import Request
 random.seed(0)
 request = lambda: Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5)

@@ -17,7 +17,7 @@ import pytest
 from groq_queue.core.budget import Blocked, Budget, Lease
 from groq_queue.core.headers import RateHeader
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 
 SECOND = 1_000_000_000
 RULES = ("corrected", "kept", "prompt first")

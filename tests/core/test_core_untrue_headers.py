@@ -9,7 +9,7 @@ import pytest
 from groq_queue.core.budget import Budget, Lease
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND

@@ -10,8 +10,8 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.clock import SystemClock
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Size
 from groq_queue.distributed import engine as engines
 from groq_queue.distributed import holding as holdings
 from groq_queue.distributed import replies

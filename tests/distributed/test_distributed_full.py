@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import Size
+from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import Size
 from groq_queue.distributed.record import Ending
 from groq_queue.distributed.register import Register
 

@@ -8,9 +8,9 @@ from concurrent.futures import Future
 import pytest
 
 from groq_queue.clock import SystemClock
-from groq_queue.core.completion import Completion
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import Size
 from groq_queue.distributed import holding as holdings
 from groq_queue.distributed.holding import Holding
 from groq_queue.distributed.lanes import LANES

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.journal import Entry, Journal
 
 from .conftest import Program, Simulate

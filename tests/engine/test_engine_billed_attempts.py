@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 from groq_queue.engine.calls import Call
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import APIConnectionError, AuthenticationError

@@ -9,9 +9,9 @@ import pytest
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, Lease, TooLarge
 from groq_queue.core.limits import Limits
-from groq_queue.core.prices import Purse, Tariff
-from groq_queue.core.pricing import Backlog, Cost, Size
+from groq_queue.core.price_table import Purse, Tariff
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import Backlog, Cost, Size
 from groq_queue.engine import verdicts
 from groq_queue.engine.choice import Chooser, Job
 from groq_queue.engine.roster import Roster

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine import future as room
 from groq_queue.engine.future import RequestFuture
 

@@ -10,8 +10,8 @@ from hasty import HastyClock
 
 from groq_queue import BadRequestError, Completion, ConfigurationError, GroqQueue, GroqSimulator
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine.observed import Observed
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import APIConnectionError, APIResponseError, AuthenticationError, RateLimitError

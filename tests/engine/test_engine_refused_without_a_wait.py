@@ -13,9 +13,9 @@ import pytest
 
 from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Outcome, Runner
 from groq_queue.errors import RateLimitError

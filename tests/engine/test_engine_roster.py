@@ -9,8 +9,8 @@ import pytest
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.roster import Roster
 from groq_queue.engine.runner import Next, Outcome

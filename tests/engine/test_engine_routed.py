@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine import leaving
 from groq_queue.engine.routed import Line, Switch
 from groq_queue.engine.runner import Next, Outcome

@@ -11,9 +11,9 @@ import pytest
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Cost, Size
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
+from groq_queue.core.token_estimate import Cost, Size
 from groq_queue.engine.calls import Call, current_call
 from groq_queue.engine.runner import Next, Runner
 from groq_queue.errors import (

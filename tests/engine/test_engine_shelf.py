@@ -13,9 +13,9 @@ from contextlib import suppress
 import pytest
 
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
-from groq_queue.core.rank import parse_priority
+from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine import shelf as shelf_module
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.shelf import AlreadyFetched, Group

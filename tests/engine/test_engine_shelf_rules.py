@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine import shelf as shelf_module
 from groq_queue.engine.shelf import Group, Page, Shelf
 

@@ -10,9 +10,9 @@ import pytest
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
-from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import Cost, Size
+from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
+from groq_queue.core.token_estimate import Cost, Size
 from groq_queue.engine.calls import Call
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import (

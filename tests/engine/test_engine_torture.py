@@ -13,10 +13,10 @@ from concurrent.futures import as_completed, wait
 import pytest
 
 from groq_queue.clock import NS_PER_S, SystemClock
-from groq_queue.core.completion import Completion
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.response import Completion
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from groq_queue import Completion, QueueBusy, QueueClosed, QueueFull
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Size
 from groq_queue.everyday.dedupe import Sharing
 
 PATIENCE_S = 10

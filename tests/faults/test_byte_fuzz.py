@@ -20,8 +20,8 @@ from groq_queue import (
     GroqQueue,
     Limits,
 )
-from groq_queue.core.completion import decode_object
 from groq_queue.core.headers import parse_duration, parse_rate_headers, parse_refusal, parse_retry_after
+from groq_queue.core.response import decode_object
 
 needs("hypothesis", is_module=True)
 

@@ -27,18 +27,19 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAY_IMPORT = {
     "errors": set(),
     "clock": set(),
+    "display": set(),
     "logger": set(),
     "forking": set(),
     "mounts": set(),
     "core": {"errors"},
-    "engine": {"logger", "core", "errors", "clock", "forking"},
+    "engine": {"display", "logger", "core", "errors", "clock", "forking"},
     "transport": {"logger", "errors"},
     "limiters": {"logger", "core", "errors", "clock", "forking", "mounts"},
     "simulator": set(),
     "journal": {"core", "errors", "clock", "mounts"},
     "distributed": {"logger", "core", "engine", "errors", "clock"},
     "assembly": {"logger", "core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
-    "reporting": {"logger", "core", "engine", "limiters", "errors", "clock"},
+    "reporting": {"display", "logger", "core", "engine", "limiters", "errors", "clock"},
     "everyday": {"logger", "core", "engine", "errors", "clock", "reporting", "forking"},
     "facade": {
         *("assembly", "core", "engine", "everyday", "reporting", "simulator", "errors", "clock"),
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "cli": {
         *("core", "engine", "transport", "journal", "limiters", "simulator", "reporting"),
         *("facade", "errors", "clock", "__init__"),
-        *("assembly", "distributed"),
+        *("assembly", "display", "distributed"),
     },
     "__main__": {"cli"},
 }

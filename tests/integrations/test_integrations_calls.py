@@ -26,9 +26,9 @@ from groq_queue import (
     RateLimitError,
 )
 from groq_queue.clock import FakeClock
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
+from groq_queue.core.token_estimate import Size
 from groq_queue.engine.calls import Call, Told, priceable
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import ThreadEngine

@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from groq_queue import ConfigurationError, GroqSimulator, Limits, QueueTimeout, RequestTooLarge
 from groq_queue.clock import FakeClock
-from groq_queue.core.rank import parse_priority
+from groq_queue.core.priority import parse_priority
 from groq_queue.integrations import requests_adapter
 from groq_queue.simulator import Fault
 

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.journal import Entry, Journal
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from extras import needs_program
 
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.journal import Entry, Journal
 
 from .conftest import MAKING

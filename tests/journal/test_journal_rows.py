@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from groq_queue.clock import FakeClock
-from groq_queue.core.pricing import Size
 from groq_queue.core.request import MAX_PAYLOAD_BYTES
+from groq_queue.core.token_estimate import Size
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Cursor, Journal, Reader, Recovery, SavedLevel, Stack, Stored
 from groq_queue.journal import store as store_module

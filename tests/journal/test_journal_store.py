@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Cursor, Journal, Reader, Recovery, Row, SavedLevel, Stored
 from groq_queue.journal.entries import hash_of

@@ -8,8 +8,8 @@ from typing import Any
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
-from groq_queue.core.rank import Turn
+from groq_queue.core.priority import Turn
+from groq_queue.core.token_estimate import Size
 from groq_queue.limiters.agent import Agent
 from groq_queue.limiters.process import ProcessLimiter
 from groq_queue.limiters.shared import SharedLimiter

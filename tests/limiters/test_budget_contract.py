@@ -11,7 +11,7 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, Lease, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
+from groq_queue.core.token_estimate import Size
 
 
 def exact(tokens: int) -> Size:

@@ -11,7 +11,7 @@ import pytest
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Backlog, Cost, Size
+from groq_queue.core.token_estimate import Backlog, Cost, Size
 from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.process import ProcessLimiter, ProcessMeter
 

@@ -15,8 +15,8 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, Lease
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Backlog, Size
-from groq_queue.core.rank import Turn
+from groq_queue.core.priority import Turn
+from groq_queue.core.token_estimate import Backlog, Size
 from groq_queue.engine.lane import Lane
 from groq_queue.errors import LimiterUnavailable
 

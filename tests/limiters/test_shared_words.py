@@ -11,8 +11,8 @@ from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Backlog, Size
-from groq_queue.core.rank import Turn
+from groq_queue.core.priority import Turn
+from groq_queue.core.token_estimate import Backlog, Size
 from groq_queue.errors import LimiterUnavailable
 from groq_queue.limiters.agent import Agent
 from groq_queue.limiters.ledger import Granted, Seen, Standing

@@ -619,8 +619,8 @@ sys.path.insert(0, sys.argv[2])
 from organisation import Desk
 from groq_queue.clock import SystemClock
 from groq_queue.core.limits import Limits
-from groq_queue.core.pricing import Size
-from groq_queue.core.rank import Turn
+from groq_queue.core.token_estimate import Size
+from groq_queue.core.priority import Turn
 from groq_queue.limiters.process import ProcessLimiter
 from groq_queue.limiters.shared import SharedLimiter
 from groq_queue.limiters.sqlite import SqliteLedger

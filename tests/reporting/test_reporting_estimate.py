@@ -13,8 +13,8 @@ import pytest
 import groq_queue
 from groq_queue import ConfigurationError, GroqQueue, GroqSimulator, Limits, RequestTooLarge
 from groq_queue.core.budget import Blocked, Lease
-from groq_queue.core.pricing import Size, size_of
 from groq_queue.core.request import build_payload
+from groq_queue.core.token_estimate import Size, size_of
 from groq_queue.limiters.process import ProcessMeter
 
 MODEL = "llama-3.1-8b-instant"

@@ -20,9 +20,9 @@ from groq_queue import (
     Report,
 )
 from groq_queue.clock import FakeClock
-from groq_queue.core.prices import Tariff
-from groq_queue.core.pricing import Cost, Size
+from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request
+from groq_queue.core.token_estimate import Cost, Size
 from groq_queue.engine.history import History
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.reporting.report import report_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from groq_queue import GroqQueue, Limits
-from groq_queue.core.tables import Table, as_html, as_text
+from groq_queue.display import Table, as_html, as_text
 
 
 def test_numbers_stand_right_and_text_left():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 from groq_queue.errors import ConfigurationError, shown
 
 PRICES_AS_OF = "2026-06"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from groq_queue.core.prices import PRICES, Purse, Tariff
-from groq_queue.core.pricing import Cost
+from groq_queue.core.price_table import PRICES, Purse, Tariff
+from groq_queue.core.token_estimate import Cost
 from groq_queue.errors import ConfigurationError
 
 

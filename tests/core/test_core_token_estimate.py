@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from groq_queue.core.headers import Refusal
-from groq_queue.core.pricing import (
+from groq_queue.core.token_estimate import (
     MOST_UNITS,
     Backlog,
     Cost,

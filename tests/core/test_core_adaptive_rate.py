@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from groq_queue.core.adaptive_rate import Pace
 from groq_queue.core.budget import Budget, Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.pace import Pace
-from groq_queue.core.pricing import Cost
+from groq_queue.core.token_estimate import Cost
 
 SECOND = 1_000_000_000
 NOW = 1_000 * SECOND

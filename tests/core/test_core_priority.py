@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from groq_queue.core import rank
-from groq_queue.core.rank import (
+from groq_queue.core import priority
+from groq_queue.core.priority import (
     Entry,
     FairOrder,
     Priority,
@@ -571,7 +571,7 @@ class Counted(int):
 
 
 def comparisons_per_turn(clients: int, monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(rank, "_UNIT", Counted(rank._UNIT))
+    monkeypatch.setattr(priority, "_UNIT", Counted(priority._UNIT))
     line = Line()
     dice = random.Random(clients)
     for client in range(clients):

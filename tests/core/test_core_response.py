@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from groq_queue.core.completion import Completion, decode_object, usage_of
+from groq_queue.core.response import Completion, decode_object, usage_of
 
 BODY: dict[str, Any] = {
     "id": "chatcmpl-1",

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from groq_queue.core.checks import (
+from groq_queue.core.limits import Limits
+from groq_queue.core.validation import (
     check_choice,
     check_count,
     check_dollars,
@@ -21,7 +22,6 @@ from groq_queue.core.checks import (
     check_timeout,
     check_wait,
 )
-from groq_queue.core.limits import Limits
 from groq_queue.errors import ConfigurationError
 
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from groq_queue.core.pricing import quantile
-from groq_queue.core.sketch import Sketch
+from groq_queue.core.quantiles import Sketch
+from groq_queue.core.token_estimate import quantile
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.9, 0.99, 1.0])

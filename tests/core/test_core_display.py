@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from groq_queue.core.tables import Cell, Table, as_html, as_text, duration_text, shown
+from groq_queue.display import Cell, Table, as_html, as_text, duration_text, shown
 
 
 def lines_of(table: Table, width: int = 80) -> list[str]:

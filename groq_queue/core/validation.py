@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from groq_queue.core.limits import Limits, limits_named
-from groq_queue.core.pricing import MOST_UNITS
+from groq_queue.core.token_estimate import MOST_UNITS
 from groq_queue.errors import ConfigurationError, shown
 
 _MAX_TEXT = 512
