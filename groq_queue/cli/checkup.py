@@ -175,8 +175,8 @@ class Patient:
         """Return the answer to one GET, whose errors are turned into ``OSError`` without a trace of the key."""
         import urllib3
 
+        from groq_queue.transport.base import default_user_agent
         from groq_queue.transport.pooled import tls_context
-        from groq_queue.transport.wire import default_user_agent
 
         assert self._key is not None
         options: dict[str, Any] = {"timeout": self._args.timeout, "retries": False, "ssl_context": tls_context()}

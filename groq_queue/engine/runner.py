@@ -61,7 +61,7 @@ class Reply(Protocol):
 
 
 class Transport(Protocol):
-    """Carries one attempt; see ``transport.contract``."""
+    """Carries one attempt; see ``transport.protocol``."""
 
     def send(self, endpoint: str, body: bytes, *, timeout: tuple[float, float]) -> Reply: ...
 

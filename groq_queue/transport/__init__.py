@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from groq_queue.transport.address import resolve_base_url
-from groq_queue.transport.contract import Alarm, Reply, Transport
+from groq_queue.transport.base import MAX_CONNECTIONS, MAX_RESPONSE_BYTES
 from groq_queue.transport.pooled import PooledTransport
+from groq_queue.transport.protocol import Alarm, Reply, Transport
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.wire import MAX_CONNECTIONS, MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
     import requests

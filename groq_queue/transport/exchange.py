@@ -17,9 +17,9 @@ from urllib.parse import SplitResult
 
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import PORTS, port_of
+from groq_queue.transport.base import Unacceptable
+from groq_queue.transport.deadline import Attempt, now_s
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt, now_s
-from groq_queue.transport.wire import Unacceptable
 
 _ONE_PIECE = 65_536  # up to this size, copying a body is cheaper than a second packet
 

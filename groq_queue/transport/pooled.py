@@ -27,11 +27,11 @@ from urllib3.util import make_headers
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import is_loopback, port_of
 from groq_queue.transport.answer import Answer
-from groq_queue.transport.contract import Alarm, Reply
+from groq_queue.transport.base import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport
+from groq_queue.transport.deadline import Attempt, WatchedConnection, WatchedTLSConnection, now_s, set_timeout, watching
 from groq_queue.transport.exchange import Head, fields_of, write
+from groq_queue.transport.protocol import Alarm, Reply
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt, WatchedConnection, WatchedTLSConnection, now_s, set_timeout, watching
-from groq_queue.transport.wire import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport
 
 _KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
 # Used again so soon, a connection is not asked whether it still stands: asking hands the interpreter to another

@@ -23,10 +23,10 @@ from urllib3 import HTTPHeaderDict
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.logger import SafeLogger
 from groq_queue.transport.address import is_loopback
-from groq_queue.transport.contract import Alarm, Reply
+from groq_queue.transport.base import MAX_RESPONSE_BYTES, WireTransport
+from groq_queue.transport.deadline import Attempt, watched, watching
+from groq_queue.transport.protocol import Alarm, Reply
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt, watched, watching
-from groq_queue.transport.wire import MAX_RESPONSE_BYTES, WireTransport
 
 _MOST_UNREAD = 16  # kept connections that may turn out closed, one after the other, before the attempt is given up
 

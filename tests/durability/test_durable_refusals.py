@@ -186,7 +186,7 @@ def test_what_is_read_only_is_refused_as_it_is(modes: tuple[int, int], used: str
     script = (
         f"import os, sys; sys.path.insert(0, {str(LIVING.parent)!r}); import living, groq_queue.journal; "
         # What is loaded late may lie where another user may not read.
-        "from groq_queue.transport.wire import default_user_agent; default_user_agent(); "
+        "from groq_queue.transport.base import default_user_agent; default_user_agent(); "
         "import importlib, pkgutil; names = [found.name for found in pkgutil.walk_packages(groq_queue.__path__, "
         "'groq_queue.')]; [importlib.import_module(name) for name in names if '__main__' not in name]; "
         "os.setuid(65534); living.try_to_open(*sys.argv[1:])"

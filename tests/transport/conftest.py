@@ -14,7 +14,7 @@ import pytest
 import requests
 from extras import needs_program
 
-from groq_queue.transport import PooledTransport, Secret, Transport, watch
+from groq_queue.transport import PooledTransport, Secret, Transport, deadline
 from groq_queue.transport.session import SessionTransport
 
 KEY = "gsk_SENTINELsentinel+/0123456789abcdWXYZ"
@@ -79,7 +79,7 @@ class HandClock:
 def attempt_clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
     """What attempts take for the time; sockets keep their own."""
     clock = HandClock()
-    monkeypatch.setattr(watch, "now_s", clock)
+    monkeypatch.setattr(deadline, "now_s", clock)
     return clock
 
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from groq_queue.errors import APIConnectionError
-from groq_queue.transport import pooled, watch
+from groq_queue.transport import deadline, pooled
 
 from .conftest import Opener
 from .raw_server import PATIENCE_S, Peer, RawServer
@@ -63,7 +63,7 @@ def test_an_end_within_a_round_trip_is_told_and_sent_again_by_nobody_here(open_t
         peer.read_request()
         end(peer)
 
-    monkeypatch.setattr(watch, "_SLACK_S", 5.0)  # of a very busy machine
+    monkeypatch.setattr(deadline, "_SLACK_S", 5.0)  # of a very busy machine
     with RawServer(handler) as server:
         error = second_failure(open_transport(server.url))
 
@@ -77,7 +77,7 @@ def test_what_counts_as_a_round_trip_is_what_connecting_took(open_pooled: Opener
     Over a connection that took 0.25 s, an end after 0.1 s may have been on its way; the fastest answer knows better.
     """
 
-    class Far(watch.WatchedConnection):
+    class Far(deadline.WatchedConnection):
         def _new_conn(self):
             sock = super()._new_conn()
             self.trip_s = 0.25
@@ -190,7 +190,7 @@ def test_when_one_kept_connection_has_ended_the_others_are_not_tried(open_pooled
         peer.read_request()
 
     together = threading.Barrier(4)
-    monkeypatch.setattr(watch, "_SLACK_S", 5.0)
+    monkeypatch.setattr(deadline, "_SLACK_S", 5.0)
     with RawServer(handler) as server:
         transport = open_pooled(server.url)
         threads = [threading.Thread(target=transport.send, args=(PATH, b"1"), kwargs={"timeout": CALM}) for _ in "1234"]

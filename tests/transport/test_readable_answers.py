@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from groq_queue.errors import APIConnectionError
-from groq_queue.transport import wire
+from groq_queue.transport import base
 from groq_queue.transport.answer import Answer
 
 from .conftest import Opener
@@ -139,7 +139,7 @@ def test_raw_deflate_that_begins_with_a_bracket_is_not_taken_for_json():
         packer = zlib.compressobj(wbits=-15, strategy=zlib.Z_FIXED)
         packed = packer.compress(text) + packer.flush()
 
-        assert text == wire.decoded(packed, "deflate", 1_000)
+        assert text == base.decoded(packed, "deflate", 1_000)
 
 
 def test_an_answer_of_22_megabytes_is_read(open_transport: Opener):

@@ -12,8 +12,8 @@ from urllib3 import exceptions as urllib3_errors
 
 from groq_queue.errors import APIConnectionError, APITimeoutError
 from groq_queue.transport import Secret
-from groq_queue.transport.watch import Attempt, WatchedConnection
-from groq_queue.transport.wire import Unacceptable, broke_off, translate
+from groq_queue.transport.base import Unacceptable, broke_off, translate
+from groq_queue.transport.deadline import Attempt, WatchedConnection
 
 from .conftest import KEY
 

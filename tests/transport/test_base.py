@@ -16,9 +16,9 @@ import pytest
 
 from groq_queue.errors import APIConnectionError, ConfigurationError
 from groq_queue.transport import Secret, pooled
+from groq_queue.transport.base import Unacceptable, decoded, read_body
+from groq_queue.transport.deadline import Attempt, WatchedConnection
 from groq_queue.transport.exchange import Head, fields_of, write
-from groq_queue.transport.watch import Attempt, WatchedConnection
-from groq_queue.transport.wire import Unacceptable, decoded, read_body
 
 from .conftest import HandClock, Opener
 from .raw_server import PATIENCE_S, Peer, RawServer

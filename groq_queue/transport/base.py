@@ -33,9 +33,9 @@ from urllib3 import exceptions as urllib3_errors
 
 from groq_queue.errors import APIConnectionError, APITimeoutError, Sent, excerpt
 from groq_queue.transport.address import port_of
-from groq_queue.transport.contract import Alarm, Reply
+from groq_queue.transport.deadline import Attempt
+from groq_queue.transport.protocol import Alarm, Reply
 from groq_queue.transport.secret import Secret
-from groq_queue.transport.watch import Attempt
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # an embeddings answer of 2,048 texts has 22 MB
 _MAX_UNPACKED_BYTES = 16 * 1024 * 1024  # of a few bytes; more only if the packed body has a twentieth of it

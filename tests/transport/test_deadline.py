@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from urllib3.connection import HTTPConnection
 
-from groq_queue.transport.watch import (
+from groq_queue.transport.deadline import (
     Attempt,
     WatchedConnection,
     WatchedTLSConnection,
