@@ -20,7 +20,7 @@ from rig.measure import is_installed, median, paired, parser_of, ratios, spread,
 
 from groq_queue import Limits
 from groq_queue.core.token_estimate import Size
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 _LIMITS = Limits(rpm=10**9, tpm=10**12)
 _SIZE = Size(10, 10, is_exact=True)

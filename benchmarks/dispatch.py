@@ -26,7 +26,7 @@ from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 _ANSWER = Outcome(Next.DONE, result=Completion({}))
 _SIZE = Size(10, 10, is_exact=True)

@@ -24,7 +24,7 @@ from groq_queue import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
 from groq_queue.engine.lane import Lane
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 _SIZE = Size(10, 10, is_exact=True)
 

@@ -39,8 +39,8 @@ USED = {"RPM": 1, "RPD": 1, "TPM": 300, "TPD": 300}
 
 
 def pairs_of_ours(url: str, seconds: float) -> int:
-    from groq_queue.limiters.ledger import Claim, Granted
     from groq_queue.limiters.redis import RedisLedger
+    from groq_queue.limiters.store import Claim, Granted
 
     ledger = RedisLedger.open(url)
     ledger.standing("benchmark")

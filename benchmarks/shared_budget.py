@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from groq_queue import __version__
-from groq_queue.limiters.ledger import Claim, Granted
 from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.store import Claim, Granted
 
 MINUTE_NS = 60_000_000_000
 FAR = dict.fromkeys(("RPM", "RPD", "TPM", "TPD"), (10**12, MINUTE_NS))

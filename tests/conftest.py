@@ -27,8 +27,8 @@ from groq_queue.engine.lane import Meter
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
-from groq_queue.limiters import process
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters import in_process
+from groq_queue.limiters.in_process import ProcessLimiter
 
 # A shell that starts the tests in the background has Ctrl-C ignored, here and in every process that is started here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -68,7 +68,7 @@ def _no_thread_is_left_behind() -> Iterator[None]:
 def _budgets_of_earlier_tests_are_forgotten() -> Iterator[None]:
     """An account outlives its queues; a test whose server gets an earlier one's port would go on with its levels."""
     yield
-    process._accounts.clear()
+    in_process._accounts.clear()
 
 
 @pytest.fixture(autouse=True)

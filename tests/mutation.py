@@ -38,7 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENTS = Path(__file__).with_name("equivalents")
 TESTS = {
-    "core": ["tests/core", "tests/limiters/test_process_meter.py"],
+    "core": ["tests/core", "tests/limiters/test_in_process_meter.py"],
     "engine": ["tests/engine", "tests/everyday", "tests/test_queue_on_the_wire.py", "tests/test_log_records.py"],
     "limiters": ["tests/limiters"],
     "journal": ["tests/journal", "tests/test_journal_queue.py"],

@@ -20,7 +20,7 @@ from groq_queue.distributed.store import JobStore, shown_address
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 
 class Addresses(NamedTuple):

@@ -21,7 +21,7 @@ from groq_queue.engine.routed import Limiter, Line, Switch
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.logger import SafeLogger
 from groq_queue.transport import make_transport
 

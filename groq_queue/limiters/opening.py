@@ -6,7 +6,7 @@ from importlib import import_module
 
 from groq_queue.clock import Clock
 from groq_queue.errors import ConfigurationError, shown
-from groq_queue.limiters.ledger import Ledger
+from groq_queue.limiters.store import Ledger
 
 SCHEMES = ("sqlite", "redis", "rediss")
 

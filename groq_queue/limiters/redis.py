@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.budget import Blocked, Level, TooLarge
 from groq_queue.errors import ConfigurationError, LimiterUnavailable, MissingExtraError
-from groq_queue.limiters.ledger import Claim, Granted, KnownLimits, Seen, Standing, Units
+from groq_queue.limiters.store import Claim, Granted, KnownLimits, Seen, Standing, Units
 
 ANSWER_S = 2.0
 """A server that does not answer in this time is taken for away."""
@@ -68,7 +68,7 @@ class _Lane:
 
 
 class RedisLedger:
-    """The budgets of a Redis, a Valkey or a Redis Cluster; see ``limiters.ledger`` for what each method means.
+    """The budgets of a Redis, a Valkey or a Redis Cluster; see ``limiters.store`` for what each method means.
 
     One thread at a time may use it, so there is no lock.
 

@@ -20,9 +20,9 @@ from groq_queue.core.priority import Turn
 from groq_queue.core.token_estimate import Backlog, Cost, Size
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
 from groq_queue.forking import renew_in_children
-from groq_queue.limiters.agent import Agent, End
-from groq_queue.limiters.ledger import Claim, Granted, KnownLimits, Ledger, Seen, Standing
-from groq_queue.limiters.process import ProcessMeter, UserLimits, charged
+from groq_queue.limiters.in_process import ProcessMeter, UserLimits, charged
+from groq_queue.limiters.reservation_client import Agent, End
+from groq_queue.limiters.store import Claim, Granted, KnownLimits, Ledger, Seen, Standing
 
 OnOutage = Literal["wait", "raise", "local_share"]
 

@@ -32,8 +32,8 @@ from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
 from groq_queue.forking import fork_between
 from groq_queue.limiters import budgetfile
-from groq_queue.limiters.books import Books, Reservation
-from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Seen, Standing, Units
+from groq_queue.limiters.lane_state import Books, Reservation
+from groq_queue.limiters.store import LEASE_S, Claim, Granted, KnownLimits, Seen, Standing, Units
 
 _LEASE_NS = round(LEASE_S * NS_PER_S)
 _KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that is not written down again

@@ -21,7 +21,7 @@ from groq_queue.core.token_estimate import Backlog, Cost, Size, size_of
 from groq_queue.core.validation import check_count, check_limits, check_path, check_seconds, check_text
 from groq_queue.engine.lane import Meter
 from groq_queue.errors import ConfigurationError, shown
-from groq_queue.limiters.process import ProcessMeter
+from groq_queue.limiters.in_process import ProcessMeter
 from groq_queue.reporting.plan import DailyStop, Estimate, ModelEstimate, Unsendable
 
 _KEPT = 1_000  # requests that are too large, of which the numbers are kept

@@ -8,14 +8,14 @@ import pytest
 
 from groq_queue import AuthenticationError, ConfigurationError, GroqQueue, GroqSimulator, Limits
 from groq_queue.clock import SystemClock
-from groq_queue.limiters import process
+from groq_queue.limiters import in_process
 
 PATIENCE_S = 10
 
 
 def forget_levels() -> None:
     """Play the end of the process, which takes the budgets of every account with it."""
-    process._accounts.clear()
+    in_process._accounts.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from groq_queue.core.request import build_payload
 from groq_queue.core.response import Completion, usage_of
 from groq_queue.core.token_estimate import Cost, Size, size_of
 from groq_queue.errors import ConfigurationError, MissingExtraError, RequestTooLarge, error_message
-from groq_queue.limiters.process import ProcessLimiter, ProcessMeter
+from groq_queue.limiters.in_process import ProcessLimiter, ProcessMeter
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND
@@ -30,7 +30,7 @@ def leased(giver: Any, cost: Any, now_ns: int = NOW) -> Lease:
     return granted
 
 
-# -- limiters/process.py
+# -- limiters/in_process.py
 
 
 def test_a_queue_opened_after_another_has_closed_knows_what_that_used() -> None:

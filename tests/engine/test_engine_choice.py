@@ -36,7 +36,7 @@ from groq_queue.errors import (
     QueueTimeout,
     RequestTooLarge,
 )
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 NOW_NS = FakeClock().now_ns()
 PRICES = {"m": (1.0, 2.0)}  # USD per million: 1,000,000 and 2,000,000 picodollars a token

@@ -18,7 +18,7 @@ from groq_queue.engine.shelf import Group, Page, Shelf
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import QueueFull, QueueTimeout
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 PATIENCE_S = 10.0
 NOW_NS = FakeClock().now_ns()

@@ -24,7 +24,7 @@ from groq_queue.errors import (
     InternalServerError,
     RateLimitError,
 )
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 ANSWER = {
     "choices": [{"message": {"content": "yes"}}],

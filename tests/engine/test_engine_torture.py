@@ -21,7 +21,7 @@ from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import APIConnectionError, QueueClosed
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 PATIENCE_S = 10.0
 AMPLE = Limits(rpm=1_000_000_000, tpm=1_000_000_000_000)

@@ -33,7 +33,7 @@ from groq_queue.engine.calls import Call, Told, priceable
 from groq_queue.engine.runner import Runner
 from groq_queue.engine.threads import ThreadEngine
 from groq_queue.engine.timers import Timers
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 
 PATIENCE_S = 10.0
 REFUSED = (

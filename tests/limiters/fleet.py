@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from redis_server import RedisServer
 
-from groq_queue.limiters.ledger import Standing
 from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.store import Standing
 
 SPENDER = Path(__file__).with_name("spender.py")
 NS_PER_S = 1_000_000_000

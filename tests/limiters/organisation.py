@@ -10,8 +10,8 @@ from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import Turn
 from groq_queue.core.token_estimate import Size
-from groq_queue.limiters.agent import Agent
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
+from groq_queue.limiters.reservation_client import Agent
 from groq_queue.limiters.shared import SharedLimiter
 
 SMALL = Size(100, 50, is_exact=True)

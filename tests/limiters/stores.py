@@ -11,8 +11,8 @@ import redis_server
 from redis_server import RedisServer
 
 from groq_queue.clock import NS_PER_S, Clock, FakeClock
-from groq_queue.limiters.ledger import Ledger
 from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.store import Ledger
 
 
 class Store(Protocol):

@@ -15,7 +15,7 @@ from waiting import wait_until
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import ConfigurationError, LimiterUnavailable, MissingExtraError
-from groq_queue.limiters.ledger import Claim, Granted, Seen
+from groq_queue.limiters.store import Claim, Granted, Seen
 
 redis = needs("redis", is_module=True)
 

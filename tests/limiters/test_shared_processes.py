@@ -11,7 +11,7 @@ import pytest
 from fleet import PLACES, Fleet, Place, highest_level, utilisation
 
 from groq_queue import GroqSimulator
-from groq_queue.limiters.ledger import LEASE_S
+from groq_queue.limiters.store import LEASE_S
 
 PATIENCE_S = 60.0
 HOUR_S = 3_600.0

@@ -14,9 +14,9 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.priority import Turn
 from groq_queue.core.token_estimate import Backlog, Size
 from groq_queue.errors import LimiterUnavailable
-from groq_queue.limiters.agent import Agent
-from groq_queue.limiters.ledger import Granted, Seen, Standing
+from groq_queue.limiters.reservation_client import Agent
 from groq_queue.limiters.shared import SharedLimiter, SharedMeter
+from groq_queue.limiters.store import Granted, Seen, Standing
 
 S = NS_PER_S
 MS = 1_000_000

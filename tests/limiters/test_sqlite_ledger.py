@@ -22,9 +22,9 @@ from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
 from groq_queue.limiters import budgetfile
-from groq_queue.limiters.books import Books
-from groq_queue.limiters.ledger import Claim, Granted, KnownLimits
+from groq_queue.limiters.lane_state import Books
 from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.store import Claim, Granted, KnownLimits
 
 TPM: KnownLimits = {"TPM": (6_000, 60 * NS_PER_S)}
 TPD: KnownLimits = {"TPD": (86_400, 86_400 * NS_PER_S)}  # a token drains each second
@@ -580,7 +580,7 @@ def test_a_forked_child_never_uses_what_it_inherited(tmp_path: Path) -> None:
     script = """
 import os, sys
 from groq_queue.limiters.sqlite import SqliteLedger
-from groq_queue.limiters.ledger import Claim
+from groq_queue.limiters.store import Claim
 from groq_queue.errors import LimiterUnavailable
 ledger = SqliteLedger(sys.argv[1])
 limits = {"TPM": (6_000, 60 * 10**9)}
@@ -621,7 +621,7 @@ from groq_queue.clock import SystemClock
 from groq_queue.core.limits import Limits
 from groq_queue.core.token_estimate import Size
 from groq_queue.core.priority import Turn
-from groq_queue.limiters.process import ProcessLimiter
+from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.limiters.shared import SharedLimiter
 from groq_queue.limiters.sqlite import SqliteLedger
 limits, size, turn, clock = Limits(tpm=500, minute_s=86_400), Size(150, 0, is_exact=True), Turn("r"), SystemClock()

@@ -15,7 +15,7 @@ from groq_queue import ConfigurationError, GroqQueue, GroqSimulator, Limits, Req
 from groq_queue.core.budget import Blocked, Lease
 from groq_queue.core.request import build_payload
 from groq_queue.core.token_estimate import Size, size_of
-from groq_queue.limiters.process import ProcessMeter
+from groq_queue.limiters.in_process import ProcessMeter
 
 MODEL = "llama-3.1-8b-instant"
 PROSE = (

@@ -5,7 +5,7 @@
 -- kept as units * period (a day of tokens would pass that), but as the instant at which it will have drained.
 -- Whatever must be rounded is rounded up: against us.
 --
--- The law is in limiters/ledger.py: an open reservation is held in full and does not drain; an ended one becomes
+-- The law is in limiters/store.py: an open reservation is held in full and does not drain; an ended one becomes
 -- level, which does, in two forms, strict and credited.
 --
 -- KEYS, all of one hash tag:

@@ -13,7 +13,7 @@ from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
 from groq_queue.core.token_estimate import Backlog, Cost, Size
 from groq_queue.errors import ConfigurationError
-from groq_queue.limiters.process import ProcessLimiter, ProcessMeter
+from groq_queue.limiters.in_process import ProcessLimiter, ProcessMeter
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND

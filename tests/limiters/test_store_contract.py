@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, TooLarge
-from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Ledger, Seen
+from groq_queue.limiters.store import LEASE_S, Claim, Granted, KnownLimits, Ledger, Seen
 
 MINUTE = 60 * NS_PER_S
 DAY = 86_400 * NS_PER_S

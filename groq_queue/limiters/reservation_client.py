@@ -20,7 +20,7 @@ from typing import Protocol
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
-from groq_queue.limiters.ledger import LEASE_S, Claim, Granted, KnownLimits, Ledger, Standing
+from groq_queue.limiters.store import LEASE_S, Claim, Granted, KnownLimits, Ledger, Standing
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")

@@ -11,8 +11,8 @@ import pytest
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
-from groq_queue.limiters.agent import Agent
-from groq_queue.limiters.ledger import Claim, Granted, Standing
+from groq_queue.limiters.reservation_client import Agent
+from groq_queue.limiters.store import Claim, Granted, Standing
 
 TPM = {"TPM": (1_000, 60 * NS_PER_S)}
 MS = 1_000_000

@@ -1,4 +1,4 @@
-"""One lane's buckets as a store keeps them, with exact figures; the laws of all stores are in test_ledger_contract."""
+"""One lane's buckets as a store keeps them, with exact figures; the laws of all stores are in test_store_contract."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import pytest
 
 from groq_queue.core.budget import Blocked, TooLarge
-from groq_queue.limiters.books import Books, Reservation
-from groq_queue.limiters.ledger import KnownLimits, Seen
+from groq_queue.limiters.lane_state import Books, Reservation
+from groq_queue.limiters.store import KnownLimits, Seen
 
 S = 1_000_000_000
 NOW = 5_000 * S

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.budget import Blocked, Level, TooLarge
-from groq_queue.limiters.ledger import KnownLimits, Seen, Standing, Units
+from groq_queue.limiters.store import KnownLimits, Seen, Standing, Units
 
 _TURN = 1 << 20  # virtual time of a turn of cost 1 at weight 1
 
