@@ -16,7 +16,10 @@ Source: https://www.sqlite.org/wal.html and https://www.sqlite.org/howtocorrupt.
 
 from __future__ import annotations
 
-from groq_queue.journal.entries import (
+from groq_queue.journal.idempotency import is_short
+from groq_queue.journal.journal import Journal
+from groq_queue.journal.reader import Reader
+from groq_queue.journal.records import (
     Accepted,
     Cursor,
     Entry,
@@ -27,9 +30,6 @@ from groq_queue.journal.entries import (
     Stack,
     Stored,
 )
-from groq_queue.journal.naming import is_short
-from groq_queue.journal.reading import Reader
-from groq_queue.journal.store import Journal
 
 __all__ = [
     "Accepted",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from groq_queue.core.token_estimate import Size
-from groq_queue.journal.entries import INT64, STATUSES, Cursor, Row, Stack, Stored, hash_of
+from groq_queue.journal.records import INT64, STATUSES, Cursor, Row, Stack, Stored, hash_of
 
 # These must stand in a query for the partial index of that name to be used.
 UNFINISHED = "status IN ('pending', 'processing')"

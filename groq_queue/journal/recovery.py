@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Collection
 from typing import Any
 
-from groq_queue.journal.entries import Recovery, to_json
 from groq_queue.journal.queries import UNFINISHED, UNHAPPY
+from groq_queue.journal.records import Recovery, to_json
 
 
 def recover(connection: sqlite3.Connection, may_resend: bool, max_sends: int, now_ns: int) -> Recovery:

@@ -20,7 +20,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from groq_queue.errors import JournalError
-from groq_queue.journal.entries import STATUSES
+from groq_queue.journal.records import STATUSES
 
 APPLICATION_ID = 0x4752514A  # "GRQJ"
 

@@ -175,7 +175,7 @@ def test_a_place_where_no_file_can_be_is_refused(name: str, cure: str, tmp_path:
     assert [] == os.listdir(tmp_path)
 
 
-@gate  # the journal by itself is tried in every run: tests/journal/test_journal_opening.py
+@gate  # the journal by itself is tried in every run: tests/journal/test_journal_opener.py
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs a user who may become another")
 @pytest.mark.parametrize("modes", [(0o444, 0o777), (0o666, 0o555)], ids=["file", "folder"])
 def test_what_is_read_only_is_refused_as_it_is(modes: tuple[int, int], used: str, server: GroqSimulator) -> None:

@@ -134,7 +134,7 @@ ROWS = (
     _tested("D59", "restart, ask for what is completed", "", f"{_OWNERS}_a_second_run_of_a_script_sends_nothing"),
     _tested("D60", "newer schemas refused, half-made files new (one schema was released so far)", "",
             "tests/durability/test_durable_refusals.py::test_a_newer_schema_is_refused_as_it_is",
-            "tests/journal/test_journal_opening.py::test_a_file_that_a_crash_left_without_schema_is_a_new_journal"),
+            "tests/journal/test_journal_opener.py::test_a_file_that_a_crash_left_without_schema_is_a_new_journal"),
     _tested("D61", "places where no file can be", "",
             "tests/durability/test_durable_refusals.py::test_a_place_where_no_file_can_be_is_refused",
             "tests/durability/test_durable_refusals.py::test_what_is_read_only_is_refused_as_it_is"),

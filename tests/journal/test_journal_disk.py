@@ -17,7 +17,7 @@ import pytest
 
 from groq_queue.clock import FakeClock
 from groq_queue.errors import ConfigurationError, JournalError
-from groq_queue.journal import Journal, Reader, opening, ownership
+from groq_queue.journal import Journal, Reader, opener, owner_lock
 
 from .making import entry
 
@@ -153,7 +153,7 @@ def test_an_opening_that_fails_at_its_end_leaves_nothing_behind(path, monkeypatc
         raise JournalError("no more")
 
     Journal.open(path).close()
-    monkeypatch.setattr(opening, place, refuse)
+    monkeypatch.setattr(opener, place, refuse)
 
     with pytest.raises(JournalError, match="no more"):
         Journal.open(path)
@@ -209,7 +209,7 @@ def test_a_file_system_without_locks_is_refused(path, monkeypatch):
 
 
 def test_a_file_system_without_a_write_ahead_log_is_refused(path, monkeypatch):
-    connect = opening.connect
+    connect = opener.connect
 
     class Connection(sqlite3.Connection):
         def execute(self, sql: str, *values: Any) -> Any:
@@ -219,7 +219,7 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(path, monkeypatch):
         connect(*arguments).close()
         return sqlite3.connect(arguments[0], isolation_level=None, factory=Connection)
 
-    monkeypatch.setattr(opening, "connect", connect_without)
+    monkeypatch.setattr(opener, "connect", connect_without)
 
     with pytest.raises(JournalError, match="allows no write-ahead log; put it on a local disk"):
         Journal.open(path)
@@ -380,12 +380,12 @@ class TestTheTextOfTheLock:
     def test_it_tells_the_pid_and_since_when_and_is_gone_with_the_owner(self, path):
         with Journal.open(path):
             text = Path(path + ".lock").read_text()
-            assert os.getpid() == ownership.owner_of(path)
+            assert os.getpid() == owner_lock.owner_of(path)
 
         assert text.startswith(f"pid {os.getpid()} since 20")
         assert text.endswith("Z\n")
         assert "" == Path(path + ".lock").read_text()
-        assert None is ownership.owner_of(path)
+        assert None is owner_lock.owner_of(path)
 
     def test_a_longer_text_of_somebody_before_is_replaced(self, path):
         Path(path + ".lock").write_text("pid 1 since the beginning, and much more than we write\n" * 3)
@@ -400,7 +400,7 @@ class TestTheTextOfTheLock:
         """
         Path(path + ".lock").write_text(text)
 
-        assert None is ownership.owner_of(path)
+        assert None is owner_lock.owner_of(path)
         Journal.open(path).close()
 
     def test_another_users_process_is_alive(self, path, monkeypatch):
@@ -411,7 +411,7 @@ class TestTheTextOfTheLock:
         monkeypatch.setattr(os, "kill", kill)
         Path(path + ".lock").write_text("pid 77 since then\n")
 
-        assert 77 == ownership.owner_of(path)
+        assert 77 == owner_lock.owner_of(path)
 
     def test_an_owner_whose_text_is_missing_is_unknown(self, path, journal):
         """

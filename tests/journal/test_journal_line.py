@@ -10,10 +10,10 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.errors import JournalError
-from groq_queue.journal import Journal, SavedLevel, commits
+from groq_queue.journal import Journal, SavedLevel, group_commit
 
 from .making import entry
-from .test_journal_commits import LONG, PATIENCE_S, Torn, in_line
+from .test_journal_group_commit import LONG, PATIENCE_S, Torn, in_line
 
 FULL, NORMAL = 2, 1  # what SQLite calls waiting for the disk at each commit, and not
 
@@ -21,7 +21,7 @@ FULL, NORMAL = 2, 1  # what SQLite calls waiting for the disk at each commit, an
 @pytest.fixture(autouse=True)
 def _nobody_looks_again_by_the_clock(monkeypatch):
     """Whoever is not woken stays in line for a minute, longer than any test waits."""
-    monkeypatch.setattr(commits, "_LOOK_AGAIN_S", 60.0)
+    monkeypatch.setattr(group_commit, "_LOOK_AGAIN_S", 60.0)
 
 
 class Watched(Torn):
@@ -139,7 +139,7 @@ def test_a_release_takes_one_statement(journal):
 
 
 def test_a_commit_does_not_wait_for_changes_that_it_does_not_carry(journal, monkeypatch):
-    monkeypatch.setattr(commits, "_MOST_AT_ONCE", 2)
+    monkeypatch.setattr(group_commit, "_MOST_AT_ONCE", 2)
     for number in range(3):
         journal.claim(journal.add(entry(number)).row_id)
     watched = journal._commits._connection = Watched(journal._writer)
@@ -186,7 +186,7 @@ def test_at_most_512_changes_share_a_commit(journal):
     watched = line._connection = Watched(journal._writer)
     done: list[int] = []
     changes = [
-        commits._Change(lambda connection, number=number: done.append(number), True, False, False)
+        group_commit._Change(lambda connection, number=number: done.append(number), True, False, False)
         for number in range(513)
     ]
     with line._writing:
@@ -204,7 +204,7 @@ def test_nobody_is_woken_while_somebody_writes(journal):
     Woken too early it would wait for the lock instead of for its turn, long after its change is over.
     """
     line = journal._commits
-    change = commits._Change(lambda connection: None, True, False, False)
+    change = group_commit._Change(lambda connection: None, True, False, False)
 
     with line._writing:
         line._line.append(change)
@@ -219,7 +219,7 @@ def test_nobody_is_woken_while_somebody_writes(journal):
 
 def test_the_first_who_still_waits_is_woken(journal):
     line = journal._commits
-    changes = [commits._Change(lambda connection: None, True, False, False) for _ in range(4)]
+    changes = [group_commit._Change(lambda connection: None, True, False, False) for _ in range(4)]
     changes[0].is_withdrawn = changes[1].is_withdrawn = True
     line._line.extend(changes)
 
@@ -376,15 +376,15 @@ def test_who_is_interrupted_while_it_waits_changes_nothing(journal, monkeypatch,
             return True
 
     def interrupted() -> Any:
-        monkeypatch.setattr(commits, "_Change", doomed)
+        monkeypatch.setattr(group_commit, "_Change", doomed)
         try:
             return journal.add(entry("interrupted"))
         except KeyboardInterrupt:
             return "interrupted"
         finally:
-            monkeypatch.setattr(commits, "_Change", usual)
+            monkeypatch.setattr(group_commit, "_Change", usual)
 
-    usual = commits._Change
+    usual = group_commit._Change
 
     def doomed(*arguments: Any) -> Any:
         change = usual(*arguments)
@@ -404,7 +404,7 @@ def test_whoever_was_not_woken_looks_again_by_itself(journal, monkeypatch):
     """
     As after a Ctrl-C between the end of a commit and the look at the line.
     """
-    monkeypatch.setattr(commits, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(group_commit, "_LOOK_AGAIN_S", 0.01)
     outcomes: list[Any] = []
     with journal._commits._writing:
         thread = in_thread(lambda: outcomes.append(journal.add(entry(1))))

@@ -13,8 +13,8 @@ from groq_queue.core.request import MAX_PAYLOAD_BYTES
 from groq_queue.core.token_estimate import Size
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Cursor, Journal, Reader, Recovery, SavedLevel, Stack, Stored
-from groq_queue.journal import store as store_module
-from groq_queue.journal.entries import hash_of
+from groq_queue.journal import journal as store_module
+from groq_queue.journal.records import hash_of
 
 from .making import entry
 
@@ -562,17 +562,17 @@ def test_batch_lines_are_of_one_instant_and_all_there(journal, tmp_path, monkeyp
     """
     More than a page of them; what comes in while they are written is not among them.
     """
-    from groq_queue.journal import upkeep
+    from groq_queue.journal import maintenance
 
     journal.add_many([entry(number) for number in range(1_500)])
-    write_line, late = upkeep._write_line, []
+    write_line, late = maintenance._write_line, []
 
     def write_and_add(*arguments: Any) -> None:
         if not late:
             late.append(journal.add(entry("late")))
         write_line(*arguments)
 
-    monkeypatch.setattr(upkeep, "_write_line", write_and_add)
+    monkeypatch.setattr(maintenance, "_write_line", write_and_add)
 
     assert 1_500 == journal.export_batch(tmp_path / "rest.jsonl")
 

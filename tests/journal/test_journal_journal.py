@@ -9,7 +9,7 @@ import pytest
 from groq_queue.core.token_estimate import Size
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Cursor, Journal, Reader, Recovery, Row, SavedLevel, Stored
-from groq_queue.journal.entries import hash_of
+from groq_queue.journal.records import hash_of
 
 from .making import answer, entry
 

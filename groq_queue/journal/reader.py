@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.validation import check_count
 from groq_queue.errors import JournalError
-from groq_queue.journal import opening, ownership, queries, upkeep
-from groq_queue.journal.entries import Cursor, JournalSummary, Row, SavedLevel, Stack, Stored, check_text, hash_of
-from groq_queue.journal.faults import told
+from groq_queue.journal import maintenance, opener, owner_lock, queries
+from groq_queue.journal.errors import told
+from groq_queue.journal.records import Cursor, JournalSummary, Row, SavedLevel, Stack, Stored, check_text, hash_of
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound="Reader")
@@ -32,7 +32,7 @@ class Reader:
     def __init__(self, path: str, timeout_s: float, clock: Clock) -> None:
         """Use ``open``."""
         self._is_closed = True
-        connection = opening.reader(path, timeout_s)
+        connection = opener.reader(path, timeout_s)
         self.path = path
         self._timeout_s = timeout_s
         self._connection = connection
@@ -40,7 +40,7 @@ class Reader:
         self._reading = threading.Lock()
         self._pid = os.getpid()
         self._is_closed = False
-        opening.keep(connection)
+        opener.keep(connection)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, busy_timeout_s: float = 5.0, clock: Clock | None = None) -> Reader:
@@ -50,10 +50,10 @@ class Reader:
             ConfigurationError: Not the path of a file.
             JournalError: It cannot be read; the message names the path and the cure.
         """
-        name = opening.checked_path(path)
-        opening.check_place(name, for_writing=False)
-        opening.check_is_there(name)
-        opening.check_contents(name, needs_schema=True)
+        name = opener.checked_path(path)
+        opener.check_place(name, for_writing=False)
+        opener.check_is_there(name)
+        opener.check_contents(name, needs_schema=True)
         return cls(name, busy_timeout_s, clock or SystemClock())
 
     def get(self, custom_id: str) -> Stored:
@@ -138,9 +138,9 @@ class Reader:
                 oldest_pending_ns=queries.oldest_pending(connection),
                 errors_by_kind=queries.errors_by_kind(connection),
                 completed_last_minute=queries.completed_since(connection, minute_ago),
-                file_bytes=opening.size_of(self.path),
-                wal_bytes=opening.size_of(self.path + "-wal"),
-                owner_pid=ownership.owner_of(self.path),
+                file_bytes=opener.size_of(self.path),
+                wal_bytes=opener.size_of(self.path + "-wal"),
+                owner_pid=owner_lock.owner_of(self.path),
             )
 
         return self._at_once(look)
@@ -159,7 +159,7 @@ class Reader:
             JournalError: *path* exists or cannot be written.
         """
         self.check_here()
-        upkeep.export(self.path, path, self._timeout_s)
+        maintenance.export(self.path, path, self._timeout_s)
 
     def export_batch(self, path: str | os.PathLike[str]) -> int:
         """Write the pending requests as Batch lines to a new file, and return how many.
@@ -170,7 +170,7 @@ class Reader:
             JournalError: *path* exists or cannot be written.
         """
         self.check_here()
-        return upkeep.export_batch(self.path, path, self._timeout_s)
+        return maintenance.export_batch(self.path, path, self._timeout_s)
 
     def close(self) -> None:
         """Let go of the file. Twice is harmless; in a forked child nothing happens."""
@@ -198,7 +198,7 @@ class Reader:
                 "open it after the fork, in one of the two"
             )
         if self._is_closed:
-            raise opening.closed(self.path)
+            raise opener.closed(self.path)
 
     def _end_reading(self) -> None:
         """Close the connection, unless that was done before, or is not this process's to do."""
@@ -209,14 +209,14 @@ class Reader:
                 return
             self._connection.close()
             self._is_closed = True  # not before: a Ctrl-C may come, and then the next call closes
-            opening.let_go(self._connection)
+            opener.let_go(self._connection)
 
     def _read(self, look: Callable[[sqlite3.Connection], _T]) -> _T:
         self.check_here()
         try:
             with self._reading:
                 if self._is_closed:
-                    raise opening.closed(self.path)
+                    raise opener.closed(self.path)
                 if self._connection.in_transaction:  # a Ctrl-C tore somebody out
                     self._connection.execute("ROLLBACK")
                 return look(self._connection)

@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.errors import ConfigurationError, JournalError
-from groq_queue.journal.faults import told
-from groq_queue.journal.opening import closed
+from groq_queue.journal.errors import told
+from groq_queue.journal.opener import closed
 
 _T = TypeVar("_T")
 _MOST_AT_ONCE = 512  # changes in one transaction; the disk is waited for long before that is felt

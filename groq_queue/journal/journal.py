@@ -12,9 +12,13 @@ from typing import Any, Literal
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.validation import check_count, check_seconds
 from groq_queue.errors import ConfigurationError, GroqQueueError, JournalError
-from groq_queue.journal import opening, recovery, upkeep
-from groq_queue.journal.commits import Commits
-from groq_queue.journal.entries import (
+from groq_queue.journal import maintenance, opener, recovery
+from groq_queue.journal.group_commit import Commits
+from groq_queue.journal.idempotency import Naming, is_short
+from groq_queue.journal.owner_lock import Ownership
+from groq_queue.journal.queries import UNFINISHED
+from groq_queue.journal.reader import Reader
+from groq_queue.journal.records import (
     FINAL,
     INT64,
     Accepted,
@@ -25,10 +29,6 @@ from groq_queue.journal.entries import (
     columns_of,
     to_json,
 )
-from groq_queue.journal.naming import Naming, is_short
-from groq_queue.journal.ownership import Ownership
-from groq_queue.journal.queries import UNFINISHED
-from groq_queue.journal.reading import Reader
 from groq_queue.journal.schema import END
 
 
@@ -60,8 +60,8 @@ class Journal(Reader):
         self._owner = owner
         self._has_claimed = False  # set in transactions only
         self._naming = Naming(path, *commits.run(_begin_session, is_durable=False))
-        opening.keep(writer)
-        files = [(name, opening.identity_of(name)) for name in (path, path + "-wal")]
+        opener.keep(writer)
+        files = [(name, opener.identity_of(name)) for name in (path, path + "-wal")]
         commits.lost = functools.partial(_lost, path, files, owner)  # not a method, which would keep us alive
         self._has_let_go = False
         self._closing = threading.RLock()
@@ -95,17 +95,17 @@ class Journal(Reader):
         if durability not in ("full", "normal"):
             raise ConfigurationError(f"durability={durability!r}: use 'full' or 'normal'")
         check_seconds("busy_timeout_s", busy_timeout_s, optional=False)
-        name = opening.checked_path(path)
+        name = opener.checked_path(path)
         clock = clock or SystemClock()
-        opening.check_place(name, for_writing=True)
+        opener.check_place(name, for_writing=True)
         if not may_make:
-            opening.check_is_there(name)
+            opener.check_is_there(name)
         owner = Ownership(name)
         writer = None
         try:
-            opening.create_if_missing(name)
-            opening.check_contents(name)
-            writer = opening.writer(name, durability, busy_timeout_s)
+            opener.create_if_missing(name)
+            opener.check_contents(name)
+            writer = opener.writer(name, durability, busy_timeout_s)
             commits = Commits(writer, name, durability=durability, busy_timeout_s=busy_timeout_s, clock=clock)
             return cls(name, commits, writer, owner, busy_timeout_s, clock)
         except BaseException:
@@ -345,7 +345,7 @@ class Journal(Reader):
             How many were deleted. Their ``custom_id`` is unknown afterwards: submitted again, they are sent again.
         """
         self.check_here()
-        return upkeep.prune(self._commits, self.path, keep)
+        return maintenance.prune(self._commits, self.path, keep)
 
     def close(self) -> None:
         """Finish what is being written and let the next owner in. Twice is harmless."""
@@ -356,7 +356,7 @@ class Journal(Reader):
             with self._closing:
                 if self._commits.close() and not self._has_let_go:
                     self._has_let_go = True
-                    opening.let_go(self._writer)
+                    opener.let_go(self._writer)
         finally:
             with self._closing:
                 self._owner.release()
@@ -371,7 +371,7 @@ class Journal(Reader):
 def _lost(path: str, files: list[tuple[str, tuple[int, int] | None]], owner: Ownership) -> JournalError | None:
     """Return why the file must not be written any more, or None: what was written would be found by nobody."""
     for name, known in files:
-        if known is not None and opening.identity_of(name) != known:
+        if known is not None and opener.identity_of(name) != known:
             return JournalError(
                 f"journal {path}: {name} was deleted, moved or replaced while it was open, so nothing more "
                 "can be stored in it; move it back, or close the queue and open a journal again"

@@ -13,8 +13,8 @@ from typing import Any
 
 from groq_queue.core.request import normal_form
 from groq_queue.errors import JournalError
-from groq_queue.journal.entries import Accepted, Entry
 from groq_queue.journal.queries import stored_as
+from groq_queue.journal.records import Accepted, Entry
 
 _SHORT = 1_500  # bytes of a payload that stands in its row: two such rows fit on a page
 

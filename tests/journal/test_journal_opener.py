@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from groq_queue.errors import ConfigurationError, JournalError
-from groq_queue.journal import Journal, Reader, opening, schema
+from groq_queue.journal import Journal, Reader, opener, schema
 
 from .making import entry
 
@@ -210,7 +210,7 @@ def test_random_bytes_never_come_out_as_a_raw_error_or_a_wrong_payload(filled, s
 
 
 def test_a_damaged_file_above_the_size_that_is_checked_fails_typed_when_read(filled, monkeypatch):
-    monkeypatch.setattr(opening, "_CHECKED_BYTES", 0)
+    monkeypatch.setattr(opener, "_CHECKED_BYTES", 0)
     with open(filled, "r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (os.path.getsize(filled) - 4096))
@@ -302,11 +302,11 @@ def test_network_file_systems_are_told_by_their_mount(directory, kind):
         "nonsense\n"
     )
 
-    assert kind == opening.network_kind(directory, mounts)
+    assert kind == opener.network_kind(directory, mounts)
 
 
 def test_a_network_file_system_is_refused_with_the_reason(path, monkeypatch):
-    monkeypatch.setattr(opening, "_mounts", lambda: "host:/x / nfs rw 0 0\n")
+    monkeypatch.setattr(opener, "_mounts", lambda: "host:/x / nfs rw 0 0\n")
 
     refused(path, "network file system (nfs)", "local disk")
     assert not os.path.exists(path)

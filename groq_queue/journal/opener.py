@@ -16,7 +16,7 @@ from typing import Any
 
 from groq_queue.errors import ConfigurationError, JournalError, shown
 from groq_queue.journal import schema
-from groq_queue.journal.faults import told
+from groq_queue.journal.errors import told
 from groq_queue.mounts import is_mounted, network_kind
 from groq_queue.mounts import mounts as _mounts
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from groq_queue.errors import ConfigurationError, JournalError
-from groq_queue.journal import opening
-from groq_queue.journal.commits import Commits
-from groq_queue.journal.entries import STATUSES
-from groq_queue.journal.faults import told
+from groq_queue.journal import opener
+from groq_queue.journal.errors import told
+from groq_queue.journal.group_commit import Commits
 from groq_queue.journal.queries import pages
+from groq_queue.journal.records import STATUSES
 
 _AT_ONCE = 2_000  # rows deleted in one commit, so that others get their turn in between
 _WORTH_A_REWRITE = 4  # one free page in four, or one deleted request in four
@@ -94,7 +94,7 @@ def _shrink(connection: sqlite3.Connection, deleted: int) -> None:
 def _looking(source: str, target: str, timeout_s: float) -> Iterator[sqlite3.Connection]:
     """Open a connection of its own, so that a long copy stops nobody's reading."""
     try:
-        with contextlib.closing(opening.connect(source, "ro", timeout_s)) as connection:
+        with contextlib.closing(opener.connect(source, "ro", timeout_s)) as connection:
             yield connection
     except sqlite3.Error as error:
         raise told(f"{source} to {target}", error) from error
@@ -105,7 +105,7 @@ def _looking(source: str, target: str, timeout_s: float) -> Iterator[sqlite3.Con
 @contextlib.contextmanager
 def _new_file(source: str, path: str | os.PathLike[str]) -> Iterator[str]:
     """Make an empty file for this user alone, never over another, and remove it if the writing fails."""
-    target = opening.checked_path(path)
+    target = opener.checked_path(path)
     try:
         os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
@@ -118,7 +118,7 @@ def _new_file(source: str, path: str | os.PathLike[str]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.unlink(target)
         raise
-    opening.sync_directory(os.path.dirname(target))
+    opener.sync_directory(os.path.dirname(target))
 
 
 def _write_line(out: IO[bytes], custom_id: str, endpoint: str, body: bytes) -> None:

@@ -153,7 +153,7 @@ def test_one_bad_change_does_not_fail_the_others(journal):
 
 
 def test_a_line_longer_than_one_transaction_is_served_whole(journal, monkeypatch):
-    monkeypatch.setattr("groq_queue.journal.commits._MOST_AT_ONCE", 3)
+    monkeypatch.setattr("groq_queue.journal.group_commit._MOST_AT_ONCE", 3)
 
     with in_line(journal, [lambda number=number: journal.add(entry(number)) for number in range(10)]) as outcomes:
         pass
