@@ -14,9 +14,9 @@ from groq_queue.assembly.parts import Parts, Submitting
 from groq_queue.assembly.settings import Settings
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.response import Completion
-from groq_queue.distributed.broker import Bell, check_broker
-from groq_queue.distributed.engine import CeleryEngine
-from groq_queue.distributed.store import JobStore, shown_address
+from groq_queue.distributed.celery_engine import CeleryEngine
+from groq_queue.distributed.job_store import JobStore, shown_address
+from groq_queue.distributed.wakeups import Bell, check_broker
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError

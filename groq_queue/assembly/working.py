@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from groq_queue.assembly.settings import Settings
 from groq_queue.assembly.sharing import Addresses
 from groq_queue.assembly.wiring import assemble
-from groq_queue.distributed.broker import Bell
-from groq_queue.distributed.holding import Holding
-from groq_queue.distributed.store import JobStore
-from groq_queue.distributed.worker import LaneWorkers
+from groq_queue.distributed.celery_worker import LaneWorkers
+from groq_queue.distributed.job_store import JobStore
+from groq_queue.distributed.wakeups import Bell
+from groq_queue.distributed.worker import Holding
 
 
 class Worker:

@@ -9,9 +9,9 @@ from typing import Any
 
 from groq_queue.clock import Clock
 from groq_queue.core.request import State
-from groq_queue.distributed.record import Ending, decode_ending, is_final
-from groq_queue.distributed.register import Register
-from groq_queue.distributed.store import JobStore, Standing
+from groq_queue.distributed.codec import Ending, decode_ending, is_final
+from groq_queue.distributed.job_store import JobStore, Standing
+from groq_queue.distributed.submitted import Register
 from groq_queue.errors import EngineUnavailable, GroqQueueError, error_of
 
 

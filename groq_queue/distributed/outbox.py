@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from groq_queue.core.request import Request, State
-from groq_queue.distributed.broker import Bell
+from groq_queue.distributed.codec import Ending, encode_ending, encode_request
+from groq_queue.distributed.job_store import JobStore
 from groq_queue.distributed.lanes import lane_for
-from groq_queue.distributed.record import Ending, encode_ending, encode_request
-from groq_queue.distributed.store import JobStore
+from groq_queue.distributed.wakeups import Bell
 from groq_queue.engine.log import told
 from groq_queue.errors import EngineUnavailable
 from groq_queue.logger import SafeLogger

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.distributed.store import JobStore
+from groq_queue.distributed.job_store import JobStore
 from groq_queue.engine.log import told
 from groq_queue.errors import EngineUnavailable
 from groq_queue.logger import SafeLogger

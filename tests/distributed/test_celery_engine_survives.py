@@ -12,12 +12,12 @@ from waiting import wait_until
 from groq_queue.clock import SystemClock
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
-from groq_queue.distributed import engine as engines
-from groq_queue.distributed import holding as holdings
+from groq_queue.distributed import celery_engine as engines
 from groq_queue.distributed import replies
-from groq_queue.distributed.engine import CeleryEngine
-from groq_queue.distributed.holding import Holding
-from groq_queue.distributed.store import Standing
+from groq_queue.distributed import worker as holdings
+from groq_queue.distributed.celery_engine import CeleryEngine
+from groq_queue.distributed.job_store import Standing
+from groq_queue.distributed.worker import Holding
 from groq_queue.engine.pool import WorkerPool
 from groq_queue.engine.timers import Timers
 from groq_queue.errors import GroqQueueError

@@ -8,8 +8,8 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Size
-from groq_queue.distributed.record import Ending
-from groq_queue.distributed.register import Register
+from groq_queue.distributed.codec import Ending
+from groq_queue.distributed.submitted import Register
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from groq_queue import (
     Priority,
 )
 from groq_queue.clock import NS_PER_S
-from groq_queue.distributed import replies, store
-from groq_queue.distributed.broker import Bell
+from groq_queue.distributed import job_store, replies
 from groq_queue.distributed.lanes import LANES
+from groq_queue.distributed.wakeups import Bell
 from groq_queue.simulator import Fault
 
 S = 60
@@ -346,7 +346,7 @@ def test_an_emptied_redis_ends_every_future_with_the_reason(fleet, monkeypatch):
     Nobody waits for ever for what nobody knows any more.
     """
     monkeypatch.setattr(replies, "_ASK_NS", NS_PER_S // 4)
-    monkeypatch.setattr(store, "LISTEN_S", 0.25)
+    monkeypatch.setattr(job_store, "LISTEN_S", 0.25)
     ours = fleet()
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(3)]

@@ -11,11 +11,11 @@ from groq_queue.clock import SystemClock
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import Size
-from groq_queue.distributed import holding as holdings
-from groq_queue.distributed.holding import Holding
+from groq_queue.distributed import worker as holdings
+from groq_queue.distributed.codec import encode_request
+from groq_queue.distributed.job_store import Claimed
 from groq_queue.distributed.lanes import LANES
-from groq_queue.distributed.record import encode_request
-from groq_queue.distributed.store import Claimed
+from groq_queue.distributed.worker import Holding
 
 BULK = LANES[2]
 NO_MEMORY = [MemoryError(), SystemExit(3), KeyboardInterrupt()]

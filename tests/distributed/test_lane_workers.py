@@ -7,8 +7,8 @@ import threading
 import pytest
 from worker_fleet import need_celery
 
-from groq_queue.distributed import worker
-from groq_queue.distributed.worker import LaneWorkers
+from groq_queue.distributed import celery_worker
+from groq_queue.distributed.celery_worker import LaneWorkers
 
 PATIENCE_S = 10.0
 
@@ -19,7 +19,7 @@ def serving(monkeypatch):
     need_celery()
     from celery.worker import state
 
-    monkeypatch.setattr(worker, "_REST_S", (0.0,))
+    monkeypatch.setattr(celery_worker, "_REST_S", (0.0,))
     ends, made = threading.Event(), []
 
     def serve(*errors):
@@ -37,7 +37,7 @@ def serving(monkeypatch):
                 runs.set()
                 ends.wait(PATIENCE_S)
 
-        monkeypatch.setattr(worker, "_controller", lambda *_: Controller())
+        monkeypatch.setattr(celery_worker, "_controller", lambda *_: Controller())
         made.append(LaneWorkers("redis://nowhere", {"bulk": 1}, "name", lambda lane: 0, dead.set))
         made[-1].start()
         return runs, dead

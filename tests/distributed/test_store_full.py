@@ -8,7 +8,7 @@ import pytest
 
 from groq_queue import GroqQueue
 from groq_queue.clock import SystemClock
-from groq_queue.distributed.store import JobStore
+from groq_queue.distributed.job_store import JobStore
 from groq_queue.errors import EngineUnavailable
 
 S = 10

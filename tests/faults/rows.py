@@ -166,7 +166,7 @@ ROWS = (
             f"{_FLEET}_after_an_accident_it_goes_on_within_five_seconds_and_never_over",
             f"{_FLEET}_after_a_failover_to_a_replica_that_lags_it_goes_on_within_five_seconds_and_never_over"),
     _tested("D80", "Celery workers killed 20 times mid-task, leases shorter than tasks, poison", "",
-            "tests/distributed/test_distributed_store.py::test_what_a_dead_worker_held_waits_again_in_its_place",
+            "tests/distributed/test_distributed_job_store.py::test_what_a_dead_worker_held_waits_again_in_its_place",
             "tests/distributed/test_fleet_promises.py::test_wake_up_calls_that_come_twice_or_never_change_nothing",
             "tests/distributed/test_fleet_disasters.py::test_a_worker_killed_in_mid_call_twenty_times_loses_nothing",
             "tests/distributed/test_fleet_disasters.py::test_a_call_that_takes_longer_than_the_lease_is_made_once"),

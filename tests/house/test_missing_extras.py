@@ -41,11 +41,15 @@ def open_redis() -> object:
 # file that raises it: the extra, what is hidden, what is done then
 PLACES: dict[str, tuple[str, tuple[str, ...], Callable[[], object]]] = {
     "assembly/config.py": ("toml", ("tomllib", "tomli"), read_toml),
-    "distributed/broker.py": ("celery", ("celery",), lambda: room("distributed.broker").make_app("redis://127.0.0.1")),
-    "distributed/store.py": (
+    "distributed/wakeups.py": (
+        "celery",
+        ("celery",),
+        lambda: room("distributed.wakeups").make_app("redis://127.0.0.1"),
+    ),
+    "distributed/job_store.py": (
         "celery",
         ("redis",),
-        lambda: room("distributed.store").JobStore("redis://127.0.0.1:1/0", FakeClock()),
+        lambda: room("distributed.job_store").JobStore("redis://127.0.0.1:1/0", FakeClock()),
     ),
     "integrations/otel.py": ("otel", ("opentelemetry",), lambda: room("integrations.otel").observer()),
     "integrations/prometheus.py": (

@@ -23,13 +23,13 @@ from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import Size
-from groq_queue.distributed.broker import Bell
+from groq_queue.distributed.codec import Ending, decode_ending, is_final
 from groq_queue.distributed.inbox import Inbox
+from groq_queue.distributed.job_store import JobStore
 from groq_queue.distributed.outbox import Outbox
-from groq_queue.distributed.record import Ending, decode_ending, is_final
-from groq_queue.distributed.register import Register
 from groq_queue.distributed.replies import Listener
-from groq_queue.distributed.store import JobStore
+from groq_queue.distributed.submitted import Register
+from groq_queue.distributed.wakeups import Bell
 from groq_queue.engine import verdicts
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts

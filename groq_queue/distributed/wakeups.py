@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from groq_queue.distributed.job_store import shown_address
 from groq_queue.distributed.lanes import LANES, Lane
-from groq_queue.distributed.store import shown_address
 from groq_queue.errors import ConfigurationError, EngineUnavailable, MissingExtraError
 
 TASK = "groq_queue.take_next"

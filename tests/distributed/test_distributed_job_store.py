@@ -8,7 +8,7 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.clock import SystemClock
-from groq_queue.distributed.store import JobStore, shown_address
+from groq_queue.distributed.job_store import JobStore, shown_address
 from groq_queue.errors import ConfigurationError, EngineUnavailable
 
 ENDING = json.dumps({"attempts": 1})

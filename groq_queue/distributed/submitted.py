@@ -5,7 +5,7 @@ from __future__ import annotations
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.price_table import Purse, Tariff
 from groq_queue.core.request import Request, State
-from groq_queue.distributed.record import Ending
+from groq_queue.distributed.codec import Ending
 from groq_queue.engine.runner import Next, Outcome
 from groq_queue.engine.stats import LaneStats, Stats
 from groq_queue.engine.tally import Tally
