@@ -71,8 +71,8 @@ def _price(job: Any, used: float) -> tuple[int, int]:
 
 def draw(rows: list[dict[str, Any]], minute_s: float, file: str) -> None:
     """Draw answers and refusals over time, of a plain pool, the SDK and ours, as far as they ran."""
-    from groq_queue.reporting.figures import Course as Panel
-    from groq_queue.reporting.figures import comparison_svg
+    from groq_queue.reporting.plot import Course as Panel
+    from groq_queue.reporting.plot import comparison_svg
 
     panels = [
         Panel(

@@ -18,7 +18,7 @@ import urllib3
 
 from groq_queue.core.limits import Limits
 from groq_queue.facade import GroqQueue
-from groq_queue.reporting.figures import Course, comparison_svg
+from groq_queue.reporting.plot import Course, comparison_svg
 from groq_queue.simulator import GroqSimulator, Record
 
 _MODEL = "llama-3.1-8b-instant"

@@ -36,7 +36,7 @@ def demo(args: argparse.Namespace) -> int:
 
     from groq_queue.cli import comparison
     from groq_queue.cli.files import open_output, write_text
-    from groq_queue.reporting.figures import terminal_svg
+    from groq_queue.reporting.plot import terminal_svg
 
     with contextlib.ExitStack() as files:
         figure, capture = (None if path is None else open_output(path, files) for path in (args.svg, args.capture))

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from groq_queue.errors import MissingExtraError
-from groq_queue.reporting.figures import ANSWERS, REFUSALS, course_of, share_of
+from groq_queue.reporting.plot import ANSWERS, REFUSALS, course_of, share_of
 from groq_queue.reporting.report import Report
 
 

@@ -198,7 +198,7 @@ class Report:
 
     def to_svg(self) -> str:
         """Draw answers and 429s over time, and how well the limits were used; needs no extra."""
-        from groq_queue.reporting.figures import report_svg
+        from groq_queue.reporting.plot import report_svg
 
         return report_svg(self)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from groq_queue.reporting.figures import Course, comparison_svg, terminal_svg
+from groq_queue.reporting.plot import Course, comparison_svg, terminal_svg
 
 FIGURES = Path(__file__).parents[2] / "benchmarks" / "figures"
 
