@@ -35,7 +35,7 @@ def demo(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from groq_queue.cli import comparison
-    from groq_queue.cli.files import open_output, write_text
+    from groq_queue.cli.batch_files import open_output, write_text
     from groq_queue.reporting.plot import terminal_svg
 
     with contextlib.ExitStack() as files:

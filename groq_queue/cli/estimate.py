@@ -67,8 +67,8 @@ def _share(text: str) -> float:
 
 def estimate(args: argparse.Namespace) -> int:
     """Print the estimate of *args.input* and return the exit code: 1 if some lines can never be sent."""
-    from groq_queue.cli.files import open_input
-    from groq_queue.cli.lines import NotLines
+    from groq_queue.cli.batch_files import open_input
+    from groq_queue.cli.batch_lines import NotLines
     from groq_queue.core.price_table import Tariff
     from groq_queue.reporting.estimate import estimate_load, fresh_meters
 
@@ -107,7 +107,7 @@ class _Lines:
         self.bad = 0
 
     def __iter__(self) -> Iterator[Sized]:
-        from groq_queue.cli.lines import BadLine, LineParser, read_lines
+        from groq_queue.cli.batch_lines import BadLine, LineParser, read_lines
         from groq_queue.core.request import build_payload, tier_of
         from groq_queue.core.token_estimate import size_of
         from groq_queue.core.validation import check_count

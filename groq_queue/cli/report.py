@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Show the report in *args.input* and return the exit code."""
-    from groq_queue.cli.files import open_input, open_output, write_text
+    from groq_queue.cli.batch_files import open_input, open_output, write_text
     from groq_queue.reporting.report import Report
 
     with contextlib.ExitStack() as files:

@@ -25,8 +25,8 @@ from functools import partial
 from typing import Any
 
 from groq_queue.cli import UsageError, silence_stdout
-from groq_queue.cli.files import Sink, StdoutSink
-from groq_queue.cli.lines import Ask, BadLine, LineParser, answer_line, bad_line, error_line
+from groq_queue.cli.batch_files import Sink, StdoutSink
+from groq_queue.cli.batch_lines import Ask, BadLine, LineParser, answer_line, bad_line, error_line
 from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
 from groq_queue.cli.resume import Written
 from groq_queue.cli.signals import catching

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from groq_queue import GroqQueue
-from groq_queue.cli.lines import (
+from groq_queue.cli.batch_lines import (
     MAX_LINE_BYTES,
     Ask,
     BadLine,

@@ -9,7 +9,7 @@ import sys
 from typing import BinaryIO, Protocol
 
 from groq_queue.cli import UsageError
-from groq_queue.cli.lines import read_lines
+from groq_queue.cli.batch_lines import read_lines
 from groq_queue.cli.resume import NotAnswers, Written
 
 try:
