@@ -12,7 +12,7 @@ from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.facade import GroqQueue
-from groq_queue.integrations.turns import Hold, Opened, Turns
+from groq_queue.integrations.request_gate import Hold, Opened, Turns
 
 
 class QueueAdapter(HTTPAdapter):

@@ -17,7 +17,7 @@ from typing import Any
 from groq_queue.engine.log import told
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.facade import GroqQueue
-from groq_queue.integrations.turns import Hold, Opened, Turns
+from groq_queue.integrations.request_gate import Hold, Opened, Turns
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")

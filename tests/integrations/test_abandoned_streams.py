@@ -14,7 +14,7 @@ from waiting import wait_until
 from groq_queue import ConfigurationError, Limits
 from groq_queue.clock import FakeClock
 from groq_queue.integrations import requests_adapter, sdk_http_client
-from groq_queue.integrations.turns import Hold
+from groq_queue.integrations.request_gate import Hold
 
 from .conftest import KEY, MODEL, PATIENCE_S, InThread
 
