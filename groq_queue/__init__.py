@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from groq_queue.core.priority import Priority
     from groq_queue.core.record import Record
     from groq_queue.core.response import Completion
-    from groq_queue.engine.observed import Event
+    from groq_queue.engine.observer import Event
     from groq_queue.engine.stats import Explanation, RequestInfo, Stats
     from groq_queue.errors import (
         APIConnectionError,
@@ -108,7 +108,7 @@ __all__ = [
 _HOMES = {
     "Completion": "core.response",
     "Estimate": "reporting.plan",
-    "Event": "engine.observed",
+    "Event": "engine.observer",
     "Explanation": "engine.stats",
     "GroqQueue": "facade",
     "GroqSimulator": "simulator",

@@ -30,12 +30,12 @@ from groq_queue.core.validation import (
     check_text,
     check_wait,
 )
-from groq_queue.engine.calls import Call
+from groq_queue.engine.callables import Call
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
-from groq_queue.engine.observed import Observer, noting
+from groq_queue.engine.observer import Observer, noting
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.engine.threads import ThreadEngine
+from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import ConfigurationError, refusing_unknown, shown
 from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
 from groq_queue.everyday.context import client_or_context, priority_or_context

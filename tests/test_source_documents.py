@@ -35,7 +35,7 @@ from groq_queue import (
 )
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.token_estimate import Size
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import APIConnectionError
 from groq_queue.simulator import Fault
 

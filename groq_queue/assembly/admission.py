@@ -9,7 +9,7 @@ from typing import Any
 from groq_queue.core.budget import TooLarge
 from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, lower_cap
-from groq_queue.engine import verdicts
+from groq_queue.engine import failures
 from groq_queue.engine.routed import Limiter
 from groq_queue.errors import ConfigurationError
 
@@ -52,7 +52,7 @@ class Admission:
             request.size = request.size._replace(completion=completion)
             excess = self._excess(request)
         if excess is not None:
-            raise verdicts.too_large(request, excess)
+            raise failures.too_large(request, excess)
         if not self._is_capped and not self._by_tokens:
             return
         with self.steps():

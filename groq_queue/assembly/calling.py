@@ -12,7 +12,7 @@ from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request, tier_of
 from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import check_count, check_nanoseconds, check_order, check_seconds, check_text
-from groq_queue.engine.calls import Call, hidden_retries, priceable
+from groq_queue.engine.callables import Call, hidden_retries, priceable
 from groq_queue.engine.log import told
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.logger import SafeLogger

@@ -6,10 +6,10 @@ from groq_queue.assembly.rows import drop_body, is_trouble, outcome_of
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Lease
 from groq_queue.core.request import Request
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told
-from groq_queue.engine.protocol import Attempts
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal
 from groq_queue.logger import SafeLogger

@@ -22,13 +22,13 @@ from groq_queue.core.budget import Level
 from groq_queue.core.record import Record
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion, usage_of
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import told
+from groq_queue.engine.paging import AlreadyFetched, Group, Page
 from groq_queue.engine.routed import Limiter
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import AlreadyFetched, Group, Page
-from groq_queue.engine.threads import ThreadEngine
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import (
     CostLimitReached,
     DailyLimitReached,

@@ -11,7 +11,7 @@ from groq_queue.assembly.admission import Admission
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.protocol import Engine
+from groq_queue.engine.protocols import Engine
 from groq_queue.engine.routed import Limiter
 
 if TYPE_CHECKING:

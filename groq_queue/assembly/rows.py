@@ -7,7 +7,7 @@ from typing import Any
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion, decode_object
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import JournalError, error_of
 from groq_queue.journal import Entry, Row, Stored, is_short
 

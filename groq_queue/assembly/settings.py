@@ -23,7 +23,7 @@ from groq_queue.core.validation import (
     check_text,
     check_timeout,
 )
-from groq_queue.engine.observed import Observer
+from groq_queue.engine.observer import Observer
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.opening import check_address
 from groq_queue.transport import MAX_RESPONSE_BYTES as MAX_RESPONSE_BYTES

@@ -17,8 +17,8 @@ from groq_queue.core.response import Completion
 from groq_queue.distributed.celery_engine import CeleryEngine
 from groq_queue.distributed.job_store import JobStore, shown_address
 from groq_queue.distributed.wakeups import Bell, check_broker
+from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.in_process import ProcessLimiter
 

@@ -13,14 +13,14 @@ from groq_queue.assembly.admission import Admission
 from groq_queue.assembly.parts import Parts, Submitting
 from groq_queue.assembly.settings import Settings
 from groq_queue.clock import Clock, SystemClock
+from groq_queue.engine.attempt import Runner
+from groq_queue.engine.background import Timers
 from groq_queue.engine.courier import Courier
 from groq_queue.engine.log import told
-from groq_queue.engine.observed import Observed
-from groq_queue.engine.protocol import Attempts
+from groq_queue.engine.observer import Observed
+from groq_queue.engine.protocols import Attempts
 from groq_queue.engine.routed import Limiter, Line, Switch
-from groq_queue.engine.runner import Runner
-from groq_queue.engine.threads import ThreadEngine
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.logger import SafeLogger
 from groq_queue.transport import make_transport

@@ -148,7 +148,7 @@ class Request:
             shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
             request_id: Our id of it, if it has one already.
-            call: The user's callable to run instead of sending *body*, see ``engine.calls``.
+            call: The user's callable to run instead of sending *body*, see ``engine.callables``.
         """
         self._id: str | int = request_id or _dice.getrandbits(128)
         self.model = model

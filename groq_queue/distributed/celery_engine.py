@@ -30,15 +30,15 @@ from groq_queue.distributed.outbox import Outbox
 from groq_queue.distributed.replies import Listener
 from groq_queue.distributed.submitted import Register
 from groq_queue.distributed.wakeups import Bell
-from groq_queue.engine import verdicts
+from groq_queue.engine import failures
+from groq_queue.engine.background import Timers
+from groq_queue.engine.explain import info_at
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
 from groq_queue.engine.log import told
-from groq_queue.engine.pool import WorkerPool
-from groq_queue.engine.shelf import Group
+from groq_queue.engine.paging import Group
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.engine.timers import Timers
-from groq_queue.engine.views import info_at
+from groq_queue.engine.worker_pool import WorkerPool
 from groq_queue.errors import ConfigurationError, EngineUnavailable, QueueClosed
 from groq_queue.logger import SafeLogger
 
@@ -419,7 +419,7 @@ class CeleryEngine:
             if self._pool.is_inside():
                 return
             if until_ns is not None and self._clock.now_ns() >= until_ns:
-                raise verdicts.timed_out(request, "max_wait or deadline", min(bounds), "room")
+                raise failures.timed_out(request, "max_wait or deadline", min(bounds), "room")
             self._clock.wait(self._room, until_ns)
 
     def _note_if_quiet(self) -> None:
@@ -512,7 +512,7 @@ class CeleryEngine:
             if not is_waiting or (bound == "max_wait" and request.attempts):
                 return
             is_stored = request.id in self._register.stored
-            error = verdicts.timed_out(request, bound, after_ns, "its turn at the workers")
+            error = failures.timed_out(request, bound, after_ns, "its turn at the workers")
         expired = Ending(State.EXPIRED, error=error, attempts=request.attempts)
         try:
             if is_stored and self._outbox.withdraw([request.id], expired) != [True]:

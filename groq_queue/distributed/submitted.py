@@ -6,9 +6,9 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.price_table import Purse, Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.distributed.codec import Ending
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.metrics import Tally
 from groq_queue.engine.stats import LaneStats, Stats
-from groq_queue.engine.tally import Tally
 from groq_queue.errors import ConfigurationError, GroqQueueError, QueueFull
 
 _FIRST = "a worker"  # all that a submitting process knows of what a request waits for

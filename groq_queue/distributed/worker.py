@@ -23,11 +23,11 @@ from groq_queue.distributed.codec import Ending, decode_request, encode_counts, 
 from groq_queue.distributed.job_store import Claimed, JobStore
 from groq_queue.distributed.lanes import LANES, Lane
 from groq_queue.distributed.wakeups import Bell
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told
-from groq_queue.engine.protocol import Attempts
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import (
     APIConnectionError,
     ConfigurationError,

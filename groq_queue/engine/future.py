@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State
-from groq_queue.engine.calls import waiting
+from groq_queue.engine.callables import waiting
 from groq_queue.engine.log import told
 from groq_queue.forking import fork_between
 from groq_queue.logger import SafeLogger

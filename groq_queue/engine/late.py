@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.pool import WorkerPool
+from groq_queue.engine.worker_pool import WorkerPool
 
 _Callback = Callable[[Any], object]
 

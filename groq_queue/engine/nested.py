@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from groq_queue.clock import Clock
 from groq_queue.core.request import Request, State
-from groq_queue.engine.calls import Call
-from groq_queue.engine.choice import Chooser, Job
+from groq_queue.engine.callables import Call
+from groq_queue.engine.explain import has_bounds
 from groq_queue.engine.log import told
-from groq_queue.engine.roster import Roster
-from groq_queue.engine.views import has_bounds
+from groq_queue.engine.pending import Roster
+from groq_queue.engine.scheduler import Chooser, Job
 from groq_queue.errors import DeadlockError, excerpt
 from groq_queue.logger import SafeLogger
 

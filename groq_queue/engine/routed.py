@@ -7,10 +7,10 @@ from typing import Protocol
 
 from groq_queue.core.budget import Lease, Level
 from groq_queue.core.request import Request
-from groq_queue.engine import verdicts
+from groq_queue.engine import failures
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.lane import Meter
-from groq_queue.engine.protocol import Attempts
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import ConfigurationError, GroqQueueError
 
 
@@ -54,7 +54,7 @@ class Switch:
         line = self._line(request.model)
         if line.stopped_by is not None:
             meter.refund(lease)
-            return Outcome(Next.FAILED, error=verdicts.of(request, line.stopped_by))
+            return Outcome(Next.FAILED, error=failures.of(request, line.stopped_by))
         outcome = line.attempts.attempt(request, lease, meter)
         if outcome.next is not Next.STOP:
             return outcome

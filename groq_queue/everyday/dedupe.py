@@ -20,9 +20,9 @@ from typing import Any, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State, normal_form
 from groq_queue.core.response import Completion
+from groq_queue.engine.failures import submitted_elsewhere
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.stats import Explanation, RequestInfo
-from groq_queue.engine.verdicts import submitted_elsewhere
 from groq_queue.errors import ConfigurationError, GroqQueueError, QueueBusy
 from groq_queue.forking import renew_in_children
 

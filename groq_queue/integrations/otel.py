@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from groq_queue.core.validation import check_text
-from groq_queue.engine.observed import Event, Observer
+from groq_queue.engine.observer import Event, Observer
 from groq_queue.errors import MissingExtraError
 
 if TYPE_CHECKING:

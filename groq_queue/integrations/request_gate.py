@@ -28,7 +28,7 @@ from groq_queue.assembly.calling import request_of_call
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.usage import UsageReader
 from groq_queue.core.validation import check_nanoseconds
-from groq_queue.engine.calls import Call, current_call
+from groq_queue.engine.callables import Call, current_call
 from groq_queue.engine.log import told
 from groq_queue.errors import APIConnectionError, ConfigurationError, shown
 from groq_queue.facade import GroqQueue
@@ -40,7 +40,7 @@ _LOOK_NS = NS_PER_S  # unread for so long while others wait, a stream may be one
 
 
 class Alarm(Protocol):
-    """What a hold needs of ``engine.timers``."""
+    """What a hold needs of ``engine.background``."""
 
     def at(self, when_ns: int, callback: Callable[[], None]) -> Callable[[], None]: ...
 

@@ -2,7 +2,7 @@
 
 It is told when a request has ended and shows at most every so often. While nothing
 ends, because a limit per day is spent, say, a timer of its own shows that too: one
-daemon thread of ``engine.timers`` that sleeps between two looks and lives as long
+daemon thread of ``engine.background`` that sleeps between two looks and lives as long
 as the display.
 """
 
@@ -18,9 +18,9 @@ from typing import Any, Protocol, TextIO
 
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.token_estimate import Cost
+from groq_queue.engine.background import Timers
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
-from groq_queue.engine.timers import Timers
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.logger import SafeLogger
 from groq_queue.reporting.line import Pace, Progress, ProgressState, Tally, described

@@ -18,8 +18,8 @@ from groq_queue.distributed import worker as holdings
 from groq_queue.distributed.celery_engine import CeleryEngine
 from groq_queue.distributed.job_store import Standing
 from groq_queue.distributed.worker import Holding
-from groq_queue.engine.pool import WorkerPool
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.background import Timers
+from groq_queue.engine.worker_pool import WorkerPool
 from groq_queue.errors import GroqQueueError
 
 S = 10
@@ -214,7 +214,7 @@ def test_a_worker_without_a_thread_for_its_heart_beat_does_not_begin(holding, mo
 def test_the_pool_gives_up_an_end_that_breaks_every_time(engine, store, monkeypatch, caplog):
     future = submit(engine)
     monkeypatch.setattr(engines, "_MOST_TRIES", 3)
-    monkeypatch.setattr("groq_queue.engine.pool._AFTER_FAILURE_S", 0.01)
+    monkeypatch.setattr("groq_queue.engine.worker_pool._AFTER_FAILURE_S", 0.01)
     tries = []
 
     def raising(self, *args):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from groq_queue.core.token_estimate import Cost
-from groq_queue.engine.calls import Call
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.callables import Call
 from groq_queue.errors import APIConnectionError, AuthenticationError
 from tests.conftest import PATIENCE_S
-from tests.engine.test_engine_runner import Answer, Bench
+from tests.engine.test_engine_attempt import Answer, Bench
 
 WORKED = [408, 500, 502, 504, 506, 507, 508, 510, 520, 524, 540, 561, 598, 599]
 IDLE = [409, 425, 498, 503, 521, 522, 523, 525, 526, 529, 530]

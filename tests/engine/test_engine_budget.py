@@ -12,7 +12,7 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
 from groq_queue.core.price_table import Tariff
 from groq_queue.core.token_estimate import Cost, Size
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import (
     APIConnectionError,
     CostLimitReached,

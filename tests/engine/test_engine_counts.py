@@ -9,10 +9,10 @@ import pytest
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.history import History, cause_of
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.metrics import Tally
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.engine.tally import Tally
 from groq_queue.errors import (
     APIConnectionError,
     APIResponseError,

@@ -11,8 +11,8 @@ from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import State
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.late import LateCalls
-from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull, QueueTimeout
 
 PATIENCE_S = 10.0

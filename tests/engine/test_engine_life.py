@@ -12,7 +12,7 @@ from waiting import wait_until
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
 from groq_queue.core.token_estimate import Size
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import (
     APIConnectionError,
     AuthenticationError,

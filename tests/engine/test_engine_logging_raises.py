@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import APIConnectionError, AuthenticationError
 from groq_queue.logger import SafeLogger
 

@@ -8,11 +8,11 @@ import pytest
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.retry import RetryPolicy
-from groq_queue.engine.runner import Next
+from groq_queue.engine.attempt import Next
 from groq_queue.errors import APIConnectionError
+from tests.engine.test_engine_attempt import Answer as Reply
+from tests.engine.test_engine_attempt import Bench
 from tests.engine.test_engine_refused_without_a_wait import Answer, Play, play  # noqa: F401
-from tests.engine.test_engine_runner import Answer as Reply
-from tests.engine.test_engine_runner import Bench
 
 
 class Lowest(random.Random):

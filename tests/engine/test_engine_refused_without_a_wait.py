@@ -16,8 +16,8 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.core.token_estimate import Size
+from groq_queue.engine.attempt import Outcome, Runner
 from groq_queue.engine.lane import Meter
-from groq_queue.engine.runner import Outcome, Runner
 from groq_queue.errors import RateLimitError
 from tests.conftest import PATIENCE_S, Stage
 

@@ -9,8 +9,8 @@ import pytest
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
 from groq_queue.engine import leaving
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.routed import Line, Switch
-from groq_queue.engine.runner import Next, Outcome
 from groq_queue.errors import AuthenticationError, ConfigurationError
 
 PATIENCE_S = 10.0

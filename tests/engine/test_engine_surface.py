@@ -13,8 +13,8 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Cost, Size
-from groq_queue.engine.calls import Call
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.callables import Call
 from groq_queue.errors import (
     APIConnectionError,
     AuthenticationError,

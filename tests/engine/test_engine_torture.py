@@ -17,9 +17,9 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import Size
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.threads import ThreadEngine
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.background import Timers
+from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import APIConnectionError, QueueClosed
 from groq_queue.limiters.in_process import ProcessLimiter
 

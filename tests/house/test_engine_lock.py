@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from groq_queue.clock import FakeClock
-from groq_queue.engine.threads import ThreadEngine
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.background import Timers
+from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 
 ENGINE = Path(__file__).resolve().parent.parent.parent / "groq_queue" / "engine"

@@ -29,10 +29,10 @@ from groq_queue.clock import FakeClock
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.core.token_estimate import Size
-from groq_queue.engine.calls import Call, Told, priceable
-from groq_queue.engine.runner import Runner
-from groq_queue.engine.threads import ThreadEngine
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.attempt import Runner
+from groq_queue.engine.background import Timers
+from groq_queue.engine.callables import Call, Told, priceable
+from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 
 PATIENCE_S = 10.0

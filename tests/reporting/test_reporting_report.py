@@ -23,8 +23,8 @@ from groq_queue.clock import FakeClock
 from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.history import History
-from groq_queue.engine.runner import Next, Outcome
 from groq_queue.reporting.report import report_of
 from groq_queue.simulator import Fault
 

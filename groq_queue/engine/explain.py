@@ -8,9 +8,9 @@ from __future__ import annotations
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Backlog
-from groq_queue.engine import verdicts
+from groq_queue.engine import failures
 from groq_queue.engine.lane import Lane
-from groq_queue.engine.roster import Roster
+from groq_queue.engine.pending import Roster
 from groq_queue.engine.stats import Explanation, LaneStats, RequestInfo, Stats
 from groq_queue.errors import QueueTimeout
 
@@ -129,9 +129,9 @@ def check_in_time(roster: Roster, request: Request, workers: int) -> None:
     start_ns = start_ns or 0  # nobody can tell: it is taken in
     late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
     if late_ns > 0:
-        raise verdicts.too_late(request, start_ns, late_ns, count)
+        raise failures.too_late(request, start_ns, late_ns, count)
 
 
 def timed_out(roster: Roster, request: Request, bound: str, after_ns: int, now_ns: int) -> QueueTimeout:
     """Return the error of a request whose *bound*, an argument of submit, has passed while it waited."""
-    return verdicts.timed_out(request, bound, after_ns, reason_of(roster.lane(request), now_ns))
+    return failures.timed_out(request, bound, after_ns, reason_of(roster.lane(request), now_ns))

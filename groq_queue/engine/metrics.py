@@ -9,9 +9,9 @@ from typing import TypeVar
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import quantile
+from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.history import History
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import Group
+from groq_queue.engine.paging import Group
 from groq_queue.engine.stats import LaneStats, Stats
 from groq_queue.errors import RateLimitError
 

@@ -30,7 +30,7 @@ from groq_queue.core.request import Request, lower_cap
 from groq_queue.core.response import Completion, decode_object, usage_of
 from groq_queue.core.retry import LaneHealth, Meaning, RetryPolicy, meaning_of
 from groq_queue.core.token_estimate import Cost, Size, corrected
-from groq_queue.engine.calls import Call
+from groq_queue.engine.callables import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error

@@ -10,11 +10,11 @@ from groq_queue.core.priority import rank_of
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import Backlog
+from groq_queue.engine.attempt import Outcome
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
-from groq_queue.engine.runner import Outcome
-from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
-from groq_queue.engine.tally import Tally
+from groq_queue.engine.metrics import Tally
+from groq_queue.engine.paging import AlreadyFetched, Group, Page, Shelf
 from groq_queue.errors import QueueFull, RateLimitError, excerpt
 
 _LONGEST_REASON = 100  # characters of an error in a line of progress

@@ -14,8 +14,8 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.core.token_estimate import Cost, Size
-from groq_queue.engine.calls import Call, current_call
-from groq_queue.engine.runner import Next, Runner
+from groq_queue.engine.attempt import Next, Runner
+from groq_queue.engine.callables import Call, current_call
 from groq_queue.errors import (
     APIConnectionError,
     APIResponseError,

@@ -12,11 +12,9 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.price_table import Purse, Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Backlog, Cost, Size
-from groq_queue.engine import verdicts
-from groq_queue.engine.choice import Chooser, Job
-from groq_queue.engine.roster import Roster
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.views import (
+from groq_queue.engine import failures
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.explain import (
     bounds_of,
     check_in_time,
     expected_start,
@@ -28,6 +26,8 @@ from groq_queue.engine.views import (
     stats_of,
     timed_out,
 )
+from groq_queue.engine.pending import Roster
+from groq_queue.engine.scheduler import Chooser, Job
 from groq_queue.errors import (
     APIConnectionError,
     APIError,
@@ -448,7 +448,7 @@ def test_a_spent_day_says_when_the_request_would_fit_as_a_person_says_it(seconds
     request = Request("m", "e", b"{}", Size(1, 0), 5, custom_id="mine")
     wait_ns = None if seconds is None else round(seconds * NS_PER_S)
 
-    error = verdicts.day_is_spent(request, Blocked("limit", wait_ns, "TPD", 90, 100))
+    error = failures.day_is_spent(request, Blocked("limit", wait_ns, "TPD", 90, 100))
 
     assert f"tokens per day, 90 of 100 used; request 'mine' would fit {said}: " in str(error)
     assert (seconds, "tokens per day (TPD)", request.id) == (error.resets_in, error.limit, error.request_id)
@@ -457,7 +457,7 @@ def test_a_spent_day_says_when_the_request_would_fit_as_a_person_says_it(seconds
 def test_what_never_fits_names_the_limit():
     request = Request("m", "e", b"{}", Size(1, 0), 5, custom_id="mine")
 
-    error = verdicts.too_large(request, TooLarge(7, 5, "RPM"))
+    error = failures.too_large(request, TooLarge(7, 5, "RPM"))
 
     assert (7, 5, "mine", request.id) == (error.cost, error.capacity, error.custom_id, error.request_id)
     assert "requests per minute (RPM)" in str(error)
@@ -469,9 +469,9 @@ def test_what_an_attempt_raised_becomes_an_error_of_ours_without_its_frames():
         raise MemoryError("no room")
     except MemoryError as error:
         theirs = error
-        told = verdicts.broken(error, request)
+        told = failures.broken(error, request)
 
-    assert ours is verdicts.broken(ours, request)
+    assert ours is failures.broken(ours, request)
     assert (APIError, "mine", request.id) == (type(told), told.custom_id, told.request_id)
     assert theirs is told.__cause__
     assert None is theirs.__traceback__
@@ -482,7 +482,7 @@ def test_a_price_that_max_cost_does_not_leave_is_told_in_dollars():
     purse = Purse(1.0)
     purse.settle(0, 250_000_000_000)
 
-    error = verdicts.too_dear(Request("m", "e", b"{}", Size(1, 0), 5), 800_000_000_000, purse)
+    error = failures.too_dear(Request("m", "e", b"{}", Size(1, 0), 5), 800_000_000_000, purse)
 
     assert "may cost 0.800000 USD, more than max_cost leaves after 0.250000 USD" in str(error)
 

@@ -16,9 +16,9 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
-from groq_queue.engine import shelf as shelf_module
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import AlreadyFetched, Group
+from groq_queue.engine import paging as shelf_module
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.paging import AlreadyFetched, Group
 from groq_queue.errors import APIConnectionError, AuthenticationError, DailyLimitReached, JournalError, QueueFull
 from tests.conftest import PATIENCE_S
 

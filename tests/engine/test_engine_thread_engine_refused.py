@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from groq_queue.clock import NS_PER_S, FakeClock
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.background import Timers
 from groq_queue.engine.courier import Courier
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.timers import Timers
 from groq_queue.errors import APIConnectionError, GroqQueueError, QueueTimeout
 
 PATIENCE_S = 10.0

@@ -11,12 +11,12 @@ from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Size
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.background import Timers
 from groq_queue.engine.lane import Lane
-from groq_queue.engine.roster import Roster
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import Group, Page, Shelf
-from groq_queue.engine.threads import ThreadEngine
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.paging import Group, Page, Shelf
+from groq_queue.engine.pending import Roster
+from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import QueueFull, QueueTimeout
 from groq_queue.limiters.in_process import ProcessLimiter
 

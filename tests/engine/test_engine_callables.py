@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from groq_queue.engine.calls import Call, Told, current_call, hidden_retries, priceable
+from groq_queue.engine.callables import Call, Told, current_call, hidden_retries, priceable
 from groq_queue.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, BadRequestError
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}

@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.engine.timers import Timers
+from groq_queue.engine.background import Timers
 
 PATIENCE_S = 10.0
 

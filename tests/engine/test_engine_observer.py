@@ -12,8 +12,8 @@ from groq_queue import BadRequestError, Completion, ConfigurationError, GroqQueu
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
-from groq_queue.engine.observed import Observed
-from groq_queue.engine.runner import Next, Outcome
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.observer import Observed
 from groq_queue.errors import APIConnectionError, APIResponseError, AuthenticationError, RateLimitError
 from groq_queue.simulator import Fault
 

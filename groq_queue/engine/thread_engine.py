@@ -16,24 +16,11 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.price_table import Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
-from groq_queue.engine import verdicts
-from groq_queue.engine.calls import Call
-from groq_queue.engine.choice import Chooser, Job
-from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.history import RunFacts
-from groq_queue.engine.lane import Lane, Meter
-from groq_queue.engine.late import LateCalls
-from groq_queue.engine.leaving import tell_at_exit
-from groq_queue.engine.log import told, told_error, told_text
-from groq_queue.engine.nested import Nested
-from groq_queue.engine.pool import WorkerPool
-from groq_queue.engine.protocol import Attempts, Keeper
-from groq_queue.engine.roster import Roster
-from groq_queue.engine.runner import Next, Outcome
-from groq_queue.engine.shelf import AlreadyFetched, Group, Page, Shelf
-from groq_queue.engine.stats import Explanation, RequestInfo, Stats
-from groq_queue.engine.timers import Timers
-from groq_queue.engine.views import (
+from groq_queue.engine import failures
+from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.background import Timers
+from groq_queue.engine.callables import Call
+from groq_queue.engine.explain import (
     bounds_of,
     check_in_time,
     explanation_of,
@@ -43,6 +30,19 @@ from groq_queue.engine.views import (
     stats_of,
     timed_out,
 )
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.history import RunFacts
+from groq_queue.engine.lane import Lane, Meter
+from groq_queue.engine.late import LateCalls
+from groq_queue.engine.leaving import tell_at_exit
+from groq_queue.engine.log import told, told_error, told_text
+from groq_queue.engine.nested import Nested
+from groq_queue.engine.paging import AlreadyFetched, Group, Page, Shelf
+from groq_queue.engine.pending import Roster
+from groq_queue.engine.protocols import Attempts, Keeper
+from groq_queue.engine.scheduler import Chooser, Job
+from groq_queue.engine.stats import Explanation, RequestInfo, Stats
+from groq_queue.engine.worker_pool import WorkerPool
 from groq_queue.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -174,7 +174,7 @@ class ThreadEngine:
         self._closes = [entry for entry in self._closes if entry[1]]
         for future in roster.open_futures():
             future._request.state = State.FAILED
-            future.leave_to_parent(verdicts.submitted_elsewhere(future.custom_id, future.request_id))
+            future.leave_to_parent(failures.submitted_elsewhere(future.custom_id, future.request_id))
 
     # -- what callers ask for
 
@@ -565,7 +565,7 @@ class ThreadEngine:
                 extra=told("attempt_broke", request),
             )
             lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
-            outcome = Outcome(Next.FAILED, error=verdicts.broken(error, request))
+            outcome = Outcome(Next.FAILED, error=failures.broken(error, request))
         if lock is not self._lock:
             return  # a callable has forked, and this is the child: the request and its money are the parent's
         if outcome.error is not request.last_error:
@@ -595,7 +595,7 @@ class ThreadEngine:
         self._failures += 1
         self._mend()
         if self._failures >= _FAILURES:
-            self._stop(verdicts.stopped(error))
+            self._stop(failures.stopped(error))
         return self._failures == 1
 
     def all_left(self) -> None:
@@ -682,7 +682,7 @@ class ThreadEngine:
         self._roster.tally.count_pending(request, -1)
         self._roster.end(request, State.FAILED)
         self._timers.after(
-            0, lambda: self._complete_and_call_late(request, verdicts.of(request, error), is_final=False)
+            0, lambda: self._complete_and_call_late(request, failures.of(request, error), is_final=False)
         )
         return future
 
@@ -868,7 +868,7 @@ class ThreadEngine:
             due_ns = now_ns + wait_ns
             if self._stop_error is not None:
                 self._roster.end(request, State.FAILED)
-                error = verdicts.of(request, self._stop_error)
+                error = failures.of(request, self._stop_error)
             elif self._cancelling:
                 self._roster.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
@@ -895,7 +895,7 @@ class ThreadEngine:
                 request.state = State.FAILED
             is_waiting = request.state is State.PENDING  # for its next attempt; whoever mends finds its place
         if not is_waiting and request.future is not None and not request.future.done():
-            self._complete(request, verdicts.broken(error, request))
+            self._complete(request, failures.broken(error, request))
         if lease is not None and lease.is_open:
             job.lane.meter.settle(lease, request.size, None, None, job.began_ns)  # our clock may be what failed
 
@@ -974,7 +974,7 @@ class ThreadEngine:
         try:
             for request in requests:
                 delivered.append(request)
-                own = None if error is None else verdicts.of(request, error)
+                own = None if error is None else failures.of(request, error)
                 try:
                     self._end_future(request, None, own, is_final)
                 except BaseException as raised:  # kept, so that it cannot leave this Future or the others open

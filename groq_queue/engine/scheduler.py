@@ -8,10 +8,10 @@ from groq_queue.core.budget import Lease, TooLarge
 from groq_queue.core.price_table import Purse, Tariff
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Cost
-from groq_queue.engine import verdicts
+from groq_queue.engine import failures
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.log import told
-from groq_queue.engine.roster import Roster
+from groq_queue.engine.pending import Roster
 from groq_queue.errors import GroqQueueError, excerpt
 from groq_queue.logger import SafeLogger
 
@@ -114,7 +114,7 @@ class Chooser:
             if amount is not None and not self.purse.reserve(amount):
                 if self.purse.can_ever_hold(amount) and self.purse.reserved:
                     return None
-                return self._doom(lane, head, now_ns, verdicts.too_dear(head, amount, self.purse))
+                return self._doom(lane, head, now_ns, failures.too_dear(head, amount, self.purse))
         lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
         granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
         if type(granted) is Lease:
@@ -135,11 +135,11 @@ class Chooser:
         if amount is not None:
             self.purse.settle(amount, 0)
         if isinstance(granted, TooLarge):
-            return self._doom(lane, head, now_ns, verdicts.too_large(head, granted))
+            return self._doom(lane, head, now_ns, failures.too_large(head, granted))
         if isinstance(granted, GroqQueueError):
-            return self._doom(lane, head, now_ns, verdicts.of(head, granted))
+            return self._doom(lane, head, now_ns, failures.of(head, granted))
         if granted.is_daily:
-            error = verdicts.day_is_spent(head, granted)
+            error = failures.day_is_spent(head, granted)
             if self._raises_daily:
                 return self._doom(lane, head, now_ns, error)
             if not lane.told_daily:

@@ -9,7 +9,7 @@ from collections import deque
 import pytest
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.engine.pool import WorkerPool
+from groq_queue.engine.worker_pool import WorkerPool
 from groq_queue.errors import GroqQueueError
 
 PATIENCE_S = 10.0

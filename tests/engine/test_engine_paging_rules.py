@@ -8,8 +8,8 @@ import pytest
 
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
-from groq_queue.engine import shelf as shelf_module
-from groq_queue.engine.shelf import Group, Page, Shelf
+from groq_queue.engine import paging as shelf_module
+from groq_queue.engine.paging import Group, Page, Shelf
 
 GROUP = Group("m", "m", 5, "default")
 OTHER = Group("m", "m", 1, "default")
