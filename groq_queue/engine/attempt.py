@@ -34,7 +34,7 @@ from groq_queue.engine.callables import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")

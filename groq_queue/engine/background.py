@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.engine.log import told
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from groq_queue.core.request import Request, State
 from groq_queue.engine.callables import waiting
 from groq_queue.engine.log import told
-from groq_queue.forking import fork_between
+from groq_queue.lifecycle import fork_between
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")

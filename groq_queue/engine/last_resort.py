@@ -28,7 +28,7 @@ from collections.abc import Hashable
 from types import TracebackType
 
 from groq_queue.errors import APIResponseError, APIStatusError, excerpt
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 
 EVERY_S = 60.0  # long enough to be read, short enough to notice that it goes on
 _MOST_KINDS = 256  # a program that makes up code as it runs must not fill memory; beyond that all are of one kind

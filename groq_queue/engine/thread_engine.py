@@ -50,7 +50,7 @@ from groq_queue.errors import (
     JournalError,
     QueueClosed,
 )
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")

@@ -24,7 +24,7 @@ from groq_queue.engine.failures import submitted_elsewhere
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.stats import Explanation, RequestInfo
 from groq_queue.errors import ConfigurationError, GroqQueueError, QueueBusy
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 
 _Seen = TypeVar("_Seen", RequestInfo, Explanation)
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from groq_queue.errors import QueueClosed
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 
 
 class QueueExecutor(Executor):

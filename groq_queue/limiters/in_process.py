@@ -13,7 +13,7 @@ from groq_queue.core.limits import Limits, tightest
 from groq_queue.core.priority import Turn
 from groq_queue.core.token_estimate import Backlog, Cost, Estimator, Size, cost_of
 from groq_queue.errors import ConfigurationError, GroqQueueError
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 
 UserLimits = Limits | Mapping[str, Limits] | None
 """Limits of every model, by model, or None: to be learnt."""

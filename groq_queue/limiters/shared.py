@@ -19,7 +19,7 @@ from groq_queue.core.limits import DIMENSIONS, Limits
 from groq_queue.core.priority import Turn
 from groq_queue.core.token_estimate import Backlog, Cost, Size
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
-from groq_queue.forking import renew_in_children
+from groq_queue.lifecycle import renew_in_children
 from groq_queue.limiters.in_process import ProcessMeter, UserLimits, charged
 from groq_queue.limiters.reservation_client import Agent, End
 from groq_queue.limiters.store import Claim, Granted, KnownLimits, Ledger, Seen, Standing

@@ -30,7 +30,7 @@ from typing import Any
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
-from groq_queue.forking import fork_between
+from groq_queue.lifecycle import fork_between
 from groq_queue.limiters import budgetfile
 from groq_queue.limiters.lane_state import Books, Reservation
 from groq_queue.limiters.store import LEASE_S, Claim, Granted, KnownLimits, Seen, Standing, Units
