@@ -9,9 +9,6 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from groq_queue.assembly.calling import call_of, request_of_call, warn_of_hidden_retries
-from groq_queue.assembly.settings import MAX_RESPONSE_BYTES, checked
-from groq_queue.assembly.wiring import assemble
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
@@ -43,6 +40,9 @@ from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explai
 from groq_queue.everyday.interrupts import is_to_leave_at_once, leave_at_once, tell_what_is_left
 from groq_queue.everyday.names import reuse
 from groq_queue.everyday.options import check_id, check_options, refuse_misplaced
+from groq_queue.wiring.calling import call_of, request_of_call, warn_of_hidden_retries
+from groq_queue.wiring.factory import assemble
+from groq_queue.wiring.settings import MAX_RESPONSE_BYTES, checked
 
 if TYPE_CHECKING:
     import os
@@ -208,7 +208,7 @@ class GroqQueue(Asking):
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> GroqQueue:
-        """Return a queue with the arguments that a file holds; see ``groq_queue.assembly.config`` for its form.
+        """Return a queue with the arguments that a file holds; see ``groq_queue.wiring.config_file`` for its form.
 
         Args:
             path: A ``.toml`` or ``.json`` file, or the ``config.json`` of CustomGroqChat.
@@ -218,7 +218,7 @@ class GroqQueue(Asking):
             ConfigurationError: The file cannot be read or used; the message names the place in it.
             MissingExtraError: TOML, Python 3.10 and no ``tomli``.
         """
-        from groq_queue.assembly.config import read_config
+        from groq_queue.wiring.config_file import read_config
 
         return cls(**{**read_config(path, overrides), **overrides})
 
@@ -305,7 +305,7 @@ class GroqQueue(Asking):
             EngineUnavailable: Redis cannot be reached, within 10 s.
             MissingExtraError: Celery or redis is not installed.
         """
-        from groq_queue.assembly.sharing import attach
+        from groq_queue.wiring.sharing import attach
 
         return attach(
             check_text("request_id", request_id),

@@ -47,7 +47,7 @@ def test_the_queue_loads_little_beside_its_two_dependencies():
     assert set() == added & set(HEAVY)
     rooms = {".".join(name.split(".")[:2]) for name in added if name.startswith("groq_queue.")}
     assert not rooms & {f"groq_queue.{room}" for room in ("cli", "integrations", "journal", "simulator", "testing")}
-    assert not rooms & {"groq_queue.reporting", "groq_queue.assembly.config"}
+    assert not rooms & {"groq_queue.reporting", "groq_queue.wiring.config_file"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["completion", "bash"]])

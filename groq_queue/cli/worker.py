@@ -78,10 +78,10 @@ def worker(args: argparse.Namespace) -> int:
     """Work until a signal comes or the key is rejected."""
     import logging
 
-    from groq_queue.assembly.settings import checked
-    from groq_queue.assembly.sharing import addresses_of
-    from groq_queue.assembly.working import Worker
     from groq_queue.distributed.lanes import DEFAULT_THREADS, parse_lanes
+    from groq_queue.wiring.settings import checked
+    from groq_queue.wiring.sharing import addresses_of
+    from groq_queue.wiring.working import Worker
 
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.WARNING,

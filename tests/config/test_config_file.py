@@ -13,7 +13,7 @@ import pytest
 from extras import needs
 
 from groq_queue import ConfigurationError, GroqQueue, Limits, MissingExtraError
-from groq_queue.assembly.config import _OPTIONS, read_config
+from groq_queue.wiring.config_file import _OPTIONS, read_config
 
 KEY = "gsk_a_key_that_nobody_may_see_1234"
 

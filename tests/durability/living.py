@@ -19,8 +19,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from groq_queue import Completion, GroqQueue, Limits
-from groq_queue.assembly import claiming
 from groq_queue.errors import GroqQueueError, JournalError
+from groq_queue.wiring import claiming
 
 MODEL = "llama-3.1-8b-instant"
 

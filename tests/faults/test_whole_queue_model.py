@@ -12,9 +12,9 @@ from typing import Any
 from extras import needs
 
 from groq_queue import GroqQueue, Limits
-from groq_queue.assembly import wiring
 from groq_queue.clock import FakeClock
 from groq_queue.transport import Reply
+from groq_queue.wiring import factory
 
 needs("hypothesis", is_module=True)
 
@@ -78,8 +78,8 @@ class QueueAgainstItsPromise(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.wire, self.clock = Wire(), FakeClock()
-        made = wiring.make_transport
-        wiring.make_transport = lambda **_: self.wire
+        made = factory.make_transport
+        factory.make_transport = lambda **_: self.wire
         try:
             self.queue = GroqQueue(
                 api_key="gsk_x",
@@ -94,7 +94,7 @@ class QueueAgainstItsPromise(RuleBasedStateMachine):
                 durability="normal",
             )
         finally:
-            wiring.make_transport = made
+            factory.make_transport = made
         self.is_paused = False
 
     def teardown(self) -> None:

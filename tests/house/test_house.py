@@ -38,19 +38,19 @@ MAY_IMPORT = {
     "simulator": set(),
     "journal": {"core", "errors", "clock", "mounts"},
     "distributed": {"logger", "core", "engine", "errors", "clock"},
-    "assembly": {"logger", "core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
+    "wiring": {"logger", "core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
     "reporting": {"display", "logger", "core", "engine", "limiters", "errors", "clock"},
     "everyday": {"logger", "core", "engine", "errors", "clock", "reporting", "lifecycle"},
     "facade": {
-        *("assembly", "core", "engine", "everyday", "reporting", "simulator", "errors", "clock"),
+        *("wiring", "core", "engine", "everyday", "reporting", "simulator", "errors", "clock"),
     },
     "__init__": {"core", "engine", "everyday", "simulator", "reporting", "facade", "errors"},
-    "integrations": {"logger", "clock", "assembly", "core", "engine", "errors", "facade", "__init__"},
+    "integrations": {"logger", "clock", "wiring", "core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
     "cli": {
         *("core", "engine", "transport", "journal", "limiters", "simulator", "reporting"),
         *("facade", "errors", "clock", "__init__"),
-        *("assembly", "display", "distributed"),
+        *("wiring", "display", "distributed"),
     },
     "__main__": {"cli"},
 }

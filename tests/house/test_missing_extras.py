@@ -31,7 +31,7 @@ def room(name: str) -> Any:
 
 
 def read_toml() -> object:
-    return room("assembly.config")._parse_toml("queue.toml", "")
+    return room("wiring.config_file")._parse_toml("queue.toml", "")
 
 
 def open_redis() -> object:
@@ -40,7 +40,7 @@ def open_redis() -> object:
 
 # file that raises it: the extra, what is hidden, what is done then
 PLACES: dict[str, tuple[str, tuple[str, ...], Callable[[], object]]] = {
-    "assembly/config.py": ("toml", ("tomllib", "tomli"), read_toml),
+    "wiring/config_file.py": ("toml", ("tomllib", "tomli"), read_toml),
     "distributed/wakeups.py": (
         "celery",
         ("celery",),

@@ -7,13 +7,13 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping
 
-from groq_queue.assembly.settings import Settings
-from groq_queue.assembly.sharing import Addresses
-from groq_queue.assembly.wiring import assemble
 from groq_queue.distributed.celery_worker import LaneWorkers
 from groq_queue.distributed.job_store import JobStore
 from groq_queue.distributed.wakeups import Bell
 from groq_queue.distributed.worker import Holding
+from groq_queue.wiring.factory import assemble
+from groq_queue.wiring.settings import Settings
+from groq_queue.wiring.sharing import Addresses
 
 
 class Worker:

@@ -9,9 +9,6 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from groq_queue.assembly.admission import Admission
-from groq_queue.assembly.parts import Parts, Submitting
-from groq_queue.assembly.settings import Settings
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.response import Completion
 from groq_queue.distributed.celery_engine import CeleryEngine
@@ -21,6 +18,9 @@ from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
 from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.in_process import ProcessLimiter
+from groq_queue.wiring.admission import Admission
+from groq_queue.wiring.parts import Parts, Submitting
+from groq_queue.wiring.settings import Settings
 
 
 class Addresses(NamedTuple):

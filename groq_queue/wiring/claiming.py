@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from groq_queue.assembly.rows import drop_body, is_trouble, outcome_of
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Lease
 from groq_queue.core.request import Request
@@ -13,6 +12,7 @@ from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal
 from groq_queue.logger import SafeLogger
+from groq_queue.wiring.rows import drop_body, is_trouble, outcome_of
 
 _log = SafeLogger("groq_queue")
 

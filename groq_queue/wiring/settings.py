@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from groq_queue.assembly.accounts import Accounts, accounts_of
-from groq_queue.assembly.elsewhere import base_url_of, refuse_what_workers_decide
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.limits import Limits
 from groq_queue.core.price_table import Tariff
@@ -27,6 +25,8 @@ from groq_queue.engine.observer import Observer
 from groq_queue.errors import ConfigurationError, shown
 from groq_queue.limiters.opening import check_address
 from groq_queue.transport import MAX_RESPONSE_BYTES as MAX_RESPONSE_BYTES
+from groq_queue.wiring.accounts import Accounts, accounts_of
+from groq_queue.wiring.elsewhere import base_url_of, refuse_what_workers_decide
 
 if TYPE_CHECKING:
     import requests

@@ -8,10 +8,6 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from groq_queue.assembly.accounts import Account, Accounts
-from groq_queue.assembly.admission import Admission
-from groq_queue.assembly.parts import Parts, Submitting
-from groq_queue.assembly.settings import Settings
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.engine.attempt import Runner
 from groq_queue.engine.background import Timers
@@ -24,9 +20,13 @@ from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.logger import SafeLogger
 from groq_queue.transport import make_transport
+from groq_queue.wiring.accounts import Account, Accounts
+from groq_queue.wiring.admission import Admission
+from groq_queue.wiring.parts import Parts, Submitting
+from groq_queue.wiring.settings import Settings
 
 if TYPE_CHECKING:
-    from groq_queue.assembly.keeping import Keeping
+    from groq_queue.wiring.durable import Keeping
 
 _log = SafeLogger("groq_queue")
 
@@ -43,7 +43,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         JournalError: The journal cannot be used.
     """
     if settings.engine is not None:
-        from groq_queue.assembly.sharing import assemble_shared
+        from groq_queue.wiring.sharing import assemble_shared
 
         return assemble_shared(settings)
     clock = settings.clock
@@ -171,9 +171,9 @@ def _kept(
     settings: Settings, attempts: Attempts, limiter: Limiter, admission: Admission, timers: Timers
 ) -> tuple[Attempts, Keeping]:
     """Open the journal, decide about what was on its way, and join it to what runs the attempts."""
-    from groq_queue.assembly.claiming import KeptAttempts
-    from groq_queue.assembly.keeping import Keeping
     from groq_queue.journal import Journal
+    from groq_queue.wiring.claiming import KeptAttempts
+    from groq_queue.wiring.durable import Keeping
 
     assert settings.journal is not None
     journal = Journal.open(settings.journal, durability=settings.durability, clock=settings.clock)

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 
-from groq_queue.assembly.admission import Admission
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.protocols import Engine
 from groq_queue.engine.routed import Limiter
+from groq_queue.wiring.admission import Admission
 
 if TYPE_CHECKING:
-    from groq_queue.assembly.keeping import Keeping
+    from groq_queue.wiring.durable import Keeping
 
 
 class Submitting(threading.local):

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from groq_queue.assembly.rows import drop_body, ended_request_of, entry_of, is_trouble, outcome_of, request_of
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Level
 from groq_queue.core.record import Record
@@ -38,6 +37,7 @@ from groq_queue.errors import (
 )
 from groq_queue.journal import Cursor, Journal, Row, SavedLevel, Stored
 from groq_queue.logger import SafeLogger
+from groq_queue.wiring.rows import drop_body, ended_request_of, entry_of, is_trouble, outcome_of, request_of
 
 _log = SafeLogger("groq_queue")
 
