@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from groq_queue.api.context import client, priority
     from groq_queue.core.limits import Limits
     from groq_queue.core.priority import Priority
     from groq_queue.core.record import Record
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
         UnknownArgument,
         UnprocessableEntityError,
     )
-    from groq_queue.everyday.context import client, priority
     from groq_queue.facade import GroqQueue
     from groq_queue.reporting.estimate import estimate
     from groq_queue.reporting.plan import Estimate
@@ -118,9 +118,9 @@ _HOMES = {
     "Report": "reporting.report",
     "RequestInfo": "engine.stats",
     "Stats": "engine.stats",
-    "client": "everyday.context",
+    "client": "api.context",
     "estimate": "reporting.estimate",
-    "priority": "everyday.context",
+    "priority": "api.context",
 }
 """Where a name of ``__all__`` lives; the others are errors."""
 

@@ -9,6 +9,12 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
+from groq_queue.api.bulk import WINDOW_PER_WORKER, Asking
+from groq_queue.api.context import client_or_context, priority_or_context
+from groq_queue.api.interrupts import is_to_leave_at_once, leave_at_once, tell_what_is_left
+from groq_queue.api.registry import reuse
+from groq_queue.api.requests import check_id, check_options, refuse_misplaced
+from groq_queue.api.single_flight import SharedFuture, Sharing, as_seen_by, explain_shared
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
@@ -34,12 +40,6 @@ from groq_queue.engine.observer import Observer, noting
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import ConfigurationError, refusing_unknown, shown
-from groq_queue.everyday.asking import WINDOW_PER_WORKER, Asking
-from groq_queue.everyday.context import client_or_context, priority_or_context
-from groq_queue.everyday.dedupe import SharedFuture, Sharing, as_seen_by, explain_shared
-from groq_queue.everyday.interrupts import is_to_leave_at_once, leave_at_once, tell_what_is_left
-from groq_queue.everyday.names import reuse
-from groq_queue.everyday.options import check_id, check_options, refuse_misplaced
 from groq_queue.wiring.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.wiring.factory import assemble
 from groq_queue.wiring.settings import MAX_RESPONSE_BYTES, checked

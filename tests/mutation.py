@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENTS = Path(__file__).with_name("equivalents")
 TESTS = {
     "core": ["tests/core", "tests/limiters/test_in_process_meter.py"],
-    "engine": ["tests/engine", "tests/everyday", "tests/test_queue_on_the_wire.py", "tests/test_log_records.py"],
+    "engine": ["tests/engine", "tests/api", "tests/test_queue_on_the_wire.py", "tests/test_log_records.py"],
     "limiters": ["tests/limiters"],
     "journal": ["tests/journal", "tests/test_journal_queue.py"],
     "transport": ["tests/transport"],

@@ -40,11 +40,11 @@ MAY_IMPORT = {
     "distributed": {"logger", "core", "engine", "errors", "clock"},
     "wiring": {"logger", "core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
     "reporting": {"display", "logger", "core", "engine", "limiters", "errors", "clock"},
-    "everyday": {"logger", "core", "engine", "errors", "clock", "reporting", "lifecycle"},
+    "api": {"logger", "core", "engine", "errors", "clock", "reporting", "lifecycle"},
     "facade": {
-        *("wiring", "core", "engine", "everyday", "reporting", "simulator", "errors", "clock"),
+        *("wiring", "core", "engine", "api", "reporting", "simulator", "errors", "clock"),
     },
-    "__init__": {"core", "engine", "everyday", "simulator", "reporting", "facade", "errors"},
+    "__init__": {"core", "engine", "api", "simulator", "reporting", "facade", "errors"},
     "integrations": {"logger", "clock", "wiring", "core", "engine", "errors", "facade", "__init__"},
     "testing": {"clock", "simulator"},
     "cli": {

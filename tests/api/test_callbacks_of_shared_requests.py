@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from groq_queue import Completion, QueueBusy, QueueClosed, QueueFull
+from groq_queue.api.single_flight import Sharing
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
-from groq_queue.everyday.dedupe import Sharing
 
 PATIENCE_S = 10
 

@@ -7,19 +7,19 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from groq_queue.api.columns import Texts, check_template, column_of, fill, refuse_table
+from groq_queue.api.interrupts import tell
+from groq_queue.api.requests import check_options
+from groq_queue.api.window import Ahead
 from groq_queue.core.response import Completion
 from groq_queue.core.validation import check_choice, check_count, check_wait
 from groq_queue.engine.log import told, told_error, told_text
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, shown
-from groq_queue.everyday.ahead import Ahead
-from groq_queue.everyday.columns import Texts, check_template, column_of, fill, refuse_table
-from groq_queue.everyday.interrupts import tell
-from groq_queue.everyday.options import check_options
 from groq_queue.logger import SafeLogger
 
 if TYPE_CHECKING:
-    from groq_queue.everyday.view import View
+    from groq_queue.api.view import View
 
 _log = SafeLogger("groq_queue")
 
@@ -217,7 +217,7 @@ class Asking:
         Raises:
             ConfigurationError: An option cannot be used, or not for many requests.
         """
-        from groq_queue.everyday.view import View
+        from groq_queue.api.view import View
 
         return View(self, options)
 
@@ -226,7 +226,7 @@ class Asking:
 
         ``submit(fn, *args)`` is ``submit_call``; its ``shutdown`` ends its own calls, not the queue.
         """
-        from groq_queue.everyday.executor import QueueExecutor
+        from groq_queue.api.executor import QueueExecutor
 
         return QueueExecutor(self)
 

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 import pytest
 
 from groq_queue import ConfigurationError, GroqQueue, QueueClosed
-from groq_queue.everyday.asking import Asking
+from groq_queue.api.bulk import Asking
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from extras import needs
 
 from groq_queue import APIStatusError, Completion, ConfigurationError, GroqQueue, Limits, RequestTooLarge
-from groq_queue.everyday.asking import Asking
+from groq_queue.api.bulk import Asking
 
 
 @pytest.fixture

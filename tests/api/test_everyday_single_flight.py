@@ -9,11 +9,11 @@ import pytest
 from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueBusy, QueueClosed, QueueFull
+from groq_queue.api.single_flight import Sharing, as_seen_by, explain_shared
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Size
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import BadRequestError
-from groq_queue.everyday.dedupe import Sharing, as_seen_by, explain_shared
 
 
 def request(name=None, *, body=b'{"model":"m"}', priority=5, **options):

@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 import pytest
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueClosed, RequestTooLarge
-from groq_queue.everyday.asking import Asking
+from groq_queue.api.bulk import Asking
 
 
 class Desk(Asking):

@@ -15,7 +15,7 @@ from extras import needs
 from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits
-from groq_queue.everyday import names
+from groq_queue.api import registry
 
 SOON_S = 10.0
 
@@ -200,7 +200,7 @@ def test_another_name_is_another_queue_and_nobody_is_kept_alive_by_its_name():
     third = make("c")
     del third
     gc.collect()
-    assert names._named["c"][0]() is None
+    assert registry._named["c"][0]() is None
 
 
 def test_another_key_is_another_queue_and_no_key_is_kept(monkeypatch):
@@ -209,7 +209,7 @@ def test_another_key_is_another_queue_and_no_key_is_kept(monkeypatch):
         assert first is GroqQueue.named("nb", api_key="gsk_secret_1", model="m")
         with GroqQueue.named("nb", api_key="gsk_secret_2", model="m") as second:
             assert first is not second
-            assert "gsk_secret" not in repr(names._named)
+            assert "gsk_secret" not in repr(registry._named)
 
 
 def test_twenty_threads_that_ask_for_a_name_at_once_get_one_queue():

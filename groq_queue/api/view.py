@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from groq_queue.api.bulk import Asking
+from groq_queue.api.requests import check_options, ours
 from groq_queue.core.response import Completion
 from groq_queue.engine.stats import Stats
-from groq_queue.everyday.asking import Asking
-from groq_queue.everyday.options import check_options, ours
 
 _T = TypeVar("_T")
 
