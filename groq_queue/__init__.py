@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groq_queue.api.context import client, priority
+    from groq_queue.api.queue import GroqQueue
     from groq_queue.core.limits import Limits
     from groq_queue.core.priority import Priority
     from groq_queue.core.record import Record
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
         UnknownArgument,
         UnprocessableEntityError,
     )
-    from groq_queue.facade import GroqQueue
     from groq_queue.reporting.estimate import estimate
     from groq_queue.reporting.plan import Estimate
     from groq_queue.reporting.report import Report
@@ -110,7 +110,7 @@ _HOMES = {
     "Estimate": "reporting.plan",
     "Event": "engine.observer",
     "Explanation": "engine.stats",
-    "GroqQueue": "facade",
+    "GroqQueue": "api.queue",
     "GroqSimulator": "simulator",
     "Limits": "core.limits",
     "Priority": "core.priority",

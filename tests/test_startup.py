@@ -43,7 +43,7 @@ def test_the_queue_loads_little_beside_its_two_dependencies():
     """
     added = loaded_by("from groq_queue import GroqQueue", first="import requests, urllib3")
 
-    assert "groq_queue.facade" in added
+    assert "groq_queue.api.queue" in added
     assert set() == added & set(HEAVY)
     rooms = {".".join(name.split(".")[:2]) for name in added if name.startswith("groq_queue.")}
     assert not rooms & {f"groq_queue.{room}" for room in ("cli", "integrations", "journal", "simulator", "testing")}

@@ -24,6 +24,7 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
 
+from groq_queue.api.queue import GroqQueue
 from groq_queue.cli import UsageError, silence_stdout
 from groq_queue.cli.batch_files import Sink, StdoutSink
 from groq_queue.cli.batch_lines import Ask, BadLine, LineParser, answer_line, bad_line, error_line
@@ -34,7 +35,6 @@ from groq_queue.cli.turns import Turns
 from groq_queue.core.response import Completion, usage_of
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
-from groq_queue.facade import GroqQueue
 from groq_queue.reporting.line import Progress, Tally
 from groq_queue.reporting.words import plural
 

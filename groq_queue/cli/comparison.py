@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import urllib3
 
+from groq_queue.api.queue import GroqQueue
 from groq_queue.core.limits import Limits
-from groq_queue.facade import GroqQueue
 from groq_queue.reporting.plot import Course, comparison_svg
 from groq_queue.simulator import GroqSimulator, Record
 

@@ -125,11 +125,11 @@ def _priority(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Send the lines of *args.input* and return the exit code."""
+    from groq_queue.api.queue import GroqQueue
     from groq_queue.cli.batch import Job, telling
     from groq_queue.cli.batch_files import open_input, open_output, write_text
     from groq_queue.cli.batch_lines import NotLines, read_lines
     from groq_queue.cli.resume import Written
-    from groq_queue.facade import GroqQueue
     from groq_queue.reporting.line import Progress
 
     limits, api_key = limits_of(args), api_key_for(args.base_url)

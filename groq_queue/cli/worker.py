@@ -125,7 +125,7 @@ def _arguments(args: argparse.Namespace) -> dict[str, object]:
     """Return the arguments of ``GroqQueue``: as given, else its defaults."""
     import inspect
 
-    from groq_queue.facade import GroqQueue
+    from groq_queue.api.queue import GroqQueue
 
     parameters = inspect.signature(GroqQueue.__init__).parameters.values()
     arguments = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from groq_queue.facade import GroqQueue
+    from groq_queue.api.queue import GroqQueue
     from groq_queue.integrations.requests import QueueAdapter
 
 __all__ = ["requests_adapter", "sdk_http_client"]

@@ -22,11 +22,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from groq_queue.api.queue import GroqQueue
 from groq_queue.core.validation import check_text
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, MissingExtraError, shown
-from groq_queue.facade import GroqQueue
 from groq_queue.logger import SafeLogger
 
 if TYPE_CHECKING:

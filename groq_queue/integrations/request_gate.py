@@ -24,13 +24,13 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
+from groq_queue.api.queue import GroqQueue
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.usage import UsageReader
 from groq_queue.core.validation import check_nanoseconds
 from groq_queue.engine.callables import Call, current_call
 from groq_queue.engine.log import told
 from groq_queue.errors import APIConnectionError, ConfigurationError, shown
-from groq_queue.facade import GroqQueue
 from groq_queue.logger import SafeLogger
 from groq_queue.wiring.calling import request_of_call
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 
+from groq_queue.api.queue import GroqQueue
 from groq_queue.errors import ConfigurationError, shown
-from groq_queue.facade import GroqQueue
 from groq_queue.integrations.request_gate import Hold, Opened, Turns
 
 

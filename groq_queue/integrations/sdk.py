@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from groq_queue.api.queue import GroqQueue
 from groq_queue.engine.log import told
 from groq_queue.errors import ConfigurationError, shown
-from groq_queue.facade import GroqQueue
 from groq_queue.integrations.request_gate import Hold, Opened, Turns
 from groq_queue.logger import SafeLogger
 
