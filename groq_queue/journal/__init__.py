@@ -1,7 +1,7 @@
 """What was accepted, tried and answered, kept in one SQLite file.
 
 This room remembers and decides nothing: which request goes next is the
-engine's, whether one is sent again after a crash is a policy that the facade
+engine's, whether one is sent again after a crash is a policy that the queue
 passes to ``recover``. It starts no thread and keeps no row in memory.
 
 Accepted means stored: ``add`` returns when the request is on disk. Tried means

@@ -138,7 +138,7 @@ class Keeping:
             self._is_closed = False
             raise
 
-    # -- what the facade asks for
+    # -- what the queue asks for
 
     def submit(
         self, request: Request, callback: Callable[[Future[Completion]], object] | None

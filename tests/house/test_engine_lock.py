@@ -15,10 +15,10 @@ from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 
 ENGINE = Path(__file__).resolve().parent.parent.parent / "groq_queue" / "engine"
-OWNER = "threads.py"
+OWNER = "thread_engine.py"
 # Made with its owner's lock, which its Conditions share: who waits for a job must let go of the lock under which the
 # job will be found, or a wake-up between the look and the wait would be lost. Its tests construct it with a lock.
-PARTNER = "pool.py"
+PARTNER = "worker_pool.py"
 
 _MAKERS = {"threading.Lock", "threading.RLock", "threading.Condition", "Lock", "RLock", "Condition"}
 
