@@ -19,11 +19,11 @@ from typing import Any
 from rig.measure import is_installed, median, paired, parser_of, ratios, spread, write_json
 
 from groq_queue import Limits
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.limiters.in_process import ProcessLimiter
 
 _LIMITS = Limits(rpm=10**9, tpm=10**12)
-_SIZE = Size(10, 10, is_exact=True)
+_SIZE = PromptSize(10, 10, is_exact=True)
 
 
 def of_ours() -> Callable[[], Any]:

@@ -21,7 +21,7 @@ from groq_queue.clock import SystemClock
 from groq_queue.core.budget import Lease
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.lane import Meter
@@ -29,7 +29,7 @@ from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 
 _ANSWER = Outcome(Next.DONE, result=Completion({}))
-_SIZE = Size(10, 10, is_exact=True)
+_SIZE = PromptSize(10, 10, is_exact=True)
 
 
 class Nothing:
@@ -70,7 +70,7 @@ def ours(workers: int, count: int) -> float:
 def theirs(workers: int, count: int) -> float:
     with ThreadPoolExecutor(workers) as pool:
         began = time.perf_counter()
-        wait([pool.submit(Cost, 10, 10) for _ in range(count)])
+        wait([pool.submit(TokenCost, 10, 10) for _ in range(count)])
         return count / (time.perf_counter() - began)
 
 
@@ -88,7 +88,7 @@ def theirs_in_turn(workers: int, count: int) -> float:
     with ThreadPoolExecutor(workers) as pool:
         began = time.perf_counter()
         for _ in range(count):
-            pool.submit(Cost, 10, 10).result()
+            pool.submit(TokenCost, 10, 10).result()
         return count / (time.perf_counter() - began)
 
 

@@ -22,11 +22,11 @@ from rig.measure import median, paired, parser_of, ratios, spread, write_json
 
 from groq_queue import Limits
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.lane import Lane
 from groq_queue.limiters.in_process import ProcessLimiter
 
-_SIZE = Size(10, 10, is_exact=True)
+_SIZE = PromptSize(10, 10, is_exact=True)
 
 
 def requests_of(clients: int, count: int) -> list[Request]:

@@ -28,14 +28,14 @@ from collections.abc import Callable
 from rig.measure import parser_of, write_json
 
 from groq_queue import GroqQueue, Limits
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.journal import Entry, Journal
 
 PAYLOAD = b'{"messages":[{"role":"user","content":"' + b"x" * 456 + b'"}]}'
 
 
 def entry(name: str) -> Entry:
-    return Entry(f"i{name}", f"c{name}", "m", "m", "chat/completions", 5, "default", PAYLOAD, Size(10, 10), 1)
+    return Entry(f"i{name}", f"c{name}", "m", "m", "chat/completions", 5, "default", PAYLOAD, PromptSize(10, 10), 1)
 
 
 def ours(path: str, durability: str, threads: int, count: int) -> float:

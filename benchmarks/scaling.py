@@ -59,9 +59,9 @@ def paused_queue() -> GroqQueue:
 
 def submitter(queue: GroqQueue, clients: int) -> Callable[[], Any]:
     """Return a function that submits one more request, in a repeatable mix, drawn beforehand: drawing takes 1 us."""
-    dice = random.Random(1)
+    rng = random.Random(1)
     names = [f"client-{n}" for n in range(clients)]
-    mix = itertools.cycle([(dice.choice(names), dice.choice(_LEVELS)) for _ in range(100_003)])
+    mix = itertools.cycle([(rng.choice(names), rng.choice(_LEVELS)) for _ in range(100_003)])
 
     def submit_one() -> Any:
         client, priority = next(mix)
@@ -120,10 +120,10 @@ def latency_theirs(pending: int) -> dict[str, float]:
 
 def memory_ours(pending: int) -> dict[str, float]:
     queue = paused_queue()
-    dice = random.Random(1)
+    rng = random.Random(1)
     payload_bytes = len(json.dumps(payload_of(0), separators=(",", ":")))
     queue.submit(payload_of(0), model="m")
-    weight = traced(pending, lambda n: queue.submit(payload_of(n), model="m", client=f"c{dice.randrange(100)}"))
+    weight = traced(pending, lambda n: queue.submit(payload_of(n), model="m", client=f"c{rng.randrange(100)}"))
     return {"bytes": weight - payload_bytes}
 
 

@@ -36,20 +36,20 @@ ALLOWANCE = 280
 Load = dict[str, Any]
 
 
-def lognormal(dice: random.Random) -> int:
-    return max(1, min(4_000, round(dice.lognormvariate(5.3, 0.8))))
+def lognormal(rng: random.Random) -> int:
+    return max(1, min(4_000, round(rng.lognormvariate(5.3, 0.8))))
 
 
 def tokens(**simulator: Any) -> Load:
-    return {"limits": {"tpm": TOKENS}, "simulator": {"output": 1.0, **simulator}, "sizes": lambda dice: ALLOWANCE}
+    return {"limits": {"tpm": TOKENS}, "simulator": {"output": 1.0, **simulator}, "sizes": lambda rng: ALLOWANCE}
 
 
 LOADS: dict[str, Load] = {
-    "uniform requests": {"limits": {"rpm": 300}, "simulator": {}, "sizes": lambda dice: 10},
+    "uniform requests": {"limits": {"rpm": 300}, "simulator": {}, "sizes": lambda rng: 10},
     "uniform tokens": tokens(),
     "lognormal sizes": {**tokens(), "sizes": lognormal},
     "real use 0.4 x": {**tokens(output=0.32), "by": "used"},
-    "real use 1.5 x": {**tokens(output=lambda dice, allowance: allowance * 8 // 5), "by": "used"},
+    "real use 1.5 x": {**tokens(output=lambda rng, allowance: allowance * 8 // 5), "by": "used"},
     "jitter 5-60 ms": tokens(arrival_delay=(0.005, 0.06)),
     "first connection 300 ms": tokens(connect_delay=0.3),
     "kept, 0.4 x": tokens(output=0.32, settlement="kept"),
@@ -61,12 +61,12 @@ LOADS: dict[str, Load] = {
 
 
 def prompts(load: Load) -> Iterator[dict[str, Any]]:
-    dice = random.Random(7)
+    rng = random.Random(7)
     for number in itertools.count():
         yield {
             "model": MODEL,
             "messages": [{"role": "user", "content": f"Question {number}: how far is it from {number} to the sea?"}],
-            "max_completion_tokens": load["sizes"](dice),
+            "max_completion_tokens": load["sizes"](rng),
         }
 
 
@@ -108,10 +108,10 @@ def through_pool(groq: GroqSimulator, limits: Limits | None, load: Load, is_over
 
 def spend_for_others(groq: GroqSimulator, share: float, minute_s: float, is_over: threading.Event) -> list[int]:
     """Let another program of the organisation try to spend *share* of the budget, at random moments."""
-    dice, spent = random.Random(3), [0]
+    rng, spent = random.Random(3), [0]
 
     def spend() -> None:
-        while not is_over.wait(dice.expovariate(share * TOKENS / minute_s / 500)):
+        while not is_over.wait(rng.expovariate(share * TOKENS / minute_s / 500)):
             if groq.spend(MODEL, tokens=500):
                 spent[0] += 500
 

@@ -364,8 +364,8 @@ def error_message(body: Any) -> str:
 def excerpt(text: str, most: int = _EXCERPT) -> str:
     """Return at most *most* characters of *text* on one line, control characters escaped."""
     short = text[:most]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
-    return shown if len(text) <= most else shown + "…"
+    safe_repr = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
+    return safe_repr if len(text) <= most else safe_repr + "…"
 
 
 class _Shower(reprlib.Repr):
@@ -380,7 +380,7 @@ class _Shower(reprlib.Repr):
 _shower = _Shower()
 
 
-def shown(value: object, most: int = 100) -> str:
+def safe_repr(value: object, most: int = 100) -> str:
     """Return the first *most* characters of the repr of *value*, or its type if its repr fails.
 
     As that of a detached row of an ORM does, or of an int of 5,000 digits.

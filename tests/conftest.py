@@ -21,7 +21,7 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
@@ -153,7 +153,7 @@ class Stage:
         callback = options.pop("callback", None)
         options["priority"] = parse_priority(options.get("priority", "normal"))
         options.setdefault("model", "m")
-        options.setdefault("size", Size(10, 0, is_exact=True))
+        options.setdefault("size", PromptSize(10, 0, is_exact=True))
         request = Request(endpoint="chat/completions", body=b"{}", custom_id=name, **options)
         return self.engine.submit(request, callback=callback)
 

@@ -34,7 +34,7 @@ from groq_queue import (
     priority,
 )
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import APIConnectionError
 from groq_queue.simulator import Fault
@@ -264,7 +264,7 @@ def test_after_a_burst_one_request_goes_per_interval_and_a_long_wait_earns_no_mo
 def test_tokens_per_minute_are_enforced(stage):
     play = stage(Limits(rpm=500, tpm=5))
     for _ in range(6):
-        play.submit(size=Size(5, 0, is_exact=True))
+        play.submit(size=PromptSize(5, 0, is_exact=True))
     play.wait_for_landings(1)
 
     assert 1 == len(play.taken)

@@ -36,7 +36,7 @@ class Load:
     """
 
     limit: dict[str, int]
-    allowance: Callable[[random.Random], int] = lambda dice: _ALLOWANCE
+    allowance: Callable[[random.Random], int] = lambda rng: _ALLOWANCE
     used: float = 1.0
     server: dict[str, Any] = field(default_factory=dict)
 
@@ -51,28 +51,28 @@ class Load:
         return used if self.used < 1 else requested
 
 
-def _lognormal(dice: random.Random) -> int:
-    return max(1, min(4_000, round(dice.lognormvariate(5.3, 0.8))))
+def _lognormal(rng: random.Random) -> int:
+    return max(1, min(4_000, round(rng.lognormvariate(5.3, 0.8))))
 
 
 _TOKENS = {"tpm": 60_000}
 _FAULTS = [{"status": 500, "probability": 0.07, "charge": True}]
 LOADS = {
-    "uniform requests": Load({"rpm": 300}, lambda dice: 10),
+    "uniform requests": Load({"rpm": 300}, lambda rng: 10),
     "uniform tokens": Load(_TOKENS),
     "lognormal sizes": Load(_TOKENS, _lognormal),
     "real use 0.4 x": Load(_TOKENS, used=0.4),
     "jitter 5-60 ms": Load(_TOKENS, server={"arrival_delay": (0.005, 0.06)}),
-    "7 % faults": Load({"rpm": 300}, lambda dice: 10, server={"faults": _FAULTS}),
+    "7 % faults": Load({"rpm": 300}, lambda rng: 10, server={"faults": _FAULTS}),
 }
 
 
 def jobs_of(load: Load, capacities: float) -> list[Job]:
     """Return requests that together take *capacities* times what the bucket holds."""
-    dice, jobs, total = random.Random(SEED), [], 0.0
+    rng, jobs, total = random.Random(SEED), [], 0.0
     while total < capacities * load.capacity:
-        text = f"Job {len(jobs)}: how far is it from {dice.randrange(1_000)} to the sea, and why?"
-        allowance = load.allowance(dice)
+        text = f"Job {len(jobs)}: how far is it from {rng.randrange(1_000)} to the sea, and why?"
+        allowance = load.allowance(rng)
         prompt = count_tokens(text) + _PROMPT_FRAME
         jobs.append(
             Job(

@@ -15,7 +15,7 @@ from groq_queue.core.response import Completion
 from groq_queue.core.validation import check_choice, check_count, check_wait
 from groq_queue.engine.log import told, told_error, told_text
 from groq_queue.engine.stats import Stats
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 
 if TYPE_CHECKING:
@@ -281,12 +281,12 @@ class Asking:
         """Return the window of one map; *numbers* are the positions to be told in custom_ids, if not 0, 1, 2 …"""
         refuse_table(prompts)
         if isinstance(prompts, (str, bytes, dict)) or not isinstance(prompts, Iterable):
-            raise ConfigurationError(f"prompts={shown(prompts)}: pass a list or another iterable of prompts")
+            raise ConfigurationError(f"prompts={safe_repr(prompts)}: pass a list or another iterable of prompts")
         check_wait("timeout", timeout)
         custom_id = options.pop("custom_id", None)
         if custom_id is not None and (not isinstance(custom_id, str) or "{}" not in custom_id):
             raise ConfigurationError(
-                f"custom_id={shown(custom_id)}: each request needs its own; put {{}} where its number goes: 'row-{{}}'"
+                f"custom_id={safe_repr(custom_id)}: each request needs its own; put {{}} where its number goes: 'row-{{}}'"
             )
         check_options(options)
 
@@ -308,7 +308,7 @@ def _watching(stats: Callable[[], Stats], total: int | None, progress: Any) -> A
     if progress is False or progress is None:
         return nullcontext()
     if progress is not True and not callable(progress):
-        raise ConfigurationError(f"progress={shown(progress)}: use True, False or a callable")
+        raise ConfigurationError(f"progress={safe_repr(progress)}: use True, False or a callable")
     from groq_queue.reporting.progress import watching  # type: ignore[import-not-found, unused-ignore]
 
     line: AbstractContextManager[Any] = watching(stats, total, progress)
@@ -328,5 +328,5 @@ def _known(done: Any, length: int) -> Texts:
         raise ConfigurationError(f"done: {len(known):,} answers for a column of {length:,} values")
     for row, text in enumerate(known):
         if text is not None and not isinstance(text, str):
-            raise ConfigurationError(f"done[{row}]={shown(text)}: an answer is a str; leave missing ones None")
+            raise ConfigurationError(f"done[{row}]={safe_repr(text)}: an answer is a str; leave missing ones None")
     return list(known)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 
 Texts = list["str | None"]
 
@@ -90,7 +90,9 @@ def check_template(template: Any) -> str:
         ConfigurationError: It does not.
     """
     if not isinstance(template, str) or "{}" not in template:
-        raise ConfigurationError(f"template={shown(template)}: put {{}} where the value goes, as in 'Translate: {{}}'")
+        raise ConfigurationError(
+            f"template={safe_repr(template)}: put {{}} where the value goes, as in 'Translate: {{}}'"
+        )
     return template
 
 

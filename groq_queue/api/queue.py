@@ -39,7 +39,7 @@ from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
 from groq_queue.engine.observer import Observer, noting
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.thread_engine import ThreadEngine
-from groq_queue.errors import ConfigurationError, refusing_unknown, shown
+from groq_queue.errors import ConfigurationError, refusing_unknown, safe_repr
 from groq_queue.wiring.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.wiring.factory import assemble
 from groq_queue.wiring.settings import MAX_RESPONSE_BYTES, checked
@@ -284,7 +284,7 @@ class GroqQueue(Asking):
             ConfigurationError: An argument cannot be used.
         """
         if make is not None and not callable(make):
-            raise ConfigurationError(f"make={shown(make)}: use a callable that returns a queue, or None")
+            raise ConfigurationError(f"make={safe_repr(make)}: use a callable that returns a queue, or None")
         return reuse(check_text("name", name), make or cls, settings)
 
     @classmethod
@@ -398,7 +398,7 @@ class GroqQueue(Asking):
         check_flag("shrink", shrink)
         check_flag("dedupe", dedupe)
         if callback is not None and not callable(callback):
-            raise ConfigurationError(f"callback={shown(callback)}: use a callable of one argument, the Future")
+            raise ConfigurationError(f"callback={safe_repr(callback)}: use a callable of one argument, the Future")
         payload = build_payload(prompt, messages, model or self._settings.model, params, path)
         # By position, and without what is seldom given: a class that is called by keyword takes 0.3 us longer.
         request = Request(
@@ -558,7 +558,7 @@ class GroqQueue(Asking):
         """
         check_text("client", client)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.001 <= weight <= 1_000:
-            raise ConfigurationError(f"weight={shown(weight)}: use a number from 0.001 to 1,000")
+            raise ConfigurationError(f"weight={safe_repr(weight)}: use a number from 0.001 to 1,000")
         self._engine.set_weight(client, weight)
 
     def stats(self) -> Stats:
@@ -660,9 +660,9 @@ class GroqQueue(Asking):
         """Return the request of a Future of this queue; another's would be moved into this one's line."""
         if not isinstance(future, RequestFuture):
             is_id = "; for a custom_id there are cancel() and get()" if isinstance(future, str) else ""
-            raise ConfigurationError(f"future={shown(future)}: pass a Future that submit() returned{is_id}")
+            raise ConfigurationError(f"future={safe_repr(future)}: pass a Future that submit() returned{is_id}")
         if future._engine is not self._engine and future._engine is not self._sharing:
-            raise ConfigurationError(f"future={shown(future)}: another queue made it; ask that one")
+            raise ConfigurationError(f"future={safe_repr(future)}: another queue made it; ask that one")
         return future._request
 
     def __enter__(self) -> GroqQueue:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -53,7 +53,7 @@ def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -
     _free_journal(name, settings.get("journal"))
     queue = make(**settings)
     if not isinstance(queue, Closable):
-        raise ConfigurationError(f"make={shown(make)}: it returned a {type(queue).__name__}, not a queue")
+        raise ConfigurationError(f"make={safe_repr(make)}: it returned a {type(queue).__name__}, not a queue")
     with _lock:
         found = _find(name, made_by)  # another thread was faster
         old = None

@@ -12,7 +12,7 @@ from typing import Any
 from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import encode_payload
 from groq_queue.core.validation import check_count, check_flag, check_path, check_seconds, check_text
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 
 _ALONE = {
     "messages": "the prompts are given to each call",
@@ -49,7 +49,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """
     for field, value in options.items():
         if field in _ALONE:
-            raise ConfigurationError(f"{field}={shown(value)}: cannot be shared by many requests: {_ALONE[field]}")
+            raise ConfigurationError(f"{field}={safe_repr(value)}: cannot be shared by many requests: {_ALONE[field]}")
         if field in _CHECKS and value is not None:
             _CHECKS[field](value)
     refuse_misplaced(options)
@@ -65,7 +65,9 @@ def check_id(custom_id: Any, for_a_future: str) -> str:
         ConfigurationError: It cannot; of a Future the message says what is there *for_a_future*.
     """
     if isinstance(custom_id, Future):
-        raise ConfigurationError(f"custom_id={shown(custom_id)}: a Future is no custom_id, a str is; {for_a_future}")
+        raise ConfigurationError(
+            f"custom_id={safe_repr(custom_id)}: a Future is no custom_id, a str is; {for_a_future}"
+        )
     text: str = check_text("custom_id", custom_id)
     return text
 
@@ -77,7 +79,7 @@ def check_callback(value: Any) -> Any:
         ConfigurationError: It cannot.
     """
     if not callable(value):
-        raise ConfigurationError(f"callback={shown(value)}: use a callable of one argument, the Future")
+        raise ConfigurationError(f"callback={safe_repr(value)}: use a callable of one argument, the Future")
     return value
 
 

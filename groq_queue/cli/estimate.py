@@ -69,7 +69,7 @@ def estimate(args: argparse.Namespace) -> int:
     """Print the estimate of *args.input* and return the exit code: 1 if some lines can never be sent."""
     from groq_queue.cli.batch_files import open_input
     from groq_queue.cli.batch_lines import NotLines
-    from groq_queue.core.price_table import Tariff
+    from groq_queue.core.price_table import PriceTable
     from groq_queue.reporting.estimate import estimate_load, fresh_meters
 
     limits = limits_of(args)
@@ -80,7 +80,7 @@ def estimate(args: argparse.Namespace) -> int:
             told = estimate_load(
                 iter(lines),
                 meter_of=fresh_meters(limits),
-                tariff=Tariff(),
+                tariff=PriceTable(),
                 latency_s=args.latency,
                 max_workers=args.workers,
                 output_share=args.output_share,

@@ -26,11 +26,11 @@ _INCREASE = 0.05
 _RECOVERY = 0.7  # attempts per second gained by an answer: the pace doubles every second
 
 
-class Pace:
+class AdaptiveRate:
     """Not thread-safe: the limiter that owns it locks."""
 
-    def __init__(self, dice: random.Random) -> None:
-        self._dice = dice
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self.rate: float | None = None  # attempts per second; None is open: they keep no distance
         self._threshold = _FASTEST  # below it the pace doubles every second, above it it creeps up
         self._failures = 0
@@ -41,7 +41,7 @@ class Pace:
         """Return how long the next attempt has to wait for the pace alone."""
         return 0 if self.rate is None else max(0, self._next_ns - now_ns)
 
-    def turn_ns(self, waiting: int) -> int:
+    def retry_spacing_ns(self, waiting: int) -> int:
         """Return how long a failed request stays away so that others are tried first.
 
         In an outage the oldest requests would otherwise be the only ones tried, and
@@ -52,13 +52,13 @@ class Pace:
         """
         if self.rate is None:
             return 0
-        return round(min(_LONGEST_TURN_S, waiting / self.rate) * self._dice.uniform(0.5, 1.0) * NS_PER_S)
+        return round(min(_LONGEST_TURN_S, waiting / self.rate) * self._rng.uniform(0.5, 1.0) * NS_PER_S)
 
     def sent(self, now_ns: int) -> None:
         """Note an attempt."""
         self._sends_ns.append(now_ns)
         if self.rate is not None:
-            gap_ns = NS_PER_S / self.rate * self._dice.uniform(0.8, 1.2)
+            gap_ns = NS_PER_S / self.rate * self._rng.uniform(0.8, 1.2)
             self._next_ns = max(self._next_ns, now_ns) + round(gap_ns)
 
     def failed(self, now_ns: int) -> None:
@@ -91,7 +91,7 @@ class Pace:
 
     def _slow_to(self, rate: float, now_ns: int) -> None:
         self.rate = rate
-        self._next_ns = max(self._next_ns, now_ns + round(NS_PER_S / rate * self._dice.uniform(0.5, 1.0)))
+        self._next_ns = max(self._next_ns, now_ns + round(NS_PER_S / rate * self._rng.uniform(0.5, 1.0)))
 
     def _measured(self) -> float:
         """Return the attempts per second of late."""

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from groq_queue.core.adaptive_rate import Pace
+from groq_queue.core.adaptive_rate import AdaptiveRate
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 
 _PLACES = {"RPM": 0, "RPD": 0, "TPM": 1, "TPD": 1, "ITPM": 2, "OTPM": 3, "ASPH": 4, "ASPD": 4}
 """Where ``_units_of`` has what counts against a dimension."""
@@ -96,7 +96,7 @@ class Lease:
 
     __slots__ = ("cost", "granted_ns", "is_open", "parts")
 
-    def __init__(self, cost: Cost, granted_ns: int, parts: list[Part]) -> None:
+    def __init__(self, cost: TokenCost, granted_ns: int, parts: list[Part]) -> None:
         self.cost = cost
         self.granted_ns = granted_ns
         self.parts = parts
@@ -118,8 +118,8 @@ class Budget:
         dice: Spreads attempts in time while the lane is slowed down.
     """
 
-    def __init__(self, limits: Limits | None, dice: random.Random | None = None) -> None:
-        self.pace = Pace(dice or random.Random())
+    def __init__(self, limits: Limits | None, rng: random.Random | None = None) -> None:
+        self.pace = AdaptiveRate(rng or random.Random())
         self._own: dict[str, int] = {}  # what the user set; never loosened by the server
         self._servers: dict[str, int] = {}  # what answers and refusals named
         self._margin = 0.0
@@ -165,7 +165,7 @@ class Budget:
         """How many leases have not ended."""
         return len(self._leases)
 
-    def too_large(self, cost: Cost) -> TooLarge | None:
+    def too_large(self, cost: TokenCost) -> TooLarge | None:
         """Return the first limit that *cost* exceeds even when it is full, or None."""
         for name, bucket in self._buckets.items():
             units = cost.units(name)
@@ -173,7 +173,7 @@ class Budget:
                 return TooLarge(units, bucket.limit, name)
         return None
 
-    def lease(self, cost: Cost, now_ns: int) -> Lease | Blocked:
+    def lease(self, cost: TokenCost, now_ns: int) -> Lease | Blocked:
         """Take *cost* from every bucket, or from none.
 
         Args:
@@ -210,7 +210,7 @@ class Budget:
             self._probe = lease
         return lease
 
-    def blocks(self, cost: Cost, now_ns: int) -> Blocked | None:
+    def blocks(self, cost: TokenCost, now_ns: int) -> Blocked | None:
         """Return what would block *cost* longest, or None if it would pass."""
         if now_ns < self._hold_until_ns:
             return Blocked("hold", self._hold_until_ns - now_ns, self._hold_dimension)
@@ -232,7 +232,7 @@ class Budget:
                     break
         return blocked
 
-    def settle(self, lease: Lease, requested: Cost, used: Cost, now_ns: int) -> None:
+    def settle(self, lease: Lease, requested: TokenCost, used: TokenCost, now_ns: int) -> None:
         """End *lease*: the server charged *requested*, and *used* is the truth. A second end does nothing."""
         if not lease.is_open:
             return
@@ -357,7 +357,7 @@ class Budget:
         """Take it from others who share the budget that the server gives unused allowance back."""
         self._credits = not self._is_disproved("TPM")
 
-    def prove(self, lease: Lease, used: Cost, now_ns: int) -> None:
+    def prove(self, lease: Lease, used: TokenCost, now_ns: int) -> None:
         """Note that the answered request of the settled *lease* used *used* for certain."""
         spent = _units_of(used)
         for name, bucket, _, _ in lease.parts:
@@ -375,12 +375,14 @@ class Budget:
         """
         return self._own.get(name, limit) >= limit and not self._is_disproved(name)
 
-    def held(self) -> Cost:
+    def held(self) -> TokenCost:
         """Return what all open leases hold together."""
         costs = [lease.cost for lease in self._leases]
-        return Cost(*(sum(parts) for parts in zip(*costs, strict=True))) if costs else Cost(0)
+        return TokenCost(*(sum(parts) for parts in zip(*costs, strict=True))) if costs else TokenCost(0)
 
-    def forecast(self, requests: int, ahead: Cost, cost: Cost, surplus: float, flight_ns: int, now_ns: int) -> int:
+    def forecast(
+        self, requests: int, ahead: TokenCost, cost: TokenCost, surplus: float, flight_ns: int, now_ns: int
+    ) -> int:
         """Return the nanoseconds until *cost* will pass if *requests* of *ahead* in all go first.
 
         Args:
@@ -433,13 +435,13 @@ class Budget:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
         return {name: (b.leased, b.settled, b.refunded, b.held) for name, b in self._buckets.items()}
 
-    def _what_blocks(self, cost: Cost, now_ns: int) -> Blocked:
+    def _what_blocks(self, cost: TokenCost, now_ns: int) -> Blocked:
         """Return what blocks a *cost* that does not pass."""
         blocked = self.blocks(cost, now_ns)
         assert blocked is not None
         return blocked
 
-    def _large_hold(self, cost: Cost, now_ns: int) -> Blocked | None:
+    def _large_hold(self, cost: TokenCost, now_ns: int) -> Blocked | None:
         """Return the wait for a limit per day that the server set for costs as large as *cost*, or None."""
         for name, (until_ns, units) in list(self._large_holds.items()):
             if until_ns <= now_ns:
@@ -455,7 +457,7 @@ class Budget:
         probe = self._probe
         return 0 if probe is None or not probe.is_open else max(0, probe.granted_ns + _PROBE_NS - now_ns)
 
-    def _is_harmless(self, cost: Cost) -> bool:
+    def _is_harmless(self, cost: TokenCost) -> bool:
         """Return whether *cost* may join a probe: the user named the limit of requests, and no other is as small."""
         return "RPM" in self._own and self.held().tokens + cost.tokens <= _HARMLESS_TOKENS
 
@@ -559,7 +561,7 @@ def holds_everybody(refusal: Refusal) -> bool:
     return refusal.dimension not in DAILY or not refusal.limit or refusal.used is None
 
 
-def _units_of(cost: Cost) -> tuple[int, int, int, int, int]:
+def _units_of(cost: TokenCost) -> tuple[int, int, int, int, int]:
     """Return what *cost* counts against every kind of limit; ``_PLACES`` says where."""
     prompt, completion, audio_s = cost
     return 1, prompt + completion, prompt, completion, audio_s

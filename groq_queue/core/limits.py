@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from groq_queue.errors import ConfigurationError, refusing_unknown, shown
+from groq_queue.errors import ConfigurationError, refusing_unknown, safe_repr
 
 DIMENSIONS: dict[str, str] = {
     "RPM": "requests per minute",
@@ -76,12 +76,12 @@ class Limits:
                 continue
             if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST:
                 raise ConfigurationError(
-                    f"{field}={shown(limit, 50)}: a limit is a whole number >= 1, or None for unlimited"
+                    f"{field}={safe_repr(limit, 50)}: a limit is a whole number >= 1, or None for unlimited"
                 )
         for field in ("minute_s", "hour_s", "day_s"):
             period = getattr(self, field)
             if isinstance(period, bool) or not isinstance(period, (int, float)) or not 1e-3 <= period <= 1e9:
-                raise ConfigurationError(f"{field}={shown(period, 50)}: a period is a number of seconds > 0")
+                raise ConfigurationError(f"{field}={safe_repr(period, 50)}: a period is a number of seconds > 0")
 
     def by_dimension(self) -> dict[str, int]:
         """Return the limits that are set as ``{"TPM": 6000, ...}``."""
@@ -109,7 +109,7 @@ def limits_named(table: object) -> str:
         known = _nearest_field(name)
         if known is None:
             return ""
-        named.append(f"{known}={shown(limit, 50)}")
+        named.append(f"{known}={safe_repr(limit, 50)}")
     return ", ".join(named)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from groq_queue.core.token_estimate import Cost
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.core.token_estimate import TokenCost
+from groq_queue.errors import ConfigurationError, safe_repr
 
 PRICES_AS_OF = "2026-06"
 
@@ -32,7 +32,7 @@ PRICES: dict[str, tuple[float, float]] = {
 _PICO = 10**12
 
 
-class Tariff:
+class PriceTable:
     """Prices by model.
 
     Args:
@@ -46,7 +46,7 @@ class Tariff:
     def __init__(self, prices: Mapping[str, tuple[float, float]] | None = None) -> None:
         if prices is not None and not isinstance(prices, Mapping):
             raise ConfigurationError(
-                f"prices={shown(prices)}: use {{model: (prompt, completion)}}, USD per million tokens"
+                f"prices={safe_repr(prices)}: use {{model: (prompt, completion)}}, USD per million tokens"
             )
         self._per_token: dict[str, tuple[int, int]] = {}
         for model, pair in {**PRICES, **(prices or {})}.items():
@@ -58,14 +58,14 @@ class Tariff:
                 prompt = completion = -1
             if prompt < 0 or completion < 0:
                 raise ConfigurationError(
-                    f"prices[{shown(model, 50)}]={shown(pair)}: use a pair of numbers >= 0, "
+                    f"prices[{safe_repr(model, 50)}]={safe_repr(pair)}: use a pair of numbers >= 0, "
                     "USD per million prompt and completion tokens"
                 )
             if not isinstance(model, str):
-                raise ConfigurationError(f"prices[{shown(model, 50)}]: use the name of a model, a str")
+                raise ConfigurationError(f"prices[{safe_repr(model, 50)}]: use the name of a model, a str")
             self._per_token[model] = (prompt, completion)
 
-    def price(self, model: str, cost: Cost) -> int | None:
+    def price(self, model: str, cost: TokenCost) -> int | None:
         """Return what *cost* is worth in picodollars, or None if *model* has no price."""
         per_token = self._per_token.get(model)
         if per_token is None:
@@ -73,7 +73,7 @@ class Tariff:
         return cost.prompt * per_token[0] + cost.completion * per_token[1]
 
 
-class Purse:
+class SpendCap:
     """A cap on spending: reserved before sending, corrected afterwards.
 
     Not thread-safe: the engine's lock guards it. ``spent + reserved`` never
@@ -100,7 +100,7 @@ class Purse:
         self.reserved -= amount
         self.spent += actual
 
-    def inherit(self, other: Purse) -> None:
+    def inherit(self, other: SpendCap) -> None:
         """Count as spent what *other* has spent or set aside: its requests may still be charged."""
         self.spent = other.spent + other.reserved
 

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 
 _SCALE = 1 << 32  # virtual time per unit of cost at weight 1; keeps tags integer and exact enough
 _WEIGHT_SCALE = 1 << 16  # weights are stored as integers in this unit
@@ -76,11 +76,11 @@ def parse_priority(value: Any) -> int:
         return int(value)
     names = ", ".join(member.name.lower() for member in _LADDER)
     raise ConfigurationError(
-        f"priority={shown(value)}: use one of {names}, or a whole number from 0 (first) to 10 (last)"
+        f"priority={safe_repr(value)}: use one of {names}, or a whole number from 0 (first) to 10 (last)"
     )
 
 
-def rung_of(priority: int) -> float:
+def level_index(priority: int) -> float:
     """Return how many named levels lie above *priority*; numbers between two names lie between their rungs."""
     for rung, (above, below) in enumerate(itertools.pairwise(_LADDER)):
         if priority <= below:
@@ -98,7 +98,7 @@ def rank_of(priority: int, now_ns: int, ageing_ns: int | None) -> int:
     """
     if ageing_ns is None:
         return priority
-    return (now_ns + int(rung_of(priority) * ageing_ns)) // ageing_ns
+    return (now_ns + int(level_index(priority) * ageing_ns)) // ageing_ns
 
 
 class Ranked(Protocol):
@@ -110,7 +110,7 @@ class Ranked(Protocol):
     arrival: int  # number of its place in line, set by ``add``; 0 once it has left the line
 
 
-class Turn(NamedTuple):
+class LeaseApplicant(NamedTuple):
     """Whose turn a lease is asked for; only budgets that several processes share have to know.
 
     Attributes:
@@ -128,7 +128,7 @@ class Turn(NamedTuple):
     cost: int = 1
 
 
-class _Turn:
+class _ClientQueue:
     """One client's requests of one level: the first is in line, the others behind it.
 
     A request that leaves from the middle stays in ``behind`` until its place comes, and is
@@ -146,8 +146,8 @@ class _Turn:
         self.live = 1
         self.in_line: Any = None  # the request whose entry stands in the heap, if any
 
-    def copy(self) -> _Turn:
-        twin = _Turn(self.start, self.weight)
+    def copy(self) -> _ClientQueue:
+        twin = _ClientQueue(self.start, self.weight)
         twin.behind = self.living()
         twin.finish, twin.live, twin.in_line = self.finish, self.live, self.in_line
         return twin
@@ -195,20 +195,20 @@ def _uncount(gone: dict[Any, int], request: Any) -> None:
         gone[request] -= 1
 
 
-class _Level:
+class _PriorityLevel:
     """Virtual time and clients of one rank."""
 
     __slots__ = ("early", "now", "open", "turns", "weights")
 
     def __init__(self, now: int) -> None:
         self.now = now
-        self.turns: dict[str, _Turn] = {}
+        self.turns: dict[str, _ClientQueue] = {}
         self.weights = 0
-        self.early: list[tuple[int, int, _Turn]] = []  # turns whose start is still to come, by start
+        self.early: list[tuple[int, int, _ClientQueue]] = []  # turns whose start is still to come, by start
         self.open = 0  # live entries of this level that the heap holds
 
-    def copy(self) -> _Level:
-        twin = _Level(self.now)
+    def copy(self) -> _PriorityLevel:
+        twin = _PriorityLevel(self.now)
         copies = {id(turn): turn.copy() for turn in self.turns.values()}
         twin.turns = {client: copies[id(turn)] for client, turn in self.turns.items()}
         twin.weights, twin.open = self.weights, self.open
@@ -226,7 +226,7 @@ def is_stale(entry: Entry) -> bool:
     return bool(entry[2].arrival != entry[1][1])
 
 
-class FairOrder:
+class FairQueue:
     """Decides which requests of a lane stand in its heap, and with which ``seq``.
 
     Only the first request of each client and level stands there; so the heap is
@@ -239,7 +239,7 @@ class FairOrder:
     """
 
     def __init__(self) -> None:
-        self._levels: dict[int, _Level] = {}
+        self._levels: dict[int, _PriorityLevel] = {}
         self._weights: dict[str, int] = {}
         self._arrivals = 0
         self._latest = 0  # no tag of a forgotten level is larger
@@ -264,7 +264,7 @@ class FairOrder:
         turn = None if level is None else level.turns.get(client)
         made = None
         if turn is None:
-            made = _Turn(0, self._weights.get(client, _WEIGHT_SCALE))
+            made = _ClientQueue(0, self._weights.get(client, _WEIGHT_SCALE))
             level = self._level(request.rank)
             turn = level.turns.get(client)
         assert level is not None
@@ -351,9 +351,9 @@ class FairOrder:
             self._latest = max(self._latest, level.now)
         self._levels.clear()
 
-    def successor(self) -> FairOrder:
+    def successor(self) -> FairQueue:
         """Return an order of nobody that goes on where this one is: later arrivals, later tags, the same weights."""
-        after = FairOrder()
+        after = FairQueue()
         after._weights, after._arrivals = dict(self._weights), self._arrivals
         ends = [turn.finish for level in self._levels.values() for turn in level.turns.values()]
         after._latest = max([self._latest, *(level.now for level in self._levels.values()), *ends])
@@ -365,7 +365,7 @@ class FairOrder:
         Args:
             entries: Of the heap; they are not changed.
         """
-        twin = FairOrder()
+        twin = FairQueue()
         twin._levels = {rank: level.copy() for rank, level in self._levels.items()}
         heap = [entry for entry in entries if not is_stale(entry)]
         heapq.heapify(heap)
@@ -404,13 +404,13 @@ class FairOrder:
                 return max(candidates, key=lambda turn: turn.live).newest(rank)
         return None
 
-    def _level(self, rank: int) -> _Level:
+    def _level(self, rank: int) -> _PriorityLevel:
         level = self._levels.get(rank)
         if level is None:
-            level = self._levels[rank] = _Level(self._latest)
+            level = self._levels[rank] = _PriorityLevel(self._latest)
         return level
 
-    def _promote(self, rank: int, level: _Level) -> list[Entry]:
+    def _promote(self, rank: int, level: _PriorityLevel) -> list[Entry]:
         """Line up every turn whose start has come; if nobody stands in line, time jumps to the next start."""
         entries: list[Entry] = []
         early = level.early
@@ -425,14 +425,14 @@ class FairOrder:
             del self._levels[rank]
         return entries
 
-    def _forget(self, level: _Level, client: str) -> None:
+    def _forget(self, level: _PriorityLevel, client: str) -> None:
         turn = level.turns.pop(client)
         level.weights -= turn.weight
         if turn.finish > self._latest:
             self._latest = turn.finish
 
 
-def _line_up(level: _Level, turn: _Turn) -> Sequence[Entry]:
+def _line_up(level: _PriorityLevel, turn: _ClientQueue) -> Sequence[Entry]:
     """Bring the turn's first request behind into line, at once or when its start comes."""
     if turn.start > level.now:
         heapq.heappush(level.early, (turn.start, turn.first().arrival, turn))
@@ -440,13 +440,13 @@ def _line_up(level: _Level, turn: _Turn) -> Sequence[Entry]:
     return (_step(level, turn),)
 
 
-def _step(level: _Level, turn: _Turn) -> Entry:
+def _step(level: _PriorityLevel, turn: _ClientQueue) -> Entry:
     """Let the turn's first request behind step into line."""
     turn.first()
     return _stand(level, turn, turn.behind.popleft())
 
 
-def _stand(level: _Level, turn: _Turn, request: Ranked) -> Entry:
+def _stand(level: _PriorityLevel, turn: _ClientQueue, request: Ranked) -> Entry:
     """Let *request* be the one of its turn that stands in line, and return its entry."""
     turn.finish = finish = turn.start + request.turn_cost * _UNIT // turn.weight
     turn.in_line = request

@@ -17,10 +17,10 @@ _GROWTH = log((1 + _ERROR) / (1 - _ERROR))
 _LEAST_NS = 1_000  # shorter ones are counted as none; so a year needs no more than 1,600 bins
 
 
-class Sketch:
+class QuantileSketch:
     """Not thread-safe.
 
-    >>> sketch = Sketch()
+    >>> sketch = QuantileSketch()
     >>> for ms in range(1, 101):
     ...     sketch.add(ms * 1_000_000)
     >>> round(sketch.quantile(0.5) / 1e6), sketch.count
@@ -42,7 +42,7 @@ class Sketch:
         if value_ns > self.largest:
             self.largest = value_ns
 
-    def merge(self, other: Sketch) -> None:
+    def merge(self, other: QuantileSketch) -> None:
         """Count everything *other* has counted."""
         for place, count in other._bins.items():
             self._bins[place] = self._bins.get(place, 0) + count

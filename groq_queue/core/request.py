@@ -16,7 +16,7 @@ from enum import Enum
 from json import encoder
 from typing import Any
 
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.errors import ConfigurationError, GroqQueueError
 
 CHAT = "chat/completions"
@@ -26,9 +26,9 @@ _LONG = 300  # characters of a path inside the payload, with what is wrong there
 
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 
-_dice = random.Random()  # of our own: a program that seeds the stdlib's would repeat its ids
+_rng = random.Random()  # of our own: a program that seeds the stdlib's would repeat its ids
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_dice.seed)  # ids of a forked child are not those of its parent
+    os.register_at_fork(after_in_child=_rng.seed)  # ids of a forked child are not those of its parent
 
 
 def _make_encode() -> Callable[[Any, int], Iterable[str]]:
@@ -118,7 +118,7 @@ class Request:
         model: str,
         endpoint: str,
         body: bytes | None,
-        size: Size,
+        size: PromptSize,
         priority: int,
         client: str = "default",
         custom_id: str | None = None,
@@ -150,7 +150,7 @@ class Request:
             request_id: Our id of it, if it has one already.
             call: The user's callable to run instead of sending *body*, see ``engine.callables``.
         """
-        self._id: str | int = request_id or _dice.getrandbits(128)
+        self._id: str | int = request_id or _rng.getrandbits(128)
         self.model = model
         self.lane = model if tier is None else lane_of(model, tier)
         self.endpoint = endpoint

@@ -110,12 +110,12 @@ class RetryPolicy:
         left = self.max_retries - retries
         return left if unknown is None else min(left, self.max_unknown - unknown)
 
-    def backoff_ns(self, retries: int, dice: random.Random) -> int:
+    def backoff_ns(self, retries: int, rng: random.Random) -> int:
         """Return a full-jitter wait before retry number *retries* + 1, in nanoseconds."""
         bound_s = min(self.cap_s, self.base_s * 2.0 ** min(retries, 30))
-        return round(dice.uniform(0, bound_s) * 1e9)
+        return round(rng.uniform(0, bound_s) * 1e9)
 
-    def outage_wait_ns(self, left: int, failing_ns: int, dice: random.Random) -> int:
+    def outage_wait_ns(self, left: int, failing_ns: int, rng: random.Random) -> int:
         """Return how long a retry has to wait at least while nobody is answered.
 
         Backoffs alone may be over in six seconds, and most outages last longer. So the last retry waits until
@@ -128,7 +128,7 @@ class RetryPolicy:
             dice: Spreads those that failed together.
         """
         patience_s = self.outage_s * min(1.0, (2.0 ** min(self.max_retries, 30) - 1) / 31)
-        return max(0, round(patience_s * 0.5 ** (left - 1) * dice.uniform(1.0, 1.1) * 1e9) - failing_ns)
+        return max(0, round(patience_s * 0.5 ** (left - 1) * rng.uniform(1.0, 1.1) * 1e9) - failing_ns)
 
     def least_hold_ns(self, rounds: int, *, has_figures: bool) -> int:
         """Return how long to hold a lane at least that was refused with a wait, *rounds* times in a row.
@@ -139,12 +139,12 @@ class RetryPolicy:
         longest_s = 1.0 if has_figures else _LONGEST_BLIND_S
         return min(round(longest_s * 1e9), 10_000_000 << min(rounds, 30))
 
-    def blind_hold_ns(self, rounds: int, dice: random.Random) -> int:
+    def blind_hold_ns(self, rounds: int, rng: random.Random) -> int:
         """Return how long to hold a lane that was refused without a wait, *rounds* times in a row.
 
         1.5, 3.3, 7, 16, 35 s, then a minute: five of them outlast a window of a minute.
         """
-        return round(min(_LONGEST_BLIND_S, 1.5 * 2.2 ** min(rounds - 1, 20)) * dice.uniform(1.0, 1.15) * 1e9)
+        return round(min(_LONGEST_BLIND_S, 1.5 * 2.2 ** min(rounds - 1, 20)) * rng.uniform(1.0, 1.15) * 1e9)
 
 
 class LaneHealth:

@@ -32,7 +32,7 @@ _WINDOW = 64  # answers over which the worst ratio is remembered
 _QUANTILE = 0.95
 
 
-class Cost(NamedTuple):
+class TokenCost(NamedTuple):
     """Units one request takes from each kind of limit."""
 
     prompt: int
@@ -57,11 +57,11 @@ class Cost(NamedTuple):
         return self.audio_s
 
 
-cost_of: Callable[[tuple[int, int, int]], Cost] = partial(tuple.__new__, Cost)
-"""Make a ``Cost`` of its three parts at half the price of calling it; several are made for each attempt."""
+cost_of: Callable[[tuple[int, int, int]], TokenCost] = partial(tuple.__new__, TokenCost)
+"""Make a ``TokenCost`` of its three parts at half the price of calling it; several are made for each attempt."""
 
 
-class Size(NamedTuple):
+class PromptSize(NamedTuple):
     """What is known of a request's cost from its payload alone.
 
     Attributes:
@@ -77,7 +77,7 @@ class Size(NamedTuple):
     is_exact: bool = False
 
 
-def size_of(payload: Mapping[str, Any], tokens: int | None = None, audio_s: float = 0) -> Size:
+def size_of(payload: Mapping[str, Any], tokens: int | None = None, audio_s: float = 0) -> PromptSize:
     """Measure a payload.
 
     Args:
@@ -104,8 +104,8 @@ def size_of(payload: Mapping[str, Any], tokens: int | None = None, audio_s: floa
 
 
 @lru_cache(_SIZES)  # a million requests have few different sizes, and to make one takes longer than to find it
-def _size(base: int, completion: int | None, audio_s: int, is_exact: bool) -> Size:
-    return Size(base, completion, audio_s, is_exact)
+def _size(base: int, completion: int | None, audio_s: int, is_exact: bool) -> PromptSize:
+    return PromptSize(base, completion, audio_s, is_exact)
 
 
 def _text_tokens(value: Any) -> int:
@@ -141,7 +141,7 @@ def _content_tokens(content: list[Any] | tuple[Any, ...]) -> int:
     return total
 
 
-def corrected(size: Size, refusal: Refusal | None) -> Size:
+def corrected(size: PromptSize, refusal: Refusal | None) -> PromptSize:
     """Return *size* with the price that the server named when it refused it, if it did."""
     if refusal is None or not refusal.requested or refusal.dimension not in ("TPM", "TPD"):
         return size
@@ -159,7 +159,7 @@ class Backlog(NamedTuple):
     uncapped: int = 0  # requests that name none
     audio_s: int = 0
 
-    def plus(self, size: Size, times: int = 1) -> Backlog:
+    def plus(self, size: PromptSize, times: int = 1) -> Backlog:
         """Return the sum with *size* added *times* over."""
         exact, base = (size.base, 0) if size.is_exact else (0, size.base)
         return Backlog(
@@ -221,7 +221,7 @@ class Estimator:
         self._mean_share = _Mean(1.0)  # real completion / allowance
         self._mean_output = _Mean(_DEFAULT_COMPLETION)
 
-    def price(self, size: Size) -> Cost:
+    def price(self, size: PromptSize) -> TokenCost:
         """Return what a request of *size* is expected to be charged at admission."""
         base, completion, audio_s, is_exact = size
         if is_exact:
@@ -232,7 +232,7 @@ class Estimator:
         prompt = base if ratio is None else -int(-base * ratio.value // 1)
         return cost_of((prompt if prompt > 1 else 1, completion, audio_s))
 
-    def learn(self, size: Size, prompt: int, completion: int) -> None:
+    def learn(self, size: PromptSize, prompt: int, completion: int) -> None:
         """Take the truth of one answer."""
         if size.is_exact:
             return
@@ -248,7 +248,7 @@ class Estimator:
             if completion > self._usual_output or self._answers % 10 == 1:  # sorting them for each would cost the most
                 self._usual_output = max(1, quantile(self._outputs, _QUANTILE))
 
-    def learn_requested(self, size: Size, requested: int) -> None:
+    def learn_requested(self, size: PromptSize, requested: int) -> None:
         """Take the server's own count of a request that it refused."""
         if size.is_exact:
             return
@@ -258,7 +258,7 @@ class Estimator:
             prompt = requested - size.completion
             self._worst(size).learn(prompt / size.base)
 
-    def _worst(self, size: Size) -> _WorstRatio:
+    def _worst(self, size: PromptSize) -> _WorstRatio:
         """Return what was learnt of prompts about as long as that of *size*."""
         worst = self._ratios.get(size.base.bit_length())
         if worst is None:
@@ -274,7 +274,7 @@ class Estimator:
         told = max(self._allowances, default=_DEFAULT_COMPLETION)
         return max(told, self._usual_output)
 
-    def expect(self, backlog: Backlog, *, credits: bool) -> Cost:
+    def expect(self, backlog: Backlog, *, credits: bool) -> TokenCost:
         """Return what *backlog* will probably have cost once it is answered.
 
         Args:
@@ -285,7 +285,7 @@ class Estimator:
         output = self._mean_output.value if credits else self._allowance()
         completion = backlog.capped * share + backlog.uncapped * output
         prompt = backlog.base * self._mean_ratio.value + backlog.exact
-        return Cost(round(prompt), round(completion), backlog.audio_s)
+        return TokenCost(round(prompt), round(completion), backlog.audio_s)
 
 
 def quantile(values: Iterable[int], fraction: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from groq_queue.core.limits import Limits, limits_named
 from groq_queue.core.token_estimate import MOST_UNITS
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 
 _MAX_TEXT = 512
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -25,7 +25,7 @@ def check_count(field: str, value: Any, *, least: int = 1, optional: bool = Fals
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_UNITS:
         most = f" and <= {MOST_UNITS:,}" if isinstance(value, int) and value > MOST_UNITS else ""
-        raise ConfigurationError(f"{field}={shown(value)}: use a whole number >= {least}{most}{_or_none(optional)}")
+        raise ConfigurationError(f"{field}={safe_repr(value)}: use a whole number >= {least}{most}{_or_none(optional)}")
     return value
 
 
@@ -38,7 +38,7 @@ def check_seconds(field: str, value: Any, *, optional: bool = True) -> Any:
     if value is None and optional:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 31_622_400:
-        raise ConfigurationError(f"{field}={shown(value)}: use a number of seconds > 0{_or_none(optional)}")
+        raise ConfigurationError(f"{field}={safe_repr(value)}: use a number of seconds > 0{_or_none(optional)}")
     return value
 
 
@@ -83,7 +83,7 @@ def check_dollars(field: str, value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        raise ConfigurationError(f"{field}={shown(value)}: use an amount in USD > 0, or None")
+        raise ConfigurationError(f"{field}={safe_repr(value)}: use an amount in USD > 0, or None")
     return value
 
 
@@ -94,7 +94,7 @@ def check_share(field: str, value: Any) -> Any:
         ConfigurationError: It is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ConfigurationError(f"{field}={shown(value)}: use a number from 0 to below 1")
+        raise ConfigurationError(f"{field}={safe_repr(value)}: use a number from 0 to below 1")
     return value
 
 
@@ -108,10 +108,10 @@ def check_text(field: str, value: Any, *, optional: bool = False) -> Any:
         return None
     if not isinstance(value, str) or not value.strip() or len(value) > _MAX_TEXT:
         raise ConfigurationError(
-            f"{field}={shown(value)}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
+            f"{field}={safe_repr(value)}: use a str of 1 to {_MAX_TEXT} characters{_or_none(optional)}"
         )
     if not value.isascii() and _HALF_A_PAIR.search(value):
-        raise ConfigurationError(f"{field}={shown(value)}: holds half of a surrogate pair, which no file can hold")
+        raise ConfigurationError(f"{field}={safe_repr(value)}: holds half of a surrogate pair, which no file can hold")
     return value
 
 
@@ -123,7 +123,9 @@ def check_path(field: str, value: Any) -> str:
     """
     path = check_text(field, value).strip("/")
     if not _PATH.fullmatch(path) or ".." in path or "//" in path:
-        raise ConfigurationError(f"{field}={shown(value)}: use a path below the base URL, such as 'chat/completions'")
+        raise ConfigurationError(
+            f"{field}={safe_repr(value)}: use a path below the base URL, such as 'chat/completions'"
+        )
     return str(path)
 
 
@@ -134,7 +136,7 @@ def check_choice(field: str, value: Any, choices: Collection[str]) -> Any:
         ConfigurationError: It is not.
     """
     if not isinstance(value, str) or value not in choices:
-        raise ConfigurationError(f"{field}={shown(value)}: use one of {', '.join(sorted(choices))}")
+        raise ConfigurationError(f"{field}={safe_repr(value)}: use one of {', '.join(sorted(choices))}")
     return value
 
 
@@ -145,7 +147,7 @@ def check_flag(field: str, value: Any) -> bool:
         ConfigurationError: It is not.
     """
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{field}={shown(value)}: use True or False")
+        raise ConfigurationError(f"{field}={safe_repr(value)}: use True or False")
     return value
 
 
@@ -169,17 +171,19 @@ def check_limits(limits: Any) -> Limits | dict[str, Limits] | None:
     if limits is None or isinstance(limits, Limits):
         return limits
     if not isinstance(limits, Mapping):
-        raise ConfigurationError(f"limits={shown(limits)}: use Limits(...), a dict of them by model, or None")
+        raise ConfigurationError(f"limits={safe_repr(limits)}: use Limits(...), a dict of them by model, or None")
     for model, each in limits.items():
         if not isinstance(each, Limits) and (names := limits_named(limits)):
             raise ConfigurationError(
-                f"limits={shown(limits)}: write limits=Limits({names}), or a dict of them by model"
+                f"limits={safe_repr(limits)}: write limits=Limits({names}), or a dict of them by model"
             )
-        check_text(f"limits[{shown(model, 50)}]", model)
+        check_text(f"limits[{safe_repr(model, 50)}]", model)
         if not isinstance(each, Limits):
             names = limits_named(each)
-            cure = f", as in {{{shown(model, 50)}: Limits({names})}}" if names else ""
-            raise ConfigurationError(f"limits[{shown(model, 50)}]={shown(each)}: use model names and Limits(...){cure}")
+            cure = f", as in {{{safe_repr(model, 50)}: Limits({names})}}" if names else ""
+            raise ConfigurationError(
+                f"limits[{safe_repr(model, 50)}]={safe_repr(each)}: use model names and Limits(...){cure}"
+            )
     return dict(limits)
 
 

@@ -19,10 +19,10 @@ from functools import partial
 from typing import NoReturn
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed.codec import Ending, decode_ending, is_final
 from groq_queue.distributed.inbox import Inbox
 from groq_queue.distributed.job_store import JobStore
@@ -80,7 +80,7 @@ class CeleryEngine:
         max_pending: int | None = None,
         max_pending_per_client: int | None = None,
         when_full: str = "block",
-        tariff: Tariff | None = None,
+        tariff: PriceTable | None = None,
         base_url: str | None = None,
     ) -> None:
         self._store = store
@@ -93,7 +93,7 @@ class CeleryEngine:
         self._room = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._pool: WorkerPool[_Task] = WorkerPool(self, self._lock, clock, 1, "groq_queue-celery")
-        self._register = Register(tariff or Tariff(), max_pending, max_pending_per_client)
+        self._register = Register(tariff or PriceTable(), max_pending, max_pending_per_client)
         self._tasks: deque[_Task] = deque()
         self._weights: dict[str, float] = {}
         self._outbox = Outbox(store, bell, self._reply, base_url)
@@ -185,7 +185,7 @@ class CeleryEngine:
                 "how a request ended is kept for an hour"
             )
         request = Request(
-            model="", endpoint="", body=None, size=Size(0, 0), priority=5, custom_id=standing.custom_id,
+            model="", endpoint="", body=None, size=PromptSize(0, 0), priority=5, custom_id=standing.custom_id,
             request_id=request_id,
         )  # fmt: skip
         future: RequestFuture[Completion] = RequestFuture(request, self)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion, decode_object
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.errors import APIError, GroqQueueError, error_of, record_of
 
 _BOUNDS = ("max_wait_ns", "deadline_ns")
@@ -32,7 +32,7 @@ class Ending(NamedTuple):
     error: GroqQueueError | None = None
     attempts: int = 0
     waited_s: float = 0.0
-    charged: Cost = Cost(0)
+    charged: TokenCost = TokenCost(0)
 
 
 def encode_request(request: Request, base_url: str | None) -> str:
@@ -78,7 +78,7 @@ def decode_request(text: str) -> tuple[Request, str | None]:
             model=record["model"],
             endpoint=record["endpoint"],
             body=record["payload"].encode("utf-8"),
-            size=Size(base, completion, audio_s, is_exact),
+            size=PromptSize(base, completion, audio_s, is_exact),
             priority=record["priority"],
             client=record["client"],
             max_wait_ns=options.get("max_wait_ns"),
@@ -142,7 +142,7 @@ def decode_ending(status: str, text: str | None, *, custom_id: str | None) -> En
             error.__dict__.setdefault("attempts", attempts)
         if "cause" in told:
             error.__cause__ = error_of(told["cause"])
-    return Ending(state, result, error, attempts, waited_s, Cost(*told.get("charged", (0, 0))))
+    return Ending(state, result, error, attempts, waited_s, TokenCost(*told.get("charged", (0, 0))))
 
 
 def is_final(status: str | None) -> bool:

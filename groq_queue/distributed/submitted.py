@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.price_table import Purse, Tariff
+from groq_queue.core.price_table import PriceTable, SpendCap
 from groq_queue.core.request import Request, State
 from groq_queue.distributed.codec import Ending
 from groq_queue.engine.attempt import Next, Outcome
@@ -22,7 +22,7 @@ class Register:
         stored: Ids of those that Redis has accepted.
     """
 
-    def __init__(self, tariff: Tariff, max_pending: int | None, max_pending_per_client: int | None) -> None:
+    def __init__(self, tariff: PriceTable, max_pending: int | None, max_pending_per_client: int | None) -> None:
         self.open: dict[str, Request] = {}
         self.stored: set[str] = set()
         self.tally = Tally()
@@ -30,7 +30,7 @@ class Register:
         self._by_custom_id: dict[str, Request] = {}
         self._lanes: dict[str, tuple[str, int]] = {}  # name -> model, attempts on their way
         self._began_ns: dict[str, int] = {}
-        self._purse = Purse(None)
+        self._purse = SpendCap(None)
         self._tariff = tariff
         self._max_pending = max_pending
         self._max_pending_per_client = max_pending_per_client

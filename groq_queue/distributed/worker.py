@@ -18,7 +18,7 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.distributed.codec import Ending, decode_request, encode_counts, encode_ending, take_over_counts
 from groq_queue.distributed.job_store import Claimed, JobStore
 from groq_queue.distributed.lanes import LANES, Lane
@@ -89,7 +89,7 @@ class _Job:
         self.is_sending = False
         self.untold: Callable[[], object] | None = None  # tells that it rests, which could not be told yet
         self.is_gone = False  # cancelled, or another worker's
-        self.charged = Cost(0)
+        self.charged = TokenCost(0)
         self.future: RequestFuture[Completion] | None = None
 
 

@@ -29,7 +29,7 @@ from groq_queue.core.headers import Refusal, parse_rate_headers, parse_retry_aft
 from groq_queue.core.request import Request, lower_cap
 from groq_queue.core.response import Completion, decode_object, usage_of
 from groq_queue.core.retry import LaneHealth, Meaning, RetryPolicy, meaning_of
-from groq_queue.core.token_estimate import Cost, Size, corrected
+from groq_queue.core.token_estimate import PromptSize, TokenCost, corrected
 from groq_queue.engine.callables import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import told, told_error
@@ -46,7 +46,7 @@ _ASIDE_NS = 100_000_000  # longer than the hold of its lane, so that the next at
 _LONGEST_PAUSE_NS = 60 * NS_PER_S  # of a lane, by a failing server's wish; then one attempt a minute looks again
 _LONGEST_WAIT_NS = 3_600 * NS_PER_S  # of a request, by a failing server's wish
 _LONGEST_HOLD_NS = 86_400 * NS_PER_S  # of a lane, by the limiter's wish; no limit has a longer period
-_NOTHING = Cost(0)
+_NOTHING = TokenCost(0)
 
 
 class Reply(Protocol):
@@ -83,26 +83,26 @@ class Outcome(NamedTuple):
     result: Any = None  # a Completion, or what the user's own callable returned
     error: GroqQueueError | None = None
     wait_ns: int = 0
-    charged: Cost = _NOTHING  # what has to be paid for, as far as known
+    charged: TokenCost = _NOTHING  # what has to be paid for, as far as known
 
 
 class Runner:
     """Runs attempts; safe to use from many threads at once."""
 
     def __init__(
-        self, transport: Transport, policy: RetryPolicy, timeout: tuple[float, float], clock: Clock, dice: random.Random
+        self, transport: Transport, policy: RetryPolicy, timeout: tuple[float, float], clock: Clock, rng: random.Random
     ) -> None:
         self._transport = transport
         self._policy = policy
         self._timeout = timeout
         self._clock = clock
-        self._dice = dice
+        self._rng = rng
         self._lanes: dict[str, LaneHealth] = {}  # by lane
         renew_in_children(self)
 
     def renew(self) -> None:
         """Throw other dice in a forked child, or all children would come back at the same instants."""
-        self._dice.seed()
+        self._rng.seed()
         self._lanes = {}
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
@@ -159,7 +159,7 @@ class Runner:
         usage: tuple[int, int, int] | None,
         headers: Mapping[str, str],
         now_ns: int,
-    ) -> Cost:
+    ) -> TokenCost:
         """End the lease of an answered request and return what has to be paid for."""
         self._tell(request, meter.settle(lease, request.size, usage, parse_rate_headers(headers), now_ns))
         self._health(request).answered(lease.granted_ns, now_ns)
@@ -278,8 +278,8 @@ class Runner:
             request.retries += 1
             hold_ns = told_ns or 0
             if told_ns is None or health.rounds > 1:  # a wait that was kept and did not help is no better than none
-                hold_ns = max(hold_ns, self._policy.blind_hold_ns(health.rounds, self._dice)) if is_new_round else 0
-        hold_ns = min(hold_ns, _LONGEST_HOLD_NS) + self._dice.randint(*_JITTER_NS)
+                hold_ns = max(hold_ns, self._policy.blind_hold_ns(health.rounds, self._rng)) if is_new_round else 0
+        hold_ns = min(hold_ns, _LONGEST_HOLD_NS) + self._rng.randint(*_JITTER_NS)
         if is_new_round or refusal is not None:
             self._tell(request, meter.refused(lease, request.size, refusal, hold_ns, now_ns))
             request.size = corrected(request.size, refusal)
@@ -303,7 +303,7 @@ class Runner:
             return self._failed(request, error)
         request.retries += 1
         error.attempts = request.attempts
-        wait_ns = max(told_ns, self._policy.blind_hold_ns(request.overtaken, self._dice))
+        wait_ns = max(told_ns, self._policy.blind_hold_ns(request.overtaken, self._rng))
         self._log_failed(request, error, wait_ns)
         return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
 
@@ -330,12 +330,12 @@ class Runner:
         if left <= 0:
             return self._failed(request, error)
         error.attempts = request.attempts
-        wait_ns = max(told_ns, self._policy.backoff_ns(request.retries, self._dice))
+        wait_ns = max(told_ns, self._policy.backoff_ns(request.retries, self._rng))
         began_ns = request.failing_ns
         if began_ns is None or self._health(request).has_answered_since(began_ns):
             request.failing_ns = now_ns
         else:  # failed twice, and nobody was answered in between
-            wait_ns = max(wait_ns, self._policy.outage_wait_ns(left, now_ns - began_ns, self._dice))
+            wait_ns = max(wait_ns, self._policy.outage_wait_ns(left, now_ns - began_ns, self._rng))
         request.retries += 1
         self._log_failed(request, error, wait_ns)
         return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
@@ -353,7 +353,7 @@ class Runner:
         if fitting is None:
             return False
         request.body, completion = fitting
-        request.size = Size(refusal.limit - completion, completion, request.size.audio_s, is_exact=True)
+        request.size = PromptSize(refusal.limit - completion, completion, request.size.audio_s, is_exact=True)
         return True
 
     @staticmethod
@@ -389,10 +389,10 @@ class Runner:
             )
 
 
-def _paid(usage: tuple[int, int, int]) -> Cost:
+def _paid(usage: tuple[int, int, int]) -> TokenCost:
     """Return the tokens to be paid for; cached ones at half the price, rounded up."""
     prompt, completion, cached = usage
-    return Cost(prompt - cached // 2, completion)
+    return TokenCost(prompt - cached // 2, completion)
 
 
 def _facts(request: Request) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.core.limits import DIMENSIONS
-from groq_queue.core.price_table import Purse
+from groq_queue.core.price_table import SpendCap
 from groq_queue.core.request import Request
 from groq_queue.errors import (
     APIError,
@@ -52,7 +52,7 @@ def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
     )
 
 
-def too_dear(request: Request, amount: int, purse: Purse) -> CostLimitReached:
+def too_dear(request: Request, amount: int, purse: SpendCap) -> CostLimitReached:
     """Return the error of a request whose price, *amount* picodollars, ``max_cost`` does not leave."""
     return CostLimitReached(
         f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {purse.spent_usd:.6f} USD: "

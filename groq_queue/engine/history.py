@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
-from groq_queue.core.quantiles import Sketch
+from groq_queue.core.quantiles import QuantileSketch
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.errors import (
     APIConnectionError,
     APIResponseError,
@@ -74,8 +74,8 @@ class RunFacts:
     origin_ns: int
     width_ns: int
     retries: dict[str, int]
-    waits_by_level: dict[int, Sketch]
-    waits_by_client: dict[str | None, Sketch]
+    waits_by_level: dict[int, QuantileSketch]
+    waits_by_client: dict[str | None, QuantileSketch]
     lanes: tuple[LaneFacts, ...]
 
 
@@ -88,7 +88,7 @@ class History:
         self._origin_ns: int | None = None
         self._width_ns = _WIDTH_NS
         self._retries: Counter[str] = Counter()
-        self._waits: dict[tuple[int, str | None], Sketch] = {}  # by level and client
+        self._waits: dict[tuple[int, str | None], QuantileSketch] = {}  # by level and client
         self._clients: set[str] = set()  # the first hundred; ``None`` stands for all others
         self._lanes: dict[str, LaneFacts] = {}
 
@@ -108,7 +108,7 @@ class History:
         lane.last_ns = now_ns
         self._bin(lane, now_ns)[0] += 1
 
-    def ended(self, request: Request, charged: Cost, now_ns: int, *, is_answer: bool, is_refused: bool) -> None:
+    def ended(self, request: Request, charged: TokenCost, now_ns: int, *, is_answer: bool, is_refused: bool) -> None:
         """Note the end of an attempt."""
         lane = self._lanes[request.lane]
         prompt, completion, _ = charged
@@ -129,8 +129,8 @@ class History:
 
     def facts(self, now_ns: int, flight_ns: int) -> RunFacts:
         """Return a copy of everything."""
-        levels: defaultdict[int, Sketch] = defaultdict(Sketch)
-        clients: defaultdict[str | None, Sketch] = defaultdict(Sketch)
+        levels: defaultdict[int, QuantileSketch] = defaultdict(QuantileSketch)
+        clients: defaultdict[str | None, QuantileSketch] = defaultdict(QuantileSketch)
         for (level, client), sketch in self._waits.items():
             levels[level].merge(sketch)
             clients[client].merge(sketch)
@@ -147,12 +147,12 @@ class History:
             lanes=tuple(replace(lane, bins=[each.copy() for each in lane.bins]) for lane in self._lanes.values()),
         )
 
-    def _sketch(self, request: Request) -> Sketch:
+    def _sketch(self, request: Request) -> QuantileSketch:
         """Return where the wait of *request* is to be counted, if its client has no place of its own yet or ever."""
         if len(self._clients) < _CLIENTS:
             self._clients.add(request.client)
         known = request.client if request.client in self._clients else None
-        return self._waits.setdefault((request.priority, known), Sketch())
+        return self._waits.setdefault((request.priority, known), QuantileSketch())
 
     def _bin(self, lane: LaneFacts, now_ns: int) -> list[int]:
         """Return the bin of this instant, after widening all bins if the timeline has become too long."""

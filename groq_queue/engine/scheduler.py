@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from groq_queue.core.budget import Lease, TooLarge
-from groq_queue.core.price_table import Purse, Tariff
+from groq_queue.core.price_table import PriceTable, SpendCap
 from groq_queue.core.request import Request, State
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.engine import failures
 from groq_queue.engine.lane import Lane
 from groq_queue.engine.log import told
@@ -56,7 +56,7 @@ class Chooser:
     def __init__(
         self,
         roster: Roster,
-        tariff: Tariff,
+        tariff: PriceTable,
         max_usd: float | None,
         *,
         raises_daily: bool,
@@ -67,7 +67,7 @@ class Chooser:
         self._raises_daily = raises_daily
         self._tell_later = tell_later
         self._is_capped = max_usd is not None
-        self.purse = Purse(max_usd)
+        self.purse = SpendCap(max_usd)
 
     def choose(self, now_ns: int) -> tuple[Job | None, int | None]:
         """Take the most urgent head that may pass.
@@ -86,7 +86,7 @@ class Chooser:
                 next_ns = found if next_ns is None else min(next_ns, found)
         return None, next_ns
 
-    def pay(self, job: Job, charged: Cost) -> None:
+    def pay(self, job: Job, charged: TokenCost) -> None:
         """Turn the money set aside for an attempt into what it cost."""
         if job.reserved is not None:
             self.purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.engine import failures
@@ -107,7 +107,7 @@ class ThreadEngine:
         max_in_flight: int | None = None,
         ageing_ns: int | None = None,
         raises_daily: bool = True,
-        tariff: Tariff | None = None,
+        tariff: PriceTable | None = None,
         max_usd: float | None = None,
         keeper: Keeper | None = None,
         name: str = "groq_queue",
@@ -131,7 +131,7 @@ class ThreadEngine:
         )
         self._new_chooser: Callable[[Roster], Chooser] = lambda roster: Chooser(
             roster,
-            tariff or Tariff(),
+            tariff or PriceTable(),
             max_usd,
             raises_daily=raises_daily,
             tell_later=lambda tell: timers.after(0, tell),
@@ -864,7 +864,9 @@ class ThreadEngine:
             self._finish_attempt(job, outcome, now_ns)
             wait_ns = outcome.wait_ns
             if outcome.next is Next.AGAIN:
-                wait_ns = max(wait_ns, job.lane.meter.turn_ns(self._roster.tally.pending_by_lane[request.lane]))
+                wait_ns = max(
+                    wait_ns, job.lane.meter.retry_spacing_ns(self._roster.tally.pending_by_lane[request.lane])
+                )
             due_ns = now_ns + wait_ns
             if self._stop_error is not None:
                 self._roster.end(request, State.FAILED)

@@ -26,7 +26,7 @@ from groq_queue.api.queue import GroqQueue
 from groq_queue.core.validation import check_text
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
-from groq_queue.errors import ConfigurationError, MissingExtraError, shown
+from groq_queue.errors import ConfigurationError, MissingExtraError, safe_repr
 from groq_queue.logger import SafeLogger
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _refuse_rivals(queues: _Queues, fresh: _Queues) -> None:
         if before is not None and before is not ref() and before.stats().running:
             which = f"as {name!r}" if name else "without a name"
             raise ConfigurationError(
-                f"queue={shown(ref())}: another queue, which is not shut down, is scraped {which}: give each a name of "
+                f"queue={safe_repr(ref())}: another queue, which is not shut down, is scraped {which}: give each a name of "
                 "its own, as in register({'bulk': queue}), or shut that one down first"
             )
 
@@ -176,7 +176,7 @@ def _checked(queue: Any) -> dict[str, GroqQueue]:
         queues = {check_text("queue", name): each for name, each in queue.items()}
     for each in queues.values():
         if not isinstance(each, GroqQueue):
-            raise ConfigurationError(f"queue={shown(each)}: use a GroqQueue, or {{name: GroqQueue}}")
+            raise ConfigurationError(f"queue={safe_repr(each)}: use a GroqQueue, or {{name: GroqQueue}}")
     return queues
 
 

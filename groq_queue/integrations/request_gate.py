@@ -30,7 +30,7 @@ from groq_queue.core.usage import UsageReader
 from groq_queue.core.validation import check_nanoseconds
 from groq_queue.engine.callables import Call, current_call
 from groq_queue.engine.log import told
-from groq_queue.errors import APIConnectionError, ConfigurationError, shown
+from groq_queue.errors import APIConnectionError, ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 from groq_queue.wiring.calling import request_of_call
 
@@ -233,7 +233,7 @@ class Turns:
 
     def __init__(self, queue: GroqQueue, options: Mapping[str, Any], idle_timeout: float | None) -> None:
         if not isinstance(queue, GroqQueue):
-            raise ConfigurationError(f"queue={shown(queue)}: pass a GroqQueue")
+            raise ConfigurationError(f"queue={safe_repr(queue)}: pass a GroqQueue")
         self._queue = queue
         self._engine = queue._engine
         self._options = dict(options)

@@ -11,7 +11,7 @@ import requests
 from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 
 from groq_queue.api.queue import GroqQueue
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.integrations.request_gate import Hold, Opened, Turns
 
 
@@ -22,7 +22,7 @@ class QueueAdapter(HTTPAdapter):
         self._turns = Turns(queue, turns, idle_timeout)
         if options.get("max_retries"):
             raise ConfigurationError(
-                f"max_retries={shown(options['max_retries'])}: the queue retries; set GroqQueue(max_retries=...)"
+                f"max_retries={safe_repr(options['max_retries'])}: the queue retries; set GroqQueue(max_retries=...)"
             )
         options.setdefault("pool_maxsize", max(DEFAULT_POOLSIZE, queue._settings.max_workers))
         super().__init__(**options)

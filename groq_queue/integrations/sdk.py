@@ -16,7 +16,7 @@ from typing import Any
 
 from groq_queue.api.queue import GroqQueue
 from groq_queue.engine.log import told
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.integrations.request_gate import Hold, Opened, Turns
 from groq_queue.logger import SafeLogger
 
@@ -37,14 +37,14 @@ def _class_of(sdk: Any) -> type[Any]:
     """Return the class of HTTP client that *sdk* makes for itself."""
     if inspect.iscoroutinefunction(getattr(sdk, "request", None)):
         raise ConfigurationError(
-            f"sdk={shown(sdk)}: asynchronous clients cannot wait in a queue of threads; use the synchronous one"
+            f"sdk={safe_repr(sdk)}: asynchronous clients cannot wait in a queue of threads; use the synchronous one"
         )
     module = sdk if isinstance(sdk, ModuleType) else _module_of(sdk if isinstance(sdk, type) else type(sdk))
     for name in ("DefaultHttpxClient", "Client"):
         found = getattr(module, name, None)
         if isinstance(found, type) and hasattr(found, "send") and hasattr(found, "build_request"):
             return found
-    raise ConfigurationError(f"sdk={shown(sdk)}: pass the module groq or openai, or a client made by one of them")
+    raise ConfigurationError(f"sdk={safe_repr(sdk)}: pass the module groq or openai, or a client made by one of them")
 
 
 def _module_of(cls: type[Any]) -> ModuleType | None:

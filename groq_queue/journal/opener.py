@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from groq_queue.errors import ConfigurationError, JournalError, shown
+from groq_queue.errors import ConfigurationError, JournalError, safe_repr
 from groq_queue.journal import schema
 from groq_queue.journal.errors import told
 from groq_queue.mounts import is_mounted, network_kind
@@ -41,7 +41,7 @@ def checked_path(path: Any) -> str:
     except TypeError:
         name = None
     if not isinstance(name, str) or not name or "\0" in name or name == ":memory:" or not _is_unicode(name):
-        raise ConfigurationError(f"journal={shown(path, 80)}: use the path of a file")
+        raise ConfigurationError(f"journal={safe_repr(path, 80)}: use the path of a file")
     return os.path.realpath(name)
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.journal.records import INT64, STATUSES, Cursor, Row, Stack, Stored, hash_of
 
 # These must stand in a query for the partial index of that name to be used.
@@ -58,7 +58,7 @@ def _stored(found: Any) -> Stored | None:
     known = None if error is None else json.loads(error)
     usage = None if prompt is None else found[10:13]
     base, completion, audio_s, is_exact = found[20:24]
-    size = Size(base, completion, audio_s, bool(is_exact))
+    size = PromptSize(base, completion, audio_s, bool(is_exact))
     return Stored._make([*found[:2], bool(found[2]), *found[3:8], result, known, usage, *found[13:20], size])
 
 
@@ -109,7 +109,7 @@ def pending_row(connection: sqlite3.Connection, row_id: int) -> Row | None:
 
 def _row(found: tuple[Any, ...]) -> Row:
     base, completion, audio_s, is_exact, *history, options, payload, digest = found[9:]
-    size = Size(base, completion, audio_s, bool(is_exact))
+    size = PromptSize(base, completion, audio_s, bool(is_exact))
     known = json.loads(options) if options else {}
     if payload is not None and hash_of(payload) != digest:
         payload = None  # who reads it by itself is told that it is damaged

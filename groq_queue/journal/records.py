@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from groq_queue.core.request import MAX_PAYLOAD_BYTES
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.errors import ConfigurationError
 
 FINAL = ("completed", "failed", "cancelled", "expired")
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     priority: int
     client: str
     payload: bytes
-    size: Size
+    size: PromptSize
     created_ns: int
     options: Mapping[str, Any] | None = None
 
@@ -86,7 +86,7 @@ class Row(NamedTuple):
     endpoint: str
     priority: int
     client: str
-    size: Size
+    size: PromptSize
     attempts: int
     unanswered: int
     created_ns: int
@@ -132,7 +132,7 @@ class Stored(NamedTuple):
     finished_ns: int | None = None
     priority: int = 0
     client: str = ""
-    size: Size = Size(0, 0)
+    size: PromptSize = PromptSize(0, 0)
 
     @property
     def is_final(self) -> bool:

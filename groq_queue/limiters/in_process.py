@@ -10,8 +10,8 @@ from typing import NamedTuple
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits, tightest
-from groq_queue.core.priority import Turn
-from groq_queue.core.token_estimate import Backlog, Cost, Estimator, Size, cost_of
+from groq_queue.core.priority import LeaseApplicant
+from groq_queue.core.token_estimate import Backlog, Estimator, PromptSize, TokenCost, cost_of
 from groq_queue.errors import ConfigurationError, GroqQueueError
 from groq_queue.lifecycle import renew_in_children
 
@@ -192,17 +192,19 @@ class ProcessMeter:
         with self._lock:
             return self._budget.open_leases
 
-    def price(self, size: Size) -> Cost:
+    def price(self, size: PromptSize) -> TokenCost:
         """Return what a request of *size* is expected to be charged now."""
         with self._lock:
             return self._price(size)
 
-    def too_large(self, size: Size) -> TooLarge | None:
+    def too_large(self, size: PromptSize) -> TooLarge | None:
         """Return the limit that a request of *size* can never fit, or None."""
         with self._lock:
             return self._budget.too_large(self._price(size))
 
-    def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge | GroqQueueError:
+    def lease(
+        self, size: PromptSize, now_ns: int, turn: LeaseApplicant | None = None
+    ) -> Lease | Blocked | TooLarge | GroqQueueError:
         """Take the cost of a request of *size* from every limit, or say what is in the way; *turn* does not matter."""
         with self._lock:
             cost = self._estimator.price(size)
@@ -216,7 +218,7 @@ class ProcessMeter:
     def withdraw(self) -> None:
         """Note that nobody waits for a lease any more, which does not matter here."""
 
-    def blocks(self, size: Size, now_ns: int) -> Blocked | None:
+    def blocks(self, size: PromptSize, now_ns: int) -> Blocked | None:
         """Return what is in the way of a request of *size*, without taking anything."""
         with self._lock:
             return self._budget.blocks(self._price(size), now_ns)
@@ -224,7 +226,7 @@ class ProcessMeter:
     def settle(
         self,
         lease: Lease,
-        size: Size,
+        size: PromptSize,
         usage: tuple[int, int, int] | None,
         seen: Iterable[RateHeader] | None,
         now_ns: int,
@@ -261,7 +263,7 @@ class ProcessMeter:
             listeners = self._listeners
         _call(listeners)
 
-    def refused(self, lease: Lease, size: Size, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
+    def refused(self, lease: Lease, size: PromptSize, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
         """End a lease by the server's refusal; nobody gets one for *wait_ns*."""
         with self._lock:
             if refusal is not None and refusal.requested and refusal.dimension in ("TPM", "TPD"):
@@ -281,10 +283,10 @@ class ProcessMeter:
         with self._lock:
             self._budget.pace.failed(now_ns)
 
-    def turn_ns(self, waiting: int) -> int:
+    def retry_spacing_ns(self, waiting: int) -> int:
         """Return how long a failed request stays away, while the lane is slowed down, for *waiting* others."""
         with self._lock:
-            return self._budget.pace.turn_ns(waiting)
+            return self._budget.pace.retry_spacing_ns(waiting)
 
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state."""
@@ -297,7 +299,7 @@ class ProcessMeter:
             period_ns = round(level.period_s * 1e9)
             self._budget.begin(level.dimension, level.limit, period_ns, level.used, age_ns, now_ns)
 
-    def forecast(self, ahead: Backlog, size: Size, flight_ns: int, now_ns: int) -> int:
+    def forecast(self, ahead: Backlog, size: PromptSize, flight_ns: int, now_ns: int) -> int:
         """Return the nanoseconds until a request of *size* will pass if those *ahead* of it go first.
 
         Args:
@@ -316,7 +318,7 @@ class ProcessMeter:
             surplus = max(0.0, own.tokens / max(1, real) - 1)
             return self._budget.forecast(ahead.requests, ahead_cost, own, surplus, flight_ns, now_ns)
 
-    def expect(self, backlog: Backlog) -> tuple[Cost, Cost]:
+    def expect(self, backlog: Backlog) -> tuple[TokenCost, TokenCost]:
         """Return what *backlog* will probably be charged by the limits, and what will have to be paid for."""
         with self._lock:
             charged = self._estimator.expect(backlog, credits=self._budget.expects_credits)
@@ -327,11 +329,11 @@ class ProcessMeter:
         with self._lock:
             return self._budget.ledger()
 
-    def _price(self, size: Size) -> Cost:
+    def _price(self, size: PromptSize) -> TokenCost:
         cost = self._estimator.price(size)
         return self._fitting(cost, size) if size.completion is None else cost
 
-    def _fitting(self, cost: Cost, size: Size) -> Cost:
+    def _fitting(self, cost: TokenCost, size: PromptSize) -> TokenCost:
         """Lower the guessed allowance of a request without a cap: it never makes the request too large by itself."""
         if size.is_exact:
             return cost
@@ -343,7 +345,7 @@ class ProcessMeter:
         return cost
 
 
-def charged(cost: Cost, usage: tuple[int, int, int] | None) -> tuple[Cost, Cost]:
+def charged(cost: TokenCost, usage: tuple[int, int, int] | None) -> tuple[TokenCost, TokenCost]:
     """Return what the server charged at admission, as far as known, and what was really used.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from groq_queue.clock import Clock
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.limiters.store import Ledger
 
 SCHEMES = ("sqlite", "redis", "rediss")
@@ -21,7 +21,7 @@ def check_address(limiter: object) -> str:
         return limiter
     bare = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password stands before the @
     raise ConfigurationError(
-        f'limiter={shown(bare)}: use None for this process, "sqlite:///path" for this host, '
+        f'limiter={safe_repr(bare)}: use None for this process, "sqlite:///path" for this host, '
         'or "redis://host/0?scope=name" for many hosts'
     )
 

@@ -16,8 +16,8 @@ from groq_queue.clock import Clock
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge, holds_everybody
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DIMENSIONS, Limits
-from groq_queue.core.priority import Turn
-from groq_queue.core.token_estimate import Backlog, Cost, Size
+from groq_queue.core.priority import LeaseApplicant
+from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
 from groq_queue.lifecycle import renew_in_children
 from groq_queue.limiters.in_process import ProcessMeter, UserLimits, charged
@@ -28,7 +28,7 @@ OnOutage = Literal["wait", "raise", "local_share"]
 
 _AT_HAND_NS = 500_000_000  # a granted reservation that nobody takes by then goes back to the others
 _CLOSING_S = 5.0
-_NOBODY = Turn("")
+_NOBODY = LeaseApplicant("")
 
 
 class Courier(Protocol):
@@ -155,7 +155,9 @@ class SharedMeter(ProcessMeter):
 
     # -- what the engine asks, under its lock
 
-    def lease(self, size: Size, now_ns: int, turn: Turn | None = None) -> Lease | Blocked | TooLarge | GroqQueueError:
+    def lease(
+        self, size: PromptSize, now_ns: int, turn: LeaseApplicant | None = None
+    ) -> Lease | Blocked | TooLarge | GroqQueueError:
         """Lease what the ledger has granted, or note what it is to be asked for."""
         ends: list[End] = []
         with self._lock:
@@ -172,7 +174,7 @@ class SharedMeter(ProcessMeter):
         self._tell(ends)
 
     def _lease(
-        self, cost: Cost, turn: Turn, now_ns: int, ends: list[End]
+        self, cost: TokenCost, turn: LeaseApplicant, now_ns: int, ends: list[End]
     ) -> Lease | Blocked | TooLarge | LimiterUnavailable:
         excess = self._too_large(cost)
         if excess is not None:
@@ -195,7 +197,7 @@ class SharedMeter(ProcessMeter):
             self._want(cost, turn, ends)
         return self._answered(now_ns) or blocked or Blocked("asking", None)
 
-    def _want(self, cost: Cost, turn: Turn, ends: list[End]) -> None:
+    def _want(self, cost: TokenCost, turn: LeaseApplicant, ends: list[End]) -> None:
         """Have the claim of the head, in place of any other.
 
         A head that has become a little cheaper, as prices do with every answer, keeps its place in line.
@@ -228,7 +230,7 @@ class SharedMeter(ProcessMeter):
     def settle(
         self,
         lease: Lease,
-        size: Size,
+        size: PromptSize,
         usage: tuple[int, int, int] | None,
         seen: Iterable[RateHeader] | None,
         now_ns: int,
@@ -266,7 +268,7 @@ class SharedMeter(ProcessMeter):
         if claim_id is not None:
             self._tell([lambda ledger: ledger.refund(self.lane, claim_id)])
 
-    def refused(self, lease: Lease, size: Size, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
+    def refused(self, lease: Lease, size: PromptSize, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
         """End a lease by the server's refusal; nobody of any process gets one for *wait_ns*."""
         ends: list[End] = []
         with self._lock:
@@ -293,12 +295,12 @@ class SharedMeter(ProcessMeter):
 
     # -- what is shown
 
-    def too_large(self, size: Size) -> TooLarge | None:
+    def too_large(self, size: PromptSize) -> TooLarge | None:
         """Return the limit that a request of *size* can never fit, or None."""
         with self._lock:
             return self._too_large(self._price(size))
 
-    def blocks(self, size: Size, now_ns: int) -> Blocked | None:
+    def blocks(self, size: PromptSize, now_ns: int) -> Blocked | None:
         """Return what is in the way of a request of *size*, as far as is known here."""
         with self._lock:
             blocked = self._budget.blocks(self._price(size), now_ns)
@@ -335,7 +337,7 @@ class SharedMeter(ProcessMeter):
                 shared[level.dimension] = level._replace(used=max(level.used, drained))
         return list(shared.values())
 
-    def forecast(self, ahead: Backlog, size: Size, flight_ns: int, now_ns: int) -> int:
+    def forecast(self, ahead: Backlog, size: PromptSize, flight_ns: int, now_ns: int) -> int:
         """Return the nanoseconds until a request of *size* will pass, if no other process sends meanwhile."""
         wait_ns = max(super().forecast(ahead, size, flight_ns, now_ns), self._held_ns(now_ns))
         expected, _ = self.expect(ahead.plus(size))
@@ -427,7 +429,7 @@ class SharedMeter(ProcessMeter):
             self._budget.begin(level.dimension, share, period_ns, used, now_ns - self._stood_ns, now_ns)
 
     def _lease_in_outage(
-        self, error: LimiterUnavailable, cost: Cost, blocked: Blocked | None, now_ns: int
+        self, error: LimiterUnavailable, cost: TokenCost, blocked: Blocked | None, now_ns: int
     ) -> Lease | Blocked | LimiterUnavailable:
         if self._on_outage == "raise":
             return error
@@ -440,7 +442,7 @@ class SharedMeter(ProcessMeter):
         self._reservations[lease] = None
         return lease
 
-    def _too_large(self, cost: Cost) -> TooLarge | None:
+    def _too_large(self, cost: TokenCost) -> TooLarge | None:
         """Return the limit that *cost* never fits, not counting that we may go by a share of it for now."""
         if self._whole is None:
             return self._budget.too_large(cost)
@@ -462,14 +464,14 @@ class SharedMeter(ProcessMeter):
             listener()
 
 
-def _units(cost: Cost) -> dict[str, int]:
+def _units(cost: TokenCost) -> dict[str, int]:
     return {name: units for name in DIMENSIONS if (units := cost.units(name))}
 
 
-def _fits(cost: Cost, claim: Claim) -> bool:
+def _fits(cost: TokenCost, claim: Claim) -> bool:
     return all(units <= claim.cost.get(name, 0) for name, units in _units(cost).items())
 
 
-def _is_met(cost: Cost, claim: Claim) -> bool:
+def _is_met(cost: TokenCost, claim: Claim) -> bool:
     """Return whether *claim* is for *cost*, or for hardly more."""
     return _fits(cost, claim) and all(cost.units(name) * 10 >= units * 9 for name, units in claim.cost.items())

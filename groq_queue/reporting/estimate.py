@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from groq_queue.core.budget import Level
 from groq_queue.core.limits import DAILY, Limits
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import build_payload, encode_payload, lane_of, tier_of
-from groq_queue.core.token_estimate import Backlog, Cost, Size, size_of
+from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost, size_of
 from groq_queue.core.validation import check_count, check_limits, check_path, check_seconds, check_text
 from groq_queue.engine.lane import Meter
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.limiters.in_process import ProcessMeter
 from groq_queue.reporting.plan import DailyStop, Estimate, ModelEstimate, Unsendable
 
@@ -38,7 +38,7 @@ class Sized(NamedTuple):
     custom_id: str | None
     model: str
     tier: str | None
-    size: Size
+    size: PromptSize
 
 
 def estimate(
@@ -78,7 +78,7 @@ def estimate(
     return estimate_load(
         sized_prompts(prompts, model, endpoint, params),
         meter_of=fresh_meters(limits),
-        tariff=Tariff(prices),
+        tariff=PriceTable(prices),
         latency_s=latency,
         max_workers=max_workers,
         output_share=output_share,
@@ -106,7 +106,9 @@ def sized_prompts(
     audio_s = check_seconds("audio_seconds", params.pop("audio_seconds", None)) or 0
     encode_payload(params)
     if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
-        raise ConfigurationError(f"prompts={shown(prompts)}: pass many, such as a list; for a single one, a list of it")
+        raise ConfigurationError(
+            f"prompts={safe_repr(prompts)}: pass many, such as a list; for a single one, a list of it"
+        )
 
     def each() -> Iterator[Sized]:
         for index, prompt in enumerate(prompts):
@@ -123,7 +125,7 @@ def estimate_load(
     load: Iterable[Sized],
     *,
     meter_of: Callable[[str, str], Meter],
-    tariff: Tariff,
+    tariff: PriceTable,
     latency_s: float,
     max_workers: int,
     output_share: float | None = None,
@@ -148,7 +150,9 @@ def estimate_load(
     if output_share is not None and (
         isinstance(output_share, bool) or not isinstance(output_share, (int, float)) or not 0 < output_share <= 1
     ):
-        raise ConfigurationError(f"output_share={shown(output_share, 50)}: use a number above 0 and at most 1, or None")
+        raise ConfigurationError(
+            f"output_share={safe_repr(output_share, 50)}: use a number above 0 and at most 1, or None"
+        )
     lanes: dict[str, _Lane] = {}
     too_large: list[Unsendable] = []
     too_large_count = requests = 0
@@ -199,18 +203,18 @@ class _Lane:
         self.daily: DailyStop | None = None
         self._latency_s = latency_s
         self._output_share = output_share
-        self._priced = Cost(0)  # the sum of what each holds while it is under way
+        self._priced = TokenCost(0)  # the sum of what each holds while it is under way
         self._has_daily = any(level.dimension in DAILY for level in levels)
 
-    def add(self, size: Size, by_workers_s: float) -> None:
+    def add(self, size: PromptSize, by_workers_s: float) -> None:
         """Count one more request, which workers alone would let start after *by_workers_s*."""
         self.backlog = self.backlog.plus(size)
         own = self.meter.price(size)
-        self._priced = Cost(*(a + b for a, b in zip(self._priced, own, strict=True)))
+        self._priced = TokenCost(*(a + b for a, b in zip(self._priced, own, strict=True)))
         if self._has_daily and self.daily is None:
             self.daily = self._stop(by_workers_s)
 
-    def estimate(self, tariff: Tariff, max_workers: int) -> ModelEstimate:
+    def estimate(self, tariff: PriceTable, max_workers: int) -> ModelEstimate:
         """Return this lane's part."""
         charged, paid = self._expected()
         price = tariff.price(self.model, paid)
@@ -230,7 +234,7 @@ class _Lane:
             bottleneck_limit=level.limit if level is not None and is_bound else None,
         )
 
-    def _expected(self) -> tuple[Cost, Cost]:
+    def _expected(self) -> tuple[TokenCost, TokenCost]:
         """Return what will be charged by the limits, and what will have to be paid for."""
         charged, paid = self.meter.expect(self.backlog)
         if self._output_share is not None:
@@ -238,7 +242,7 @@ class _Lane:
             charged, paid = charged._replace(completion=completion), paid._replace(completion=completion)
         return charged, paid
 
-    def _drain(self, charged: Cost, levels: Iterable[Level], max_workers: int = 0) -> tuple[float, Level | None]:
+    def _drain(self, charged: TokenCost, levels: Iterable[Level], max_workers: int = 0) -> tuple[float, Level | None]:
         """Return how long it takes until all that is *charged* has fitted, and the limit that takes longest."""
         longest_s, slowest = 0.0, None
         for level in levels:

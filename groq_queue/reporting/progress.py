@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
 from groq_queue.clock import Clock, SystemClock
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.engine.background import Timers
 from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 from groq_queue.reporting.line import Pace, Progress, ProgressState, Tally, described
 
@@ -116,7 +116,7 @@ class _Watch:
         self._is_closed = False
         self._next_ns = clock.now_ns() + round(display.interval_s * 1e9)
         before = stats()
-        self._before = Cost(before.prompt_tokens, before.completion_tokens)  # a queue may have worked before
+        self._before = TokenCost(before.prompt_tokens, before.completion_tokens)  # a queue may have worked before
         self._timers = Timers(clock, "groq_queue-progress")
         self._timers.after(display.quiet_s, self._tick)
 
@@ -240,7 +240,7 @@ def _display(progress: Any, stream: TextIO | None, clock: Clock | None) -> Displ
     if callable(progress):
         return _ToCallable(progress)
     if progress is not True:
-        raise ConfigurationError(f"progress={shown(progress)}: use True, False or a callable of one argument")
+        raise ConfigurationError(f"progress={safe_repr(progress)}: use True, False or a callable of one argument")
     ipython = sys.modules.get("IPython")  # whoever runs in a notebook has it loaded
     shell = None if ipython is None else ipython.get_ipython()
     if type(shell).__name__ == "ZMQInteractiveShell":

@@ -14,10 +14,10 @@ from typing import Any
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Level
 from groq_queue.core.limits import DIMENSIONS
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.priority import level_name
-from groq_queue.core.quantiles import Sketch
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.quantiles import QuantileSketch
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.display import Table, as_html, as_text, duration_text
 from groq_queue.engine.history import LaneFacts, RunFacts
 from groq_queue.engine.stats import Stats
@@ -220,7 +220,7 @@ class Report:
         return f" and what {', '.join(names[:3])} cost, whose price is not known" if names else ""
 
 
-def report_of(stats: Stats, facts: RunFacts, tariff: Tariff) -> Report:
+def report_of(stats: Stats, facts: RunFacts, tariff: PriceTable) -> Report:
     """Make a report of a snapshot."""
     levels = {lane.name: lane.limits for lane in stats.lanes}
     models = [_model_of(lane, levels.get(lane.name, ()), facts, tariff) for lane in facts.lanes]
@@ -246,8 +246,8 @@ def report_of(stats: Stats, facts: RunFacts, tariff: Tariff) -> Report:
     )
 
 
-def _model_of(lane: LaneFacts, levels: tuple[Level, ...], facts: RunFacts, tariff: Tariff) -> ModelReport:
-    price = tariff.price(lane.model, Cost(lane.prompt_tokens, lane.completion_tokens))
+def _model_of(lane: LaneFacts, levels: tuple[Level, ...], facts: RunFacts, tariff: PriceTable) -> ModelReport:
+    price = tariff.price(lane.model, TokenCost(lane.prompt_tokens, lane.completion_tokens))
     uses = [use for level in levels if (use := _use_of(lane, level)) is not None]
     return ModelReport(
         name=lane.name,
@@ -269,13 +269,13 @@ def _use_of(lane: LaneFacts, level: Level) -> Use | None:
     if level.dimension in ("RPM", "RPD"):
         used = lane.attempts - lane.refused
     else:
-        used = Cost(lane.prompt_tokens, lane.completion_tokens).units(level.dimension)
+        used = TokenCost(lane.prompt_tokens, lane.completion_tokens).units(level.dimension)
     allowed = level.limit * (1 + (lane.last_ns - lane.first_ns) / NS_PER_S / level.period_s)
     return Use(level.dimension, level.limit, level.period_s, used, used / allowed)
 
 
 def _waits_of(facts: RunFacts) -> list[Waits]:
-    every = Sketch()
+    every = QuantileSketch()
     for sketch in facts.waits_by_level.values():
         every.merge(sketch)
     waits = [_waits("all", "all", every)] if every.count else []
@@ -285,7 +285,7 @@ def _waits_of(facts: RunFacts) -> list[Waits]:
     return waits
 
 
-def _waits(group: str, name: str, sketch: Sketch) -> Waits:
+def _waits(group: str, name: str, sketch: QuantileSketch) -> Waits:
     p50, p90, p99 = (sketch.quantile(fraction) / NS_PER_S for fraction in (0.5, 0.9, 0.99))
     return Waits(group, name, sketch.count, p50, p90, p99, sketch.largest / NS_PER_S)
 

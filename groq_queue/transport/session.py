@@ -20,7 +20,7 @@ from requests.auth import AuthBase
 from requests.utils import default_user_agent
 from urllib3 import HTTPHeaderDict
 
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 from groq_queue.transport.address import is_loopback
 from groq_queue.transport.base import MAX_RESPONSE_BYTES, WireTransport
@@ -67,7 +67,7 @@ class SessionTransport(WireTransport):
         alarm: Alarm | None = None,
     ) -> None:
         if not isinstance(session, requests.Session):
-            raise ConfigurationError(f"session={shown(session)}: use a requests.Session")
+            raise ConfigurationError(f"session={safe_repr(session)}: use a requests.Session")
         super().__init__(base_url, key, user_agent=user_agent, max_response_bytes=max_response_bytes, alarm=alarm)
         self._session = session
         self._auth = _Bearer(key)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.transport import Secret, resolve_base_url
 
 _DEFAULT_BASE_URL = "https://api.groq.com"
@@ -92,10 +92,10 @@ def _checked(accounts: Any) -> Mapping[str, tuple[Any, Any]]:
         )
     for model, pair in accounts.items():
         if not isinstance(model, str) or not model.strip():
-            raise ConfigurationError(f"accounts: {shown(model, 50)} is no name of a model")
+            raise ConfigurationError(f"accounts: {safe_repr(model, 50)} is no name of a model")
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # its value may hold the key and is not shown
             raise ConfigurationError(
-                f"accounts[{shown(model, 50)}]: use a pair (base_url, api_key), either None for the environment's"
+                f"accounts[{safe_repr(model, 50)}]: use a pair (base_url, api_key), either None for the environment's"
             )
     return accounts
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from groq_queue.core.budget import TooLarge
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, lower_cap
 from groq_queue.engine import failures
 from groq_queue.engine.routed import Limiter
@@ -29,7 +29,7 @@ class Admission:
             waits for the meter.
     """
 
-    def __init__(self, limiter: Limiter, tariff: Tariff, *, is_capped: bool, by_tokens: bool) -> None:
+    def __init__(self, limiter: Limiter, tariff: PriceTable, *, is_capped: bool, by_tokens: bool) -> None:
         self._limiter = limiter
         self._tariff = tariff
         self._is_capped = is_capped

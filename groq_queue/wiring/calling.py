@@ -14,7 +14,7 @@ from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import check_count, check_nanoseconds, check_order, check_seconds, check_text
 from groq_queue.engine.callables import Call, hidden_retries, priceable
 from groq_queue.engine.log import told
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -35,11 +35,11 @@ def call_of(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: 
         ConfigurationError: The options are no mapping.
     """
     if not callable(fn):
-        raise TypeError(f"submit_call() takes a callable and its arguments, not {shown(fn)}")
+        raise TypeError(f"submit_call() takes a callable and its arguments, not {safe_repr(fn)}")
     if inspect.iscoroutinefunction(fn):
-        raise TypeError(f"{shown(fn)} is asynchronous: pass the method of the synchronous client")
+        raise TypeError(f"{safe_repr(fn)} is asynchronous: pass the method of the synchronous client")
     if options is not None and not isinstance(options, Mapping):
-        raise ConfigurationError(f"queue_options={shown(options)}: use a dict such as {{'priority': 'high'}}")
+        raise ConfigurationError(f"queue_options={safe_repr(options)}: use a dict such as {{'priority': 'high'}}")
     return Call(functools.partial(fn, *args, **kwargs), engine)
 
 
@@ -67,7 +67,7 @@ def request_of_call(
     model = options.get("model") or payload.get("model") or model
     if not isinstance(model, str) or not model.strip():
         raise ConfigurationError(
-            f"model={shown(model)}: the call names none; pass queue_options={{'model': ...}} or set the queue's"
+            f"model={safe_repr(model)}: the call names none; pass queue_options={{'model': ...}} or set the queue's"
         )
     request = Request(
         model=model,
@@ -111,10 +111,10 @@ def _check(options: Mapping[str, Any]) -> None:
         if name not in _OPTIONS:
             import difflib  # only whoever mistyped needs it
 
-            near = difflib.get_close_matches(shown(name, 50).strip("'"), _OPTIONS, n=1)
+            near = difflib.get_close_matches(safe_repr(name, 50).strip("'"), _OPTIONS, n=1)
             meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_OPTIONS)}"
-            raise ConfigurationError(f"queue_options[{shown(name, 50)}]: unknown; {meant}")
+            raise ConfigurationError(f"queue_options[{safe_repr(name, 50)}]: unknown; {meant}")
     check_text("model", options.get("model"), optional=True)
     callback = options.get("callback")
     if callback is not None and not callable(callback):
-        raise ConfigurationError(f"callback={shown(callback)}: use a callable of one argument, the Future")
+        raise ConfigurationError(f"callback={safe_repr(callback)}: use a callable of one argument, the Future")

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from groq_queue.core.limits import Limits
-from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt, nearest, shown
+from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt, nearest, safe_repr
 
 _NUMBER = (int, float)
 _OPTIONS: dict[str, tuple[type, ...]] = {
@@ -177,8 +177,8 @@ _KINDS = {
 
 
 def _join(where: str, name: str) -> str:
-    shown = name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
-    return f"{where}.{shown}" if where else shown
+    safe_repr = name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
+    return f"{where}.{safe_repr}" if where else safe_repr
 
 
 def _shown(where: str, value: Any) -> str:
@@ -314,7 +314,7 @@ def _load(path: Any) -> tuple[str, dict[str, Any]]:
     except TypeError:
         name = None
     if not isinstance(name, str) or not name or "\0" in name:
-        raise ConfigurationError(f"path={shown(path, 80)}: use the path of a .toml or .json file")
+        raise ConfigurationError(f"path={safe_repr(path, 80)}: use the path of a .toml or .json file")
     suffix = Path(name).suffix.lower()
     if suffix not in (".toml", ".json"):
         raise ConfigurationError(f"path={name!r:.200}: the name must end in .toml or .json, which tells its form")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.limits import Limits
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.core.validation import (
     check_choice,
@@ -22,7 +22,7 @@ from groq_queue.core.validation import (
     check_timeout,
 )
 from groq_queue.engine.observer import Observer
-from groq_queue.errors import ConfigurationError, shown
+from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.limiters.opening import check_address
 from groq_queue.transport import MAX_RESPONSE_BYTES as MAX_RESPONSE_BYTES
 from groq_queue.wiring.accounts import Accounts, accounts_of
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     on_outage: Literal["wait", "raise", "local_share"]
     on_daily_limit: str
     max_cost: float | None
-    tariff: Tariff
+    tariff: PriceTable
     journal: str | os.PathLike[str] | None
     durability: Literal["full", "normal"]
     on_unknown: Literal["resend", "hold"]
@@ -101,7 +101,7 @@ def checked(given: Mapping[str, Any]) -> Settings:
         on_outage=check_choice("on_outage", given["on_outage"], ("wait", "raise", "local_share")),
         on_daily_limit=check_choice("on_daily_limit", given["on_daily_limit"], ("raise", "wait")),
         max_cost=check_dollars("max_cost", given["max_cost"]),
-        tariff=Tariff(_prices(given["prices"])),
+        tariff=PriceTable(_prices(given["prices"])),
         journal=given["journal"],
         durability=check_choice("durability", given["durability"], ("full", "normal")),
         on_unknown=check_choice("on_unknown", given["on_unknown"], ("resend", "hold")),
@@ -118,7 +118,9 @@ def checked(given: Mapping[str, Any]) -> Settings:
 
 def _prices(prices: Any) -> Any:
     if prices is not None and not isinstance(prices, Mapping):
-        raise ConfigurationError(f"prices={shown(prices)}: use {{model: (prompt, completion)}}, USD per million tokens")
+        raise ConfigurationError(
+            f"prices={safe_repr(prices)}: use {{model: (prompt, completion)}}, USD per million tokens"
+        )
     return prices
 
 
@@ -126,7 +128,9 @@ def _observers(observer: Any) -> tuple[Observer, ...]:
     observers = () if observer is None else tuple(observer) if isinstance(observer, (list, tuple)) else (observer,)
     for each in observers:
         if not callable(each):
-            raise ConfigurationError(f"observer={shown(each)}: use a callable of one argument, the Event, or a list")
+            raise ConfigurationError(
+                f"observer={safe_repr(each)}: use a callable of one argument, the Event, or a list"
+            )
     return observers
 
 
@@ -136,11 +140,11 @@ def _clock(clock: Any) -> Clock:
     missing = [name for name in ("now_ns", "wall_s", "wait") if not callable(getattr(clock, name, None))]
     if missing:
         raise ConfigurationError(
-            f"clock={shown(clock)}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
+            f"clock={safe_repr(clock)}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
         )
     if not isinstance(now := clock.now_ns(), int):
         raise ConfigurationError(
-            f"clock={shown(clock)}: its now_ns() returned {shown(now)} instead of nanoseconds, an int"
+            f"clock={safe_repr(clock)}: its now_ns() returned {safe_repr(now)} instead of nanoseconds, an int"
         )
     known: Clock = clock
     return known

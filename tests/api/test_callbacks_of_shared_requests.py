@@ -9,13 +9,13 @@ import pytest
 from groq_queue import Completion, QueueBusy, QueueClosed, QueueFull
 from groq_queue.api.single_flight import Sharing
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 
 PATIENCE_S = 10
 
 
 def request():
-    return Request(model="m", endpoint="e", body=b'{"model":"m"}', size=Size(10, 0, is_exact=True), priority=5)
+    return Request(model="m", endpoint="e", body=b'{"model":"m"}', size=PromptSize(10, 0, is_exact=True), priority=5)
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from waiting import wait_until
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueBusy, QueueClosed, QueueFull
 from groq_queue.api.single_flight import Sharing, as_seen_by, explain_shared
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import BadRequestError
 
 
 def request(name=None, *, body=b'{"model":"m"}', priority=5, **options):
-    size = Size(10, 0, is_exact=True)
+    size = PromptSize(10, 0, is_exact=True)
     return Request(
         model="m", endpoint="chat/completions", body=body, size=size, custom_id=name, priority=priority, **options
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.journal import Entry, Journal
 
 from .conftest import Command, Ran, clean_environment
@@ -35,7 +35,7 @@ journal.close()
 
 def entry(name: str, text: str = "hi", priority: int = 5, created_ns: int = 10**18) -> Entry:
     payload = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
-    return Entry(f"r-{name}", name, "m", "m", "chat/completions", priority, "c", payload, Size(1, 1), created_ns)
+    return Entry(f"r-{name}", name, "m", "m", "chat/completions", priority, "c", payload, PromptSize(1, 1), created_ns)
 
 
 @pytest.fixture

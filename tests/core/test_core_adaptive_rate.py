@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from groq_queue.core.adaptive_rate import Pace
+from groq_queue.core.adaptive_rate import AdaptiveRate
 from groq_queue.core.budget import Budget, Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 
 SECOND = 1_000_000_000
 NOW = 1_000 * SECOND
@@ -26,29 +26,29 @@ class Dice(random.Random):
         return a + (b - a) * self.place
 
 
-def certain(rate: int = 100, place: float = 1.0, sends: int = 32) -> Pace:
+def certain(rate: int = 100, place: float = 1.0, sends: int = 32) -> AdaptiveRate:
     """A pace without chance that has seen *sends* attempts at *rate* a second, the last one now."""
-    pace = Pace(Dice(place))
+    pace = AdaptiveRate(Dice(place))
     for n in range(sends):
         pace.sent(NOW - (sends - 1 - n) * SECOND // rate)
     return pace
 
 
-def failed(pace: Pace, times: int = 5, now_ns: int = NOW) -> Pace:
+def failed(pace: AdaptiveRate, times: int = 5, now_ns: int = NOW) -> AdaptiveRate:
     for _ in range(times):
         pace.failed(now_ns)
     return pace
 
 
-def answered(pace: Pace, times: int = 1) -> Pace:
+def answered(pace: AdaptiveRate, times: int = 1) -> AdaptiveRate:
     for _ in range(times):
         pace.answered()
     return pace
 
 
-def warm(rate: int = 100) -> Pace:
+def warm(rate: int = 100) -> AdaptiveRate:
     """A pace that has seen *rate* attempts a second."""
-    pace = Pace(random.Random(1))
+    pace = AdaptiveRate(random.Random(1))
     for n in range(32):
         pace.sent(NOW + n * SECOND // rate)
     return pace
@@ -58,7 +58,7 @@ def test_a_lane_is_open_until_something_is_wrong():
     pace = warm()
 
     assert 0 == pace.wait_ns(NOW)
-    assert 0 == pace.turn_ns(1_000)
+    assert 0 == pace.retry_spacing_ns(1_000)
 
 
 def test_four_failures_in_a_row_change_nothing_and_an_answer_forgets_them():
@@ -93,9 +93,9 @@ def test_answers_speed_up_step_by_step_until_the_lane_is_open_again():
     gaps = []
     for _ in range(30):
         pace.answered()
-        gaps.append(pace.turn_ns(1))
+        gaps.append(pace.retry_spacing_ns(1))
     answers = 30
-    while pace.turn_ns(1):
+    while pace.retry_spacing_ns(1):
         pace.answered()
         answers += 1
 
@@ -109,9 +109,9 @@ def test_a_failed_request_makes_way_for_others_while_the_lane_is_slow():
     for _ in range(20):
         pace.failed(NOW)
 
-    assert 0 == pace.turn_ns(0)
-    assert 5 * SECOND <= pace.turn_ns(10) <= 10 * SECOND
-    assert 15 * SECOND <= pace.turn_ns(10_000) <= 30 * SECOND
+    assert 0 == pace.retry_spacing_ns(0)
+    assert 5 * SECOND <= pace.retry_spacing_ns(10) <= 10 * SECOND
+    assert 15 * SECOND <= pace.retry_spacing_ns(10_000) <= 30 * SECOND
 
 
 def test_a_refusal_without_numbers_slows_to_seven_tenths_and_creeps_up_again():
@@ -130,20 +130,20 @@ def test_a_refusal_without_numbers_slows_to_seven_tenths_and_creeps_up_again():
 
 def test_refusals_of_attempts_already_under_way_slow_down_once():
     budget = Budget(Limits())
-    leases = [budget.lease(Cost(1), NOW + n * SECOND // 100) for n in range(32)]
+    leases = [budget.lease(TokenCost(1), NOW + n * SECOND // 100) for n in range(32)]
     assert all(isinstance(lease, Lease) for lease in leases)
 
     for lease in leases:
         budget.refused(lease, None, 5 * SECOND, NOW + SECOND)
 
     later = NOW + 7 * SECOND
-    probe = budget.lease(Cost(1), later)
+    probe = budget.lease(TokenCost(1), later)
     assert isinstance(probe, Lease)
-    budget.settle(probe, Cost(1), Cost(1), later)
+    budget.settle(probe, TokenCost(1), TokenCost(1), later)
     budget.observe(probe, (), later)
-    budget.lease(Cost(1), later + SECOND)
+    budget.lease(TokenCost(1), later + SECOND)
     later += SECOND
-    assert budget.blocks(Cost(1), later).wait_ns <= SECOND / 70 * 1.3
+    assert budget.blocks(TokenCost(1), later).wait_ns <= SECOND / 70 * 1.3
 
 
 # -- an outage, step by step and without chance
@@ -205,7 +205,7 @@ def test_a_failure_does_not_shorten_a_wait_that_is_longer():
 
 
 def test_the_pace_is_measured_over_the_last_32_attempts():
-    pace = Pace(Dice(1.0))
+    pace = AdaptiveRate(Dice(1.0))
     for n in range(100):
         pace.sent(n * 1_000 * SECOND)
     for n in range(32):
@@ -216,7 +216,7 @@ def test_the_pace_is_measured_over_the_last_32_attempts():
 
 @pytest.mark.parametrize(("sends_ns", "rate"), [([], 1), ([NOW], 1), ([NOW, NOW + SECOND // 8], 4), ([NOW] * 9, 500)])
 def test_a_pace_that_cannot_be_told_is_the_slowest_and_none_is_above_a_thousand(sends_ns, rate):
-    pace = Pace(Dice(1.0))
+    pace = AdaptiveRate(Dice(1.0))
     for now_ns in sends_ns:
         pace.sent(now_ns)
 
@@ -230,11 +230,11 @@ def test_a_pace_that_cannot_be_told_is_the_slowest_and_none_is_above_a_thousand(
 def test_a_failed_request_stays_away_for_as_many_gaps_as_others_wait_and_half_a_minute_at_most(place, waiting, turn_s):
     pace = failed(certain(rate=100, place=place), 20)
 
-    assert turn_s * SECOND == pace.turn_ns(waiting)
+    assert turn_s * SECOND == pace.retry_spacing_ns(waiting)
 
 
 def test_at_a_higher_pace_a_turn_is_shorter():
-    assert 2 * SECOND == failed(certain(rate=100)).turn_ns(100)
+    assert 2 * SECOND == failed(certain(rate=100)).retry_spacing_ns(100)
 
 
 def test_answers_bring_seven_tenths_each_until_the_lane_is_open_and_it_forgets_the_outage():

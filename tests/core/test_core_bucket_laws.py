@@ -7,7 +7,7 @@ from extras import needs
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.budget import Budget, Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 
 needs("hypothesis", is_module=True)
 
@@ -127,7 +127,7 @@ def test_a_budgets_books_always_balance(moves: list[tuple[int, int, str, int]]) 
     for prompt, completion, act, which in moves:
         now_ns += completion * 10**8
         if act == "l":
-            granted = budget.lease(Cost(prompt, completion, prompt % 3), now_ns)
+            granted = budget.lease(TokenCost(prompt, completion, prompt % 3), now_ns)
             if isinstance(granted, Lease):
                 leases.append(granted)
         elif leases:
@@ -135,7 +135,7 @@ def test_a_budgets_books_always_balance(moves: list[tuple[int, int, str, int]]) 
             if act == "r":
                 budget.refund(lease)
             else:
-                budget.settle(lease, Cost(prompt, completion), Cost(prompt, 0), now_ns)
+                budget.settle(lease, TokenCost(prompt, completion), TokenCost(prompt, 0), now_ns)
 
         ledger = budget.ledger()
         still_open = [lease for lease in leases if lease.is_open]

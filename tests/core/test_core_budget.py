@@ -9,7 +9,7 @@ import pytest
 from groq_queue.core.budget import Blocked, Budget, Lease, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DIMENSIONS, Limits, tightest
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.errors import ConfigurationError
 
 SECOND = 1_000_000_000
@@ -26,19 +26,19 @@ ALL_EIGHT = {
 }
 
 
-def leased(budget: Budget, cost: Cost, now_ns: int = NOW) -> Lease:
+def leased(budget: Budget, cost: TokenCost, now_ns: int = NOW) -> Lease:
     granted = budget.lease(cost, now_ns)
     assert isinstance(granted, Lease), granted
     return granted
 
 
-def blocked(budget: Budget, cost: Cost, now_ns: int = NOW) -> Blocked:
+def blocked(budget: Budget, cost: TokenCost, now_ns: int = NOW) -> Blocked:
     refused = budget.lease(cost, now_ns)
     assert isinstance(refused, Blocked)
     return refused
 
 
-def spend(budget: Budget, cost: Cost, now_ns: int = NOW) -> None:
+def spend(budget: Budget, cost: TokenCost, now_ns: int = NOW) -> None:
     budget.settle(leased(budget, cost, now_ns), cost, cost, now_ns)
 
 
@@ -98,7 +98,7 @@ def test_a_lease_is_refused_by_any_one_limit_and_then_takes_nothing(dimension: s
     One bucket is nearly full, the other seven are wide open; the refusal names it and leaves all eight as they were.
     """
     roomy = dict.fromkeys(ALL_EIGHT.values(), 1_000_000)
-    cost = Cost(prompt=20, completion=30, audio_s=7)
+    cost = TokenCost(prompt=20, completion=30, audio_s=7)
     budget = Budget(Limits(**{**roomy, ALL_EIGHT[dimension]: cost.units(dimension)}))  # type: ignore[arg-type]
     spend(budget, cost)
     before = budget.ledger(), budget.levels(NOW)
@@ -115,7 +115,7 @@ def test_a_lease_is_refused_by_any_one_limit_and_then_takes_nothing(dimension: s
 def test_a_lease_takes_its_share_of_every_limit() -> None:
     budget = Budget(Limits(**dict.fromkeys(ALL_EIGHT.values(), 1_000)))  # type: ignore[arg-type]
 
-    leased(budget, Cost(prompt=20, completion=30, audio_s=7))
+    leased(budget, TokenCost(prompt=20, completion=30, audio_s=7))
 
     units = {"RPM": 1, "RPD": 1, "TPM": 50, "TPD": 50, "ITPM": 20, "OTPM": 30, "ASPH": 7, "ASPD": 7}
     assert {name: (taken, 0, 0, taken) for name, taken in units.items()} == budget.ledger()
@@ -123,9 +123,9 @@ def test_a_lease_takes_its_share_of_every_limit() -> None:
 
 def test_the_limit_that_blocks_longest_is_named() -> None:
     budget = Budget(Limits(rpm=1, tpd=100))
-    spend(budget, Cost(100))
+    spend(budget, TokenCost(100))
 
-    refused = blocked(budget, Cost(100))
+    refused = blocked(budget, TokenCost(100))
 
     assert ("TPD", 86_400 * SECOND) == (refused.dimension, refused.wait_ns)
     assert "tokens per day, 100 of 100 used" == str(refused)
@@ -133,10 +133,10 @@ def test_the_limit_that_blocks_longest_is_named() -> None:
 
 def test_a_limit_that_no_time_frees_is_named_before_any_other() -> None:
     budget = Budget(Limits(tpm=10**6, tpd=100, otpm=10))
-    spend(budget, Cost(50))
-    leased(budget, Cost(0, 10))
+    spend(budget, TokenCost(50))
+    leased(budget, TokenCost(0, 10))
 
-    refused = blocked(budget, Cost(50, 5))
+    refused = blocked(budget, TokenCost(50, 5))
 
     assert ("OTPM", None) == (refused.dimension, refused.wait_ns)
 
@@ -144,7 +144,7 @@ def test_a_limit_that_no_time_frees_is_named_before_any_other() -> None:
 def test_without_limits_everything_passes() -> None:
     budget = Budget(Limits())
 
-    assert all(isinstance(budget.lease(Cost(10**9), NOW), Lease) for _ in range(100))
+    assert all(isinstance(budget.lease(TokenCost(10**9), NOW), Lease) for _ in range(100))
     assert {} == budget.ledger()
 
 
@@ -153,11 +153,11 @@ def test_without_limits_everything_passes() -> None:
 
 def test_a_second_end_of_a_lease_does_nothing() -> None:
     budget = Budget(Limits(tpm=1_000, rpm=10))
-    lease = leased(budget, Cost(100))
-    budget.settle(lease, Cost(100), Cost(40), NOW)
+    lease = leased(budget, TokenCost(100))
+    budget.settle(lease, TokenCost(100), TokenCost(40), NOW)
     after = budget.ledger(), budget.levels(NOW)
 
-    budget.settle(lease, Cost(900), Cost(900), NOW)
+    budget.settle(lease, TokenCost(900), TokenCost(900), NOW)
     budget.refund(lease)
     budget.refused(lease, None, 0, NOW)
 
@@ -167,14 +167,14 @@ def test_a_second_end_of_a_lease_does_nothing() -> None:
 
 def test_a_refund_gives_everything_back() -> None:
     budget = Budget(Limits(tpm=100, rpm=1))
-    lease = leased(budget, Cost(100))
-    assert blocked(budget, Cost(1)).wait_ns is None
+    lease = leased(budget, TokenCost(100))
+    assert blocked(budget, TokenCost(1)).wait_ns is None
 
     budget.refund(lease)
-    budget.settle(lease, Cost(100), Cost(100), NOW)
+    budget.settle(lease, TokenCost(100), TokenCost(100), NOW)
 
     assert {"TPM": (100, 0, 100, 0), "RPM": (1, 0, 1, 0)} == budget.ledger()
-    assert isinstance(budget.lease(Cost(100), NOW), Lease)
+    assert isinstance(budget.lease(TokenCost(100), NOW), Lease)
 
 
 # -- refusals
@@ -182,26 +182,26 @@ def test_a_refund_gives_everything_back() -> None:
 
 def test_a_refusal_charges_nothing_and_holds_everybody_for_exactly_its_wait() -> None:
     budget = Budget(Limits(tpm=1_000))
-    lease = leased(budget, Cost(100))
+    lease = leased(budget, TokenCost(100))
 
     notices = budget.refused(lease, None, 7 * SECOND, NOW)
 
     assert [] == notices
     assert {"TPM": (100, 0, 100, 0)} == budget.ledger()
-    assert Blocked("hold", 7 * SECOND) == budget.lease(Cost(1), NOW)
-    assert Blocked("hold", 1) == budget.lease(Cost(1), NOW + 7 * SECOND - 1)
-    assert isinstance(budget.lease(Cost(1), NOW + 7 * SECOND), Lease)
+    assert Blocked("hold", 7 * SECOND) == budget.lease(TokenCost(1), NOW)
+    assert Blocked("hold", 1) == budget.lease(TokenCost(1), NOW + 7 * SECOND - 1)
+    assert isinstance(budget.lease(TokenCost(1), NOW + 7 * SECOND), Lease)
     assert "the end of a wait the server set" == str(Blocked("hold", 1))
 
 
 def test_a_shorter_hold_does_not_end_a_longer_one() -> None:
     budget = Budget(Limits())
-    one, two = leased(budget, Cost(1)), leased(budget, Cost(1))
+    one, two = leased(budget, TokenCost(1)), leased(budget, TokenCost(1))
 
     budget.refused(one, None, 60 * SECOND, NOW)
     budget.refused(two, None, 2 * SECOND, NOW)
 
-    assert Blocked("hold", 60 * SECOND) == budget.lease(Cost(1), NOW)
+    assert Blocked("hold", 60 * SECOND) == budget.lease(TokenCost(1), NOW)
 
 
 def test_a_refusal_tells_of_a_limit_that_no_header_shows() -> None:
@@ -209,14 +209,14 @@ def test_a_refusal_tells_of_a_limit_that_no_header_shows() -> None:
     TPD is invisible until it refuses; then its bucket exists, as full as the server said.
     """
     budget = Budget(None)
-    lease = leased(budget, Cost(2_128))
+    lease = leased(budget, TokenCost(2_128))
     refusal = Refusal(False, "TPD", 200_000, 197_874, 2_128, 864_000_000)
 
     budget.refused(lease, refusal, 864_000_000, NOW)
 
     assert 197_874 == used(budget, "TPD")
-    assert isinstance(budget.lease(Cost(2_128), NOW + 864_000_000), Lease)
-    assert "limit" == blocked(budget, Cost(2_128), NOW + 864_000_000).reason
+    assert isinstance(budget.lease(TokenCost(2_128), NOW + 864_000_000), Lease)
+    assert "limit" == blocked(budget, TokenCost(2_128), NOW + 864_000_000).reason
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_refusal_tells_of_a_limit_that_no_header_shows() -> None:
 def test_a_refusal_without_numbers_teaches_no_limit(refusal: Refusal | None) -> None:
     budget = Budget(None)
 
-    budget.refused(leased(budget, Cost(1)), refusal, 0, NOW)
+    budget.refused(leased(budget, TokenCost(1)), refusal, 0, NOW)
 
     assert [] == budget.levels(NOW)
 
@@ -233,8 +233,8 @@ def test_a_refusal_without_numbers_teaches_no_limit(refusal: Refusal | None) -> 
 def test_a_hold_names_the_limit_the_server_named() -> None:
     budget = Budget(Limits())
 
-    budget.refused(leased(budget, Cost(1)), Refusal(False, "TPD", None, None, None, 1), 32 * SECOND, NOW)
-    held = blocked(budget, Cost(1))
+    budget.refused(leased(budget, TokenCost(1)), Refusal(False, "TPD", None, None, None, 1), 32 * SECOND, NOW)
+    held = blocked(budget, TokenCost(1))
 
     assert ("hold", "TPD", 32 * SECOND) == (held.reason, held.dimension, held.wait_ns)
     assert "the end of a wait the server set for tokens per day" == str(held)
@@ -249,14 +249,14 @@ def test_a_daily_refusal_of_a_large_request_holds_only_what_is_as_large() -> Non
     """
     budget = Budget(None)
 
-    budget.refused(leased(budget, Cost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
-    held = blocked(budget, Cost(3_560))
+    budget.refused(leased(budget, TokenCost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
+    held = blocked(budget, TokenCost(3_560))
 
     assert Blocked("limit", 550 * SECOND, "TPD", 97_050, 100_000) == held
-    assert isinstance(budget.lease(Cost(100), NOW), Lease)
-    assert 97_150 == blocked(budget, Cost(5_000)).used
-    assert isinstance(budget.lease(Cost(2_850), NOW), Lease)
-    assert ("limit", "TPD") == (blocked(budget, Cost(100)).reason, blocked(budget, Cost(100)).dimension)
+    assert isinstance(budget.lease(TokenCost(100), NOW), Lease)
+    assert 97_150 == blocked(budget, TokenCost(5_000)).used
+    assert isinstance(budget.lease(TokenCost(2_850), NOW), Lease)
+    assert ("limit", "TPD") == (blocked(budget, TokenCost(100)).reason, blocked(budget, TokenCost(100)).dimension)
 
 
 def test_the_wait_of_a_large_request_is_the_servers_and_not_what_the_level_says() -> None:
@@ -264,20 +264,20 @@ def test_the_wait_of_a_large_request_is_the_servers_and_not_what_the_level_says(
     The server's figures are rounded, and its wait is exact: the level alone would let the request go too early.
     """
     budget = Budget(None)
-    budget.refused(leased(budget, Cost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
 
-    assert 1 == blocked(budget, Cost(3_560), NOW + 550 * SECOND - 1).wait_ns
-    assert isinstance(budget.lease(Cost(3_560), NOW + 550 * SECOND), Lease)
+    assert 1 == blocked(budget, TokenCost(3_560), NOW + 550 * SECOND - 1).wait_ns
+    assert isinstance(budget.lease(TokenCost(3_560), NOW + 550 * SECOND), Lease)
 
 
 def test_a_daily_limit_of_requests_that_is_spent_holds_every_request() -> None:
     budget = Budget(Limits(rpm=30))
     spent = Refusal(False, "RPD", 1_000, 1_000, 1, 87 * SECOND)
 
-    budget.refused(leased(budget, Cost(3_560)), spent, 87 * SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(3_560)), spent, 87 * SECOND, NOW)
 
-    assert Blocked("limit", 87 * SECOND, "RPD", 1_000, 1_000) == blocked(budget, Cost(1))
-    assert isinstance(budget.lease(Cost(1), NOW + 87 * SECOND), Lease)
+    assert Blocked("limit", 87 * SECOND, "RPD", 1_000, 1_000) == blocked(budget, TokenCost(1))
+    assert isinstance(budget.lease(TokenCost(1), NOW + 87 * SECOND), Lease)
 
 
 def test_what_is_left_of_the_day_counts_by_the_smaller_limit() -> None:
@@ -285,10 +285,10 @@ def test_what_is_left_of_the_day_counts_by_the_smaller_limit() -> None:
     The user allows 98,000 of the server's 100,000, so the server's last 2,000 are left alone.
     """
     budget = Budget(Limits(tpd=98_000))
-    budget.refused(leased(budget, Cost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(3_560)), TOO_MUCH_FOR_TODAY, 550 * SECOND, NOW)
 
-    assert isinstance(budget.lease(Cost(2_950), NOW), Lease)
-    assert "limit" == blocked(budget, Cost(1)).reason
+    assert isinstance(budget.lease(TokenCost(2_950), NOW), Lease)
+    assert "limit" == blocked(budget, TokenCost(1)).reason
 
 
 def test_a_refusal_by_the_minute_holds_everybody_whatever_it_tells() -> None:
@@ -297,9 +297,9 @@ def test_a_refusal_by_the_minute_holds_everybody_whatever_it_tells() -> None:
     """
     budget = Budget(None)
 
-    budget.refused(leased(budget, Cost(500)), Refusal(False, "TPM", 6_000, 5_958, 500, SECOND), SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(500)), Refusal(False, "TPM", 6_000, 5_958, 500, SECOND), SECOND, NOW)
 
-    assert Blocked("hold", SECOND, "TPM") == blocked(budget, Cost(1))
+    assert Blocked("hold", SECOND, "TPM") == blocked(budget, TokenCost(1))
 
 
 # -- what the user sets, changed
@@ -315,8 +315,8 @@ def test_the_tightest_limits_are_the_smallest_of_each() -> None:
 
 def test_a_changed_limit_keeps_what_is_in_use() -> None:
     budget = Budget(Limits(tpm=1_000))
-    spend(budget, Cost(300))
-    leased(budget, Cost(200))
+    spend(budget, TokenCost(300))
+    leased(budget, TokenCost(200))
 
     budget.set_limits(Limits(tpm=600, rpm=9), NOW)
 
@@ -326,8 +326,8 @@ def test_a_changed_limit_keeps_what_is_in_use() -> None:
 
 def test_without_the_users_limit_the_servers_holds() -> None:
     budget = Budget(Limits(tpm=1_000, rpm=5))
-    lease = leased(budget, Cost(300))
-    budget.settle(lease, Cost(300), Cost(300), NOW)
+    lease = leased(budget, TokenCost(300))
+    budget.settle(lease, TokenCost(300), TokenCost(300), NOW)
     budget.observe(lease, [RateHeader("TPM", 8_000, 7_700)], NOW)
 
     budget.set_limits(None, NOW)
@@ -340,90 +340,90 @@ def test_without_the_users_limit_the_servers_holds() -> None:
 
 def test_while_limits_are_unknown_one_request_goes_first() -> None:
     budget = Budget(None)
-    probe = leased(budget, Cost(10))
+    probe = leased(budget, TokenCost(10))
 
-    waiting = [budget.lease(Cost(10), NOW) for _ in range(3)]
-    budget.settle(probe, Cost(10), Cost(10), NOW)
+    waiting = [budget.lease(TokenCost(10), NOW) for _ in range(3)]
+    budget.settle(probe, TokenCost(10), TokenCost(10), NOW)
     budget.observe(probe, [RateHeader("TPM", 8_000, 7_990)], NOW)
 
     assert [Blocked("learning", None)] * 3 == waiting
     assert "the first answer, which will tell the limits that are not known" == str(waiting[0])
-    assert all(isinstance(budget.lease(Cost(10), NOW), Lease) for _ in range(3))
+    assert all(isinstance(budget.lease(TokenCost(10), NOW), Lease) for _ in range(3))
     assert 8_000 == limit(budget, "TPM")
 
 
 def test_a_probe_that_is_lost_is_followed_by_another_single_one() -> None:
     budget = Budget(None)
-    lost = leased(budget, Cost(10))
-    budget.settle(lost, Cost(10), Cost(10), NOW)
+    lost = leased(budget, TokenCost(10))
+    budget.settle(lost, TokenCost(10), TokenCost(10), NOW)
 
-    leased(budget, Cost(10))
+    leased(budget, TokenCost(10))
 
-    assert "learning" == blocked(budget, Cost(10)).reason
+    assert "learning" == blocked(budget, TokenCost(10)).reason
 
 
 def test_an_answer_that_shows_no_limits_ends_the_learning_too() -> None:
     budget = Budget(None)
-    probe = leased(budget, Cost(10))
-    budget.settle(probe, Cost(10), Cost(10), NOW)
+    probe = leased(budget, TokenCost(10))
+    budget.settle(probe, TokenCost(10), TokenCost(10), NOW)
 
     budget.observe(probe, [], NOW)
 
-    assert all(isinstance(budget.lease(Cost(10), NOW), Lease) for _ in range(5))
+    assert all(isinstance(budget.lease(TokenCost(10), NOW), Lease) for _ in range(5))
 
 
 def test_a_refusal_ends_the_learning_too() -> None:
     budget = Budget(None)
 
-    budget.refused(leased(budget, Cost(10)), Refusal(False, "TPD", 1_000, 995, 10, 1), SECOND, NOW)
-    later = [budget.lease(Cost(1), NOW + 60 * SECOND) for _ in range(3)]
+    budget.refused(leased(budget, TokenCost(10)), Refusal(False, "TPD", 1_000, 995, 10, 1), SECOND, NOW)
+    later = [budget.lease(TokenCost(1), NOW + 60 * SECOND) for _ in range(3)]
 
     assert all(isinstance(granted, Lease) for granted in later)
 
 
 def test_what_was_on_its_way_when_a_limit_was_learnt_is_charged_to_it() -> None:
     budget = Budget(Limits())
-    first, second = leased(budget, Cost(1_000)), leased(budget, Cost(3_000))
-    budget.settle(first, Cost(1_000), Cost(1_000), NOW)
+    first, second = leased(budget, TokenCost(1_000)), leased(budget, TokenCost(3_000))
+    budget.settle(first, TokenCost(1_000), TokenCost(1_000), NOW)
     budget.observe(first, [RateHeader("TPM", 8_000, 7_000)], NOW)
 
-    budget.settle(second, Cost(3_000), Cost(3_000), NOW)
+    budget.settle(second, TokenCost(3_000), TokenCost(3_000), NOW)
 
     assert 4_000 == used(budget, "TPM")
 
 
 def test_limits_without_the_tokens_need_a_probe_too() -> None:
     budget = Budget(Limits(rpm=100))
-    probe = leased(budget, Cost(600, 300))
+    probe = leased(budget, TokenCost(600, 300))
 
-    assert "learning" == blocked(budget, Cost(50, 51)).reason
-    budget.settle(probe, Cost(600, 300), Cost(600, 300), NOW)
+    assert "learning" == blocked(budget, TokenCost(50, 51)).reason
+    budget.settle(probe, TokenCost(600, 300), TokenCost(600, 300), NOW)
     budget.observe(probe, [], NOW)
-    assert all(isinstance(budget.lease(Cost(600, 300), NOW), Lease) for _ in range(10))
+    assert all(isinstance(budget.lease(TokenCost(600, 300), NOW), Lease) for _ in range(10))
 
 
 def test_small_requests_go_with_the_probe_if_the_limit_of_requests_is_known() -> None:
     """Together they stay below every published limit of tokens; waiting would waste the time of an answer."""
     budget = Budget(Limits(rpm=100))
 
-    assert all(isinstance(budget.lease(Cost(40, 60), NOW), Lease) for _ in range(10))
-    assert "learning" == blocked(budget, Cost(1)).reason
+    assert all(isinstance(budget.lease(TokenCost(40, 60), NOW), Lease) for _ in range(10))
+    assert "learning" == blocked(budget, TokenCost(1)).reason
     for limits in (Limits(rpd=100), None):
         budget = Budget(limits)
-        leased(budget, Cost(1))
-        assert "learning" == blocked(budget, Cost(1)).reason
+        leased(budget, TokenCost(1))
+        assert "learning" == blocked(budget, TokenCost(1)).reason
 
 
 def test_limits_of_the_user_need_no_probe() -> None:
     budget = Budget(Limits(tpm=100))
 
-    assert all(isinstance(budget.lease(Cost(10), NOW), Lease) for _ in range(10))
+    assert all(isinstance(budget.lease(TokenCost(10), NOW), Lease) for _ in range(10))
 
 
 def test_a_learnt_limit_starts_at_the_level_the_server_showed() -> None:
     budget = Budget(None)
-    probe = leased(budget, Cost(50))
-    budget.settle(probe, Cost(50), Cost(50), NOW)
+    probe = leased(budget, TokenCost(50))
+    budget.settle(probe, TokenCost(50), TokenCost(50), NOW)
 
     notices = budget.observe(probe, [RateHeader("TPM", 8_000, 5_000), RateHeader("RPD", 1_000, 998)], NOW)
 
@@ -435,8 +435,8 @@ def test_a_learnt_limit_follows_the_server_up_and_down() -> None:
     budget = Budget(None)
     seen = []
     for told in (8_000, 2_000, 250_000):
-        lease = leased(budget, Cost(10))
-        budget.settle(lease, Cost(10), Cost(10), NOW)
+        lease = leased(budget, TokenCost(10))
+        budget.settle(lease, TokenCost(10), TokenCost(10), NOW)
         notices = budget.observe(lease, [RateHeader("TPM", told, told - 10)], NOW)
         seen.append((limit(budget, "TPM"), notices))
 
@@ -448,8 +448,8 @@ def test_the_users_limit_is_never_loosened_and_one_notice_names_both(own: int, t
     budget = Budget(Limits(tpm=own))
     notices = []
     for _ in range(3):
-        lease = leased(budget, Cost(10))
-        budget.settle(lease, Cost(10), Cost(10), NOW)
+        lease = leased(budget, TokenCost(10))
+        budget.settle(lease, TokenCost(10), TokenCost(10), NOW)
         notices += budget.observe(lease, [RateHeader("TPM", told, told)], NOW)
 
     assert [f"tokens per minute: the server's limit is {told:,}, yours is {own:,}; keeping {kept:,}"] == notices
@@ -460,8 +460,8 @@ def test_a_limit_of_the_server_that_changes_is_not_told_again() -> None:
     budget = Budget(Limits(tpm=4_000))
     notices = []
     for told in (8_000, 7_000, 8_000, 4_000, 9_000):
-        lease = leased(budget, Cost(10))
-        budget.settle(lease, Cost(10), Cost(10), NOW)
+        lease = leased(budget, TokenCost(10))
+        budget.settle(lease, TokenCost(10), TokenCost(10), NOW)
         notices += budget.observe(lease, [RateHeader("TPM", told, told)], NOW)
 
     assert 1 == len(notices)
@@ -469,11 +469,11 @@ def test_a_limit_of_the_server_that_changes_is_not_told_again() -> None:
 
 def test_a_refusal_tightens_the_users_limit_too_and_each_dimension_is_told_once() -> None:
     budget = Budget(Limits(tpm=9_000, rpd=50, otpm=5_000))
-    lease = leased(budget, Cost(10))
+    lease = leased(budget, TokenCost(10))
     notices = budget.refused(lease, Refusal(True, "OTPM", 1_000, None, 1_329, None), 0, NOW)
     for _ in range(2):
-        lease = leased(budget, Cost(10))
-        budget.settle(lease, Cost(10), Cost(10), NOW)
+        lease = leased(budget, TokenCost(10))
+        budget.settle(lease, TokenCost(10), TokenCost(10), NOW)
         notices += budget.observe(lease, [RateHeader("TPM", 8_000, 7_000), RateHeader("RPD", 1_000, 999)], NOW)
 
     assert ["output tokens", "tokens per", "requests per day"] == [
@@ -488,8 +488,8 @@ def test_a_refusal_tightens_the_users_limit_too_and_each_dimension_is_told_once(
 
 def test_what_others_spend_raises_our_level() -> None:
     budget = Budget(Limits(tpm=8_000))
-    lease = leased(budget, Cost(100))
-    budget.settle(lease, Cost(100), Cost(100), NOW)
+    lease = leased(budget, TokenCost(100))
+    budget.settle(lease, TokenCost(100), TokenCost(100), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 8_000, 1_000)], NOW)
 
@@ -498,8 +498,8 @@ def test_what_others_spend_raises_our_level() -> None:
 
 def test_what_we_have_under_way_is_not_taken_for_the_spending_of_others() -> None:
     budget = Budget(Limits(tpm=8_000))
-    lease, _other = leased(budget, Cost(100)), leased(budget, Cost(3_000))
-    budget.settle(lease, Cost(100), Cost(100), NOW)
+    lease, _other = leased(budget, TokenCost(100)), leased(budget, TokenCost(3_000))
+    budget.settle(lease, TokenCost(100), TokenCost(100), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 8_000, 8_000 - 3_100)], NOW)
 
@@ -508,8 +508,8 @@ def test_what_we_have_under_way_is_not_taken_for_the_spending_of_others() -> Non
 
 def test_a_level_read_some_time_ago_has_drained_since() -> None:
     budget = Budget(Limits(tpm=6_000))
-    lease = leased(budget, Cost(100), NOW - 2 * SECOND)
-    budget.settle(lease, Cost(100), Cost(100), NOW)
+    lease = leased(budget, TokenCost(100), NOW - 2 * SECOND)
+    budget.settle(lease, TokenCost(100), TokenCost(100), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 6_000, 4_000)], NOW)
 
@@ -521,10 +521,10 @@ def test_our_level_comes_down_to_the_servers_and_what_ended_since() -> None:
     The server showed 100 in use; whatever ended since the grant, this one included, may have come on top.
     """
     budget = Budget(Limits(tpm=8_000))
-    spend(budget, Cost(5_000))
-    lease = leased(budget, Cost(200))
-    spend(budget, Cost(300))
-    budget.settle(lease, Cost(200), Cost(200), NOW)
+    spend(budget, TokenCost(5_000))
+    lease = leased(budget, TokenCost(200))
+    spend(budget, TokenCost(300))
+    budget.settle(lease, TokenCost(200), TokenCost(200), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 8_000, 7_900)], NOW)
 
@@ -536,9 +536,9 @@ def test_our_level_stays_when_the_servers_limit_is_not_ours() -> None:
     With 8,000 there and 4,000 here the server's level says nothing against ours.
     """
     budget = Budget(Limits(tpm=4_000))
-    spend(budget, Cost(3_000))
-    lease = leased(budget, Cost(200))
-    budget.settle(lease, Cost(200), Cost(200), NOW)
+    spend(budget, TokenCost(3_000))
+    lease = leased(budget, TokenCost(200))
+    budget.settle(lease, TokenCost(200), TokenCost(200), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 8_000, 8_000)], NOW)
 
@@ -547,8 +547,8 @@ def test_our_level_stays_when_the_servers_limit_is_not_ours() -> None:
 
 def test_we_never_count_on_more_than_the_server_has_left() -> None:
     budget = Budget(Limits(tpm=4_000))
-    lease = leased(budget, Cost(200))
-    budget.settle(lease, Cost(200), Cost(200), NOW)
+    lease = leased(budget, TokenCost(200))
+    budget.settle(lease, TokenCost(200), TokenCost(200), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 8_000, 500)], NOW)
 
@@ -557,11 +557,11 @@ def test_we_never_count_on_more_than_the_server_has_left() -> None:
 
 def test_headers_far_below_the_strict_level_prove_that_allowance_is_given_back() -> None:
     budget = Budget(Limits(tpm=8_000))
-    first = leased(budget, Cost(100, 4_000))
-    budget.settle(first, Cost(100, 4_000), Cost(100, 20), NOW)
+    first = leased(budget, TokenCost(100, 4_000))
+    budget.settle(first, TokenCost(100, 4_000), TokenCost(100, 20), NOW)
     believed_before = budget.credits
-    second = leased(budget, Cost(100, 100))
-    budget.settle(second, Cost(100, 100), Cost(100, 20), NOW)
+    second = leased(budget, TokenCost(100, 100))
+    budget.settle(second, TokenCost(100, 100), TokenCost(100, 20), NOW)
 
     budget.observe(second, [RateHeader("TPM", 8_000, 8_000 - 120 - 200)], NOW)
 
@@ -574,10 +574,10 @@ def test_a_small_surplus_proves_nothing() -> None:
     What the server drained while the slowest answer was under way, and a hundredth, are our own slack.
     """
     budget = Budget(Limits(tpm=6_000))
-    slow = leased(budget, Cost(2_000), NOW - 10 * SECOND)
-    budget.settle(slow, Cost(2_000), Cost(2_000), NOW)
-    probe = leased(budget, Cost(10))
-    budget.settle(probe, Cost(10), Cost(10), NOW)
+    slow = leased(budget, TokenCost(2_000), NOW - 10 * SECOND)
+    budget.settle(slow, TokenCost(2_000), TokenCost(2_000), NOW)
+    probe = leased(budget, TokenCost(10))
+    budget.settle(probe, TokenCost(10), TokenCost(10), NOW)
 
     budget.observe(probe, [RateHeader("TPM", 6_000, 6_000 - 2_000 + 1_000)], NOW)
 
@@ -589,7 +589,7 @@ def test_a_small_surplus_proves_nothing() -> None:
 
 @pytest.mark.parametrize("dimension", [name for name in ALL_EIGHT if not name.startswith("RP")])
 def test_a_cost_above_a_capacity_is_told_with_both_numbers(dimension: str) -> None:
-    cost = Cost(prompt=20, completion=30, audio_s=7)
+    cost = TokenCost(prompt=20, completion=30, audio_s=7)
     units = cost.units(dimension)
 
     fits = Budget(Limits(**{ALL_EIGHT[dimension]: units}))  # type: ignore[arg-type]
@@ -601,46 +601,50 @@ def test_a_cost_above_a_capacity_is_told_with_both_numbers(dimension: str) -> No
 
 def test_too_large_asks_for_the_capacity_not_for_the_present_level() -> None:
     budget = Budget(Limits(tpm=100))
-    leased(budget, Cost(100))
+    leased(budget, TokenCost(100))
 
-    assert budget.too_large(Cost(100)) is None
+    assert budget.too_large(TokenCost(100)) is None
 
 
 # -- forecast
 
 
 def test_the_forecast_for_an_idle_budget_is_now() -> None:
-    assert 0 == Budget(Limits(tpm=100, rpm=10)).forecast(0, Cost(0), Cost(100), 0.0, 0, NOW)
-    assert 0 == Budget(None).forecast(50, Cost(10**6), Cost(100), 0.0, 0, NOW)
+    assert 0 == Budget(Limits(tpm=100, rpm=10)).forecast(0, TokenCost(0), TokenCost(100), 0.0, 0, NOW)
+    assert 0 == Budget(None).forecast(50, TokenCost(10**6), TokenCost(100), 0.0, 0, NOW)
 
 
 def test_the_forecast_is_the_exact_wait_when_nobody_is_ahead() -> None:
     budget = Budget(Limits(tpm=6_000))
-    spend(budget, Cost(6_000))
+    spend(budget, TokenCost(6_000))
 
-    assert blocked(budget, Cost(500)).wait_ns == budget.forecast(0, Cost(0), Cost(500), 0.0, 0, NOW) == 5 * SECOND
+    assert (
+        blocked(budget, TokenCost(500)).wait_ns
+        == budget.forecast(0, TokenCost(0), TokenCost(500), 0.0, 0, NOW)
+        == 5 * SECOND
+    )
 
 
 def test_the_forecast_counts_those_ahead_in_requests_and_in_tokens() -> None:
     by_requests = Budget(Limits(rpm=30, tpm=10**9))
     by_tokens = Budget(Limits(rpm=10**6, tpm=6_000))
 
-    assert 2 * 60 * SECOND == by_requests.forecast(30 * 3 - 1, Cost(89), Cost(1), 0.0, 0, NOW)
-    assert 60 * SECOND == by_tokens.forecast(10, Cost(10_000), Cost(2_000), 0.0, 0, NOW)
+    assert 2 * 60 * SECOND == by_requests.forecast(30 * 3 - 1, TokenCost(89), TokenCost(1), 0.0, 0, NOW)
+    assert 60 * SECOND == by_tokens.forecast(10, TokenCost(10_000), TokenCost(2_000), 0.0, 0, NOW)
 
 
 def test_the_forecast_is_at_least_the_servers_hold() -> None:
     budget = Budget(Limits(tpm=6_000))
-    budget.refused(leased(budget, Cost(1)), None, 90 * SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(1)), None, 90 * SECOND, NOW)
 
-    assert 90 * SECOND == budget.forecast(0, Cost(0), Cost(1), 0.0, 0, NOW)
+    assert 90 * SECOND == budget.forecast(0, TokenCost(0), TokenCost(1), 0.0, 0, NOW)
 
 
 def test_the_forecast_never_falls_with_more_ahead() -> None:
     budget = Budget(Limits(rpm=30, rpd=1_000, tpm=6_000, tpd=100_000, otpm=900))
-    spend(budget, Cost(3_000, 600))
+    spend(budget, TokenCost(3_000, 600))
 
-    forecasts = [budget.forecast(n, Cost(100 * n, 30 * n), Cost(50, 50), 0.0, 0, NOW) for n in range(200)]
+    forecasts = [budget.forecast(n, TokenCost(100 * n, 30 * n), TokenCost(50, 50), 0.0, 0, NOW) for n in range(200)]
 
     assert forecasts == sorted(forecasts)
     assert 0 == forecasts[0]
@@ -659,29 +663,29 @@ def test_the_length_of_a_minute_is_read_off_the_server_when_nobody_set_limits() 
     A simulator's minute may last ten seconds: 5,000 of 6,000 tokens drain in 8.333 s.
     """
     budget = Budget(None)
-    probe = leased(budget, Cost(5_000))
-    budget.settle(probe, Cost(5_000), Cost(5_000), NOW)
+    probe = leased(budget, TokenCost(5_000))
+    budget.settle(probe, TokenCost(5_000), TokenCost(5_000), NOW)
 
     budget.observe(probe, [RateHeader("TPM", 6_000, 1_000, 8_333_333_334)], NOW)
 
     assert 10 == pytest.approx(budget.levels(NOW)[0].period_s, rel=1e-3)
     assert 10 <= budget.levels(NOW)[0].period_s
-    assert 3 == pytest.approx(blocked(budget, Cost(2_800)).wait_ns / SECOND, rel=1e-2)
+    assert 3 == pytest.approx(blocked(budget, TokenCost(2_800)).wait_ns / SECOND, rel=1e-2)
 
 
 def test_a_refusal_tells_the_length_of_a_minute_too() -> None:
     budget = Budget(None)
     refusal = Refusal(False, "TPM", 6_000, 5_900, 1_100, 1_666_666_667)
 
-    budget.refused(leased(budget, Cost(1_100)), refusal, 1_666_666_667, NOW)
+    budget.refused(leased(budget, TokenCost(1_100)), refusal, 1_666_666_667, NOW)
 
     assert 10 == pytest.approx(budget.levels(NOW)[0].period_s, rel=2e-3)
 
 
 def test_a_real_minute_stays_exactly_one_and_a_users_period_is_his() -> None:
     for budget, expected in ((Budget(None), 60), (Budget(Limits(tpm=6_000, minute_s=7)), 7)):
-        probe = leased(budget, Cost(1_000))
-        budget.settle(probe, Cost(1_000), Cost(1_000), NOW)
+        probe = leased(budget, TokenCost(1_000))
+        budget.settle(probe, TokenCost(1_000), TokenCost(1_000), NOW)
 
         budget.observe(probe, [RateHeader("TPM", 6_000, 5_000, 10_000_000_000)], NOW)
 
@@ -721,25 +725,28 @@ def test_a_slow_pace_keeps_attempts_apart() -> None:
     budget = slowed()
     start_ns = NOW + budget.pace.wait_ns(NOW)
 
-    too_early = blocked(budget, Cost(1), start_ns - 1)
-    leased(budget, Cost(1), start_ns)
-    again = blocked(budget, Cost(1), start_ns)
+    too_early = blocked(budget, TokenCost(1), start_ns - 1)
+    leased(budget, TokenCost(1), start_ns)
+    again = blocked(budget, TokenCost(1), start_ns)
 
     assert Blocked("pace", 1) == too_early
     assert "pace" == again.reason
     assert again.wait_ns is not None
     assert 0.8 * SECOND <= again.wait_ns <= 1.2 * SECOND
-    leased(budget, Cost(1), start_ns + again.wait_ns)
+    leased(budget, TokenCost(1), start_ns + again.wait_ns)
 
 
 def test_of_the_pace_and_the_limits_the_one_that_blocks_longest_is_named() -> None:
     budget = slowed(Limits(tpm=60))
     start_ns = NOW + budget.pace.wait_ns(NOW)
-    spend(budget, Cost(60), start_ns)
+    spend(budget, TokenCost(60), start_ns)
 
-    long_wait, short_wait = blocked(budget, Cost(60), start_ns), blocked(budget, Cost(60), start_ns + 59_900_000_000)
+    long_wait, short_wait = (
+        blocked(budget, TokenCost(60), start_ns),
+        blocked(budget, TokenCost(60), start_ns + 59_900_000_000),
+    )
     budget.pace.sent(start_ns + 60 * SECOND)
-    paced = blocked(budget, Cost(60), start_ns + 59_900_000_000)
+    paced = blocked(budget, TokenCost(60), start_ns + 59_900_000_000)
 
     assert ("limit", "TPM", 60 * SECOND) == (long_wait.reason, long_wait.dimension, long_wait.wait_ns)
     assert ("limit", SECOND // 10) == (short_wait.reason, short_wait.wait_ns)
@@ -749,33 +756,33 @@ def test_of_the_pace_and_the_limits_the_one_that_blocks_longest_is_named() -> No
 def test_a_wait_for_an_open_lease_is_named_before_the_pace() -> None:
     budget = slowed(Limits(tpm=60))
     start_ns = NOW + budget.pace.wait_ns(NOW)
-    leased(budget, Cost(60), start_ns)
+    leased(budget, TokenCost(60), start_ns)
 
-    assert Blocked("limit", None, "TPM", 60, 60) == blocked(budget, Cost(60), start_ns)
+    assert Blocked("limit", None, "TPM", 60, 60) == blocked(budget, TokenCost(60), start_ns)
 
 
 def test_the_servers_hold_comes_before_anything_else() -> None:
     budget = Budget(None)
-    leased(budget, Cost(1))
+    leased(budget, TokenCost(1))
     budget._hold_until_ns = NOW + 5
 
-    assert Blocked("hold", 5) == budget.blocks(Cost(1), NOW)
-    assert Blocked("learning", None) == budget.blocks(Cost(1), NOW + 5)
+    assert Blocked("hold", 5) == budget.blocks(TokenCost(1), NOW)
+    assert Blocked("learning", None) == budget.blocks(TokenCost(1), NOW + 5)
 
 
 def test_what_passes_is_blocked_by_nothing_and_asking_takes_nothing() -> None:
     budget = Budget(Limits(tpm=100))
 
-    assert budget.blocks(Cost(100), NOW) is None
+    assert budget.blocks(TokenCost(100), NOW) is None
     assert {"TPM": (0, 0, 0, 0)} == budget.ledger()
 
 
 def test_of_several_limits_that_block_the_longest_wait_is_named_wherever_it_stands() -> None:
     for limits in (Limits(rpm=2, tpm=100, tpd=100), Limits(rpm=2, rpd=1, tpm=100)):
         budget = Budget(limits)
-        spend(budget, Cost(100))
+        spend(budget, TokenCost(100))
 
-        found = budget.blocks(Cost(50), NOW)
+        found = budget.blocks(TokenCost(50), NOW)
 
         assert found is not None
         assert found.dimension in ("TPD", "RPD")
@@ -798,8 +805,8 @@ def test_a_share_of_every_limit_is_left_to_others_and_one_unit_is_ours(limit_: i
 def test_a_share_of_the_servers_limit_is_left_to_others_too() -> None:
     budget = Budget(None)
     budget.set_limits(None, NOW, 0.25)
-    probe = leased(budget, Cost(100))
-    budget.settle(probe, Cost(100), Cost(100), NOW)
+    probe = leased(budget, TokenCost(100))
+    budget.settle(probe, TokenCost(100), TokenCost(100), NOW)
 
     budget.observe(probe, [RateHeader("TPM", 8_000, 7_900)], NOW)
 
@@ -811,7 +818,7 @@ def test_a_share_of_the_servers_limit_is_left_to_others_too() -> None:
 
 def test_a_limit_that_is_unset_and_set_again_has_forgotten_nothing() -> None:
     budget = Budget(Limits(tpm=1_000, rpm=5))
-    spend(budget, Cost(300))
+    spend(budget, TokenCost(300))
 
     budget.set_limits(Limits(rpm=5), NOW)
     without = list(budget.capacities())
@@ -823,13 +830,13 @@ def test_a_limit_that_is_unset_and_set_again_has_forgotten_nothing() -> None:
 
 def test_a_limit_that_is_set_counts_what_is_on_its_way() -> None:
     budget = Budget(Limits())
-    lease = leased(budget, Cost(200, 100))
+    lease = leased(budget, TokenCost(200, 100))
 
     budget.set_limits(Limits(otpm=1_000, rpm=7), NOW)
 
-    assert Cost(200, 100) == budget.held()
+    assert TokenCost(200, 100) == budget.held()
     assert {"OTPM": (100, 0, 0, 100), "RPM": (1, 0, 0, 1)} == budget.ledger()
-    budget.settle(lease, Cost(200, 100), Cost(200, 40), NOW)
+    budget.settle(lease, TokenCost(200, 100), TokenCost(200, 40), NOW)
     assert {"OTPM": (100, 100, 0, 0), "RPM": (1, 1, 0, 0)} == budget.ledger()
     assert (100, 1) == (used(budget, "OTPM"), used(budget, "RPM"))
 
@@ -837,20 +844,20 @@ def test_a_limit_that_is_set_counts_what_is_on_its_way() -> None:
 def test_naming_the_limit_of_tokens_or_that_there_is_none_ends_the_learning() -> None:
     for limits, knows in ((Limits(), True), (Limits(tpm=1_000), True), (Limits(tpd=1_000), False), (None, False)):
         budget = Budget(None)
-        leased(budget, Cost(1))
+        leased(budget, TokenCost(1))
 
         budget.set_limits(limits, NOW)
 
-        assert knows == (budget.blocks(Cost(1), NOW) is None), limits
+        assert knows == (budget.blocks(TokenCost(1), NOW) is None), limits
 
 
 def test_taking_the_limits_back_does_not_begin_the_learning_anew() -> None:
     budget = Budget(Limits(tpm=1_000))
-    leased(budget, Cost(1))
+    leased(budget, TokenCost(1))
 
     budget.set_limits(None, NOW)
 
-    assert isinstance(budget.lease(Cost(1), NOW), Lease)
+    assert isinstance(budget.lease(TokenCost(1), NOW), Lease)
 
 
 def test_the_users_periods_stay_when_his_limits_are_taken_back() -> None:
@@ -865,22 +872,22 @@ def test_the_users_periods_stay_when_his_limits_are_taken_back() -> None:
 
 def test_what_all_open_leases_hold_is_added_up() -> None:
     budget = Budget(Limits())
-    one, two = leased(budget, Cost(10, 20, 3)), leased(budget, Cost(100, 200, 30))
+    one, two = leased(budget, TokenCost(10, 20, 3)), leased(budget, TokenCost(100, 200, 30))
     both = budget.held()
     budget.refund(one)
     after = budget.held()
-    budget.settle(two, Cost(1), Cost(1), NOW)
+    budget.settle(two, TokenCost(1), TokenCost(1), NOW)
 
-    assert [Cost(110, 220, 33), Cost(100, 200, 30), Cost(0)] == [both, after, budget.held()]
+    assert [TokenCost(110, 220, 33), TokenCost(100, 200, 30), TokenCost(0)] == [both, after, budget.held()]
 
 
 def test_a_lease_knows_when_it_was_granted_and_whether_it_is_open() -> None:
     budget = Budget(Limits(tpm=100))
-    lease = leased(budget, Cost(7))
+    lease = leased(budget, TokenCost(7))
     before = lease.is_open
     budget.refund(lease)
 
-    assert (Cost(7), NOW) == (lease.cost, lease.granted_ns)
+    assert (TokenCost(7), NOW) == (lease.cost, lease.granted_ns)
     assert [True, False] == [before, lease.is_open]
 
 
@@ -892,9 +899,9 @@ def test_a_hundredth_of_the_limit_given_back_proves_nothing_and_one_token_more_d
     surplus: int, believed: bool
 ) -> None:
     budget = Budget(Limits(tpm=8_000))
-    spend(budget, Cost(4_000))
-    probe = leased(budget, Cost(10))
-    budget.settle(probe, Cost(10), Cost(10), NOW)
+    spend(budget, TokenCost(4_000))
+    probe = leased(budget, TokenCost(10))
+    budget.settle(probe, TokenCost(10), TokenCost(10), NOW)
 
     budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 4_000 + surplus)], NOW)
 
@@ -909,12 +916,12 @@ def test_what_drains_while_the_slowest_answer_is_under_way_proves_nothing_once_f
     5 s of 6,000 a minute are 500 tokens; the level began from zero twice, before the first and before this lease.
     """
     budget = Budget(Limits(tpm=6_000))
-    slow = leased(budget, Cost(4_000), NOW - 5 * SECOND)
-    budget.settle(slow, Cost(4_000), Cost(4_000), NOW)
+    slow = leased(budget, TokenCost(4_000), NOW - 5 * SECOND)
+    budget.settle(slow, TokenCost(4_000), TokenCost(4_000), NOW)
     for _ in range(3):
-        spend(budget, Cost(1))
-    probe = leased(budget, Cost(7))
-    budget.settle(probe, Cost(7), Cost(7), NOW)
+        spend(budget, TokenCost(1))
+    probe = leased(budget, TokenCost(7))
+    budget.settle(probe, TokenCost(7), TokenCost(7), NOW)
 
     budget.observe(probe, [RateHeader("TPM", 6_000, 6_000 - 4_003 + surplus)], NOW)
 
@@ -924,28 +931,28 @@ def test_what_drains_while_the_slowest_answer_is_under_way_proves_nothing_once_f
 def test_a_server_once_seen_to_give_allowance_back_is_believed_for_good() -> None:
     budget = Budget(Limits(tpm=8_000))
     budget.believe_credits()
-    lease = leased(budget, Cost(100, 900))
-    budget.settle(lease, Cost(100, 900), Cost(100, 20), NOW)
+    lease = leased(budget, TokenCost(100, 900))
+    budget.settle(lease, TokenCost(100, 900), TokenCost(100, 20), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 8_000, 7_880)], NOW)
 
     assert budget.credits
     assert 120 == used(budget, "TPM")
-    assert isinstance(budget.lease(Cost(7_880), NOW), Lease)
+    assert isinstance(budget.lease(TokenCost(7_880), NOW), Lease)
 
 
 def test_which_level_is_believed_decides_what_passes_what_blocks_and_what_is_shown() -> None:
     seen = []
     for believes in (False, True):
         budget = Budget(Limits(tpm=1_000))
-        lease = leased(budget, Cost(100, 800))
-        budget.settle(lease, Cost(100, 800), Cost(100, 200), NOW)
+        lease = leased(budget, TokenCost(100, 800))
+        budget.settle(lease, TokenCost(100, 800), TokenCost(100, 200), NOW)
         if believes:
             budget.believe_credits()
-        refused = blocked(budget, Cost(1_000))
-        forecast = budget.forecast(0, Cost(0), Cost(700), 0.0, 0, NOW)
+        refused = blocked(budget, TokenCost(1_000))
+        forecast = budget.forecast(0, TokenCost(0), TokenCost(700), 0.0, 0, NOW)
         seen.append(
-            (used(budget, "TPM"), refused.used, refused.wait_ns, forecast, budget.blocks(Cost(700), NOW) is None)
+            (used(budget, "TPM"), refused.used, refused.wait_ns, forecast, budget.blocks(TokenCost(700), NOW) is None)
         )
 
     assert (900, 900, 54 * SECOND, 36 * SECOND, False) == seen[0]
@@ -956,10 +963,10 @@ def test_allowance_is_expected_back_while_headers_show_that_a_quarter_of_it_came
     expected = []
     for surplus in (26, 25, 24):
         budget = Budget(Limits(tpm=8_000))
-        lease = leased(budget, Cost(100, 103))
-        budget.settle(lease, Cost(100, 103), Cost(100, 0), NOW)
-        probe = leased(budget, Cost(1))
-        budget.settle(probe, Cost(1), Cost(1), NOW)
+        lease = leased(budget, TokenCost(100, 103))
+        budget.settle(lease, TokenCost(100, 103), TokenCost(100, 0), NOW)
+        probe = leased(budget, TokenCost(1))
+        budget.settle(probe, TokenCost(1), TokenCost(1), NOW)
         budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 203 + surplus)], NOW)
         assert not budget.credits
         expected.append(budget.expects_credits)
@@ -970,8 +977,8 @@ def test_allowance_is_expected_back_while_headers_show_that_a_quarter_of_it_came
 def test_allowance_is_expected_back_where_no_limit_of_tokens_is_known_or_where_it_was_seen() -> None:
     unknown, known, seen = Budget(Limits(rpm=5)), Budget(Limits(tpm=1_000)), Budget(Limits(tpm=1_000))
     for budget in (unknown, known, seen):
-        lease = leased(budget, Cost(1, 100))
-        budget.settle(lease, Cost(1, 100), Cost(1, 0), NOW)
+        lease = leased(budget, TokenCost(1, 100))
+        budget.settle(lease, TokenCost(1, 100), TokenCost(1, 0), NOW)
     seen.believe_credits()
 
     assert [True, False, True] == [budget.expects_credits for budget in (unknown, known, seen)]
@@ -979,11 +986,11 @@ def test_allowance_is_expected_back_where_no_limit_of_tokens_is_known_or_where_i
 
 def test_an_answer_larger_than_its_request_gives_nothing_back() -> None:
     budget = Budget(Limits(tpm=8_000))
-    one, two = leased(budget, Cost(100, 0)), leased(budget, Cost(100, 100))
-    budget.settle(one, Cost(100, 0), Cost(100, 500), NOW)
-    budget.settle(two, Cost(100, 100), Cost(100, 60), NOW)
-    probe = leased(budget, Cost(1))
-    budget.settle(probe, Cost(1), Cost(1), NOW)
+    one, two = leased(budget, TokenCost(100, 0)), leased(budget, TokenCost(100, 100))
+    budget.settle(one, TokenCost(100, 0), TokenCost(100, 500), NOW)
+    budget.settle(two, TokenCost(100, 100), TokenCost(100, 60), NOW)
+    probe = leased(budget, TokenCost(1))
+    budget.settle(probe, TokenCost(1), TokenCost(1), NOW)
 
     budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 800 + 11)], NOW)
 
@@ -999,8 +1006,8 @@ def test_a_server_may_lower_our_level_unless_the_users_limit_is_smaller() -> Non
 
 def test_headers_of_several_limits_are_each_taken_to_their_own_bucket() -> None:
     budget = Budget(Limits(tpm=8_000, rpd=100))
-    lease = leased(budget, Cost(100))
-    budget.settle(lease, Cost(100), Cost(100), NOW)
+    lease = leased(budget, TokenCost(100))
+    budget.settle(lease, TokenCost(100), TokenCost(100), NOW)
 
     budget.observe(
         lease, [RateHeader("RPD", 100, 40), RateHeader("TPM", 8_000, 5_000), RateHeader("ASPH", 50, 45)], NOW
@@ -1011,7 +1018,7 @@ def test_headers_of_several_limits_are_each_taken_to_their_own_bucket() -> None:
 
 def test_a_refusal_fills_the_bucket_as_the_server_said_less_what_drained_since_the_grant() -> None:
     budget = Budget(Limits(tpm=6_000))
-    lease = leased(budget, Cost(500), NOW - 3 * SECOND)
+    lease = leased(budget, TokenCost(500), NOW - 3 * SECOND)
 
     budget.refused(lease, Refusal(False, "TPM", 6_000, 5_800, 500, 3 * SECOND), 3 * SECOND, NOW)
 
@@ -1021,7 +1028,7 @@ def test_a_refusal_fills_the_bucket_as_the_server_said_less_what_drained_since_t
 def test_a_refusal_without_its_level_tells_the_limit_alone() -> None:
     budget = Budget(None)
 
-    notices = budget.refused(leased(budget, Cost(500)), Refusal(True, "OTPM", 1_000, None, 1_329, None), 0, NOW)
+    notices = budget.refused(leased(budget, TokenCost(500)), Refusal(True, "OTPM", 1_000, None, 1_329, None), 0, NOW)
 
     assert [] == notices
     assert [("OTPM", 0, 1_000)] == [level[:3] for level in budget.levels(NOW)]
@@ -1029,11 +1036,11 @@ def test_a_refusal_without_its_level_tells_the_limit_alone() -> None:
 
 def test_the_hold_is_named_by_the_refusal_that_lasts_longest() -> None:
     budget = Budget(Limits())
-    leases = [leased(budget, Cost(1)) for _ in range(3)]
+    leases = [leased(budget, TokenCost(1)) for _ in range(3)]
     for lease, dimension, wait_s in zip(leases, ("TPM", "TPD", "RPM"), (5, 9, 9), strict=True):
         budget.refused(lease, Refusal(False, dimension, None, None, None, None), wait_s * SECOND, NOW)
 
-    assert Blocked("hold", 9 * SECOND, "TPD") == budget.lease(Cost(1), NOW)
+    assert Blocked("hold", 9 * SECOND, "TPD") == budget.lease(TokenCost(1), NOW)
 
 
 def test_a_refusal_without_numbers_slows_down_and_one_with_them_does_not() -> None:
@@ -1041,7 +1048,7 @@ def test_a_refusal_without_numbers_slows_down_and_one_with_them_does_not() -> No
     for refusal in (None, Refusal(False, "TPM", None, None, None, None)):
         budget = Budget(Limits())
         for n in range(32):
-            lease = leased(budget, Cost(1), NOW + n * SECOND // 31)
+            lease = leased(budget, TokenCost(1), NOW + n * SECOND // 31)
         budget.refused(lease, refusal, 0, NOW + SECOND)
         rates.append(budget.pace.rate)
 
@@ -1050,7 +1057,7 @@ def test_a_refusal_without_numbers_slows_down_and_one_with_them_does_not() -> No
 
 def test_a_refusal_at_the_end_of_a_hold_slows_down_again() -> None:
     budget = Budget(Limits(), random.Random(1))
-    leases = [leased(budget, Cost(1), NOW + n * SECOND // 31) for n in range(32)]
+    leases = [leased(budget, TokenCost(1), NOW + n * SECOND // 31) for n in range(32)]
     rates = []
     for lease, after_ns in zip(leases, (0, SECOND - 1, 2 * SECOND - 1), strict=False):
         budget.refused(lease, None, SECOND, NOW + SECOND + after_ns)
@@ -1061,7 +1068,7 @@ def test_a_refusal_at_the_end_of_a_hold_slows_down_again() -> None:
 
 def test_an_answer_ends_a_row_of_failures() -> None:
     budget = Budget(Limits())
-    lease = leased(budget, Cost(1))
+    lease = leased(budget, TokenCost(1))
     for _ in range(4):
         budget.pace.failed(NOW)
 
@@ -1077,7 +1084,7 @@ def test_an_answer_ends_a_row_of_failures() -> None:
 def met_a_limit(refusal: Refusal | None = None) -> Budget:
     """A budget of which one attempt was refused without a wait."""
     budget = Budget(Limits())
-    budget.refused(leased(budget, Cost(1), NOW - 2 * SECOND), refusal, 0, NOW - SECOND)
+    budget.refused(leased(budget, TokenCost(1), NOW - 2 * SECOND), refusal, 0, NOW - SECOND)
     return budget
 
 
@@ -1086,62 +1093,62 @@ def test_after_a_refusal_without_a_wait_one_attempt_goes_first_and_the_others_a_
     refusal: Refusal | None,
 ) -> None:
     budget = met_a_limit(refusal)
-    leased(budget, Cost(1))
+    leased(budget, TokenCost(1))
 
-    assert Blocked("learning", SECOND) == budget.lease(Cost(1), NOW) == budget.blocks(Cost(1), NOW)
-    assert Blocked("learning", 1) == budget.lease(Cost(1), NOW + SECOND - 1)
-    assert all(isinstance(budget.lease(Cost(1), NOW + SECOND), Lease) for _ in range(3))
-    assert isinstance(budget.lease(Cost(1), NOW + SECOND), Lease)
+    assert Blocked("learning", SECOND) == budget.lease(TokenCost(1), NOW) == budget.blocks(TokenCost(1), NOW)
+    assert Blocked("learning", 1) == budget.lease(TokenCost(1), NOW + SECOND - 1)
+    assert all(isinstance(budget.lease(TokenCost(1), NOW + SECOND), Lease) for _ in range(3))
+    assert isinstance(budget.lease(TokenCost(1), NOW + SECOND), Lease)
 
 
 def test_an_answer_to_the_one_that_went_first_lets_the_others_go() -> None:
     budget = met_a_limit()
-    probe = leased(budget, Cost(1))
-    budget.settle(probe, Cost(1), Cost(1), NOW)
+    probe = leased(budget, TokenCost(1))
+    budget.settle(probe, TokenCost(1), TokenCost(1), NOW)
 
     budget.observe(probe, [], NOW)
 
-    assert all(isinstance(budget.lease(Cost(1), NOW), Lease) for _ in range(3))
+    assert all(isinstance(budget.lease(TokenCost(1), NOW), Lease) for _ in range(3))
 
 
 def test_an_answer_to_another_does_not() -> None:
     budget = Budget(Limits())
-    one, two = leased(budget, Cost(1)), leased(budget, Cost(1))
+    one, two = leased(budget, TokenCost(1)), leased(budget, TokenCost(1))
     budget.refused(one, None, 0, NOW)
-    leased(budget, Cost(1))
-    budget.settle(two, Cost(1), Cost(1), NOW)
+    leased(budget, TokenCost(1))
+    budget.settle(two, TokenCost(1), TokenCost(1), NOW)
 
     budget.observe(two, [], NOW)
 
-    assert Blocked("learning", SECOND) == budget.lease(Cost(1), NOW)
+    assert Blocked("learning", SECOND) == budget.lease(TokenCost(1), NOW)
 
 
 def test_if_the_one_that_went_first_ended_without_an_answer_another_goes_first() -> None:
     budget = met_a_limit()
-    budget.refund(leased(budget, Cost(1)))
+    budget.refund(leased(budget, TokenCost(1)))
 
-    leased(budget, Cost(1), NOW + 5)
+    leased(budget, TokenCost(1), NOW + 5)
 
-    assert Blocked("learning", SECOND) == budget.lease(Cost(1), NOW + 5)
+    assert Blocked("learning", SECOND) == budget.lease(TokenCost(1), NOW + 5)
 
 
 def test_a_refusal_that_names_its_wait_lets_all_go_after_it() -> None:
     budget = met_a_limit()
 
-    budget.refused(leased(budget, Cost(1)), Refusal(False, "", None, None, None, SECOND), SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(1)), Refusal(False, "", None, None, None, SECOND), SECOND, NOW)
 
-    assert all(isinstance(budget.lease(Cost(1), NOW + SECOND), Lease) for _ in range(3))
+    assert all(isinstance(budget.lease(TokenCost(1), NOW + SECOND), Lease) for _ in range(3))
 
 
 def test_a_server_that_fails_may_hold_everybody_and_does_not_shorten_a_longer_hold() -> None:
     budget = Budget(Limits())
     refusal = Refusal(False, "TPD", None, None, None, 9 * SECOND)
-    budget.refused(leased(budget, Cost(1)), refusal, 9 * SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(1)), refusal, 9 * SECOND, NOW)
 
     holds = []
     for wait_s in (5, 9, 11):
         budget.pause(wait_s * SECOND, NOW)
-        holds.append(budget.lease(Cost(1), NOW))
+        holds.append(budget.lease(TokenCost(1), NOW))
 
     assert [*[Blocked("hold", 9 * SECOND, "TPD")] * 2, Blocked("hold", 11 * SECOND)] == holds
 
@@ -1151,18 +1158,18 @@ def test_a_server_that_fails_may_hold_everybody_and_does_not_shorten_a_longer_ho
 
 def test_a_thousand_tokens_may_go_with_the_probe_and_not_one_more() -> None:
     budget = Budget(Limits(rpm=100))
-    leased(budget, Cost(300, 200))
+    leased(budget, TokenCost(300, 200))
 
-    assert "learning" == blocked(budget, Cost(300, 201)).reason
-    leased(budget, Cost(300, 200))
-    assert "learning" == blocked(budget, Cost(0, 1)).reason
+    assert "learning" == blocked(budget, TokenCost(300, 201)).reason
+    leased(budget, TokenCost(300, 200))
+    assert "learning" == blocked(budget, TokenCost(0, 1)).reason
 
 
 # -- what is foretold
 
 
 def test_those_ahead_count_against_each_limit_in_its_own_units() -> None:
-    ahead, cost = Cost(100, 40, 5), Cost(10, 20, 5)
+    ahead, cost = TokenCost(100, 40, 5), TokenCost(10, 20, 5)
     units = {"rpm": 8, "rpd": 8, "tpm": 170, "tpd": 170, "itpm": 110, "otpm": 60, "audio_hour": 10, "audio_day": 10}
 
     for field, fits in units.items():
@@ -1178,20 +1185,22 @@ def test_what_attempts_hold_in_excess_while_they_are_under_way_is_foretold_too()
     """
     budget = Budget(Limits(tpm=6_000, rpm=6))
 
-    forecasts = [budget.forecast(5, Cost(5_000), Cost(700), 0.5, flight_s * SECOND, NOW) for flight_s in (0, 6, 10)]
+    forecasts = [
+        budget.forecast(5, TokenCost(5_000), TokenCost(700), 0.5, flight_s * SECOND, NOW) for flight_s in (0, 6, 10)
+    ]
 
     assert [0, 0, 2 * SECOND] == forecasts
 
 
 def test_the_longest_of_all_waits_is_foretold() -> None:
     budget = Budget(Limits(tpm=60, rpm=60))
-    spend(budget, Cost(60))
-    assert 10 * SECOND == budget.forecast(0, Cost(0), Cost(10), 0.0, 0, NOW)
+    spend(budget, TokenCost(60))
+    assert 10 * SECOND == budget.forecast(0, TokenCost(0), TokenCost(10), 0.0, 0, NOW)
 
-    budget.refused(leased(budget, Cost(0)), None, 7 * SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(0)), None, 7 * SECOND, NOW)
 
-    assert [10 * SECOND, 7 * SECOND] == [budget.forecast(0, Cost(0), Cost(n), 0.0, 0, NOW) for n in (10, 7)]
-    assert 9 * SECOND == budget.forecast(0, Cost(4), Cost(5), 0.0, 0, NOW)
+    assert [10 * SECOND, 7 * SECOND] == [budget.forecast(0, TokenCost(0), TokenCost(n), 0.0, 0, NOW) for n in (10, 7)]
+    assert 9 * SECOND == budget.forecast(0, TokenCost(4), TokenCost(5), 0.0, 0, NOW)
 
 
 # -- an earlier life
@@ -1203,7 +1212,7 @@ def test_what_was_in_use_in_an_earlier_life_has_drained_since() -> None:
     budget.begin("TPM", 6_000, 60 * SECOND, 5_000, 20 * SECOND, NOW)
 
     assert 3_000 == used(budget, "TPM")
-    assert 10 * SECOND == blocked(budget, Cost(4_000)).wait_ns
+    assert 10 * SECOND == blocked(budget, TokenCost(4_000)).wait_ns
 
 
 def test_a_single_unit_of_an_earlier_life_counts() -> None:
@@ -1266,8 +1275,8 @@ def test_a_level_that_has_drained_makes_no_bucket() -> None:
 def told(used_: int, reset_s: float, limit_: int = 6_000, limits: Limits | None = None) -> float:
     """Return the minute that one header tells."""
     budget = Budget(limits)
-    probe = leased(budget, Cost(used_))
-    budget.settle(probe, Cost(used_), Cost(used_), NOW)
+    probe = leased(budget, TokenCost(used_))
+    budget.settle(probe, TokenCost(used_), TokenCost(used_), NOW)
     budget.observe(probe, [RateHeader("TPM", limit_, limit_ - used_, round(reset_s * SECOND))], NOW)
     return next(level.period_s for level in budget.levels(NOW) if level.dimension == "TPM")
 
@@ -1311,8 +1320,8 @@ def test_whoever_set_limits_has_set_their_minute_too(limits: Limits) -> None:
 
 def test_a_header_without_a_reset_or_with_none_to_wait_tells_no_minute() -> None:
     budget = Budget(None)
-    probe = leased(budget, Cost(3_000))
-    budget.settle(probe, Cost(3_000), Cost(3_000), NOW)
+    probe = leased(budget, TokenCost(3_000))
+    budget.settle(probe, TokenCost(3_000), TokenCost(3_000), NOW)
 
     for reset_ns in (None, 0):
         budget.observe(probe, [RateHeader("TPM", 6_000, 3_000, reset_ns)], NOW)
@@ -1324,8 +1333,8 @@ def test_only_more_units_than_before_tell_a_better_minute() -> None:
     budget = Budget(None)
     minutes = []
     for used_, minute_s in ((1_001, 10), (1_001, 20), (1_000, 20), (1_002, 30), (6_000, 60)):
-        lease = leased(budget, Cost(1))
-        budget.settle(lease, Cost(1), Cost(1), NOW)
+        lease = leased(budget, TokenCost(1))
+        budget.settle(lease, TokenCost(1), TokenCost(1), NOW)
         reset_ns = round(minute_s * SECOND * (used_ - 1) / 6_000)
         budget.observe(lease, [RateHeader("TPM", 6_000, 6_000 - used_, reset_ns)], NOW)
         minutes.append(round(budget.levels(NOW)[0].period_s, 6))
@@ -1335,11 +1344,11 @@ def test_only_more_units_than_before_tell_a_better_minute() -> None:
 
 def test_the_minute_that_was_read_holds_for_every_limit_of_a_minute_and_for_no_other() -> None:
     budget = Budget(None)
-    probe = leased(budget, Cost(3_001))
-    budget.settle(probe, Cost(3_001), Cost(3_001), NOW)
+    probe = leased(budget, TokenCost(3_001))
+    budget.settle(probe, TokenCost(3_001), TokenCost(3_001), NOW)
     headers = [RateHeader("RPD", 100, 50), RateHeader("RPM", 30, 20), RateHeader("TPM", 6_000, 2_999, 5 * SECOND)]
     budget.observe(probe, headers, NOW)
-    budget.refused(leased(budget, Cost(1)), Refusal(False, "OTPM", 30, 30, 1, 0), 0, NOW)
+    budget.refused(leased(budget, TokenCost(1)), Refusal(False, "OTPM", 30, 30, 1, 0), 0, NOW)
 
     periods = {level.dimension: level.period_s for level in budget.levels(NOW)}
 
@@ -1351,7 +1360,7 @@ def test_a_refusal_by_any_limit_of_tokens_a_minute_tells_its_length(dimension: s
     budget = Budget(None)
     refusal = Refusal(False, dimension, 6_000, 5_901, 1_100, round(10 * SECOND * 1_000 / 6_000))
 
-    budget.refused(leased(budget, Cost(1_100)), refusal, SECOND, NOW)
+    budget.refused(leased(budget, TokenCost(1_100)), refusal, SECOND, NOW)
 
     assert 10 == pytest.approx(budget.levels(NOW)[0].period_s, rel=1e-9)
 
@@ -1362,8 +1371,8 @@ def test_a_refusal_by_another_limit_tells_no_minute(dimension: str) -> None:
 
     later_ns = NOW + 10**6 * SECOND
 
-    budget.refused(leased(budget, Cost(1)), Refusal(False, dimension, 6_000, 6_000, 1_000, SECOND), SECOND, NOW)
-    lease = leased(budget, Cost(1), later_ns)
+    budget.refused(leased(budget, TokenCost(1)), Refusal(False, dimension, 6_000, 6_000, 1_000, SECOND), SECOND, NOW)
+    lease = leased(budget, TokenCost(1), later_ns)
     budget.refused(lease, Refusal(False, "TPM", 6_000, 0, None, None), 0, later_ns)
 
     assert 60 == next(level.period_s for level in budget.levels(NOW) if level.dimension == "TPM")

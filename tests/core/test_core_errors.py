@@ -44,7 +44,7 @@ from groq_queue.errors import (
     error_of,
     excerpt,
     record_of,
-    shown,
+    safe_repr,
     status_error,
 )
 
@@ -330,9 +330,9 @@ def test_of_the_facts_of_an_error_only_the_plain_and_small_are_stored(fact: Any,
 
 
 def test_a_value_is_shown_as_far_as_it_matters() -> None:
-    assert ["5", "'a'", "'" + "x" * 49 + "…"] == [shown(5), shown("a"), shown("x" * 400, 50)]
-    assert shown(10**5_000).startswith("<a int>")
+    assert ["5", "'a'", "'" + "x" * 49 + "…"] == [safe_repr(5), safe_repr("a"), safe_repr("x" * 400, 50)]
+    assert safe_repr(10**5_000).startswith("<a int>")
 
 
 def test_a_value_of_a_hundred_characters_is_shown_whole() -> None:
-    assert ["'" + "x" * 98 + "'", "'" + "x" * 99 + "…"] == [shown("x" * 98), shown("x" * 99)]
+    assert ["'" + "x" * 98 + "'", "'" + "x" * 99 + "…"] == [safe_repr("x" * 98), safe_repr("x" * 99)]

@@ -16,7 +16,7 @@ from groq_queue.core.headers import RateHeader, Refusal, parse_refusal
 from groq_queue.core.limits import Limits
 from groq_queue.core.request import build_payload
 from groq_queue.core.response import Completion, usage_of
-from groq_queue.core.token_estimate import Cost, Size, size_of
+from groq_queue.core.token_estimate import PromptSize, TokenCost, size_of
 from groq_queue.errors import ConfigurationError, MissingExtraError, RequestTooLarge, error_message
 from groq_queue.limiters.in_process import ProcessLimiter, ProcessMeter
 
@@ -41,8 +41,8 @@ def test_a_queue_opened_after_another_has_closed_knows_what_that_used() -> None:
     for _ in range(2):
         limiter = ProcessLimiter(Limits(rpm=30), "u", "one after the other", NOW)
         meter, count = limiter.meter("m", "m"), 0
-        while isinstance(lease := meter.lease(Size(10, 1), NOW), Lease):
-            meter.settle(lease, Size(10, 1), (10, 1, 0), None, NOW)
+        while isinstance(lease := meter.lease(PromptSize(10, 1), NOW), Lease):
+            meter.settle(lease, PromptSize(10, 1), (10, 1, 0), None, NOW)
             count += 1
         granted.append(count)
         limiter.close(NOW)
@@ -63,7 +63,7 @@ def test_a_guessed_allowance_fits_every_limit_and_not_only_the_first() -> None:
     meter = ProcessMeter(Limits(tpm=8_000, itpm=7_000, otpm=1_000))
     meter._budget._buckets = {name: meter._budget._buckets[name] for name in ("TPM", "ITPM", "OTPM")}
 
-    assert meter.too_large(Size(6_995, None)) is None
+    assert meter.too_large(PromptSize(6_995, None)) is None
 
 
 def test_an_absurd_usage_is_no_usage() -> None:
@@ -105,12 +105,12 @@ def test_a_limit_learnt_while_others_are_on_their_way_counts_those() -> None:
     The other seven may all arrive after that: nothing more fits.
     """
     budget = Budget(Limits())
-    leases = [leased(budget, Cost(1_000)) for _ in range(8)]
-    budget.settle(leases[0], Cost(1_000), Cost(1_000), NOW)
+    leases = [leased(budget, TokenCost(1_000)) for _ in range(8)]
+    budget.settle(leases[0], TokenCost(1_000), TokenCost(1_000), NOW)
 
     budget.observe(leases[0], [RateHeader("TPM", 8_000, 7_000)], NOW)
 
-    assert isinstance(budget.lease(Cost(1_000), NOW), Blocked)
+    assert isinstance(budget.lease(TokenCost(1_000), NOW), Blocked)
 
 
 def test_a_refusal_under_a_larger_limit_of_the_server_fills_ours_only_by_what_is_left_there() -> None:
@@ -120,7 +120,7 @@ def test_a_refusal_under_a_larger_limit_of_the_server_fills_ours_only_by_what_is
     budget = Budget(Limits(tpm=4_000))
     refusal = Refusal(False, "TPM", 8_000, 7_900, 200, 750_000_000)
 
-    budget.refused(leased(budget, Cost(200)), refusal, 750_000_000, NOW)
+    budget.refused(leased(budget, TokenCost(200)), refusal, 750_000_000, NOW)
 
     assert 3_900 == budget.levels(NOW)[0].used
 
@@ -134,10 +134,10 @@ def test_a_negative_cap_lends_no_budget(cap: int) -> None:
     The API answers 400; but its lease must not empty the bucket for everybody else.
     """
     budget = Budget(Limits(tpm=1_000))
-    full = Cost(1_000)
+    full = TokenCost(1_000)
     budget.settle(leased(budget, full), full, full, NOW)
     size = size_of({"messages": [{"role": "user", "content": "x"}], "max_tokens": cap})
-    cost = Cost(size.base, size.completion or 0)
+    cost = TokenCost(size.base, size.completion or 0)
 
     wrong = budget.lease(cost, NOW)
 

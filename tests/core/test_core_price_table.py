@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from groq_queue.core.price_table import PRICES, Purse, Tariff
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.price_table import PRICES, PriceTable, SpendCap
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.errors import ConfigurationError
 
 
 def test_a_price_is_exact_to_the_picodollar():
-    assert 10 * 50_000 + 3 * 80_000 == Tariff().price("llama-3.1-8b-instant", Cost(10, 3))
+    assert 10 * 50_000 + 3 * 80_000 == PriceTable().price("llama-3.1-8b-instant", TokenCost(10, 3))
 
 
 def test_an_unknown_model_has_no_price_and_not_a_price_of_zero():
-    assert Tariff().price("mystery", Cost(10, 3)) is None
+    assert PriceTable().price("mystery", TokenCost(10, 3)) is None
 
 
 def test_own_prices_override_and_extend_the_table():
-    tariff = Tariff({"mystery": (1, 2), "llama-3.1-8b-instant": (0, 0)})
+    tariff = PriceTable({"mystery": (1, 2), "llama-3.1-8b-instant": (0, 0)})
 
-    assert 10 * 1_000_000 + 3 * 2_000_000 == tariff.price("mystery", Cost(10, 3))
-    assert 0 == tariff.price("llama-3.1-8b-instant", Cost(10, 3))
+    assert 10 * 1_000_000 + 3 * 2_000_000 == tariff.price("mystery", TokenCost(10, 3))
+    assert 0 == tariff.price("llama-3.1-8b-instant", TokenCost(10, 3))
     assert set(PRICES) <= set(tariff._per_token)
 
 
 @pytest.mark.parametrize("pair", [(1,), (1, 2, 3), 5, ("a", "b"), (-1, 0), (float("nan"), 1), (float("inf"), 1), None])
 def test_a_price_is_a_pair_of_numbers(pair):
     with pytest.raises(ConfigurationError, match=r"prices\['m'\]"):
-        Tariff({"m": pair})
+        PriceTable({"m": pair})
 
 
 def test_a_purse_holds_its_cap_and_not_a_picodollar_more():
-    purse = Purse(0.01)
+    purse = SpendCap(0.01)
 
     assert purse.reserve(10**10)
     assert not purse.reserve(1)
@@ -43,7 +43,7 @@ def test_a_purse_holds_its_cap_and_not_a_picodollar_more():
 
 
 def test_a_real_cost_above_its_reservation_is_counted_in_full():
-    purse = Purse(0.01)
+    purse = SpendCap(0.01)
     purse.reserve(10**9)
 
     purse.settle(10**9, 2 * 10**10)
@@ -53,12 +53,12 @@ def test_a_real_cost_above_its_reservation_is_counted_in_full():
 
 
 def test_a_purse_without_a_cap_only_counts():
-    purse = Purse(None)
+    purse = SpendCap(None)
 
     assert purse.reserve(10**18)
     assert not purse.is_capped
     assert purse.can_ever_hold(10**30)
-    assert Purse(0.01).is_capped
+    assert SpendCap(0.01).is_capped
 
 
 PUBLISHED = {
@@ -76,26 +76,26 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_a_million_tokens_cost_what_was_published(model):
-    tariff, prices = Tariff(), PUBLISHED[model]
+    tariff, prices = PriceTable(), PUBLISHED[model]
 
-    told = tariff.price(model, Cost(10**6, 0)), tariff.price(model, Cost(0, 10**6))
+    told = tariff.price(model, TokenCost(10**6, 0)), tariff.price(model, TokenCost(0, 10**6))
 
     assert PUBLISHED.keys() == PRICES.keys()
     assert tuple(round(price * 1_000_000) * 10**6 for price in prices) == told
 
 
 def test_audio_has_no_price_beside_its_tokens():
-    assert 0 == Tariff({"m": (1, 2)}).price("m", Cost(0, 0, 500))
+    assert 0 == PriceTable({"m": (1, 2)}).price("m", TokenCost(0, 0, 500))
 
 
 def test_a_price_may_be_zero_for_one_kind_of_token():
-    tariff = Tariff({"in": (0, 2), "out": [3, 0]})
+    tariff = PriceTable({"in": (0, 2), "out": [3, 0]})
 
     assert [0, 2_000_000, 3_000_000, 0] == [
-        tariff.price("in", Cost(1)),
-        tariff.price("in", Cost(0, 1)),
-        tariff.price("out", Cost(1)),
-        tariff.price("out", Cost(0, 1)),
+        tariff.price("in", TokenCost(1)),
+        tariff.price("in", TokenCost(0, 1)),
+        tariff.price("out", TokenCost(1)),
+        tariff.price("out", TokenCost(0, 1)),
     ]
 
 
@@ -104,7 +104,7 @@ def test_a_price_may_be_zero_for_one_kind_of_token():
 )
 def test_a_pair_that_only_looks_like_prices_is_refused_with_the_cure(pair):
     with pytest.raises(ConfigurationError) as caught:
-        Tariff({"m": pair})
+        PriceTable({"m": pair})
 
     assert str(caught.value) == (
         f"prices['m']={pair!r}: use a pair of numbers >= 0, USD per million prompt and completion tokens"
@@ -114,7 +114,7 @@ def test_a_pair_that_only_looks_like_prices_is_refused_with_the_cure(pair):
 @pytest.mark.parametrize("prices", [5, "m", [("m", (1, 2))], {("m", 1, 2)}])
 def test_prices_are_a_mapping(prices):
     with pytest.raises(ConfigurationError) as caught:
-        Tariff(prices)
+        PriceTable(prices)
 
     assert f"prices={prices!r}: use {{model: (prompt, completion)}}, USD per million tokens" == str(caught.value)
 
@@ -122,20 +122,20 @@ def test_prices_are_a_mapping(prices):
 @pytest.mark.parametrize("model", [5, None, ("m",)])
 def test_a_model_is_named_by_a_str(model):
     with pytest.raises(ConfigurationError) as caught:
-        Tariff({model: (1, 2)})
+        PriceTable({model: (1, 2)})
 
     assert f"prices[{model!r}]: use the name of a model, a str" == str(caught.value)
 
 
 def test_a_long_name_of_a_model_is_cut_in_what_is_told():
     with pytest.raises(ConfigurationError) as caught:
-        Tariff({"m" * 400: 5})
+        PriceTable({"m" * 400: 5})
 
     assert str(caught.value).startswith(f"prices['{'m' * 49}…]=5: use a pair")
 
 
 def test_what_is_reserved_and_what_is_spent_both_count_against_the_cap():
-    purse = Purse(0.000_000_000_010)
+    purse = SpendCap(0.000_000_000_010)
 
     assert [True, True, False, True, False] == [purse.reserve(amount) for amount in (4, 3, 4, 3, 1)]
     purse.settle(4, 1)
@@ -145,7 +145,7 @@ def test_what_is_reserved_and_what_is_spent_both_count_against_the_cap():
 
 
 def test_what_may_ever_fit_is_judged_by_what_is_spent_and_not_by_what_is_reserved():
-    purse = Purse(0.000_000_000_010)
+    purse = SpendCap(0.000_000_000_010)
     purse.reserve(10)
 
     assert purse.can_ever_hold(10)
@@ -155,7 +155,7 @@ def test_what_may_ever_fit_is_judged_by_what_is_spent_and_not_by_what_is_reserve
 
 
 def test_a_purse_that_takes_over_counts_as_spent_whatever_the_other_may_still_be_charged():
-    before, after = Purse(0.000_000_000_010), Purse(0.000_000_000_010)
+    before, after = SpendCap(0.000_000_000_010), SpendCap(0.000_000_000_010)
     before.reserve(7)
     before.settle(4, 2)
 
@@ -167,4 +167,4 @@ def test_a_purse_that_takes_over_counts_as_spent_whatever_the_other_may_still_be
 
 
 def test_a_fresh_purse_has_spent_nothing():
-    assert (0, 0, 0.0) == (Purse(1).spent, Purse(1).reserved, Purse(1).spent_usd)
+    assert (0, 0, 0.0) == (SpendCap(1).spent, SpendCap(1).reserved, SpendCap(1).spent_usd)

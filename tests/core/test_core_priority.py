@@ -13,14 +13,14 @@ import pytest
 from groq_queue.core import priority
 from groq_queue.core.priority import (
     Entry,
-    FairOrder,
+    FairQueue,
+    LeaseApplicant,
     Priority,
-    Turn,
     is_stale,
+    level_index,
     level_name,
     parse_priority,
     rank_of,
-    rung_of,
 )
 from groq_queue.errors import ConfigurationError
 
@@ -39,10 +39,10 @@ class Asked:
 
 
 class Line:
-    """A heap kept by a ``FairOrder``, as a lane keeps it."""
+    """A heap kept by a ``FairQueue``, as a lane keeps it."""
 
     def __init__(self) -> None:
-        self.order = FairOrder()
+        self.order = FairQueue()
         self.heap: list[Entry] = []
 
     def put(self, entries: Iterable[Entry]) -> None:
@@ -102,9 +102,9 @@ def test_anything_else_as_a_priority_is_refused_with_the_choices(given: object) 
 
 
 def test_rungs_count_the_named_levels_above_and_rise_with_every_number() -> None:
-    rungs = [rung_of(priority) for priority in range(11)]
+    rungs = [level_index(priority) for priority in range(11)]
 
-    assert [0.0, 1.0, 2.0, 3.0, 4.0] == [rung_of(priority) for priority in Priority]
+    assert [0.0, 1.0, 2.0, 3.0, 4.0] == [level_index(priority) for priority in Priority]
     assert rungs == sorted(set(rungs))
 
 
@@ -115,16 +115,16 @@ def test_a_higher_level_goes_first_whoever_asks_and_whenever() -> None:
     """
     For random levels, clients, weights and costs no request is taken while a higher level has one.
     """
-    dice = random.Random(1)
+    rng = random.Random(1)
     line = Line()
     for client in "abc":
-        line.order.set_weight(client, dice.uniform(0.1, 20))
+        line.order.set_weight(client, rng.uniform(0.1, 20))
     pending: Counter[int] = Counter()
 
     inversions = taken = 0
     for number in range(3_000):
-        if not pending or dice.random() < 0.5:
-            asked = Asked(str(number), dice.choice("abc"), dice.randrange(11), dice.randint(1, 500))
+        if not pending or rng.random() < 0.5:
+            asked = Asked(str(number), rng.choice("abc"), rng.randrange(11), rng.randint(1, 500))
             line.add(asked)
             pending[asked.rank] += 1
         else:
@@ -139,11 +139,11 @@ def test_a_higher_level_goes_first_whoever_asks_and_whenever() -> None:
 
 
 def test_one_client_is_served_in_the_order_of_arrival_whatever_its_costs() -> None:
-    dice = random.Random(2)
+    rng = random.Random(2)
     line = Line()
     names = [str(number) for number in range(300)]
     for name in names:
-        line.add(Asked(name, cost=dice.randint(1, 1_000)))
+        line.add(Asked(name, cost=rng.randint(1, 1_000)))
 
     assert names == line.take_all()
 
@@ -173,16 +173,16 @@ def test_a_backlogged_client_is_never_more_than_one_request_from_its_share(seed:
     cancelled at random places in line: at every instant each has had its weighted share of all that was
     taken, give or take one request of the largest size.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     line = Line()
-    clients = [f"c{number}" for number in range(dice.randint(2, 12))]
-    weights = {client: dice.choice((1, 1, 2, 0.25, 7.5, dice.uniform(0.1, 30))) for client in clients}
-    largest = dice.choice((1, 40, 5_000))
+    clients = [f"c{number}" for number in range(rng.randint(2, 12))]
+    weights = {client: rng.choice((1, 1, 2, 0.25, 7.5, rng.uniform(0.1, 30))) for client in clients}
+    largest = rng.choice((1, 40, 5_000))
     pending: dict[str, list[Asked]] = {client: [] for client in clients}
 
     def refill(client: str) -> None:
         while len(pending[client]) < 6:
-            asked = Asked("", client, cost=dice.randint(1, largest))
+            asked = Asked("", client, cost=rng.randint(1, largest))
             pending[client].append(asked)
             line.add(asked)
 
@@ -193,9 +193,9 @@ def test_a_backlogged_client_is_never_more_than_one_request_from_its_share(seed:
     served: Counter[str] = Counter()
     worst_ahead = worst_behind = 0.0
     for _ in range(1_500):
-        if dice.random() < 0.3:
-            client = dice.choice(clients)
-            line.discard(pending[client].pop(dice.randrange(len(pending[client]))))
+        if rng.random() < 0.3:
+            client = rng.choice(clients)
+            line.discard(pending[client].pop(rng.randrange(len(pending[client]))))
             refill(client)
         asked = line.take()
         pending[asked.client].remove(asked)
@@ -296,34 +296,34 @@ def test_somebody_stands_in_the_heap_exactly_while_somebody_is_pending(seed: int
     Under random arrivals, turns, cancels, retries and weights the heap is never empty while requests are pending,
     holds at most one entry a client and level besides those put back, and in the end nothing is remembered.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     line = Line()
     pending: set[Asked] = set()
     away: list[Asked] = []
     taken = cancelled = 0
     for number in range(2_500):
-        roll = dice.random()
+        roll = rng.random()
         if roll < 0.4 and number < 2_000:
-            asked = Asked(str(number), dice.choice("abcde"), dice.choice((0, 5, 5, 8)), dice.randint(1, 100))
+            asked = Asked(str(number), rng.choice("abcde"), rng.choice((0, 5, 5, 8)), rng.randint(1, 100))
             line.add(asked)
             pending.add(asked)
         elif roll < 0.7 and pending:
             asked = line.take()
             pending.remove(asked)
             taken += 1
-            if dice.random() < 0.3:
+            if rng.random() < 0.3:
                 away.append(asked)
         elif roll < 0.8 and away:
-            asked = away.pop(dice.randrange(len(away)))
+            asked = away.pop(rng.randrange(len(away)))
             line.put_back(asked)
             pending.add(asked)
         elif roll < 0.9 and pending:
-            asked = dice.choice(sorted(pending, key=lambda one: one.name))
+            asked = rng.choice(sorted(pending, key=lambda one: one.name))
             pending.remove(asked)
             line.discard(asked)
             cancelled += 1
         elif roll < 0.92:
-            line.order.set_weight(dice.choice("abc"), dice.uniform(0.2, 9))
+            line.order.set_weight(rng.choice("abc"), rng.uniform(0.2, 9))
         live = [entry for entry in line.heap if not is_stale(entry)]
         assert bool(live) == bool(pending)
         assert sum(not entry[2].was_taken for entry in live) <= 5 * 3
@@ -410,19 +410,19 @@ def test_the_foretold_order_is_the_real_one_and_changes_nothing(seed: int) -> No
     """
     ``in_order`` names every pending request, put back ones too, in the order in which they are then taken.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     line = Line()
     for client in "abcd":
-        line.order.set_weight(client, dice.choice((1, 3, 0.3)))
+        line.order.set_weight(client, rng.choice((1, 3, 0.3)))
     away: list[Asked] = []
     for number in range(300):
-        line.add(Asked(str(number), dice.choice("abcd"), dice.choice((1, 5)), dice.randint(1, 60)))
-        if dice.random() < 0.4:
+        line.add(Asked(str(number), rng.choice("abcd"), rng.choice((1, 5)), rng.randint(1, 60)))
+        if rng.random() < 0.4:
             away.append(line.take())
-        if away and dice.random() < 0.3:
+        if away and rng.random() < 0.3:
             line.put_back(away.pop())
-        if dice.random() < 0.2:
-            line.discard(dice.choice([entry for entry in line.heap if not is_stale(entry)])[2])
+        if rng.random() < 0.2:
+            line.discard(rng.choice([entry for entry in line.heap if not is_stale(entry)])[2])
 
     foretold = [asked.name for asked in line.order.in_order(line.heap)]
     again = [asked.name for asked in line.order.in_order(line.heap)]
@@ -437,12 +437,12 @@ def test_the_number_ahead_of_a_newcomer_is_about_right(seed: int) -> None:
     """
     Within one turn of every other client for equal costs, for any weights.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     line = Line()
     for client in "abcd":
-        line.order.set_weight(client, dice.choice((1, 2, 0.5)))
+        line.order.set_weight(client, rng.choice((1, 2, 0.5)))
     for number in range(200):
-        line.add(Asked(str(number), dice.choice("abcd"), dice.choice((1, 5, 8))))
+        line.add(Asked(str(number), rng.choice("abcd"), rng.choice((1, 5, 8))))
 
     guess = line.order.ahead_of_newcomer(5, "a")
     newcomer = Asked("newcomer", "a", 5)
@@ -453,7 +453,7 @@ def test_the_number_ahead_of_a_newcomer_is_about_right(seed: int) -> None:
 
 
 def test_nobody_is_ahead_of_the_first() -> None:
-    assert 0 == FairOrder().ahead_of_newcomer(5, "a")
+    assert 0 == FairQueue().ahead_of_newcomer(5, "a")
 
 
 def test_the_least_urgent_is_the_newest_of_the_longest_queue_of_the_last_level() -> None:
@@ -469,7 +469,7 @@ def test_the_least_urgent_is_the_newest_of_the_longest_queue_of_the_last_level()
 
     assert ("b2", "a8", "b1") == (least.name, least_of_a.name, next_least.name)
     assert line.order.least_urgent("nobody") is None
-    assert FairOrder().least_urgent() is None
+    assert FairQueue().least_urgent() is None
 
 
 def test_who_leaves_the_middle_of_a_turn_and_comes_back_stands_once_and_last() -> None:
@@ -520,9 +520,9 @@ def test_with_ageing_a_request_waits_only_for_those_of_the_next_intervals() -> N
     and inside one interval the levels keep their order.
     """
     ageing_ns = 60 * 10**9
-    dice = random.Random(5)
+    rng = random.Random(5)
     for _ in range(500):
-        now_ns = dice.randrange(10**17)
+        now_ns = rng.randrange(10**17)
         ranks = [rank_of(priority, now_ns, ageing_ns) for priority in Priority]
         for rung, own in enumerate(ranks):
             assert own < rank_of(0, now_ns + (rung + 1) * ageing_ns, ageing_ns)
@@ -573,14 +573,14 @@ class Counted(int):
 def comparisons_per_turn(clients: int, monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr(priority, "_UNIT", Counted(priority._UNIT))
     line = Line()
-    dice = random.Random(clients)
+    rng = random.Random(clients)
     for client in range(clients):
-        line.add(*(Asked("", str(client), cost=dice.randint(1, 50)) for _ in range(2)))
+        line.add(*(Asked("", str(client), cost=rng.randint(1, 50)) for _ in range(2)))
     Counted.comparisons = 0
     turns = 2_000
     for _ in range(turns):
         asked = line.take()
-        line.add(Asked("", asked.client, cost=dice.randint(1, 50)))
+        line.add(Asked("", asked.client, cost=rng.randint(1, 50)))
     return Counted.comparisons / turns
 
 
@@ -607,7 +607,7 @@ def test_a_level_is_told_by_its_name_or_its_number(level: int, name: str) -> Non
 
 
 def test_numbers_between_two_names_lie_between_their_rungs() -> None:
-    rungs = [rung_of(priority) for priority in range(13)]
+    rungs = [level_index(priority) for priority in range(13)]
 
     assert [0, 1, 1.25, 1.5, 1.75, 2, 2 + 1 / 3, 2 + 2 / 3, 3, 3.5, 4, 4, 4] == rungs
 
@@ -661,7 +661,7 @@ def test_a_tag_keeps_its_exactness_for_any_share() -> None:
     ("given", "kept"), [(1, 1), (2.5, 2.5), (0.1, 6_554 / 65_536), (1e-9, 1 / 65_536), (0, 1 / 65_536), (1e6, 1e6)]
 )
 def test_a_weight_is_kept_in_steps_of_a_65536th_and_is_never_nothing(given: float, kept: float) -> None:
-    order = FairOrder()
+    order = FairQueue()
     order.set_weight("a", given)
 
     assert kept == order.weight("a")
@@ -821,13 +821,13 @@ def test_the_foretold_order_holds_where_many_wait_for_their_start_and_some_of_th
     """
     Thirty clients of which each has had a turn of another size; then those that would start first cancel.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     line = Line()
     pending: list[Asked] = []
     for client in range(30):
-        line.order.set_weight(str(client), dice.choice((1, 3, 0.3, 0.1)))
+        line.order.set_weight(str(client), rng.choice((1, 3, 0.3, 0.1)))
         for number in range(3):
-            pending.append(Asked(f"{client}.{number}", str(client), cost=dice.randint(1, 500)))
+            pending.append(Asked(f"{client}.{number}", str(client), cost=rng.randint(1, 500)))
             line.add(pending[-1])
     for _ in range(15):
         pending.remove(line.take())
@@ -929,7 +929,7 @@ def test_the_last_that_was_put_back_and_leaves_takes_its_level_with_it() -> None
 
 
 def test_a_turn_of_which_nothing_is_said_is_of_the_default_client() -> None:
-    assert ("r", 5, "default", 1.0, 1) == Turn("r")
+    assert ("r", 5, "default", 1.0, 1) == LeaseApplicant("r")
 
 
 def test_the_least_urgent_of_a_client_is_looked_for_in_every_level() -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from groq_queue.core.quantiles import Sketch
+from groq_queue.core.quantiles import QuantileSketch
 from groq_queue.core.token_estimate import quantile
 
 
@@ -17,7 +17,7 @@ def test_a_quantile_is_within_one_per_cent_of_the_truth(fraction):
     """
     draws = random.Random(5)
     values = [round(10 ** draws.uniform(3.5, 15)) for _ in range(5_000)]
-    sketch = Sketch()
+    sketch = QuantileSketch()
     for value in values:
         sketch.add(value)
 
@@ -31,7 +31,7 @@ def test_memory_does_not_grow_with_the_number_of_values():
     """
     A year in nanoseconds and everything below it fits into 1,600 bins.
     """
-    sketch = Sketch()
+    sketch = QuantileSketch()
     for exponent in range(16_500):
         sketch.add(round(10 ** (exponent / 1_000)))
 
@@ -43,7 +43,7 @@ def test_merged_sketches_count_like_one():
     """
     The waits of all levels together are those of each.
     """
-    one, two, both = Sketch(), Sketch(), Sketch()
+    one, two, both = QuantileSketch(), QuantileSketch(), QuantileSketch()
     for value in range(1, 1_000):
         (one if value % 3 else two).add(value * 1_000_000)
         both.add(value * 1_000_000)
@@ -58,11 +58,11 @@ def test_an_empty_sketch_says_nought():
     """
     A report may be asked for before anything was sent.
     """
-    assert 0 == Sketch().quantile(0.5)
+    assert 0 == QuantileSketch().quantile(0.5)
 
 
 def test_what_is_shorter_than_a_microsecond_counts_as_none():
-    sketch = Sketch()
+    sketch = QuantileSketch()
     for value_ns in (0, 1, 999, 1_000):
         sketch.add(value_ns)
 
@@ -71,7 +71,7 @@ def test_what_is_shorter_than_a_microsecond_counts_as_none():
 
 
 def test_a_quantile_stands_in_the_order_of_the_values_and_not_of_their_coming():
-    sketch = Sketch()
+    sketch = QuantileSketch()
     for ms in (900, 1, 50, 900, 1):
         sketch.add(ms * 1_000_000)
 
@@ -82,14 +82,14 @@ def test_a_quantile_stands_in_the_order_of_the_values_and_not_of_their_coming():
 
 def test_no_quantile_is_above_the_largest_value():
     for value_ns in range(1_000, 30_000, 7):
-        sketch = Sketch()
+        sketch = QuantileSketch()
         sketch.add(value_ns)
 
         assert 0.98 * value_ns <= sketch.quantile(1.0) <= value_ns
 
 
 def test_equal_values_are_counted_each():
-    one, two = Sketch(), Sketch()
+    one, two = QuantileSketch(), QuantileSketch()
     for sketch, times in ((one, 3), (two, 2)):
         for _ in range(times):
             sketch.add(5_000_000)

@@ -25,7 +25,7 @@ from groq_queue.core.request import (
     normal_form,
     tier_of,
 )
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.errors import ConfigurationError
 
 CHAT = "chat/completions"
@@ -334,7 +334,7 @@ def test_the_bytes_are_a_snapshot() -> None:
 
 def test_a_request_starts_pending_with_an_id_of_its_own() -> None:
     one, two = (
-        Request(model="m", endpoint=CHAT, body=b"{}", size=Size(1, 1), priority=5, custom_id=custom_id)
+        Request(model="m", endpoint=CHAT, body=b"{}", size=PromptSize(1, 1), priority=5, custom_id=custom_id)
         for custom_id in (None, "row 7")
     )
 
@@ -346,7 +346,7 @@ def test_a_request_starts_pending_with_an_id_of_its_own() -> None:
 
 
 def test_a_request_keeps_what_it_was_made_of() -> None:
-    size, call = Size(7, 3), object()
+    size, call = PromptSize(7, 3), object()
 
     full = Request(
         "model",
@@ -375,7 +375,7 @@ def test_a_request_keeps_what_it_was_made_of() -> None:
 
 
 def test_a_request_of_which_nothing_is_said_has_no_bounds_and_has_not_begun() -> None:
-    plain = Request("model", "embeddings", None, Size(1, 1), 5)
+    plain = Request("model", "embeddings", None, PromptSize(1, 1), 5)
 
     assert ("default", None, "model") == (plain.client, plain.custom_id, plain.lane)
     assert (None, None, None, 1) == (plain.max_wait_ns, plain.deadline_ns, plain.not_before_ns, plain.turn_cost)
@@ -392,8 +392,8 @@ def test_a_request_that_has_what_most_have_stores_no_more() -> None:
     """
     A million may wait; a dictionary of its own would cost each half a kilobyte.
     """
-    plain = Request("m", CHAT, None, Size(1, 1), 5)
-    bounded = Request("m", CHAT, None, Size(1, 1), 5, deadline_ns=7)
+    plain = Request("m", CHAT, None, PromptSize(1, 1), 5)
+    bounded = Request("m", CHAT, None, PromptSize(1, 1), 5, deadline_ns=7)
 
     assert {} == plain.__dict__
     assert {"deadline_ns": 7} == bounded.__dict__
@@ -416,7 +416,7 @@ def test_only_a_tier_with_budgets_of_its_own_is_one(payload: dict[str, Any], tie
 
 
 def test_a_tier_has_a_lane_of_its_own() -> None:
-    request = Request(model="m", endpoint=CHAT, body=b"{}", size=Size(1, 1), priority=5, tier="flex")
+    request = Request(model="m", endpoint=CHAT, body=b"{}", size=PromptSize(1, 1), priority=5, tier="flex")
 
     assert ("m", "m (flex)") == (request.model, request.lane)
 
@@ -425,23 +425,23 @@ def test_a_tier_has_a_lane_of_its_own() -> None:
 
 
 def test_an_id_is_32_hex_digits_and_stays() -> None:
-    made = [Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5) for _ in range(1_000)]
+    made = [Request(model="m", endpoint="e", body=b"{}", size=PromptSize(1, 1), priority=5) for _ in range(1_000)]
     ids = [request.id for request in made]
 
     assert 1_000 == len(set(ids))
     assert all(32 == len(id) and int(id, 16) >= 0 for id in ids)
     assert ids == [request.id for request in made]
-    given = Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5, request_id="mine")
+    given = Request(model="m", endpoint="e", body=b"{}", size=PromptSize(1, 1), priority=5, request_id="mine")
     assert "mine" == given.id
 
 
 _TWO_PROCESSES = """
 import os, random
 random.seed(0)
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.core.request import Request
 random.seed(0)
-request = lambda: Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5)
+request = lambda: Request(model="m", endpoint="e", body=b"{}", size=PromptSize(1, 1), priority=5)
 before, child = request(), os.fork()
 if child:
     os.waitpid(child, 0)

@@ -134,9 +134,9 @@ def test_a_backoff_is_anywhere_below_a_doubling_bound(retries: int, bound_s: flo
     """
     Full jitter: between zero and the bound, and both ends are approached.
     """
-    policy, dice = RetryPolicy(), random.Random(retries)
+    policy, rng = RetryPolicy(), random.Random(retries)
 
-    waits = [policy.backoff_ns(retries, dice) for _ in range(2_000)]
+    waits = [policy.backoff_ns(retries, rng) for _ in range(2_000)]
 
     assert all(isinstance(wait, int) for wait in waits)
     assert 0 <= min(waits) < bound_s * 1e9 * 0.01
@@ -207,7 +207,7 @@ def test_the_last_retry_comes_when_the_longest_outage_is_over_and_each_before_it
 ) -> None:
     policy = RetryPolicy()
 
-    shortest, longest = (policy.outage_wait_ns(left, 0, dice) for dice in (Lowest(), Highest()))
+    shortest, longest = (policy.outage_wait_ns(left, 0, rng) for rng in (Lowest(), Highest()))
 
     assert round(wait_s * 1e9) == shortest
     assert round(wait_s * 1.1 * 1e9) == longest

@@ -17,7 +17,7 @@ import pytest
 from groq_queue.core.budget import Blocked, Budget, Lease
 from groq_queue.core.headers import RateHeader
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 
 SECOND = 1_000_000_000
 RULES = ("corrected", "kept", "prompt first")
@@ -63,14 +63,14 @@ class ReferenceServer:
         self.requests = ReferenceBucket(rpm, period_s)
         self.tokens = ReferenceBucket(tpm, period_s)
 
-    def admit(self, asked: Cost, now_ns: int) -> bool:
+    def admit(self, asked: TokenCost, now_ns: int) -> bool:
         if not self.requests.admits(1, now_ns) or not self.tokens.admits(asked.tokens, now_ns):
             return False
         self.requests.add(1, now_ns)
         self.tokens.add(asked.prompt if self.rule == "prompt first" else asked.tokens, now_ns)
         return True
 
-    def complete(self, asked: Cost, truth: Cost, now_ns: int) -> None:
+    def complete(self, asked: TokenCost, truth: TokenCost, now_ns: int) -> None:
         if self.rule == "corrected":
             self.tokens.add(truth.tokens - asked.tokens, now_ns)
         elif self.rule == "prompt first":
@@ -81,19 +81,19 @@ class Play:
     """A greedy client against the reference server, over a network with any delays at all."""
 
     def __init__(self, seed: int, rule: str, *, reads_headers: bool, believes_credits: bool = False) -> None:
-        self.dice = random.Random(f"{seed} {rule} {reads_headers} {believes_credits}")
-        dice = self.dice
-        self.period_s = dice.choice((1, 7, 60))
-        rpm, self.tpm = dice.choice((2, 3, 30, 1_000)), dice.choice((7, 100, 999, 8_000, 250_000))
+        self.rng = random.Random(f"{seed} {rule} {reads_headers} {believes_credits}")
+        rng = self.rng
+        self.period_s = rng.choice((1, 7, 60))
+        rpm, self.tpm = rng.choice((2, 3, 30, 1_000)), rng.choice((7, 100, 999, 8_000, 250_000))
         self.server = ReferenceServer(rule, rpm, self.tpm, self.period_s)
         limits = Limits(rpm=rpm, tpm=self.tpm, minute_s=self.period_s)
         self.budget = Budget(limits)
         self.budget._credits = believes_credits
         self.reads_headers = reads_headers
-        self.delay_ns = dice.choice((0, 1_000, SECOND // 50, SECOND, 20 * SECOND, 90 * SECOND))
-        self.most_open = dice.choice((1, 2, 8, 40))
-        self.mostly_small = dice.random() < 0.5
-        self.now_ns = dice.randrange(10**15)
+        self.delay_ns = rng.choice((0, 1_000, SECOND // 50, SECOND, 20 * SECOND, 90 * SECOND))
+        self.most_open = rng.choice((1, 2, 8, 40))
+        self.mostly_small = rng.random() < 0.5
+        self.now_ns = rng.randrange(10**15)
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._ticket = itertools.count()
         self.open = self.granted = self.refused = 0
@@ -107,15 +107,15 @@ class Play:
         return self
 
     def _at(self, when_ns: int, act: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (when_ns, self.dice.randrange(1 << 30) << 32 | next(self._ticket), act))
+        heapq.heappush(self._events, (when_ns, self.rng.randrange(1 << 30) << 32 | next(self._ticket), act))
 
     def _delay(self) -> int:
-        return self.dice.choice((0, self.dice.randrange(self.delay_ns + 1), self.delay_ns))
+        return self.rng.choice((0, self.rng.randrange(self.delay_ns + 1), self.delay_ns))
 
-    def _cost(self) -> Cost:
-        largest = max(2, self.tpm // self.dice.choice((20, 5) if self.mostly_small else (4, 1)))
-        prompt = self.dice.randint(1, largest - 1)
-        return Cost(prompt, self.dice.randint(1, largest - prompt))
+    def _cost(self) -> TokenCost:
+        largest = max(2, self.tpm // self.rng.choice((20, 5) if self.mostly_small else (4, 1)))
+        prompt = self.rng.randint(1, largest - 1)
+        return TokenCost(prompt, self.rng.randint(1, largest - prompt))
 
     def _send(self) -> None:
         """Send as early as the budget lets us, and as much."""
@@ -129,13 +129,13 @@ class Play:
             self.open += 1
             self.granted += 1
             self._post(granted, cost)
-        if self.dice.random() < 0.05:
-            self._at(self.now_ns + self.dice.randrange(3 * self.period_s * SECOND), self._send)
+        if self.rng.random() < 0.05:
+            self._at(self.now_ns + self.rng.randrange(3 * self.period_s * SECOND), self._send)
 
-    def _post(self, lease: Lease, cost: Cost) -> None:
-        prompt = self.dice.choice((cost.prompt, self.dice.randint(1, cost.prompt)))
-        asked = Cost(prompt, cost.completion)
-        truth = Cost(prompt, self.dice.choice((0, cost.completion, self.dice.randint(0, cost.completion))))
+    def _post(self, lease: Lease, cost: TokenCost) -> None:
+        prompt = self.rng.choice((cost.prompt, self.rng.randint(1, cost.prompt)))
+        asked = TokenCost(prompt, cost.completion)
+        truth = TokenCost(prompt, self.rng.choice((0, cost.completion, self.rng.randint(0, cost.completion))))
         headers: list[RateHeader] = []
         to_complete_ns, to_answer_ns = self._delay(), self._delay()
 
@@ -144,13 +144,13 @@ class Play:
                 headers.append(RateHeader("TPM", self.tpm, self.server.tokens.remaining(self.now_ns)))
 
         def arrive() -> None:
-            if self.dice.random() < 0.2:
+            if self.rng.random() < 0.2:
                 read()  # the level before this very request
             if not self.server.admit(asked, self.now_ns):
                 self.refused += 1
-            if self.dice.random() < 0.2:
+            if self.rng.random() < 0.2:
                 read()
-            self._at(self.now_ns + self.dice.randint(0, to_complete_ns + to_answer_ns), read)
+            self._at(self.now_ns + self.rng.randint(0, to_complete_ns + to_answer_ns), read)
             self._at(self.now_ns + to_complete_ns, complete)
 
         def complete() -> None:
@@ -164,10 +164,10 @@ class Play:
             self.budget.settle(lease, asked, truth, self.now_ns)
             if self.reads_headers:
                 self.budget.observe(lease, headers, self.now_ns)
-            if self.dice.random() < 0.9:
+            if self.rng.random() < 0.9:
                 self._send()
             else:
-                self._at(self.now_ns + self.dice.randrange(3 * self.period_s * SECOND), self._send)
+                self._at(self.now_ns + self.rng.randrange(3 * self.period_s * SECOND), self._send)
 
         self._at(self.now_ns + self._delay(), arrive)
 
@@ -232,5 +232,7 @@ def test_the_reference_server_would_notice_an_early_client() -> None:
     assert 0 < sum(play.refused for play in plays)
 
 
-def hasty(lease: Callable[[Cost, int], Lease | Blocked], by_ns: int) -> Callable[[Cost, int], Lease | Blocked]:
+def hasty(
+    lease: Callable[[TokenCost, int], Lease | Blocked], by_ns: int
+) -> Callable[[TokenCost, int], Lease | Blocked]:
     return lambda cost, now_ns: lease(cost, now_ns + by_ns)

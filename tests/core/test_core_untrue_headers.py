@@ -9,7 +9,7 @@ import pytest
 from groq_queue.core.budget import Budget, Lease
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND
@@ -66,8 +66,8 @@ def drain(
     server: Server,
     budget: Budget,
     requests: int,
-    cost: Cost,
-    used: Cost,
+    cost: TokenCost,
+    used: TokenCost,
     *,
     has_figures: bool = True,
     start_ns: int = NOW,
@@ -106,7 +106,7 @@ def test_headers_that_our_own_use_disproves_lead_to_hardly_a_refusal(told: Told,
     """
     server = Server(told)
 
-    took_ns = drain(server, Budget(Limits(tpm=LIMIT)), 24, Cost(500), Cost(500), has_figures=has_figures)
+    took_ns = drain(server, Budget(Limits(tpm=LIMIT)), 24, TokenCost(500), TokenCost(500), has_figures=has_figures)
 
     assert 24 == server.served
     assert server.refused <= 2
@@ -123,7 +123,7 @@ def test_headers_of_a_server_that_keeps_what_was_asked_for_are_disproved_by_refu
     """
     server = Server(told)
 
-    drain(server, Budget(Limits(tpm=LIMIT)), 24, Cost(50, 450), Cost(50), has_figures=has_figures)
+    drain(server, Budget(Limits(tpm=LIMIT)), 24, TokenCost(50, 450), TokenCost(50), has_figures=has_figures)
 
     assert 24 == server.served
     assert server.refused <= 4
@@ -135,7 +135,7 @@ def test_headers_that_tell_the_truth_are_believed_for_ever() -> None:
     """
     server = Server(tells_the_truth, gives_back=True)
 
-    took_ns = drain(server, Budget(Limits(tpm=LIMIT)), 400, Cost(50, 450), Cost(50))
+    took_ns = drain(server, Budget(Limits(tpm=LIMIT)), 400, TokenCost(50, 450), TokenCost(50))
 
     assert (400, 0) == (server.served, server.refused)
     assert took_ns <= 150 * SECOND
@@ -147,10 +147,10 @@ def test_a_program_beside_us_does_not_make_true_headers_untrue() -> None:
     """
     server = Server(tells_the_truth, gives_back=True)
     budget = Budget(Limits(tpm=LIMIT))
-    drain(server, budget, 100, Cost(50, 450), Cost(50))
+    drain(server, budget, 100, TokenCost(50, 450), TokenCost(50))
     for minute in range(60, 65):
         now_ns = NOW + minute * 60 * SECOND
-        lease = budget.lease(Cost(50, 450), now_ns)
+        lease = budget.lease(TokenCost(50, 450), now_ns)
         assert isinstance(lease, Lease)
         budget.refused(lease, Refusal(False, "TPM", LIMIT, 5_700, 500, 2 * SECOND), 2 * SECOND, now_ns)
 
@@ -163,10 +163,10 @@ def test_a_server_that_forgets_what_was_used_does_not_stall_a_program_that_asked
     Of what the program has asked for in all its life, most was given back; that never counts as level again.
     """
     server, budget = Server(tells_the_truth, gives_back=True), Budget(Limits(tpm=LIMIT))
-    took_ns = drain(server, budget, 400, Cost(50, 450), Cost(50))
+    took_ns = drain(server, budget, 400, TokenCost(50, 450), TokenCost(50))
     server.full_ns = 0
 
-    took_ns = drain(server, budget, 400, Cost(50, 450), Cost(50), start_ns=NOW + took_ns)
+    took_ns = drain(server, budget, 400, TokenCost(50, 450), TokenCost(50), start_ns=NOW + took_ns)
 
     assert took_ns <= 215 * SECOND
     assert budget.credits
@@ -181,7 +181,7 @@ def test_a_margin_makes_true_headers_no_untrue_ones_and_is_kept(margin: float) -
     budget.set_limits(Limits(tpm=LIMIT), NOW, margin)
     ideal_ns = round((400 * 50 / (1 - margin) - LIMIT) / LIMIT * 60 * SECOND)
 
-    took_ns = drain(server, budget, 400, Cost(50, 450), Cost(50))
+    took_ns = drain(server, budget, 400, TokenCost(50, 450), TokenCost(50))
 
     assert (400, 0) == (server.served, server.refused)
     assert ideal_ns <= took_ns <= ideal_ns + 15 * SECOND
@@ -193,12 +193,12 @@ def test_headers_that_were_not_contradicted_for_three_periods_are_believed_again
     The program beside us that spent what we did not has ended.
     """
     server, budget = Server(never_falls), Budget(Limits(tpm=LIMIT))
-    took_ns = drain(server, budget, 24, Cost(500), Cost(500))
+    took_ns = drain(server, budget, 24, TokenCost(500), TokenCost(500))
     was_believed = budget.may_be_lowered("TPM", LIMIT)
     server.told = tells_the_truth
 
     for minutes in (2, 4):
-        drain(server, budget, 1, Cost(500), Cost(500), start_ns=NOW + took_ns + minutes * 60 * SECOND)
+        drain(server, budget, 1, TokenCost(500), TokenCost(500), start_ns=NOW + took_ns + minutes * 60 * SECOND)
         if minutes == 2:
             assert not budget.may_be_lowered("TPM", LIMIT)
 
@@ -209,10 +209,10 @@ def test_headers_that_were_not_contradicted_for_three_periods_are_believed_again
 def test_a_header_of_requests_that_never_falls_is_disproved_like_one_of_tokens() -> None:
     budget = Budget(Limits(rpd=1_000))
     for number in range(400):
-        lease = budget.lease(Cost(1), NOW + number)
+        lease = budget.lease(TokenCost(1), NOW + number)
         assert isinstance(lease, Lease)
-        budget.settle(lease, Cost(1), Cost(1), NOW + number)
-        budget.prove(lease, Cost(1), NOW + number)
+        budget.settle(lease, TokenCost(1), TokenCost(1), NOW + number)
+        budget.prove(lease, TokenCost(1), NOW + number)
         budget.observe(lease, [RateHeader("RPD", 1_000, 1_000, None)], NOW + number)
 
     assert [400] == [level.used for level in budget.levels(NOW + 400)]

@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from groq_queue.clock import SystemClock
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed import celery_engine as engines
 from groq_queue.distributed import replies
 from groq_queue.distributed import worker as holdings
@@ -101,7 +101,7 @@ def engine(store, monkeypatch):
 
 
 def submit(engine):
-    return engine.submit(Request("m", "chat/completions", b"{}", Size(1, 1), 5))
+    return engine.submit(Request("m", "chat/completions", b"{}", PromptSize(1, 1), 5))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)

@@ -8,7 +8,7 @@ import pytest
 
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.distributed.codec import Ending, decode_ending, decode_request, encode_ending, encode_request
 from groq_queue.distributed.lanes import LANES, lane_for, parse_lanes
 from groq_queue.errors import (
@@ -30,7 +30,7 @@ def test_a_request_comes_out_as_it_went_in():
         model="m",
         endpoint="chat/completions",
         body='{"model":"m","messages":[{"role":"user","content":"größer 🌍"}]}'.encode(),
-        size=Size(3, 50, 7, True),
+        size=PromptSize(3, 50, 7, True),
         priority=8,
         client="ünï",
         custom_id="mine",
@@ -50,7 +50,7 @@ def test_a_request_comes_out_as_it_went_in():
         assert getattr(request, name) == getattr(twin, name), name
     assert (None, "https://api.example/v1") == (twin.custom_id, base_url)
     assert "m (flex)" == twin.lane
-    assert isinstance(twin.size, Size)
+    assert isinstance(twin.size, PromptSize)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"options": 1}', "null", '{"options": {}, "size": [1]}'])
@@ -99,7 +99,7 @@ def test_an_answer_comes_out_with_dots_and_with_what_it_cost():
 
     ending = decode_ending(
         "completed",
-        encode_ending(Ending(State.COMPLETED, answer, None, 2, 1.5, Cost(3, 4))),
+        encode_ending(Ending(State.COMPLETED, answer, None, 2, 1.5, TokenCost(3, 4))),
         custom_id="mine",
     )
 
@@ -111,7 +111,7 @@ def test_an_answer_comes_out_with_dots_and_with_what_it_cost():
         ending.result.attempts,
         ending.result.waited,
     )
-    assert Cost(3, 4) == ending.charged
+    assert TokenCost(3, 4) == ending.charged
 
 
 def test_every_priority_has_one_lane():

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed.codec import Ending
 from groq_queue.distributed.submitted import Register
 
 
 @pytest.fixture
 def register():
-    return Register(Tariff(), 1, None)
+    return Register(PriceTable(), 1, None)
 
 
 def accepted(register, count):
-    requests = [Request("m", "chat/completions", b"{}", Size(1, 1), 5) for _ in range(count)]
+    requests = [Request("m", "chat/completions", b"{}", PromptSize(1, 1), 5) for _ in range(count)]
     for request in requests:
         register.accept(request)
     return requests

@@ -40,7 +40,7 @@ def test_a_worker_killed_in_mid_call_twenty_times_loses_nothing(fleet):
     Every Future ends once; only what was on its way when a worker died is sent again.
     """
     ours = fleet(latency=(0.05, 0.4))
-    dice = random.Random(7)
+    rng = random.Random(7)
     interrupted = 0
     with ours.queue() as queue:
         ended, note = counted(queue)
@@ -48,7 +48,7 @@ def test_a_worker_killed_in_mid_call_twenty_times_loses_nothing(fleet):
         for _ in range(20):
             worker = ours.start_worker(lanes="normal:4")
             before = len(ours.groq.log)
-            assert ours.groq.wait_for_requests(before + dice.randint(3, 8), PATIENCE_S)
+            assert ours.groq.wait_for_requests(before + rng.randint(3, 8), PATIENCE_S)
             ours.stop_worker(worker, signal.SIGKILL)
             interrupted += 4  # at most: one for each thread
         ours.start_worker(lanes="normal:16")

@@ -10,7 +10,7 @@ import pytest
 from groq_queue.clock import SystemClock
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed import worker as holdings
 from groq_queue.distributed.codec import encode_request
 from groq_queue.distributed.job_store import Claimed
@@ -27,7 +27,7 @@ class Store:
     address = "redis://memory"
 
     def __init__(self):
-        request = Request("m", "chat/completions", b"{}", Size(1, 1), 7)
+        request = Request("m", "chat/completions", b"{}", PromptSize(1, 1), 7)
         self.left = [Claimed(request.id, encode_request(request, None), 0, 0, 5, 7, 1.0)] * 2
         self.errors = []
         self.done = []

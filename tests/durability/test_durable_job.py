@@ -72,12 +72,12 @@ def test_killed_three_times_and_resumed_every_line_is_answered_once(
     simulator = simulate(latency=(0.02, 0.1))
     argv = ("run", questions, "-o", out, "--journal", journal, "--resume", "--base-url", simulator.base_url)
     argv = (*argv, "--rpm", 1_000_000, "--workers", 8)
-    dice = random.Random(seed)
+    rng = random.Random(seed)
 
     done_before: dict[str, int] = {}  # calls the server had seen when an answer was first found
     in_flight: Counter[str] = Counter()
     for part in (0.2, 0.45, 0.7):  # far enough apart that no request is on its way at all three: it would be parked
-        sends = round(count * (part + dice.uniform(0.0, 0.05))) + sum(in_flight.values())
+        sends = round(count * (part + rng.uniform(0.0, 0.05))) + sum(in_flight.values())
         process = _start(*argv)
         seen = simulator.wait_for_requests(sends, timeout=60)
         process.send_signal(signal.SIGKILL)

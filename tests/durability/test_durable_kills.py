@@ -58,15 +58,15 @@ def test_killed_at_random_moments_over_one_journal(
     clock, and may come before the queue is open.
     """
     simulator = simulate(latency=(0.0, 0.03), log_size=1_000_000)
-    dice, witness = random.Random(5), Witness(path, simulator, tmp_path)
+    rng, witness = random.Random(5), Witness(path, simulator, tmp_path)
     cut_early = 0
     for kill in range(kills):
         process = program("life", path, simulator.base_url, kill)
         heard = []
         if kill % 5:
-            heard += _hear(process, dice.randrange(1, 150))
+            heard += _hear(process, rng.randrange(1, 150))
         else:
-            _let_live(process, dice.uniform(0.0, 0.6))
+            _let_live(process, rng.uniform(0.0, 0.6))
         heard += _kill(process)
         cut_early += not any(line.startswith("open") for line in heard)
         witness.hear(heard)
@@ -138,14 +138,14 @@ def test_killed_while_the_file_is_made(
     At random moments around the creation, a new file each time, strace or not; every third right after it.
     """
     simulator = simulate()
-    dice = random.Random(7)
+    rng = random.Random(7)
     accepted_in_all = 0
     for kill in range(kills):
         path = str(tmp_path.resolve() / f"{kill}.db")
         process = program("life", path, simulator.base_url, 10 * kill + 1)
         heard = []
         if kill % 3:
-            _let_live(process, dice.uniform(0.1, 0.5))
+            _let_live(process, rng.uniform(0.1, 0.5))
         else:
             heard += _hear(process, 2)
         heard += _kill(process)

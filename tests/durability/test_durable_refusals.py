@@ -122,10 +122,10 @@ def test_a_damaged_page_is_found_before_anything_is_sent(seed: int, used: str, s
     """
     Random bytes in the middle of an otherwise good file.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     damaged = bytearray(Path(used).read_bytes())
-    page = 4_096 * dice.randrange(1, len(damaged) // 4_096)
-    damaged[page : page + 64] = dice.randbytes(64)
+    page = 4_096 * rng.randrange(1, len(damaged) // 4_096)
+    damaged[page : page + 64] = rng.randbytes(64)
     Path(used).write_bytes(damaged)
 
     said = refusal_of(used, server)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.journal import Entry, Journal
 
 from .conftest import Program, Simulate
@@ -81,7 +81,7 @@ def _fill(path: str, count: int) -> None:
                     5,
                     f"client{n % 3}",
                     payload,
-                    Size(90, 16),
+                    PromptSize(90, 16),
                     10**18 + n,
                 )
                 for n in range(start, min(start + 20_000, count))

@@ -13,7 +13,7 @@ from groq_queue.core.budget import Blocked, Lease
 from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Next, Runner
 from groq_queue.engine.callables import Call, current_call
 from groq_queue.errors import (
@@ -67,7 +67,7 @@ class Bench:
         return answer
 
     def request(self, **options):
-        options = {"size": Size(10, 20, is_exact=True), "custom_id": "mine"} | options
+        options = {"size": PromptSize(10, 20, is_exact=True), "custom_id": "mine"} | options
         request = Request("m", options.pop("endpoint", "chat/completions"), b"{}", priority=5, **options)
         request.submitted_ns = self.clock.now_ns() - 3 * NS_PER_S
         request.started_ns = self.clock.now_ns() - NS_PER_S
@@ -104,14 +104,14 @@ def test_an_answer_is_settled_to_what_it_used_and_says_how_it_came():
         outcome.result.attempts,
         outcome.result.waited,
     )
-    assert Cost(8 - 5 // 2, 3) == outcome.charged, "a cached token costs half"
+    assert TokenCost(8 - 5 // 2, 3) == outcome.charged, "a cached token costs half"
     assert (1, 0) == bench.ledger()[1]
 
 
 def test_an_answer_without_usage_costs_what_was_leased():
     bench = Bench(Answer(body={"choices": []}))
 
-    assert Cost(10, 20) == bench.attempt(bench.request()).charged
+    assert TokenCost(10, 20) == bench.attempt(bench.request()).charged
 
 
 @pytest.mark.parametrize("status", [200, 299])
@@ -124,7 +124,7 @@ def test_an_unreadable_answer_may_have_been_billed(body, status):
 
     outcome = bench.attempt(request)
 
-    assert (Next.AGAIN, 1, 1, Cost(10, 20)) == (outcome.next, request.unknown, request.retries, outcome.charged)
+    assert (Next.AGAIN, 1, 1, TokenCost(10, 20)) == (outcome.next, request.unknown, request.retries, outcome.charged)
     assert isinstance(outcome.error, APIResponseError)
     assert ("req_7", request.id, "mine") == (
         outcome.error.server_request_id,
@@ -158,7 +158,7 @@ def test_a_lost_connection_gives_back_what_was_certainly_not_sent(sent, settled,
 
     assert Next.AGAIN is outcome.next
     assert (settled, refunded) == bench.ledger()[0]
-    assert (Cost(10, 20) if settled else Cost(0)) == outcome.charged
+    assert (TokenCost(10, 20) if settled else TokenCost(0)) == outcome.charged
     assert (1 if settled else 0) == request.unknown
     assert (request.id, "mine") == (outcome.error.request_id, outcome.error.custom_id)
 
@@ -309,11 +309,11 @@ def test_a_forked_child_begins_with_the_first_hold_and_other_dice():
     request = bench.request()
     for _ in range(2):
         bench.attempt(request)
-    state = bench.runner._dice.getstate()
+    state = bench.runner._rng.getstate()
 
     bench.runner.renew()
 
-    assert state != bench.runner._dice.getstate()
+    assert state != bench.runner._rng.getstate()
     bench.attempt(request)
     assert bench.meter.blocks(request.size, bench.clock.now_ns()).wait_ns < 1.8 * NS_PER_S
 
@@ -352,10 +352,10 @@ def test_a_request_that_may_shrink_asks_for_what_fits(shrinks, asked, told, way)
     assert way is outcome.next
     if way is Next.REFUSED:
         assert {"max_completion_tokens": 5_990} == json.loads(request.body)
-        assert Size(10, 5_990, 0, is_exact=True) == request.size
+        assert PromptSize(10, 5_990, 0, is_exact=True) == request.size
     else:
         assert before == request.body
-        assert Size(10, 20, is_exact=True) == request.size
+        assert PromptSize(10, 20, is_exact=True) == request.size
 
 
 def test_limits_that_differ_from_the_servers_are_told(caplog):
@@ -398,7 +398,7 @@ def test_a_callable_is_run_instead_of_sending():
     outcome = bench.attempt(bench.request(call=call))
 
     assert [] == bench.sent
-    assert (Next.DONE, None, Cost(6, 3)) == (outcome.next, outcome.result, outcome.charged)
+    assert (Next.DONE, None, TokenCost(6, 3)) == (outcome.next, outcome.result, outcome.charged)
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_a_callables_own_error_ends_its_request_and_is_paid_for():
     request = bench.request(call=Call(fail, bench))
     outcome = bench.attempt(request)
 
-    assert (Next.FAILED, Cost(10, 20), 1) == (outcome.next, outcome.charged, outcome.error.attempts)
+    assert (Next.FAILED, TokenCost(10, 20), 1) == (outcome.next, outcome.charged, outcome.error.attempts)
     assert (request.id, "mine") == (outcome.error.request_id, outcome.error.custom_id)
     assert (30, 0) == bench.ledger()[0]
 
@@ -450,7 +450,7 @@ def test_a_callables_lost_connection_is_retried_as_ours():
 
     outcome = bench.attempt(bench.request(call=Call(fail, bench)))
 
-    assert (Next.AGAIN, Cost(0)) == (outcome.next, outcome.charged)
+    assert (Next.AGAIN, TokenCost(0)) == (outcome.next, outcome.charged)
     assert (0, 30) == bench.ledger()[0]
 
 
@@ -461,7 +461,7 @@ def test_the_head_of_a_stream_teaches_the_limits_that_others_wait_for():
     bench = Bench(limits=None)
     headers = {"x-ratelimit-limit-tokens": "8000", "x-ratelimit-remaining-tokens": "7000"}
     headers |= {"x-ratelimit-reset-tokens": "7.5s"}
-    size = Size(10, 20, is_exact=True)
+    size = PromptSize(10, 20, is_exact=True)
     seen = []
 
     def read():
@@ -491,7 +491,7 @@ def test_the_head_of_a_stream_leaves_the_lease_alone_if_nobody_learns():
     outcome = bench.attempt(bench.request(call=Call(read, bench)))
 
     assert [(1, 0, 0, 1)] == open_then
-    assert Cost(6, 3) == outcome.charged
+    assert TokenCost(6, 3) == outcome.charged
 
 
 def test_an_error_of_the_server_is_what_its_status_says():

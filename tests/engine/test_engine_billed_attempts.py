@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from groq_queue.core.token_estimate import Cost
+from groq_queue.core.token_estimate import TokenCost
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.callables import Call
 from groq_queue.errors import APIConnectionError, AuthenticationError
@@ -33,7 +33,7 @@ def test_an_error_after_which_the_work_may_have_been_done_is_booked_and_repeated
 
     outcomes = attempts_of(bench, request)
 
-    assert [Cost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
+    assert [TokenCost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
     assert [Next.AGAIN, Next.AGAIN, Next.FAILED] == [outcome.next for outcome in outcomes]
     assert [1, 2, 3] == [outcome.error.attempts for outcome in outcomes]
     assert (90, 0) == bench.ledger()[0]
@@ -45,7 +45,7 @@ def test_an_error_before_any_work_costs_no_money_and_is_retried_as_often_as_allo
 
     outcomes = attempts_of(bench, bench.request())
 
-    assert [Cost(0)] * 6 == [outcome.charged for outcome in outcomes]
+    assert [TokenCost(0)] * 6 == [outcome.charged for outcome in outcomes]
     assert [1, 2, 3, 4, 5, 6] == [outcome.error.attempts for outcome in outcomes]
 
 
@@ -58,7 +58,7 @@ def test_repeats_of_what_may_have_been_billed_are_counted_together_whatever_went
     outcomes = attempts_of(bench, bench.request())
 
     assert [Next.AGAIN, Next.AGAIN, Next.FAILED] == [outcome.next for outcome in outcomes]
-    assert [Cost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
+    assert [TokenCost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
 
 
 def test_fewer_retries_than_repeats_are_the_bound():
@@ -78,7 +78,7 @@ def test_a_callables_gateway_error_is_booked_too():
 
     outcomes = attempts_of(bench, bench.request(call=Call(fail, bench)))
 
-    assert [Cost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
+    assert [TokenCost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
 
 
 @pytest.mark.parametrize("body", [b"<html>login</html>", b"OK", b"[]", b"17", b'"yes"', b"\x00\x01"])
@@ -90,7 +90,7 @@ def test_what_is_no_object_at_all_is_said_to_everybody_and_bought_once(body):
 
     outcome = bench.attempt(bench.request())
 
-    assert (Next.FAILED, Cost(10, 20), 1) == (outcome.next, outcome.charged, outcome.error.attempts)
+    assert (Next.FAILED, TokenCost(10, 20), 1) == (outcome.next, outcome.charged, outcome.error.attempts)
 
 
 # -- a kept connection that the server was closing
@@ -111,7 +111,7 @@ def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_even_with
 
     first, second = bench.attempt(request), bench.attempt(request)
 
-    assert (Next.AGAIN, 0, Cost(10, 20)) == (first.next, first.wait_ns, first.charged)
+    assert (Next.AGAIN, 0, TokenCost(10, 20)) == (first.next, first.wait_ns, first.charged)
     assert (Next.DONE, 2) == (second.next, second.result.attempts)
     assert (0, 0) == (request.retries, request.unknown)
     assert (2, 0) == bench.ledger()[1]

@@ -10,8 +10,8 @@ import pytest
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
-from groq_queue.core.price_table import Tariff
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.price_table import PriceTable
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import (
     APIConnectionError,
@@ -23,8 +23,8 @@ from groq_queue.errors import (
 HOUR_S = 3_600
 
 
-def tokens(count: int) -> Size:
-    return Size(count, 0, is_exact=True)
+def tokens(count: int) -> PromptSize:
+    return PromptSize(count, 0, is_exact=True)
 
 
 def test_a_spent_day_parks_the_lane_for_its_hours_and_tells_it_once(stage, caplog):
@@ -90,8 +90,8 @@ def test_a_lease_that_ends_wakes_the_leader_only_if_the_head_passes_earlier_for_
 
 
 def test_a_purse_of_one_cent_is_never_overdrawn(stage):
-    play = stage(max_workers=32, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.01)
-    play.script = lambda request: Outcome(Next.DONE, charged=Cost(100))
+    play = stage(max_workers=32, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
+    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(100))
     play.hold()
 
     futures = [play.submit(size=tokens(100)) for _ in range(200)]  # 100 of them cost one cent
@@ -105,8 +105,8 @@ def test_a_purse_of_one_cent_is_never_overdrawn(stage):
 
 
 def test_money_that_was_reserved_and_not_spent_comes_back(stage):
-    play = stage(max_workers=1, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.01)
-    play.script = lambda request: Outcome(Next.DONE, charged=Cost(1_000))
+    play = stage(max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
+    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(1_000))
 
     futures = [play.submit(size=tokens(10_000)) for _ in range(3)]
 
@@ -121,7 +121,7 @@ def test_an_outage_is_not_amplified_and_nothing_is_lost(stage):
     """
     play = stage(max_workers=8)
     over = play.clock.now_ns() + 60 * NS_PER_S
-    dice = random.Random(1)
+    rng = random.Random(1)
 
     def script(request):
         if play.clock.now_ns() >= over:
@@ -129,7 +129,7 @@ def test_an_outage_is_not_amplified_and_nothing_is_lost(stage):
         play.limiter.meter("m", "m").trouble(play.clock.now_ns())
         request.retries += 1
         error = InternalServerError("HTTP 500", status_code=500)
-        wait_ns = round(dice.uniform(0, min(30, 0.5 * 2**request.retries)) * NS_PER_S)
+        wait_ns = round(rng.uniform(0, min(30, 0.5 * 2**request.retries)) * NS_PER_S)
         return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
 
     play.script = script
@@ -154,29 +154,29 @@ def test_every_lease_ends_once_under_random_schedules(stage):
     Success, failure, refusal, cancel, timeout, retry and shutdown: leased = settled + refunded + open.
     """
     for seed in range(10):
-        dice = random.Random(seed)
+        rng = random.Random(seed)
         play = stage(Limits(rpm=50, tpm=5_000), max_workers=4)
 
-        def script(request, dice=dice):
+        def script(request, rng=rng):
             lost = APIConnectionError("reset", sent="unknown")
-            return dice.choice(
+            return rng.choice(
                 [
                     None,
                     None,
                     Outcome(Next.FAILED, error=lost),
-                    Outcome(Next.AGAIN, error=lost, wait_ns=dice.randint(1, 10**10)) if request.attempts < 4 else None,
-                    Outcome(Next.REFUSED, error=lost, wait_ns=dice.randint(1, 10**9)) if request.attempts < 4 else None,
+                    Outcome(Next.AGAIN, error=lost, wait_ns=rng.randint(1, 10**10)) if request.attempts < 4 else None,
+                    Outcome(Next.REFUSED, error=lost, wait_ns=rng.randint(1, 10**9)) if request.attempts < 4 else None,
                 ]
             )
 
         play.script = script
         futures = []
         for _ in range(150):
-            futures.append(play.submit(size=tokens(dice.randint(1, 400)), max_wait_ns=dice.choice([None, 10**12])))
-            if dice.random() < 0.3:
-                dice.choice(futures).cancel()
-            if dice.random() < 0.2:
-                play.clock.advance(dice.uniform(0, 5))
+            futures.append(play.submit(size=tokens(rng.randint(1, 400)), max_wait_ns=rng.choice([None, 10**12])))
+            if rng.random() < 0.3:
+                rng.choice(futures).cancel()
+            if rng.random() < 0.2:
+                play.clock.advance(rng.uniform(0, 5))
         for _ in range(200):
             play.settle_down()
             play.clock.advance(5)

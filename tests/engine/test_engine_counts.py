@@ -8,7 +8,7 @@ import pytest
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.history import History, cause_of
 from groq_queue.engine.metrics import Tally
@@ -27,7 +27,7 @@ START_NS = 1_000 * NS_PER_S
 
 
 def request(model="m", client="default", priority=5, submitted_ns=START_NS, tier=None):
-    made = Request(model, "e", b"{}", Size(1, 0), priority, client, tier=tier)
+    made = Request(model, "e", b"{}", PromptSize(1, 0), priority, client, tier=tier)
     made.submitted_ns = submitted_ns
     return made
 
@@ -47,9 +47,9 @@ def test_the_course_of_a_lane_is_counted_by_quarters_of_a_second():
     history, sent = History(), request()
     history.started(sent, START_NS)
     history.started(sent, START_NS + BIN_NS - 1)
-    history.ended(sent, Cost(5, 2), START_NS + BIN_NS, is_answer=True, is_refused=False)
-    history.ended(sent, Cost(1), START_NS + 3 * BIN_NS, is_answer=False, is_refused=True)
-    history.ended(sent, Cost(0, 4), START_NS + 3 * BIN_NS, is_answer=False, is_refused=False)
+    history.ended(sent, TokenCost(5, 2), START_NS + BIN_NS, is_answer=True, is_refused=False)
+    history.ended(sent, TokenCost(1), START_NS + 3 * BIN_NS, is_answer=False, is_refused=True)
+    history.ended(sent, TokenCost(0, 4), START_NS + 3 * BIN_NS, is_answer=False, is_refused=False)
 
     facts = history.facts(START_NS + 10 * BIN_NS, 0)
 
@@ -221,8 +221,8 @@ def test_attempts_are_counted_from_start_to_landing():
     tally.started(sent, START_NS + 9 * NS_PER_S)
     assert (2, 2, {50: 1.0, 90: 1.0, 99: 1.0}) == (tally.attempts, tally.in_flight, tally.wait_percentiles())
 
-    tally.landed(sent, Outcome(Next.DONE, charged=Cost(7, 3)), 0, START_NS)
-    tally.landed(sent, Outcome(Next.REFUSED, error=refused, charged=Cost(1, 1)), 0, START_NS)
+    tally.landed(sent, Outcome(Next.DONE, charged=TokenCost(7, 3)), 0, START_NS)
+    tally.landed(sent, Outcome(Next.REFUSED, error=refused, charged=TokenCost(1, 1)), 0, START_NS)
     tally.waits_again(sent)
 
     assert (0, 1, 1, 8, 4) == (

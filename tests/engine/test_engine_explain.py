@@ -20,10 +20,9 @@ COUNT = 200
 
 def backlog_of(submit, seed):
     """Submit 200 requests of mixed levels and clients; return the Futures in that order."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     return [
-        submit(f"question {n}", priority=dice.choice(LEVELS), client=f"client-{dice.randrange(5)}")
-        for n in range(COUNT)
+        submit(f"question {n}", priority=rng.choice(LEVELS), client=f"client-{rng.randrange(5)}") for n in range(COUNT)
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from groq_queue.core.request import Request, State
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import future as room
 from groq_queue.engine.future import RequestFuture
 
@@ -47,7 +47,7 @@ NOBODY = Desk()
 
 
 def pending() -> RequestFuture[Any]:
-    return RequestFuture(Request(model="m", endpoint="e", body=b"{}", size=Size(1, 1), priority=5), NOBODY)
+    return RequestFuture(Request(model="m", endpoint="e", body=b"{}", size=PromptSize(1, 1), priority=5), NOBODY)
 
 
 def ended(how: str) -> RequestFuture[Any]:
@@ -257,7 +257,7 @@ def test_a_request_and_its_future_are_light_until_somebody_waits():
 
 def test_what_is_asked_of_a_future_is_asked_of_its_request_and_its_engine():
     desk = Desk()
-    request = Request("m", "e", b"{}", Size(1, 1), 5, custom_id="may be cancelled")
+    request = Request("m", "e", b"{}", PromptSize(1, 1), 5, custom_id="may be cancelled")
     future: RequestFuture[Any] = RequestFuture(request, desk)
 
     assert (request.id, "may be cancelled") == (future.request_id, future.custom_id)
@@ -269,7 +269,7 @@ def test_what_is_asked_of_a_future_is_asked_of_its_request_and_its_engine():
 
 def test_who_waits_inside_a_callback_steps_aside_and_who_need_not_wait_does_not():
     desk = Desk()
-    future: RequestFuture[Any] = RequestFuture(Request("m", "e", b"{}", Size(1, 1), 5), desk)
+    future: RequestFuture[Any] = RequestFuture(Request("m", "e", b"{}", PromptSize(1, 1), 5), desk)
     with pytest.raises(TimeoutError):
         future.result(0)
     assert 0 == desk.stepped_aside
@@ -286,7 +286,7 @@ def test_who_waits_inside_a_callback_steps_aside_and_who_need_not_wait_does_not(
 
 def test_only_a_future_on_the_shelf_is_kept_for_its_callback():
     desk = Desk()
-    request = Request("m", "e", b"{}", Size(1, 1), 5)
+    request = Request("m", "e", b"{}", PromptSize(1, 1), 5)
     future: RequestFuture[Any] = RequestFuture(request, desk)
     future.add_done_callback(print)
     request.row_id = 7

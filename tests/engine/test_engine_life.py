@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.errors import (
     APIConnectionError,
@@ -198,7 +198,7 @@ def test_a_rejected_key_stops_everything_with_one_clear_error(stage):
 def test_a_request_that_turns_out_too_large_ends_instead_of_waiting_for_ever(stage):
     play = stage(Limits(tpm=100))
 
-    future = play.submit(size=Size(150, 0, is_exact=True))
+    future = play.submit(size=PromptSize(150, 0, is_exact=True))
 
     error = future.exception(10)
     assert isinstance(error, RequestTooLarge)

@@ -11,7 +11,7 @@ from hasty import HastyClock
 from groq_queue import BadRequestError, Completion, ConfigurationError, GroqQueue, GroqSimulator
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.observer import Observed
 from groq_queue.errors import APIConnectionError, APIResponseError, AuthenticationError, RateLimitError
@@ -155,7 +155,7 @@ class Taking:
 def watched(ends, *, waited_s=4, seconds=3):
     """Return the one event of an attempt that ended like that, with what its clock said when it began."""
     clock, events = FakeClock(), []
-    request = Request("m", "e", b"{}", Size(1, 1), 5, custom_id="mine")
+    request = Request("m", "e", b"{}", PromptSize(1, 1), 5, custom_id="mine")
     request.submitted_ns, request.attempts = clock.now_ns() - waited_s * NS_PER_S, 1
     request.started_ns = clock.now_ns()
     began_s = clock.wall_s()
@@ -219,7 +219,7 @@ def test_a_body_that_is_no_json_is_no_payload():
     curious.wants_content = True
     clock = FakeClock()
     for body in (b"RIFF", b'{"a": 1}'):
-        request = Request("m", "e", body, Size(1, 1), 5)
+        request = Request("m", "e", body, PromptSize(1, 1), 5)
         Observed(Taking(clock, 0, Outcome(Next.DONE)), [curious], clock).attempt(request, None, None)
 
     assert [None, {"a": 1}] == [event.payload for event in events]

@@ -30,7 +30,7 @@ class Impatient(Bench):
 
     def __init__(self, *answers, **policy):
         super().__init__(*answers, **policy)
-        self.runner._dice = Lowest()
+        self.runner._rng = Lowest()
         self._ready_ns = 0
 
     def attempt(self, request):

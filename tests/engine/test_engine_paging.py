@@ -15,7 +15,7 @@ import pytest
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import paging as shelf_module
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.paging import AlreadyFetched, Group
@@ -52,7 +52,7 @@ class File:
             model="m",
             endpoint="chat/completions",
             body=b"{}",
-            size=Size(1, 0, is_exact=True),
+            size=PromptSize(1, 0, is_exact=True),
             priority=parse_priority(priority),
             client=client,
             custom_id=name,
@@ -146,7 +146,7 @@ def test_order_and_fairness_are_what_they_are_without_a_shelf(stage, file, submi
         played.engine.pause(None)
         for name, priority, client in load:
             if keeper is None:
-                played.submit(name, priority=priority, client=client, size=Size(1, 0, is_exact=True))
+                played.submit(name, priority=priority, client=client, size=PromptSize(1, 0, is_exact=True))
             else:
                 submit(played, name, priority=priority, client=client)
         played.engine.resume(None)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import paging as shelf_module
 from groq_queue.engine.paging import Group, Page, Shelf
 
@@ -28,7 +28,7 @@ def shelf():
 
 
 def row(row_id, group=GROUP, **options):
-    request = Request("m", "e", b"{}", Size(1, 0), group.priority, group.client, **options)
+    request = Request("m", "e", b"{}", PromptSize(1, 0), group.priority, group.client, **options)
     request.row_id = row_id
     return request
 

@@ -10,7 +10,7 @@ from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request, State
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.lane import Lane
@@ -37,7 +37,7 @@ def make_roster(limits=Limits(), **options):  # noqa: B008
 
 
 def request(name=None, model="m", client="default", priority=5, row_id=None, **options):
-    made = Request(model, "e", b"{}", Size(10, 0, is_exact=True), priority, client, name, **options)
+    made = Request(model, "e", b"{}", PromptSize(10, 0, is_exact=True), priority, client, name, **options)
     made.submitted_ns = NOW_NS
     made.row_id = row_id
     return made
@@ -289,7 +289,7 @@ def test_a_lane_listens_to_its_budget_only_while_it_is_blocked_and_until_it_is_c
     freed = []
     meter = ProcessLimiter(Limits(rpm=2)).meter("m", "m")
     lane = Lane("m", "m", meter, freed.append)
-    leases = [meter.lease(Size(1, 0), NOW_NS) for _ in range(2)]
+    leases = [meter.lease(PromptSize(1, 0), NOW_NS) for _ in range(2)]
     assert all(isinstance(lease, Lease) for lease in leases)
 
     meter.refund(leases[0])
@@ -300,8 +300,8 @@ def test_a_lane_listens_to_its_budget_only_while_it_is_blocked_and_until_it_is_c
 
     used = [level.used for level in lane.levels(NOW_NS)]
     lane.close(NOW_NS)
-    meter.refund(meter.lease(Size(1, 0), NOW_NS))
-    meter.lease(Size(1, 0), NOW_NS)
+    meter.refund(meter.lease(PromptSize(1, 0), NOW_NS))
+    meter.lease(PromptSize(1, 0), NOW_NS)
     assert [lane] == freed
     assert used == [level.used for level in lane.levels(NOW_NS)], "as of the end"
     lane.close(NOW_NS)
@@ -441,7 +441,7 @@ def test_room_comes_when_the_first_head_passes_or_as_starts_come():
     for model, count in (("slow", 1), ("fast", 6)):
         lane = roster.lane(request(model=model))
         for _ in range(count):
-            assert isinstance(lane.meter.lease(Size(1, 0), NOW_NS), Lease)
+            assert isinstance(lane.meter.lease(PromptSize(1, 0), NOW_NS), Lease)
         stand(roster, request(model=model))
     assert 10 == roster.full(request(), "wait", NOW_NS).retry_after
 

@@ -15,7 +15,7 @@ from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Outcome, Runner
 from groq_queue.engine.lane import Meter
 from groq_queue.errors import RateLimitError
@@ -69,7 +69,7 @@ class Play(Stage):
     def ask(self, *names: str, model: str = "m") -> list[Any]:
         futures = []
         for name in names:
-            size = Size(10, 0, is_exact=True)
+            size = PromptSize(10, 0, is_exact=True)
             request = Request(model, "chat/completions", json.dumps(name).encode(), size, 5, custom_id=name)
             futures.append(self.engine.submit(request))
         return futures

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import leaving
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.routed import Line, Switch
@@ -47,7 +47,7 @@ class Meter:
 
 
 def request(model, name=None):
-    return Request(model, "e", b"{}", Size(1, 0), 5, custom_id=name)
+    return Request(model, "e", b"{}", PromptSize(1, 0), 5, custom_id=name)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, Lease, TooLarge
 from groq_queue.core.limits import Limits
-from groq_queue.core.price_table import Purse, Tariff
+from groq_queue.core.price_table import PriceTable, SpendCap
 from groq_queue.core.request import Request, State
-from groq_queue.core.token_estimate import Backlog, Cost, Size
+from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.engine import failures
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.explain import (
@@ -57,11 +57,11 @@ class Table:
         )
         self.told = []
         self.chooser = Chooser(
-            self.roster, Tariff(PRICES), max_usd, raises_daily=raises_daily, tell_later=self.told.append
+            self.roster, PriceTable(PRICES), max_usd, raises_daily=raises_daily, tell_later=self.told.append
         )
 
     def stand(self, name=None, model="m", priority=5, prompt=10, completion=0, **options):
-        size = Size(prompt, completion, is_exact=True)
+        size = PromptSize(prompt, completion, is_exact=True)
         request = Request(model, "e", b"{}", size, priority, "default", name, **options)
         request.submitted_ns = NOW_NS
         request.rank = priority
@@ -80,7 +80,7 @@ class Table:
         self.land(job)
         return job
 
-    def land(self, job, charged=Cost(0), flight_s=0, way=Next.DONE):  # noqa: B008
+    def land(self, job, charged=TokenCost(0), flight_s=0, way=Next.DONE):  # noqa: B008
         end_ns = job.began_ns + round(flight_s * NS_PER_S)
         job.lane.meter.settle(job.lease, job.request.size, None, (), end_ns)
         self.chooser.pay(job, charged)
@@ -271,7 +271,7 @@ def test_without_a_cap_money_is_counted_and_refuses_nobody():
 
     job, _ = table.choose()
     assert 10 * 1_000_000 + 5 * 2_000_000 == job.reserved == table.chooser.purse.reserved
-    table.land(job, charged=Cost(3, 1))
+    table.land(job, charged=TokenCost(3, 1))
 
     assert (0, 5_000_000) == (table.chooser.purse.reserved, table.chooser.purse.spent)
 
@@ -283,7 +283,7 @@ def test_a_model_without_a_price_costs_nothing_that_is_known():
 
         job, _ = table.choose()
         assert None is job.reserved
-        table.land(job, charged=Cost(3, 1))
+        table.land(job, charged=TokenCost(3, 1))
 
         assert (0, 0) == (table.chooser.purse.reserved, table.chooser.purse.spent)
 
@@ -296,7 +296,7 @@ def test_a_request_waits_for_money_that_is_set_aside_and_ends_if_there_is_none()
 
     assert (None, None) == table.choose(), "60 may come back unused"
     assert table.roster.lane(waiting).is_blocked
-    table.land(job, charged=Cost(41))
+    table.land(job, charged=TokenCost(41))
     ended, _ = table.choose()
 
     assert waiting is ended.request
@@ -309,7 +309,7 @@ def test_money_that_came_back_lets_the_next_one_pass():
     table = Table(max_usd=0.000_1)
     table.stand(prompt=60)
     waiting = table.stand(prompt=60)
-    table.land(table.choose()[0], charged=Cost(40))
+    table.land(table.choose()[0], charged=TokenCost(40))
 
     job, _ = table.choose()
 
@@ -342,7 +342,7 @@ def test_money_of_a_request_that_may_not_pass_yet_is_given_back():
     [({}, []), ({"max_wait_ns": 5}, [5]), ({"deadline_ns": 7}, [7]), ({"max_wait_ns": 5, "deadline_ns": 7}, [7, 5])],
 )
 def test_bounds_are_what_the_caller_set(bounds, expected):
-    request = Request("m", "e", b"{}", Size(1, 0), 5, **bounds)
+    request = Request("m", "e", b"{}", PromptSize(1, 0), 5, **bounds)
 
     assert expected == bounds_of(request)
     assert bool(expected) is has_bounds(request)
@@ -362,7 +362,7 @@ def test_bounds_are_what_the_caller_set(bounds, expected):
     ],
 )
 def test_max_wait_bounds_the_first_start_and_a_deadline_every_one(bounds, age_ns, attempts, expected):
-    request = Request("m", "e", b"{}", Size(1, 0), 5, **bounds)
+    request = Request("m", "e", b"{}", PromptSize(1, 0), 5, **bounds)
     request.submitted_ns, request.attempts = NOW_NS, attempts
 
     assert expected is is_past(request, NOW_NS + age_ns)
@@ -370,7 +370,14 @@ def test_max_wait_bounds_the_first_start_and_a_deadline_every_one(bounds, age_ns
 
 def late(table, deadline_s, **options):
     request = Request(
-        "m", "e", b"{}", Size(10, 0, is_exact=True), 5, custom_id="late", deadline_ns=deadline_s * NS_PER_S, **options
+        "m",
+        "e",
+        b"{}",
+        PromptSize(10, 0, is_exact=True),
+        5,
+        custom_id="late",
+        deadline_ns=deadline_s * NS_PER_S,
+        **options,
     )
     request.submitted_ns = NOW_NS
     return request
@@ -412,7 +419,7 @@ def test_without_a_deadline_nothing_is_checked():
     table.stand()
     table.choose()
 
-    check_in_time(table.roster, Request("m", "e", b"{}", Size(1, 0), 5, max_wait_ns=1), workers=1)
+    check_in_time(table.roster, Request("m", "e", b"{}", PromptSize(1, 0), 5, max_wait_ns=1), workers=1)
 
 
 @pytest.mark.parametrize(("attempts", "tried"), [(0, "it was not sent"), (3, "3 attempts failed")])
@@ -445,7 +452,7 @@ def test_a_request_whose_time_has_passed_is_told_what_its_lane_waits_for(attempt
     ],
 )
 def test_a_spent_day_says_when_the_request_would_fit_as_a_person_says_it(seconds, said):
-    request = Request("m", "e", b"{}", Size(1, 0), 5, custom_id="mine")
+    request = Request("m", "e", b"{}", PromptSize(1, 0), 5, custom_id="mine")
     wait_ns = None if seconds is None else round(seconds * NS_PER_S)
 
     error = failures.day_is_spent(request, Blocked("limit", wait_ns, "TPD", 90, 100))
@@ -455,7 +462,7 @@ def test_a_spent_day_says_when_the_request_would_fit_as_a_person_says_it(seconds
 
 
 def test_what_never_fits_names_the_limit():
-    request = Request("m", "e", b"{}", Size(1, 0), 5, custom_id="mine")
+    request = Request("m", "e", b"{}", PromptSize(1, 0), 5, custom_id="mine")
 
     error = failures.too_large(request, TooLarge(7, 5, "RPM"))
 
@@ -464,7 +471,7 @@ def test_what_never_fits_names_the_limit():
 
 
 def test_what_an_attempt_raised_becomes_an_error_of_ours_without_its_frames():
-    request, ours = Request("m", "e", b"{}", Size(1, 0), 5, custom_id="mine"), APIConnectionError("lost")
+    request, ours = Request("m", "e", b"{}", PromptSize(1, 0), 5, custom_id="mine"), APIConnectionError("lost")
     try:
         raise MemoryError("no room")
     except MemoryError as error:
@@ -479,10 +486,10 @@ def test_what_an_attempt_raised_becomes_an_error_of_ours_without_its_frames():
 
 
 def test_a_price_that_max_cost_does_not_leave_is_told_in_dollars():
-    purse = Purse(1.0)
+    purse = SpendCap(1.0)
     purse.settle(0, 250_000_000_000)
 
-    error = failures.too_dear(Request("m", "e", b"{}", Size(1, 0), 5), 800_000_000_000, purse)
+    error = failures.too_dear(Request("m", "e", b"{}", PromptSize(1, 0), 5), 800_000_000_000, purse)
 
     assert "may cost 0.800000 USD, more than max_cost leaves after 0.250000 USD" in str(error)
 
@@ -570,7 +577,7 @@ def test_the_state_of_one_request():
 @pytest.mark.parametrize(("due_s", "start_s"), [(5, 5.0), (-1, 0.0), (None, 0.0)])
 def test_who_is_away_waits_for_its_instant(attempts, reason, due_s, start_s):
     table = Table()
-    request = Request("m", "e", b"{}", Size(1, 0), 5)
+    request = Request("m", "e", b"{}", PromptSize(1, 0), 5)
     request.attempts, request.due_ns = attempts, None if due_s is None else NOW_NS + due_s * NS_PER_S
     table.roster.accept(request)
     table.roster.away.add(request)

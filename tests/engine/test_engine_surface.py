@@ -10,9 +10,9 @@ import pytest
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.callables import Call
 from groq_queue.errors import (
@@ -163,9 +163,9 @@ def test_cancelling_the_head_lets_the_next_one_pass(stage):
         lambda play, future: play.engine.set_priority(future._request, 10),
     ):
         play = stage(Limits(tpm=100))
-        play.submit("first", size=Size(60, 0, is_exact=True)).result(PATIENCE_S)
-        large = play.submit("large", size=Size(80, 0, is_exact=True))
-        small = play.submit("small", size=Size(30, 0, is_exact=True))
+        play.submit("first", size=PromptSize(60, 0, is_exact=True)).result(PATIENCE_S)
+        large = play.submit("large", size=PromptSize(80, 0, is_exact=True))
+        small = play.submit("small", size=PromptSize(30, 0, is_exact=True))
         play.settle_down()
         assert ["first"] == play.names()
 
@@ -177,11 +177,11 @@ def test_cancelling_the_head_lets_the_next_one_pass(stage):
 
 def test_a_moved_head_lets_the_one_behind_it_pass(stage):
     play = stage(Limits(tpm=100))
-    play.submit("first", size=Size(60, 0, is_exact=True)).result(PATIENCE_S)
-    large = play.submit("large", size=Size(80, 0, is_exact=True))
+    play.submit("first", size=PromptSize(60, 0, is_exact=True)).result(PATIENCE_S)
+    large = play.submit("large", size=PromptSize(80, 0, is_exact=True))
     play.settle_down()
 
-    small = play.submit("small", priority="high", size=Size(30, 0, is_exact=True))
+    small = play.submit("small", priority="high", size=PromptSize(30, 0, is_exact=True))
 
     small.result(PATIENCE_S)
     assert not large.done()
@@ -462,10 +462,10 @@ def test_the_end_of_an_attempt_lets_the_next_of_a_capped_lane_pass(stage):
 
 
 def test_money_that_comes_back_at_the_end_of_an_attempt_lets_the_next_pass(stage):
-    play = stage(max_workers=2, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.000_1)
-    play.script = lambda request: Outcome(Next.DONE, charged=Cost(40))
+    play = stage(max_workers=2, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.000_1)
+    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(40))
     play.hold()
-    first, second = (play.submit(size=Size(60, 0, is_exact=True)) for _ in range(2))
+    first, second = (play.submit(size=PromptSize(60, 0, is_exact=True)) for _ in range(2))
     play.wait_for_sends(1)
     play.settle_down()
     assert 1 == len(play.sent)
@@ -498,7 +498,7 @@ def test_a_callback_that_lingers_keeps_nobody_from_the_money_its_attempt_has_lef
     """
     1. The lease is settled, and the next one is looked at: the money is still set aside. 2. It comes back.
     """
-    play = stage(max_workers=2, tariff=Tariff({"m": (1.0, 1.0)}), max_usd=0.000_015)
+    play = stage(max_workers=2, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.000_015)
     meter, seen = play.limiter.meter("m", "m"), []
     settle = meter.settle
 
@@ -701,9 +701,9 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     """
     As after a fork, but in this process: the parent's requests are the parent's to answer.
     """
-    play = stage(Limits(rpm=2), max_workers=1, tariff=Tariff({"m": (1.0, 1.0)}))
+    play = stage(Limits(rpm=2), max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}))
     play.engine.set_weight("heavy", 3)
-    play.script = lambda request: Outcome(Next.DONE, charged=Cost(500_000))
+    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(500_000))
     play.submit().result(PATIENCE_S)
     play.engine.pause("m")
     waiting = play.submit("waiting")
@@ -742,7 +742,7 @@ def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
     """
     As after a fork by a user's callable, but in this process: what comes of its request is the parent's to count.
     """
-    play = stage(max_workers=1, tariff=Tariff({"m": (1.0, 1.0)}))
+    play = stage(max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}))
     lock, pool = play.engine._lock, play.engine._pool
     play.script = lambda request: play.engine.renew()
 
@@ -846,7 +846,7 @@ def test_not_before_does_not_count_as_lateness_for_the_order(stage):
 
 def test_a_request_that_comes_too_late_by_itself_never_lines_up(stage):
     play = stage()
-    request = Request("m", "e", b"{}", Size(1, 0, is_exact=True), 5, deadline_ns=NS_PER_S, max_wait_ns=NS_PER_S)
+    request = Request("m", "e", b"{}", PromptSize(1, 0, is_exact=True), 5, deadline_ns=NS_PER_S, max_wait_ns=NS_PER_S)
     request.submitted_ns = play.clock.now_ns() - 2 * NS_PER_S  # as a journal brings it
 
     error = play.engine.submit(request).exception(PATIENCE_S)

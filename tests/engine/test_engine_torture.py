@@ -16,7 +16,7 @@ from groq_queue.clock import NS_PER_S, SystemClock
 from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.thread_engine import ThreadEngine
@@ -322,35 +322,35 @@ def test_every_future_ends_once_and_nothing_is_left_whatever_interferes(stage, s
             endings[future] += 1
 
     def submit_many(number):
-        dice = random.Random(seed * 100 + number)
+        rng = random.Random(seed * 100 + number)
         start.wait(10)
         for n in range(60):
             future = play.submit(
                 f"{number}-{n}",
-                model=dice.choice("mn"),
-                client=dice.choice("abcde"),
-                priority=dice.randrange(11),
-                max_wait_ns=dice.choice((None, 3_600 * NS_PER_S)),
+                model=rng.choice("mn"),
+                client=rng.choice("abcde"),
+                priority=rng.randrange(11),
+                max_wait_ns=rng.choice((None, 3_600 * NS_PER_S)),
                 callback=note_end,
             )
             with guard:
                 futures.append(future)
 
     def interfere(number):
-        dice = random.Random(seed * 1_000 + number)
+        rng = random.Random(seed * 1_000 + number)
         start.wait(10)
         while not submitting.is_set():
             with guard:
-                target = dice.choice(futures) if futures else None
-            action = dice.randrange(6)
+                target = rng.choice(futures) if futures else None
+            action = rng.randrange(6)
             if target is not None and action == 0:
                 target.cancel()
             elif target is not None and action == 1:
-                play.engine.set_priority(target._request, dice.randrange(11))
+                play.engine.set_priority(target._request, rng.randrange(11))
             elif target is not None and action == 2:
                 play.engine.explain(target._request)
             elif action == 3:
-                play.engine.pause(dice.choice(("m", "n", None)))
+                play.engine.pause(rng.choice(("m", "n", None)))
             elif action == 4:
                 stats = play.engine.stats()
                 if stats.pending != sum(stats.pending_by_client.values()):
@@ -393,17 +393,17 @@ def test_a_shutdown_amid_submits_and_cancels_ends_every_future_once(stage, seed,
             endings[future] += 1
 
     def submit_until_closed(number):
-        dice = random.Random(seed * 100 + number)
+        rng = random.Random(seed * 100 + number)
         start.wait(10)
         while True:
             try:
-                future = play.submit(client=f"{number}", priority=dice.randrange(11), callback=note_end)
+                future = play.submit(client=f"{number}", priority=rng.randrange(11), callback=note_end)
             except QueueClosed:
                 refused.append(number)
                 return
             with guard:
                 futures.append(future)
-            if dice.random() < 0.3:
+            if rng.random() < 0.3:
                 future.cancel()
 
     threads = [threading.Thread(target=submit_until_closed, args=(number,)) for number in range(16)]
@@ -449,7 +449,7 @@ def engine_at_once(clock, limits, workers):
 
 
 def small_request():
-    return Request(model="m", endpoint="e", body=b"{}", size=Size(10, 0, is_exact=True), priority=5)
+    return Request(model="m", endpoint="e", body=b"{}", size=PromptSize(10, 0, is_exact=True), priority=5)
 
 
 SHORT_AND_LONG = [20, pytest.param(300, marks=pytest.mark.gate)]
@@ -463,12 +463,12 @@ def test_no_wake_up_is_lost_when_single_requests_meet_an_idle_queue(workers, cou
 
     The gaps are waits on an Event that nobody sets. A lost wake-up is waited for in vain.
     """
-    clock, dice, nobody_sets = SystemClock(), random.Random(workers), threading.Event()
+    clock, rng, nobody_sets = SystemClock(), random.Random(workers), threading.Event()
     engine = engine_at_once(clock, AMPLE, workers)
     ended = []
 
     for _ in range(count):
-        nobody_sets.wait(dice.uniform(0.001, 0.009))
+        nobody_sets.wait(rng.uniform(0.001, 0.009))
         ended.append(engine.submit(small_request()).result(PATIENCE_S))
     engine.shutdown(wait=True, cancel_futures=False)
 
@@ -481,12 +481,12 @@ def test_no_wake_up_is_lost_when_the_budget_frees_between_submits(workers, count
     """
     The same with a limit of one request in 4 ms: about every second submit meets a lane that waits for budget.
     """
-    clock, dice, nobody_sets = SystemClock(), random.Random(workers), threading.Event()
+    clock, rng, nobody_sets = SystemClock(), random.Random(workers), threading.Event()
     engine = engine_at_once(clock, Limits(rpm=1, minute_s=0.004), workers)
     futures = []
 
     for _ in range(count):
-        nobody_sets.wait(dice.uniform(0.001, 0.009))
+        nobody_sets.wait(rng.uniform(0.001, 0.009))
         futures.append(engine.submit(small_request()))
     done, not_done = wait(futures, timeout=PATIENCE_S)
     engine.shutdown(wait=True, cancel_futures=False)

@@ -75,7 +75,7 @@ class Visit:
         with books.lock:
             books.read[prompt] += 1
             number = books.read[prompt]
-        self.dice = random.Random(f"{books.seed} {prompt} {number}")
+        self.rng = random.Random(f"{books.seed} {prompt} {number}")
 
     def did(self, billed: int, charged: int = TOTAL) -> None:
         """Note work: tokens that are billed, and tokens that count against the limit."""
@@ -85,12 +85,12 @@ class Visit:
 
     def worked(self) -> None:
         """Note, as if by the toss of a coin, that the whole work was done before what follows."""
-        if self.dice.random() < 0.5:
+        if self.rng.random() < 0.5:
             self.did(TOTAL)
 
     def completion(self, usage: Any = None) -> bytes:
         if usage is None:
-            prompt, completion = self.dice.randint(1, TOTAL - CAP), self.dice.randint(1, CAP)
+            prompt, completion = self.rng.randint(1, TOTAL - CAP), self.rng.randint(1, CAP)
             usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
             self.did(prompt + completion, prompt + CAP)  # a limit counts what was asked for
         return json.dumps({"choices": [{"message": {"content": self.prompt}}], "usage": usage}).encode()
@@ -123,7 +123,7 @@ def answers(visit: Visit) -> bool:
 
 
 def answers_slowly(visit: Visit) -> bool:
-    threading.Event().wait(visit.dice.random() * SILENCE_S / 4)
+    threading.Event().wait(visit.rng.random() * SILENCE_S / 4)
     return answers(visit)
 
 
@@ -150,7 +150,7 @@ def answers_and_closes_without_a_word(visit: Visit) -> bool:
 
 def answers_and_resets_a_little_later(visit: Visit) -> bool:
     visit.send(visit.completion())
-    threading.Event().wait(visit.dice.random() * 0.005)
+    threading.Event().wait(visit.rng.random() * 0.005)
     with visit.books.lock:
         visit.books.unread += 1
     return visit.reset()
@@ -171,7 +171,7 @@ def answers_without_usage(visit: Visit) -> bool:
 
 def lies_about_usage(visit: Visit) -> bool:
     visit.did(TOTAL)
-    told = visit.dice.choice(
+    told = visit.rng.choice(
         [{}, "much", {"prompt_tokens": -5}, {"prompt_tokens": "9"}, {"prompt_tokens": 10**30}, {"prompt_tokens": None}]
     )
     return visit.send(visit.completion(usage=told))
@@ -186,7 +186,7 @@ def refuses(visit: Visit) -> bool:
     with visit.books.lock:
         visit.books.refused += 1
         visit.books.not_taken += 1
-    body, headers = visit.dice.choice(
+    body, headers = visit.rng.choice(
         [
             ("{}", ()),
             ("slow down", ("Retry-After: 1",)),
@@ -200,20 +200,20 @@ def refuses(visit: Visit) -> bool:
 def fails_after_work_perhaps(visit: Visit) -> bool:
     """As a gateway does that gave up waiting for a server which goes on."""
     visit.worked()
-    status = visit.dice.choice([408, 500, 502, 504, 507, 520, 524, 561, 599])
-    return visit.send(b"<html>oops</html>", f"{status} No", *visit.dice.choice([(), ("Retry-After: 2",)]))
+    status = visit.rng.choice([408, 500, 502, 504, 507, 520, 524, 561, 599])
+    return visit.send(b"<html>oops</html>", f"{status} No", *visit.rng.choice([(), ("Retry-After: 2",)]))
 
 
 def fails_before_work(visit: Visit) -> bool:
-    status = visit.dice.choice([409, 425, 498, 503, 521, 522, 523, 529, 530])
+    status = visit.rng.choice([409, 425, 498, 503, 521, 522, 523, 529, 530])
     if status == 498:
         with visit.books.lock:
             visit.books.not_taken += 1
-    return visit.send(b"{}", f"{status} No", *visit.dice.choice([(), ("Retry-After: 2",)]))
+    return visit.send(b"{}", f"{status} No", *visit.rng.choice([(), ("Retry-After: 2",)]))
 
 
 def rejects(visit: Visit) -> bool:
-    status = visit.dice.choice([307, 400, 403, 404, 413, 422])
+    status = visit.rng.choice([307, 400, 403, 404, 413, 422])
     return visit.send(b'{"error": {"message": "no"}}', f"{status} No", "Location: http://127.0.0.1:9/")
 
 
@@ -223,7 +223,7 @@ def resets(visit: Visit) -> bool:
 
 
 def works_and_resets(visit: Visit) -> bool:
-    threading.Event().wait(0.002 + visit.dice.random() * SILENCE_S / 2)
+    threading.Event().wait(0.002 + visit.rng.random() * SILENCE_S / 2)
     visit.did(TOTAL)
     return visit.reset()
 
@@ -234,7 +234,7 @@ def closes(visit: Visit) -> bool:
 
 
 def works_and_closes(visit: Visit) -> bool:
-    threading.Event().wait(0.002 + visit.dice.random() * SILENCE_S / 2)
+    threading.Event().wait(0.002 + visit.rng.random() * SILENCE_S / 2)
     visit.did(TOTAL)
     return False
 
@@ -257,7 +257,7 @@ def cuts(visit: Visit) -> bool:
     body = visit.completion(usage={})
     visit.did(TOTAL)
     return visit.raw(
-        visit.dice.choice(
+        visit.rng.choice(
             [
                 b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:-9],
                 b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body[:-9],
@@ -274,7 +274,7 @@ def talks_nonsense(visit: Visit) -> bool:
     with visit.books.lock:
         visit.books.unread += 1  # some of it looks like a whole answer of a connection that goes on
     return visit.raw(
-        visit.dice.choice(
+        visit.rng.choice(
             [
                 b"EHLO\r\n\r\n",
                 b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
@@ -357,9 +357,9 @@ class Server:
 
     @staticmethod
     def _behaviour(visit: Visit) -> Callable[[Visit], bool]:
-        if visit.dice.random() < visit.books.wildness:
-            return visit.dice.choice(visit.books.kinds)
-        return visit.dice.choice(WELL)
+        if visit.rng.random() < visit.books.wildness:
+            return visit.rng.choice(visit.books.kinds)
+        return visit.rng.choice(WELL)
 
 
 class Told(NamedTuple):
@@ -373,28 +373,28 @@ class Play:
     """One queue against one server, and what each of them says afterwards."""
 
     def __init__(self, number: int, directory: Path) -> None:
-        dice = random.Random(number)
+        rng = random.Random(number)
         self.number = number
-        self.count = dice.randint(2, 10)
-        kinds = dice.sample(ODD, dice.randint(1, len(ODD)))
-        if dice.random() < 0.1:
-            kinds.append(dice.choice(LONG))
-        if dice.random() < 0.05:
+        self.count = rng.randint(2, 10)
+        kinds = rng.sample(ODD, rng.randint(1, len(ODD)))
+        if rng.random() < 0.1:
+            kinds.append(rng.choice(LONG))
+        if rng.random() < 0.05:
             kinds.append(locks_out)
-        self.books = Books(number, dice.choice([0.1, 0.3, 0.6, 1.0]), kinds)
+        self.books = Books(number, rng.choice([0.1, 0.3, 0.6, 1.0]), kinds)
         server = Server(self.books)
         self.events: defaultdict[str, list[Any]] = defaultdict(list)
         self._lock = threading.Lock()
-        self.journal = directory / f"{number}.db" if dice.random() < 0.1 else None
-        self.is_limited = dice.random() < 0.7
-        session = requests.Session() if dice.random() < 0.3 else None
+        self.journal = directory / f"{number}.db" if rng.random() < 0.1 else None
+        self.is_limited = rng.random() < 0.7
+        session = requests.Session() if rng.random() < 0.3 else None
         self.queue = GroqQueue(
             api_key="gsk_x",
             base_url=server.url,
             model=MODEL,
             limits=LIMITS if self.is_limited else Limits(),
-            max_workers=dice.randint(1, 6),
-            max_retries=dice.choice([0, 1, 2, 5, 5]),
+            max_workers=rng.randint(1, 6),
+            max_retries=rng.choice([0, 1, 2, 5, 5]),
             timeout=(
                 TIMES * SILENCE_S * 1.5,
                 SILENCE_S,

@@ -28,7 +28,7 @@ from groq_queue import (
 from groq_queue.clock import FakeClock
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Runner
 from groq_queue.engine.background import Timers
 from groq_queue.engine.callables import Call, Told, priceable
@@ -84,7 +84,7 @@ class Play:
             **options,
         )
 
-    def submit(self, fn, name=None, size=Size(100, 50, is_exact=True), **options):  # noqa: B008
+    def submit(self, fn, name=None, size=PromptSize(100, 50, is_exact=True), **options):  # noqa: B008
         request = Request(
             model="m",
             endpoint="call",
@@ -315,7 +315,7 @@ def test_a_refusal_gives_the_budget_back_and_makes_the_lane_wait_as_long_as_it_s
     future = made.submit(fn)
     wait_until(lambda: future._request.attempts == 1 and future._request.state.value == "pending")
     made.clock.advance(2.4)
-    still = made.limiter.meter("m", "m").blocks(Size(1, 0, is_exact=True), made.clock.now_ns())
+    still = made.limiter.meter("m", "m").blocks(PromptSize(1, 0, is_exact=True), made.clock.now_ns())
     made.clock.advance(0.2)
 
     assert "hold" == still.reason
@@ -339,7 +339,7 @@ def test_the_wait_is_read_wherever_an_sdk_keeps_it(play, error):
 
     future = made.submit(Scripted(error, "done"))
     wait_until(lambda: future._request.attempts == 1 and future._request.state.value == "pending")
-    blocked = made.limiter.meter("m", "m").blocks(Size(1, 0, is_exact=True), made.clock.now_ns())
+    blocked = made.limiter.meter("m", "m").blocks(PromptSize(1, 0, is_exact=True), made.clock.now_ns())
     made.clock.advance(2.6)
 
     assert "hold" == blocked.reason

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.journal import Entry, Journal
 
 
@@ -24,7 +24,7 @@ def entry(name: str | int, *, text: str | None = None, **fields: Any) -> Entry:
         priority=5,
         client="default",
         payload=payload.encode(),
-        size=Size(10, 20),
+        size=PromptSize(10, 20),
         created_ns=1_000,
     )
     return made._replace(**fields)

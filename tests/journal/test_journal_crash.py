@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from extras import needs_program
 
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.journal import Entry, Journal
 
 from .conftest import MAKING
@@ -111,13 +111,13 @@ def test_killed_at_random_moments_over_one_file(path, kills):
 
     Every third moment is by the clock and may come before the work begins; the others are after a number of words.
     """
-    dice, witness = random.Random(5), Witness()
+    rng, witness = random.Random(5), Witness()
     cut_early = 0
     for kill in range(kills):
         if kill % 3 == 2:
-            lines = run_and_kill(path, str(kill), after_s=dice.uniform(0.0, 0.25))
+            lines = run_and_kill(path, str(kill), after_s=rng.uniform(0.0, 0.25))
         else:
-            lines = run_and_kill(path, str(kill), after_lines=dice.randrange(2, 200))
+            lines = run_and_kill(path, str(kill), after_lines=rng.randrange(2, 200))
         cut_early += "recovered" not in lines
         witness.hear(lines)
         witness.check(path)
@@ -269,7 +269,7 @@ def test_a_million_pending_rows_are_there_at_once(path):
     with Journal.open(path, durability="normal") as journal:
         for start in range(0, 1_000_000, 20_000):
             journal.add_many(
-                Entry(f"i{n}", f"c{n}", "m", "m", "chat/completions", n % 3, "d", payload, Size(1, 1), 1)
+                Entry(f"i{n}", f"c{n}", "m", "m", "chat/completions", n % 3, "d", payload, PromptSize(1, 1), 1)
                 for n in range(start, start + 20_000)
             )
 

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Cursor, Journal, Reader, Recovery, Row, SavedLevel, Stored
 from groq_queue.journal.records import hash_of
@@ -20,7 +20,7 @@ def test_what_goes_in_comes_out(journal):
     """
     options = {"tier": "flex", "weights": [1, 2.5], "ä": None}
 
-    accepted = journal.add(entry(1, size=Size(7, None, 3, True), options=options, priority=0, client="ä"))
+    accepted = journal.add(entry(1, size=PromptSize(7, None, 3, True), options=options, priority=0, client="ä"))
 
     assert accepted.is_new
     assert [
@@ -34,7 +34,7 @@ def test_what_goes_in_comes_out(journal):
             "chat/completions",
             0,
             "ä",
-            Size(7, None, 3, True),
+            PromptSize(7, None, 3, True),
             0,
             0,
             1_000,
@@ -476,7 +476,7 @@ def test_levels_survive_and_replace_each_other(journal, path):
         ("priority", 1 << 63),
         ("created_ns", 1.5),
         ("payload", "text"),
-        ("size", Size("a", 1)),  # type: ignore[arg-type]
+        ("size", PromptSize("a", 1)),  # type: ignore[arg-type]
         ("options", {"a": object()}),
         ("options", {"a": float("nan")}),
     ],

@@ -183,10 +183,10 @@ def test_a_truncated_file_is_refused(filled, part):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_bytes_never_come_out_as_a_raw_error_or_a_wrong_payload(filled, seed):
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     with open(filled, "r+b") as file:
-        file.seek(dice.randrange(os.path.getsize(filled) - 600))
-        file.write(dice.randbytes(600))
+        file.seek(rng.randrange(os.path.getsize(filled) - 600))
+        file.write(rng.randbytes(600))
     before = fingerprint(filled)
 
     handed_out, told = 0, []

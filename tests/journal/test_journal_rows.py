@@ -10,7 +10,7 @@ import pytest
 
 from groq_queue.clock import FakeClock
 from groq_queue.core.request import MAX_PAYLOAD_BYTES
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Cursor, Journal, Reader, Recovery, SavedLevel, Stack, Stored
 from groq_queue.journal import journal as store_module
@@ -24,7 +24,7 @@ LARGEST, SMALLEST = (1 << 63) - 1, -(1 << 63)
 def test_everything_that_is_known_of_an_ended_request_is_told(path):
     clock = FakeClock()
     now_ns = round(clock.wall_s() * 1e9)
-    size = Size(7, None, 3, True)
+    size = PromptSize(7, None, 3, True)
     with Journal.open(path, clock=clock) as journal:
         row_id = journal.add(
             entry(1, size=size, priority=2, client="ann", model="big", endpoint="embeddings", lane="l")
@@ -62,7 +62,7 @@ def test_everything_that_is_known_of_an_ended_request_is_told(path):
 def test_of_a_request_that_was_never_accepted_nothing_is_claimed(journal):
     unknown = journal.get("nobody")
 
-    assert (0, 0, 0, "", Size(0, 0)) == (
+    assert (0, 0, 0, "", PromptSize(0, 0)) == (
         unknown.attempts,
         unknown.unanswered,
         unknown.priority,
@@ -113,10 +113,10 @@ def test_a_text_that_is_none_is_refused_by_its_own_name(journal, field):
 
 
 def test_sizes_are_kept_and_refused_by_name(journal):
-    for number, size in enumerate((Size(1, None), Size(1, 0), Size(1, 2, 3))):
+    for number, size in enumerate((PromptSize(1, None), PromptSize(1, 0), PromptSize(1, 2, 3))):
         assert size == journal.pending_row(journal.add(entry(number, size=size)).row_id).size
     with pytest.raises(ConfigurationError, match=r"size\.completion=9223372036854775808: use a whole number"):
-        journal.add(entry(9, size=Size(1, 1 << 63)))
+        journal.add(entry(9, size=PromptSize(1, 1 << 63)))
 
 
 def test_the_longest_payload_is_taken_and_a_longer_one_is_not(path):

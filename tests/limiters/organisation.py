@@ -8,13 +8,13 @@ from typing import Any
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Lease
 from groq_queue.core.limits import Limits
-from groq_queue.core.priority import Turn
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.priority import LeaseApplicant
+from groq_queue.core.token_estimate import PromptSize
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.limiters.reservation_client import Agent
 from groq_queue.limiters.shared import SharedLimiter
 
-SMALL = Size(100, 50, is_exact=True)
+SMALL = PromptSize(100, 50, is_exact=True)
 
 
 class Desk:
@@ -87,16 +87,18 @@ class Organisation:
             self.store.advance((min([end_ns, *(max(due, now_ns + 1) for due in dues)]) - now_ns) / NS_PER_S)
             self.pump()
 
-    def ask(self, meter: Any, size: Size = SMALL, **turn: Any) -> Any:
+    def ask(self, meter: Any, size: PromptSize = SMALL, **turn: Any) -> Any:
         """Ask for a lease as an engine does: again when the ledger has answered."""
-        facts = Turn(turn.pop("request_id", "r"), **turn)
+        facts = LeaseApplicant(turn.pop("request_id", "r"), **turn)
         first = meter.lease(size, self.now_ns(), facts)
         if isinstance(first, Lease):
             return first
         self.pump()
         return meter.lease(size, self.now_ns(), facts)
 
-    def settle(self, meter: Any, lease: Lease, usage: Any = (100, 50, 0), seen: Any = None, size: Size = SMALL) -> Any:
+    def settle(
+        self, meter: Any, lease: Lease, usage: Any = (100, 50, 0), seen: Any = None, size: PromptSize = SMALL
+    ) -> Any:
         notices = meter.settle(lease, size, usage, seen, self.now_ns())
         self.pump()
         return notices
@@ -128,10 +130,12 @@ class OneProcess:
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    def ask(self, meter: Any, size: Size = SMALL, **turn: Any) -> Any:
-        return meter.lease(size, self.now_ns(), Turn(turn.pop("request_id", "r"), **turn))
+    def ask(self, meter: Any, size: PromptSize = SMALL, **turn: Any) -> Any:
+        return meter.lease(size, self.now_ns(), LeaseApplicant(turn.pop("request_id", "r"), **turn))
 
-    def settle(self, meter: Any, lease: Lease, usage: Any = (100, 50, 0), seen: Any = None, size: Size = SMALL) -> Any:
+    def settle(
+        self, meter: Any, lease: Lease, usage: Any = (100, 50, 0), seen: Any = None, size: PromptSize = SMALL
+    ) -> Any:
         return meter.settle(lease, size, usage, seen, self.now_ns())
 
     def close(self) -> None:

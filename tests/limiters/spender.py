@@ -43,17 +43,17 @@ def make_queue(orders: dict[str, Any]) -> GroqQueue:
     )
 
 
-def submit(orders: dict[str, Any], queue: GroqQueue, dice: random.Random) -> None:
-    allowance = dice.randint(*orders["tokens"])
+def submit(orders: dict[str, Any], queue: GroqQueue, rng: random.Random) -> None:
+    allowance = rng.randint(*orders["tokens"])
     queue.submit(str(orders["seed"]), max_completion_tokens=allowance, priority=orders.get("priority", "normal"))
 
 
 def spend(orders: dict[str, Any], queue: GroqQueue) -> None:
     """Submit what was ordered and wait for its end."""
-    dice = random.Random(orders["seed"])
+    rng = random.Random(orders["seed"])
     if "count" in orders:
         for _ in range(orders["count"]):
-            submit(orders, queue, dice)
+            submit(orders, queue, rng)
         queue.shutdown(wait=True)
         return
     stop = threading.Timer(orders["seconds"], lambda: queue.shutdown(wait=False, cancel_futures=True))
@@ -61,7 +61,7 @@ def spend(orders: dict[str, Any], queue: GroqQueue) -> None:
     stop.start()
     try:
         while True:
-            submit(orders, queue, dice)
+            submit(orders, queue, rng)
     except RuntimeError:
         pass  # it was shut down: time is over
     queue.shutdown(wait=True, cancel_futures=True)

@@ -11,14 +11,14 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, Lease, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Size
+from groq_queue.core.token_estimate import PromptSize
 
 
-def exact(tokens: int) -> Size:
-    return Size(tokens, 0, is_exact=True)
+def exact(tokens: int) -> PromptSize:
+    return PromptSize(tokens, 0, is_exact=True)
 
 
-def leased(organisation: Any, meter: Any, size: Size, **turn: Any) -> Lease:
+def leased(organisation: Any, meter: Any, size: PromptSize, **turn: Any) -> Lease:
     granted = organisation.ask(meter, size, **turn)
     assert isinstance(granted, Lease), granted
     return granted
@@ -68,7 +68,7 @@ def test_a_lease_is_of_every_dimension_or_of_none(organisation: Any, spent: dict
     One dimension is spent by the first; the second takes nothing of the others.
     """
     limits = Limits(**{"rpm": 9, "rpd": 9, "tpm": 900, "tpd": 900, "itpm": 900, "otpm": 900, **spent})
-    meter, size = organisation.process(limits), Size(100, 50, is_exact=True)
+    meter, size = organisation.process(limits), PromptSize(100, 50, is_exact=True)
     leased(organisation, meter, size)
 
     denied = organisation.ask(meter, size, request_id="second")
@@ -84,9 +84,9 @@ def test_real_use_replaces_the_estimate_where_credit_is_given(organisation: Any)
     limits = Limits(tpm=10_000)
     one, two = organisation.process(limits), organisation.process(limits)
     for number in range(12):
-        lease = leased(organisation, one, Size(100, 900), request_id=str(number))
+        lease = leased(organisation, one, PromptSize(100, 900), request_id=str(number))
         seen = [RateHeader("TPM", 10_000, 10_000 - 110 * (number + 1))]
-        organisation.settle(one, lease, (100, 10, 0), seen, Size(100, 900))
+        organisation.settle(one, lease, (100, 10, 0), seen, PromptSize(100, 900))
     organisation.advance(1)
 
     assert isinstance(organisation.ask(two, exact(6_000)), Lease)
@@ -153,26 +153,26 @@ def test_no_history_of_three_processes_passes_the_limit(organisation: Any, seed:
     """
     The server of the oracle meters each request at a random moment of its flight and keeps what was requested.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     meters = [organisation.process(Limits(tpm=1_000, minute_s=10)) for _ in range(3)]
     flying: list[tuple[Any, Lease, int, int]] = []
     arrivals: list[tuple[int, int]] = []
     for step in range(300):
-        act = dice.random()
+        act = rng.random()
         if act < 0.5:
-            meter, tokens = dice.choice(meters), dice.randint(1, 400)
+            meter, tokens = rng.choice(meters), rng.randint(1, 400)
             granted = organisation.ask(
-                meter, Size(0, tokens, is_exact=True), request_id=str(step), priority=dice.choice((1, 5, 8))
+                meter, PromptSize(0, tokens, is_exact=True), request_id=str(step), priority=rng.choice((1, 5, 8))
             )
             if isinstance(granted, Lease):
                 flying.append((meter, granted, tokens, organisation.now_ns()))
             meter.withdraw()
         elif act < 0.8 and flying:
-            meter, lease, tokens, since_ns = flying.pop(dice.randrange(len(flying)))
-            arrivals.append((dice.randint(since_ns, organisation.now_ns()), tokens))
-            organisation.settle(meter, lease, (0, dice.randint(1, tokens), 0), size=Size(0, tokens, is_exact=True))
+            meter, lease, tokens, since_ns = flying.pop(rng.randrange(len(flying)))
+            arrivals.append((rng.randint(since_ns, organisation.now_ns()), tokens))
+            organisation.settle(meter, lease, (0, rng.randint(1, tokens), 0), size=PromptSize(0, tokens, is_exact=True))
         else:
-            organisation.advance(dice.uniform(0.001, 0.3))
+            organisation.advance(rng.uniform(0.001, 0.3))
     for meter, lease, tokens, since_ns in flying:
         arrivals.append((since_ns, tokens))
         meter.refund(lease)

@@ -11,17 +11,17 @@ import pytest
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Backlog, Cost, Size
+from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.in_process import ProcessLimiter, ProcessMeter
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND
 PATIENCE_S = 10.0
-SMALL = Size(100, 50)
+SMALL = PromptSize(100, 50)
 
 
-def leased(meter: ProcessMeter, size: Size = SMALL, now_ns: int = NOW) -> Lease:
+def leased(meter: ProcessMeter, size: PromptSize = SMALL, now_ns: int = NOW) -> Lease:
     granted = meter.lease(size, now_ns)
     assert isinstance(granted, Lease), granted
     return granted
@@ -71,7 +71,7 @@ def test_limits_are_of_every_model_or_of_the_one_named() -> None:
 def test_a_lease_costs_what_the_price_says() -> None:
     meter = ProcessMeter(Limits(tpm=1_000))
 
-    assert Cost(100, 50) == meter.price(SMALL) == leased(meter).cost
+    assert TokenCost(100, 50) == meter.price(SMALL) == leased(meter).cost
 
 
 def test_answers_teach_the_price() -> None:
@@ -88,7 +88,7 @@ def test_an_answer_without_usage_teaches_nothing_and_charges_the_price() -> None
 
     meter.settle(leased(meter), SMALL, None, None, NOW)
 
-    assert Cost(100, 50) == meter.price(SMALL)
+    assert TokenCost(100, 50) == meter.price(SMALL)
     assert 150 == meter.levels(NOW)[0].used
 
 
@@ -116,12 +116,12 @@ def test_a_guessed_allowance_never_makes_a_request_too_large_by_itself(limits: L
     """
     meter = ProcessMeter(limits)
 
-    assert meter.too_large(Size(100, None)) is None
-    assert Cost(100, 200) == leased(meter, Size(100, None)).cost
+    assert meter.too_large(PromptSize(100, None)) is None
+    assert TokenCost(100, 200) == leased(meter, PromptSize(100, None)).cost
 
 
-@pytest.mark.parametrize("size", [Size(100, 1_000), Size(1_100, 0, is_exact=True), Size(1_001, None)])
-def test_what_never_fits_is_told_with_both_numbers(size: Size) -> None:
+@pytest.mark.parametrize("size", [PromptSize(100, 1_000), PromptSize(1_100, 0, is_exact=True), PromptSize(1_001, None)])
+def test_what_never_fits_is_told_with_both_numbers(size: PromptSize) -> None:
     meter = ProcessMeter(Limits(tpm=1_000))
 
     excess = meter.too_large(size)
@@ -137,11 +137,11 @@ def test_a_request_that_a_learnt_limit_makes_hopeless_is_told_at_its_lease() -> 
     """
     meter = ProcessMeter(None)
     probe = leased(meter)
-    assert meter.too_large(Size(9_000, 10)) is None
+    assert meter.too_large(PromptSize(9_000, 10)) is None
 
     meter.settle(probe, SMALL, (100, 5, 0), [RateHeader("TPM", 8_000, 7_850)], NOW)
 
-    assert TooLarge(9_010 + 3_000, 8_000, "TPM")[1:] == meter.lease(Size(9_000, 10), NOW)[1:]
+    assert TooLarge(9_010 + 3_000, 8_000, "TPM")[1:] == meter.lease(PromptSize(9_000, 10), NOW)[1:]
 
 
 def test_a_full_bucket_is_no_reason_to_call_a_request_too_large() -> None:
@@ -169,25 +169,25 @@ def test_a_guessed_allowance_that_cannot_shrink_enough_is_told() -> None:
     """
     by_input, by_both = ProcessMeter(Limits(itpm=50)), ProcessMeter(Limits(tpm=100))
 
-    assert TooLarge(100, 50, "ITPM") == by_input.too_large(Size(100, None))
-    assert by_both.too_large(Size(100, None)) is not None
-    assert by_both.too_large(Size(99, None)) is None
-    assert Cost(99, 1) == leased(by_both, Size(99, None)).cost
+    assert TooLarge(100, 50, "ITPM") == by_input.too_large(PromptSize(100, None))
+    assert by_both.too_large(PromptSize(100, None)) is not None
+    assert by_both.too_large(PromptSize(99, None)) is None
+    assert TokenCost(99, 1) == leased(by_both, PromptSize(99, None)).cost
 
 
 def test_the_smallest_of_several_limits_shrinks_a_guessed_allowance() -> None:
     meter = ProcessMeter(Limits(tpm=400, otpm=250, tpd=300))
 
-    assert Cost(100, 200) == meter.price(Size(100, None)) == leased(meter, Size(100, None)).cost
+    assert TokenCost(100, 200) == meter.price(PromptSize(100, None)) == leased(meter, PromptSize(100, None)).cost
 
 
 def test_a_size_that_is_exact_is_neither_shrunk_nor_learnt_from() -> None:
     meter = ProcessMeter(Limits(tpm=10_000))
-    size = Size(100, 50, is_exact=True)
+    size = PromptSize(100, 50, is_exact=True)
 
     meter.settle(leased(meter, size), size, (1_000, 500, 0), None, NOW)
 
-    assert Cost(100, 50) == meter.price(Size(100, 50))
+    assert TokenCost(100, 50) == meter.price(PromptSize(100, 50))
 
 
 def test_a_refusal_teaches_what_the_server_counts() -> None:
@@ -215,13 +215,13 @@ def test_a_refusal_teaches_what_the_server_counts() -> None:
 
 def test_troubles_in_a_row_slow_the_lane_down_and_failed_requests_let_others_go_first() -> None:
     meter = ProcessMeter(Limits(rpm=1_000))
-    before = meter.turn_ns(10)
+    before = meter.retry_spacing_ns(10)
     leased(meter)
     for _ in range(10):
         meter.trouble(NOW)
 
     assert 0 == before
-    assert 0 < meter.turn_ns(10)
+    assert 0 < meter.retry_spacing_ns(10)
     blocked = meter.lease(SMALL, NOW)
     assert isinstance(blocked, Blocked)
     assert "pace" == blocked.reason
@@ -496,7 +496,7 @@ def test_the_forecast_prices_those_ahead() -> None:
     meter = ProcessMeter(Limits(tpm=6_000))
 
     assert 0 == meter.forecast(Backlog(), SMALL, 0, NOW)
-    assert 60 * SECOND == meter.forecast(Backlog().plus(Size(150, 0, is_exact=True), 79), SMALL, 0, NOW)
+    assert 60 * SECOND == meter.forecast(Backlog().plus(PromptSize(150, 0, is_exact=True), 79), SMALL, 0, NOW)
     assert 0 == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 29), SMALL, 0, NOW)
     assert 2 * SECOND == ProcessMeter(Limits(rpm=30)).forecast(Backlog().plus(SMALL, 30), SMALL, 0, NOW)
 
@@ -509,11 +509,11 @@ def test_the_forecast_counts_on_what_those_under_way_will_give_back() -> None:
     def foretold(*, credits: bool) -> int:
         meter = ProcessMeter(Limits(tpm=6_000))
         for _ in range(20):
-            size = Size(0, 100)
+            size = PromptSize(0, 100)
             meter.settle(leased(meter, size), size, (0, 2, 0), None, NOW - 3_600 * SECOND)
         meter._budget._credits = credits
-        leased(meter, Size(0, 5_000))
-        return meter.forecast(Backlog(), Size(0, 4_000, is_exact=True), 0, NOW)
+        leased(meter, PromptSize(0, 5_000))
+        return meter.forecast(Backlog(), PromptSize(0, 4_000, is_exact=True), 0, NOW)
 
     assert 30 * SECOND <= foretold(credits=False) <= 31 * SECOND
     assert foretold(credits=True) <= 15 * SECOND

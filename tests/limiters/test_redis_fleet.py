@@ -38,8 +38,8 @@ def server(**options: Any):
 
 
 def simulator(**options: Any) -> GroqSimulator:
-    def output(dice, allowance):
-        return max(1, round(allowance * dice.uniform(0.1, 1)))
+    def output(rng, allowance):
+        return max(1, round(allowance * rng.uniform(0.1, 1)))
 
     return GroqSimulator(**{"rpm": RPM, "tpm": TPM, "latency": (0.3, 2.0), "output": output, **options})
 

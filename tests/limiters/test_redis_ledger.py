@@ -373,21 +373,21 @@ def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
     Flushed again and again; those who live tell what they know before the pause is over. The oracle is a server that
     meters each request at a random moment of its flight, and keeps what was requested.
     """
-    dice, store = random.Random(seed), RedisStore(redis_server)
+    rng, store = random.Random(seed), RedisStore(redis_server)
     ledgers = [store.open() for _ in range(3)]
     limits = {"TPM": (1_000, 10 * NS_PER_S)}
     flying, arrivals, flushes = [], [], 0
     for number in range(800):
-        act, ledger = dice.random(), dice.choice(ledgers)
+        act, ledger = rng.random(), rng.choice(ledgers)
         if act < 0.5:
-            asked = Claim(f"{ledger.token}-{number}", LANE, {"TPM": dice.randint(1, 400)})
+            asked = Claim(f"{ledger.token}-{number}", LANE, {"TPM": rng.randint(1, 400)})
             if isinstance(ledger.reserve(asked, limits), Granted):
                 flying.append((ledger, asked, store.now_s()))
             else:
                 ledger.refund(LANE, asked.id)
         elif act < 0.75 and flying:
-            owner, asked, since_s = flying.pop(dice.randrange(len(flying)))
-            arrivals.append((dice.uniform(since_s, store.now_s()), asked.cost["TPM"]))
+            owner, asked, since_s = flying.pop(rng.randrange(len(flying)))
+            arrivals.append((rng.uniform(since_s, store.now_s()), asked.cost["TPM"]))
             owner.settle(LANE, asked.id, asked.cost, {"TPM": 1}, {}, limits)
         elif act < 0.76:
             flushes += 1
@@ -395,7 +395,7 @@ def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
             for each in ledgers:
                 each.standing(LANE)
         else:
-            store.advance(dice.uniform(0.01, 1.0))
+            store.advance(rng.uniform(0.01, 1.0))
     store.close()
 
     level = last_s = 0.0

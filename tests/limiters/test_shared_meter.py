@@ -15,8 +15,8 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, Lease
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.priority import Turn
-from groq_queue.core.token_estimate import Backlog, Size
+from groq_queue.core.priority import LeaseApplicant
+from groq_queue.core.token_estimate import Backlog, PromptSize
 from groq_queue.engine.lane import Lane
 from groq_queue.errors import LimiterUnavailable
 
@@ -24,8 +24,8 @@ TPM = Limits(tpm=1_000)
 LANE = "https://api org m"
 
 
-def exact(tokens: int) -> Size:
-    return Size(tokens, 0, is_exact=True)
+def exact(tokens: int) -> PromptSize:
+    return PromptSize(tokens, 0, is_exact=True)
 
 
 class Watched:
@@ -103,7 +103,7 @@ def test_nothing_is_asked_of_the_ledger_under_the_engines_lock(org: Organisation
 
     meter.price(exact(5))
     meter.too_large(exact(5))
-    first = meter.lease(exact(100), org.now_ns(), Turn("r"))
+    first = meter.lease(exact(100), org.now_ns(), LeaseApplicant("r"))
     meter.blocks(exact(5), org.now_ns())
     meter.levels(org.now_ns())
     meter.forecast(Backlog(), exact(5), 0, org.now_ns())
@@ -115,9 +115,9 @@ def test_nothing_is_asked_of_the_ledger_under_the_engines_lock(org: Organisation
 
 def test_what_is_granted_is_told_to_those_who_wait(org: Organisation) -> None:
     meter, heard = org.process(TPM), []
-    meter.subscribe(lambda: heard.append(meter.lease(exact(100), org.now_ns(), Turn("r"))))
+    meter.subscribe(lambda: heard.append(meter.lease(exact(100), org.now_ns(), LeaseApplicant("r"))))
 
-    meter.lease(exact(100), org.now_ns(), Turn("r"))
+    meter.lease(exact(100), org.now_ns(), LeaseApplicant("r"))
     org.pump()
 
     assert [Lease] == [type(each) for each in heard]
@@ -185,7 +185,7 @@ def test_a_reservation_that_nobody_takes_goes_back(org: Organisation) -> None:
     one, two = org.process(TPM), org.process(TPM)
     heard: list[int] = []
     one.subscribe(lambda: heard.append(1))
-    one.lease(exact(1_000), org.now_ns(), Turn("r"))
+    one.lease(exact(1_000), org.now_ns(), LeaseApplicant("r"))
     org.pump()
     before = held(org)
 
@@ -201,11 +201,11 @@ def test_a_reservation_that_came_too_late_is_not_used(org: Organisation) -> None
     This process may have been suspended, and be taken for dead: its reservation may be charged and drain already.
     """
     meter = org.process(TPM)
-    meter.lease(exact(500), org.now_ns(), Turn("r"))
+    meter.lease(exact(500), org.now_ns(), LeaseApplicant("r"))
     org.pump()
     org.store.clock.advance(0.6)
 
-    assert isinstance(meter.lease(exact(500), org.now_ns(), Turn("r")), Blocked)
+    assert isinstance(meter.lease(exact(500), org.now_ns(), LeaseApplicant("r")), Blocked)
 
 
 def test_what_is_granted_to_a_claim_that_was_given_up_goes_back(org: Organisation) -> None:
@@ -215,7 +215,7 @@ def test_what_is_granted_to_a_claim_that_was_given_up_goes_back(org: Organisatio
     3. The ledger grants it.
     """
     meter = org.process(TPM)
-    meter.lease(exact(500), org.now_ns(), Turn("r"))
+    meter.lease(exact(500), org.now_ns(), LeaseApplicant("r"))
     claim, limits = meter.wish()
     meter.withdraw()
     reply = org.store._alive[0].reserve(claim, limits)
@@ -225,7 +225,7 @@ def test_what_is_granted_to_a_claim_that_was_given_up_goes_back(org: Organisatio
     org.pump()
 
     assert (500, 0) == (between, held(org))
-    assert isinstance(meter.lease(exact(500), org.now_ns(), Turn("next")), Blocked)
+    assert isinstance(meter.lease(exact(500), org.now_ns(), LeaseApplicant("next")), Blocked)
 
 
 def test_credit_that_one_process_has_proven_is_believed_by_all(org: Organisation) -> None:
@@ -233,7 +233,7 @@ def test_credit_that_one_process_has_proven_is_believed_by_all(org: Organisation
     The other one's own answers bring no headers; with strict books of its own it would stand still.
     """
     one, two = org.process(TPM), org.process(TPM)
-    size = Size(0, 200, is_exact=True)
+    size = PromptSize(0, 200, is_exact=True)
     for number in range(5):
         lease = org.ask(one, size, request_id=str(number))
         org.settle(one, lease, (0, 1, 0), [RateHeader("TPM", 1_000, 999 - number)], size)
@@ -248,15 +248,15 @@ def test_credit_that_one_process_has_proven_is_believed_by_all(org: Organisation
 
 def test_a_reservation_serves_the_next_head_if_it_fits(org: Organisation) -> None:
     meter = org.process(TPM)
-    meter.lease(exact(500), org.now_ns(), Turn("gone"))
+    meter.lease(exact(500), org.now_ns(), LeaseApplicant("gone"))
     org.pump()
 
-    assert isinstance(meter.lease(exact(400), org.now_ns(), Turn("next")), Lease)
+    assert isinstance(meter.lease(exact(400), org.now_ns(), LeaseApplicant("next")), Lease)
 
 
 def test_a_reservation_that_is_too_small_is_given_back_for_one_that_fits(org: Organisation) -> None:
     meter = org.process(TPM)
-    meter.lease(exact(500), org.now_ns(), Turn("gone"))
+    meter.lease(exact(500), org.now_ns(), LeaseApplicant("gone"))
     org.pump()
 
     assert isinstance(org.ask(meter, exact(900), request_id="next"), Lease)
@@ -332,7 +332,7 @@ def test_freed_budget_is_taken_within_a_look(org: Organisation) -> None:
 
     org.advance(0.05)
 
-    assert isinstance(two.lease(exact(500), org.now_ns(), Turn("r")), Lease)
+    assert isinstance(two.lease(exact(500), org.now_ns(), LeaseApplicant("r")), Lease)
 
 
 # -- what is shown
@@ -429,7 +429,7 @@ def test_an_end_that_breaks_holds_up_no_other(
 def test_a_lost_reply_reserves_nothing_twice(org: Organisation, watched: Any) -> None:
     meter, ledger = watched()
     ledger.loses = 1
-    meter.lease(exact(600), org.now_ns(), Turn("r"))
+    meter.lease(exact(600), org.now_ns(), LeaseApplicant("r"))
     org.pump()
     org.advance(1)
 
@@ -440,7 +440,7 @@ def test_a_lost_reply_reserves_nothing_twice(org: Organisation, watched: Any) ->
 
 def go_down(org: Organisation, ledger: Watched, meter: Any) -> None:
     ledger.down = True
-    meter.lease(exact(100), org.now_ns(), Turn("while away"))
+    meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
     org.advance(2)
 
 
@@ -448,10 +448,10 @@ def test_in_an_outage_requests_wait(org: Organisation, watched: Any, caplog: pyt
     meter, ledger = watched(on_outage="wait")
     go_down(org, ledger, meter)
 
-    blocked = meter.lease(exact(100), org.now_ns(), Turn("while away"))
+    blocked = meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
     ledger.down = False
     org.advance(2)
-    afterwards = meter.lease(exact(100), org.now_ns(), Turn("while away"))
+    afterwards = meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
 
     assert Blocked("outage", None) == blocked
     assert Blocked("asking", None) == afterwards
@@ -464,10 +464,10 @@ def test_in_an_outage_requests_fail_if_so_wished(org: Organisation, watched: Any
     meter, ledger = watched(on_outage="raise")
     go_down(org, ledger, meter)
 
-    error = meter.lease(exact(100), org.now_ns(), Turn("while away"))
+    error = meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
     meter.withdraw()
     org.advance(5)
-    still = meter.lease(exact(100), org.now_ns(), Turn("later"))
+    still = meter.lease(exact(100), org.now_ns(), LeaseApplicant("later"))
     meter.withdraw()
     ledger.down = False
     org.advance(2)
@@ -492,9 +492,9 @@ def test_in_an_outage_each_process_goes_by_its_share(org: Organisation, watched:
     meter._stood_ns = org.now_ns()
     go_down(org, ledger, meter)
 
-    too_much = meter.lease(exact(350), org.now_ns(), Turn("a"))
-    fits = meter.lease(exact(280), org.now_ns(), Turn("b"))
-    too_much_for_a_share = meter.lease(exact(900), org.now_ns(), Turn("c"))
+    too_much = meter.lease(exact(350), org.now_ns(), LeaseApplicant("a"))
+    fits = meter.lease(exact(280), org.now_ns(), LeaseApplicant("b"))
+    too_much_for_a_share = meter.lease(exact(900), org.now_ns(), LeaseApplicant("c"))
     never_too_large = meter.too_large(exact(900))
     meter.refund(fits)
     ledger.down = False
@@ -513,14 +513,14 @@ def test_in_an_outage_who_never_heard_of_the_others_waits(org: Organisation, wat
 
     go_down(org, ledger, meter)
 
-    assert Blocked("outage", None) == meter.lease(exact(100), org.now_ns(), Turn("r"))
+    assert Blocked("outage", None) == meter.lease(exact(100), org.now_ns(), LeaseApplicant("r"))
 
 
 def test_what_was_spent_in_an_outage_is_charged_afterwards(org: Organisation, watched: Any) -> None:
     meter, ledger = watched(on_outage="local_share")
     org.settle(meter, leased(org, meter, 10), (10, 0, 0), size=exact(10))
     go_down(org, ledger, meter)
-    lease = meter.lease(exact(600), org.now_ns(), Turn("a"))
+    lease = meter.lease(exact(600), org.now_ns(), LeaseApplicant("a"))
     assert isinstance(lease, Lease)
     meter.settle(lease, exact(600), (600, 0, 0), None, org.now_ns())
     meter.withdraw()
@@ -575,7 +575,7 @@ def test_a_margin_is_left_in_the_shared_budget_too(org: Organisation) -> None:
 
 def test_closing_gives_back_what_nobody_used_and_counts_what_is_open(org: Organisation) -> None:
     one, two = org.process(TPM), org.process(TPM)
-    one.lease(exact(400), org.now_ns(), Turn("r"))
+    one.lease(exact(400), org.now_ns(), LeaseApplicant("r"))
     org.pump()
 
     org.limiters[0].close(org.now_ns())
@@ -606,7 +606,7 @@ def test_having_nothing_to_ask_does_not_prove_that_the_ledger_is_back(org: Organ
         meter._claim = None  # without a word to the ledger
 
     org.advance(5)
-    during = meter.lease(exact(100), org.now_ns(), Turn("r"))
+    during = meter.lease(exact(100), org.now_ns(), LeaseApplicant("r"))
     ledger.down = False
     org.advance(2)
 

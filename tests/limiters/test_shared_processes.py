@@ -99,7 +99,7 @@ def test_the_others_go_on_when_the_best_are_killed(place: Place) -> None:
     3. What they held is charged when they are taken for dead, drains, and the third one's request is sent.
     """
     limits = {"tpm": 6_000, "minute_s": 2.0}
-    with GroqSimulator(**limits, latency=lambda dice: PATIENCE_S * 2) as groq:
+    with GroqSimulator(**limits, latency=lambda rng: PATIENCE_S * 2) as groq:
         orders = {"base_url": groq.base_url, "limits": limits, "limiter": place.url}
         each = [{"count": 3}, {"count": 1, "priority": "critical"}, {"count": 1}]
         with Fleet(3, {**orders, "tokens": (1_950, 1_950)}, each) as fleet:

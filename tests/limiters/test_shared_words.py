@@ -11,8 +11,8 @@ from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits
-from groq_queue.core.priority import Turn
-from groq_queue.core.token_estimate import Backlog, Size
+from groq_queue.core.priority import LeaseApplicant
+from groq_queue.core.token_estimate import Backlog, PromptSize
 from groq_queue.errors import LimiterUnavailable
 from groq_queue.limiters.reservation_client import Agent
 from groq_queue.limiters.shared import SharedLimiter, SharedMeter
@@ -23,11 +23,11 @@ MS = 1_000_000
 TPM = Limits(tpm=1_000)
 KNOWN = {"TPM": (1_000, 60 * S)}
 AWAY = LimiterUnavailable("away", address="x")
-TURN = Turn("r")
+TURN = LeaseApplicant("r")
 
 
-def exact(tokens: int, completion: int = 0) -> Size:
-    return Size(tokens, completion, is_exact=True)
+def exact(tokens: int, completion: int = 0) -> PromptSize:
+    return PromptSize(tokens, completion, is_exact=True)
 
 
 class Recorder:
@@ -114,13 +114,13 @@ class Bench:
     def now_ns(self) -> int:
         return self.clock.now_ns()
 
-    def ask(self, size: Size, turn: Turn | None = TURN) -> Any:
+    def ask(self, size: PromptSize, turn: LeaseApplicant | None = TURN) -> Any:
         return self.meter.lease(size, self.now_ns(), turn)
 
     def run(self) -> None:
         self.agents[-1].run()
 
-    def leased(self, size: Size) -> Lease:
+    def leased(self, size: PromptSize) -> Lease:
         self.ask(size)
         self.run()
         lease = self.ask(size)
@@ -198,7 +198,7 @@ def test_in_a_forked_child_everything_begins_anew_under_another_token() -> None:
 def test_a_claim_says_whose_turn_it_is_and_what_it_costs_in_every_dimension() -> None:
     one = Bench()
 
-    first = one.ask(exact(100, 50), Turn("r", 3, "acme", 4.0, 9))
+    first = one.ask(exact(100, 50), LeaseApplicant("r", 3, "acme", 4.0, 9))
     one.run()
 
     assert Blocked("asking", None) == first
@@ -225,7 +225,7 @@ def test_the_courier_is_stirred_once_for_a_claim_until_it_is_answered() -> None:
     one.run()
     one.ask(exact(100))
     after_answer = one.desk.stirred
-    one.ask(exact(100), Turn("other"))
+    one.ask(exact(100), LeaseApplicant("other"))
 
     assert (1, 1) == (after_first, after_answer)
     assert 1 < one.desk.stirred
@@ -255,10 +255,10 @@ def test_a_head_keeps_its_claim_while_it_needs_nine_tenths_of_it_and_no_more(
 def test_another_head_replaces_the_claim_even_at_the_same_price() -> None:
     one = Bench()
     one.ledger.reply = Blocked("behind", None)
-    one.ask(exact(500), Turn("a"))
+    one.ask(exact(500), LeaseApplicant("a"))
     one.run()
 
-    one.ask(exact(500), Turn("b", 1))
+    one.ask(exact(500), LeaseApplicant("b", 1))
 
     assert [("refund", "https://api org m (flex)", "token-1")] == one.told()
     assert [1] == [claim.priority for claim in one.claims()]
@@ -303,7 +303,7 @@ def test_a_grant_serves_whoever_needs_no_more_than_it_holds(tokens: int, fits: b
     one.ask(exact(500))
     one.run()
 
-    assert fits == isinstance(one.ask(exact(tokens), Turn("next")), Lease)
+    assert fits == isinstance(one.ask(exact(tokens), LeaseApplicant("next")), Lease)
 
 
 def test_a_grant_does_not_serve_whoever_needs_one_unit_of_what_it_has_none_of() -> None:
@@ -311,7 +311,7 @@ def test_a_grant_does_not_serve_whoever_needs_one_unit_of_what_it_has_none_of() 
     one.ask(exact(500))
     one.run()
 
-    assert isinstance(one.ask(exact(499, 1), Turn("next")), Blocked)
+    assert isinstance(one.ask(exact(499, 1), LeaseApplicant("next")), Blocked)
 
 
 @pytest.mark.parametrize(("after_ns", "is_used"), [(500 * MS, True), (500 * MS + 1, False)])
@@ -348,21 +348,21 @@ def test_a_lease_uses_its_grant_up() -> None:
     one = Bench()
     one.leased(exact(100))
 
-    assert Blocked("asking", None) == one.ask(exact(100), Turn("next"))
+    assert Blocked("asking", None) == one.ask(exact(100), LeaseApplicant("next"))
     one.run()
     assert ["token-1", "token-2"] == [claim.id for claim in one.claims()]
 
 
 def test_an_answer_to_a_claim_that_was_given_up_is_not_taken() -> None:
     one = Bench()
-    one.ask(exact(500), Turn("a"))
+    one.ask(exact(500), LeaseApplicant("a"))
     old, _ = one.meter.wish()
-    one.ask(exact(600), Turn("b"))
+    one.ask(exact(600), LeaseApplicant("b"))
 
     one.meter.deliver(old, Granted(old.id), one.now_ns())
 
     assert 0 == one.heard
-    assert isinstance(one.ask(exact(600), Turn("b")), Blocked)
+    assert isinstance(one.ask(exact(600), LeaseApplicant("b")), Blocked)
 
 
 # -- refusals of the ledger
@@ -441,7 +441,7 @@ def test_what_this_process_has_open_blocks_without_a_word_of_the_ledger() -> Non
     one.leased(exact(900))
 
     assert Blocked("limit", None, "TPM", 900, 1_000) == one.meter.blocks(exact(500), one.now_ns())
-    assert Blocked("limit", None, "TPM", 900, 1_000) == one.ask(exact(500), Turn("next"))
+    assert Blocked("limit", None, "TPM", 900, 1_000) == one.ask(exact(500), LeaseApplicant("next"))
 
 
 def test_what_never_fits_is_told_without_asking() -> None:

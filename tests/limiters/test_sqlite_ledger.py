@@ -619,12 +619,12 @@ sys.path.insert(0, sys.argv[2])
 from organisation import Desk
 from groq_queue.clock import SystemClock
 from groq_queue.core.limits import Limits
-from groq_queue.core.token_estimate import Size
-from groq_queue.core.priority import Turn
+from groq_queue.core.token_estimate import PromptSize
+from groq_queue.core.priority import LeaseApplicant
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.limiters.shared import SharedLimiter
 from groq_queue.limiters.sqlite import SqliteLedger
-limits, size, turn, clock = Limits(tpm=500, minute_s=86_400), Size(150, 0, is_exact=True), Turn("r"), SystemClock()
+limits, size, turn, clock = Limits(tpm=500, minute_s=86_400), PromptSize(150, 0, is_exact=True), LeaseApplicant("r"), SystemClock()
 ledger, desks = SqliteLedger(sys.argv[1]), []
 alone = ProcessLimiter(limits, "u", "account")
 shared = SharedLimiter(ledger, limits, "u", "account", clock, lambda agent: desks.append(Desk(agent)) or desks[-1])

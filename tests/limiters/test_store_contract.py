@@ -581,31 +581,31 @@ def test_no_history_ever_passes_the_limit(store: Store, seed: int) -> None:
     The oracle is a server that meters each request at a random moment between its grant and its end, and keeps
     what was requested; three processes take, settle, give back and wait in whatever order.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     ledgers = [store.open() for _ in range(3)]
     limits: KnownLimits = {"TPM": (1_000, 10 * NS_PER_S), "RPM": (20, 10 * NS_PER_S)}
     waiting: dict[int, Claim] = {}
     running: list[tuple[Ledger, Claim, float]] = []
     arrivals: list[tuple[float, int]] = []
     for _ in range(400):
-        number = dice.randrange(len(ledgers))
-        act = dice.random()
+        number = rng.randrange(len(ledgers))
+        act = rng.random()
         if act < 0.4:
             ledger = ledgers[number]
-            asked = waiting.pop(number, None) or claim(ledger, dice.randint(1, 400), priority=dice.choice((1, 5, 8)))
+            asked = waiting.pop(number, None) or claim(ledger, rng.randint(1, 400), priority=rng.choice((1, 5, 8)))
             if isinstance(ledger.reserve(asked, limits), Granted):
                 running.append((ledger, asked, store.now_s()))
             else:
                 waiting[number] = asked
         elif act < 0.65 and running:
-            owner, asked, since_s = running.pop(dice.randrange(len(running)))
-            arrivals.append((dice.uniform(since_s, store.now_s()), asked.cost["TPM"]))
-            settle(owner, asked, dice.randint(1, asked.cost["TPM"]), limits)
+            owner, asked, since_s = running.pop(rng.randrange(len(running)))
+            arrivals.append((rng.uniform(since_s, store.now_s()), asked.cost["TPM"]))
+            settle(owner, asked, rng.randint(1, asked.cost["TPM"]), limits)
         elif act < 0.7 and running:
-            owner, asked, _ = running.pop(dice.randrange(len(running)))
+            owner, asked, _ = running.pop(rng.randrange(len(running)))
             owner.refund(LANE, asked.id)
         else:
-            store.advance(dice.uniform(0.01, store.longest_step_s))
+            store.advance(rng.uniform(0.01, store.longest_step_s))
 
     assert 30 < len(arrivals)
     assert highest(arrivals, 1_000, 10.0) <= 1_000.001

@@ -14,7 +14,7 @@ import groq_queue
 from groq_queue import ConfigurationError, GroqQueue, GroqSimulator, Limits, RequestTooLarge
 from groq_queue.core.budget import Blocked, Lease
 from groq_queue.core.request import build_payload
-from groq_queue.core.token_estimate import Size, size_of
+from groq_queue.core.token_estimate import PromptSize, size_of
 from groq_queue.limiters.in_process import ProcessMeter
 
 MODEL = "llama-3.1-8b-instant"
@@ -200,7 +200,7 @@ LOADS = {
 
 
 def seconds_until_answered(
-    meter: ProcessMeter, sizes: list[Size], usage: tuple[int, int, int], latency_s: float, workers: int
+    meter: ProcessMeter, sizes: list[PromptSize], usage: tuple[int, int, int], latency_s: float, workers: int
 ) -> float:
     """Let the meter admit one request after the other, in time that is only counted, and return how long it took."""
     now_ns, waiting = 0, list(sizes)

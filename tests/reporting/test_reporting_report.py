@@ -20,9 +20,9 @@ from groq_queue import (
     Report,
 )
 from groq_queue.clock import FakeClock
-from groq_queue.core.price_table import Tariff
+from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request
-from groq_queue.core.token_estimate import Cost, Size
+from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.history import History
 from groq_queue.reporting.report import report_of
@@ -169,7 +169,7 @@ def test_a_report_may_be_asked_for_before_anything_happened():
 
 
 def request(client="c", model="m"):
-    made = Request(model=model, endpoint="chat/completions", body=b"", size=Size(1, 1), priority=5, client=client)
+    made = Request(model=model, endpoint="chat/completions", body=b"", size=PromptSize(1, 1), priority=5, client=client)
     made.submitted_ns = 0
     return made
 
@@ -182,7 +182,7 @@ def test_memory_is_bounded_however_long_it_runs_and_whoever_sends():
     for number in range(5_000):
         one = request(client=f"client {number}")
         record.started(one, number * 10**9)
-        record.ended(one, Cost(1, 2), number * 10**9, is_answer=True, is_refused=False)
+        record.ended(one, TokenCost(1, 2), number * 10**9, is_answer=True, is_refused=False)
 
     facts = record.facts(5_000 * 10**9, 0)
 
@@ -225,7 +225,7 @@ def test_retries_are_counted_by_cause(stage):
 
     assert {"timeout": 2, "429 refused by a limit": 1} == facts.retries
     assert (3, 1) == (stats.retried, stats.refused)
-    assert 1 == report_of(stats, facts, Tariff()).models[0].refused
+    assert 1 == report_of(stats, facts, PriceTable()).models[0].refused
 
 
 def test_a_figure_is_well_formed_and_needs_nothing(run):
