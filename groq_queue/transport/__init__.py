@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from groq_queue.transport.address import resolve_base_url
 from groq_queue.transport.base import MAX_CONNECTIONS, MAX_RESPONSE_BYTES
 from groq_queue.transport.pooled import PooledTransport
-from groq_queue.transport.protocol import Alarm, Reply, Transport
+from groq_queue.transport.protocol import CallLater, Reply, Transport
 from groq_queue.transport.secret import Secret
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def make_transport(
     session: requests.Session | None = None,
     max_connections: int = MAX_CONNECTIONS,
     max_response_bytes: int = MAX_RESPONSE_BYTES,
-    alarm: Alarm | None = None,
+    alarm: CallLater | None = None,
     allow_http: bool = False,
 ) -> Transport:
     """Return the transport for an address.

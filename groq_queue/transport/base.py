@@ -34,7 +34,7 @@ from urllib3 import exceptions as urllib3_errors
 from groq_queue.errors import APIConnectionError, APITimeoutError, Sent, excerpt
 from groq_queue.transport.address import port_of
 from groq_queue.transport.deadline import Attempt
-from groq_queue.transport.protocol import Alarm, Reply
+from groq_queue.transport.protocol import CallLater, Reply
 from groq_queue.transport.secret import Secret
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # an embeddings answer of 2,048 texts has 22 MB
@@ -57,7 +57,7 @@ def default_user_agent() -> str:
         return "groq_queue"
 
 
-class Unacceptable(Exception):
+class BadResponse(Exception):
     """An answer arrived and cannot be used; the text says why.
 
     Args:
@@ -70,14 +70,14 @@ class Unacceptable(Exception):
         self.is_final = is_final
 
 
-class WireTransport(ABC):
+class BaseTransport(ABC):
     """The frame of ``send``: bounds around an exchange, and one translation of what it raises.
 
     Safe to use from many threads; after a fork the child opens its own connections.
     """
 
     def __init__(
-        self, base_url: str, key: Secret, *, user_agent: str | None, max_response_bytes: int, alarm: Alarm | None
+        self, base_url: str, key: Secret, *, user_agent: str | None, max_response_bytes: int, alarm: CallLater | None
     ) -> None:
         self._base_url = base_url
         self._key = key
@@ -126,7 +126,7 @@ class WireTransport(ABC):
         watch = None if self._alarm is None else _Watch(self._alarm, attempt)
         try:
             reply = self._exchange(attempt, endpoint, body)
-        except (*FOREIGN_ERRORS, Unacceptable) as error:
+        except (*FOREIGN_ERRORS, BadResponse) as error:
             return translate(error, attempt, self._address, self._key)
         finally:
             if watch is not None:
@@ -155,7 +155,7 @@ class WireTransport(ABC):
         if status < 200:
             # http.client skips only 100. The real answer is still on its way: before a byte of "body"
             # is read the connection is still ours to close, else the next request would get that answer.
-            raise Unacceptable(f"interim status {status} instead of an answer")
+            raise BadResponse(f"interim status {status} instead of an answer")
         body = read_body(read1, length, attempt, self._max_response_bytes)
         encoding = headers.get("content-encoding")
         return decoded(body, encoding, self._max_response_bytes) if encoding else body
@@ -164,7 +164,7 @@ class WireTransport(ABC):
 class _Watch:
     """Ends an attempt when it has had its time, which grows while its answer does."""
 
-    def __init__(self, alarm: Alarm, attempt: Attempt) -> None:
+    def __init__(self, alarm: CallLater, attempt: Attempt) -> None:
         self._alarm = alarm
         self._attempt = attempt
         self._is_over = False
@@ -193,12 +193,12 @@ def read_body(read1: Callable[[int], bytes], length: int | None, attempt: Attemp
         cap: Bytes accepted.
 
     Raises:
-        Unacceptable: It is larger than *cap* bytes, or announces that it is.
+        BadResponse: It is larger than *cap* bytes, or announces that it is.
         IncompleteRead: It ended before *length*.
         TimeoutError: The attempt has had its time.
     """
     if length is not None and length > cap:
-        raise Unacceptable(f"answer of {length} bytes is larger than {cap} bytes", is_final=True)
+        raise BadResponse(f"answer of {length} bytes is larger than {cap} bytes", is_final=True)
     pieces: list[bytes] = []
     size = 0
     is_near_end = False
@@ -212,7 +212,7 @@ def read_body(read1: Callable[[int], bytes], length: int | None, attempt: Attemp
         piece = read1(_PIECE if length is None else max(1, min(_PIECE, length - size)))
         size += len(piece)
         if size > cap:
-            raise Unacceptable(f"answer is larger than {cap} bytes", is_final=True)
+            raise BadResponse(f"answer is larger than {cap} bytes", is_final=True)
         if size == length:
             return b"".join((*pieces, piece))
         if not piece:
@@ -233,7 +233,7 @@ def decoded(body: bytes, encoding: str, cap: int) -> bytes:
         cap: Most bytes to produce; of a small body fewer, because no honest one unpacks to a thousand times its size.
 
     Raises:
-        Unacceptable: It is larger, damaged, or of another encoding.
+        BadResponse: It is larger, damaged, or of another encoding.
     """
     most = min(cap, max(_MAX_UNPACKED_BYTES, _USUAL_RATIO * len(body)))
     for name in reversed([part.strip().lower() for part in encoding.split(",")]):
@@ -242,7 +242,7 @@ def decoded(body: bytes, encoding: str, cap: int) -> bytes:
         if name in ("gzip", "x-gzip", "deflate"):
             body = _unpacked(body, name, most)
         elif not _looks_like_json(body):
-            raise Unacceptable(f"answer is encoded as {excerpt(encoding)!r} although none was asked for", is_final=True)
+            raise BadResponse(f"answer is encoded as {excerpt(encoding)!r} although none was asked for", is_final=True)
     return body
 
 
@@ -256,7 +256,7 @@ def _unpacked(body: bytes, name: str, most: int) -> bytes:
             return _inflated(body, name, most, wbits)
         except zlib.error:
             continue
-    raise Unacceptable(f"answer is not valid {name}")
+    raise BadResponse(f"answer is not valid {name}")
 
 
 def _inflated(body: bytes, name: str, most: int, wbits: int) -> bytes:
@@ -265,9 +265,9 @@ def _inflated(body: bytes, name: str, most: int, wbits: int) -> bytes:
         unpacker = zlib.decompressobj(wbits=wbits)
         result += unpacker.decompress(body, most + 1 - len(result))
         if len(result) > most:
-            raise Unacceptable(f"answer unpacks to more than {most} bytes", is_final=True)
+            raise BadResponse(f"answer unpacks to more than {most} bytes", is_final=True)
         if not unpacker.eof:
-            raise Unacceptable(f"answer was cut short inside its {name} encoding")
+            raise BadResponse(f"answer was cut short inside its {name} encoding")
         body = unpacker.unused_data
     return result
 
@@ -329,7 +329,7 @@ def translate(error: BaseException, attempt: Attempt, address: str, key: Secret)
         # A handshake that was merely cut off may succeed next time; one that was refused will not.
         is_final = not attempt.wrote and not found(ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
         return failed(f"TLS with {peer} failed: {_reason(bad)}", is_final=is_final)
-    if isinstance(bad := found(Unacceptable), Unacceptable):
+    if isinstance(bad := found(BadResponse), BadResponse):
         return failed(f"{address}: {bad}", is_final=bad.is_final)
     if found(http.client.IncompleteRead, urllib3_errors.IncompleteRead):
         return failed(f"answer of {address} was cut short")
@@ -387,7 +387,7 @@ def _sent(layers: list[BaseException], attempt: Attempt) -> Sent:
     )
     if any(isinstance(layer, unsent) for layer in layers):
         return "no"
-    return "yes" if any(isinstance(layer, Unacceptable) for layer in layers) else "unknown"
+    return "yes" if any(isinstance(layer, BadResponse) for layer in layers) else "unknown"
 
 
 def _reason(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult
 
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import PORTS, port_of
-from groq_queue.transport.base import Unacceptable
+from groq_queue.transport.base import BadResponse
 from groq_queue.transport.deadline import Attempt, now_s
 from groq_queue.transport.secret import Secret
 
@@ -100,18 +100,18 @@ def fields_of(answer: http.client.HTTPResponse) -> dict[str, str]:
     """Return the headers of an answer that has begun, names in lower case; of a repeated one the last.
 
     Raises:
-        Unacceptable: They leave open where the answer ends, so its rest could pass for the next one.
+        BadResponse: They leave open where the answer ends, so its rest could pass for the next one.
     """
     headers = answer.headers
     # Not items(): that looks in each value for surrogates, which Latin-1 cannot have.
     fields = {name.lower(): value for name, value in headers.raw_items()}
     if len(fields) < len(headers) and len(set(headers.get_all("content-length", ()))) > 1:
-        raise Unacceptable("answer has two lengths")
+        raise BadResponse("answer has two lengths")
     if answer.length is None and "content-length" in fields and not answer.chunked:
         answer.length = _one_length(fields["content-length"])
     coding = fields.get("transfer-encoding")
     if coding is not None and not answer.chunked and coding.lower() != "identity":
-        raise Unacceptable(f"answer is transferred as {excerpt(coding)!r}")
+        raise BadResponse(f"answer is transferred as {excerpt(coding)!r}")
     return fields
 
 
@@ -119,12 +119,12 @@ def _one_length(text: str) -> int:
     """Return the length that a list such as ``242, 242`` repeats, as proxies join headers.
 
     Raises:
-        Unacceptable: It is no number, or several.
+        BadResponse: It is no number, or several.
     """
     lengths = {part.strip() for part in text.split(",")}
     length = lengths.pop()
     if lengths or not (length.isascii() and length.isdigit() and len(length) <= 18):
-        raise Unacceptable(f"answer has the length {excerpt(text)!r}")
+        raise BadResponse(f"answer has the length {excerpt(text)!r}")
     return int(length)
 
 

@@ -27,10 +27,10 @@ from urllib3.util import make_headers
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import is_loopback, port_of
 from groq_queue.transport.answer import Answer
-from groq_queue.transport.base import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, WireTransport
+from groq_queue.transport.base import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, BaseTransport
 from groq_queue.transport.deadline import Attempt, WatchedConnection, WatchedTLSConnection, now_s, set_timeout, watching
 from groq_queue.transport.exchange import Head, fields_of, write
-from groq_queue.transport.protocol import Alarm, Reply
+from groq_queue.transport.protocol import CallLater, Reply
 from groq_queue.transport.secret import Secret
 
 _KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
@@ -40,7 +40,7 @@ _KEPT_S = 60.0  # below the idle time after which servers and address translator
 _JUST_USED_S = 0.01
 
 
-class PooledTransport(WireTransport):
+class PooledTransport(BaseTransport):
     """Sends attempts over kept connections to one address; safe to use from many threads.
 
     Args:
@@ -62,7 +62,7 @@ class PooledTransport(WireTransport):
         user_agent: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
-        alarm: Alarm | None = None,
+        alarm: CallLater | None = None,
     ) -> None:
         super().__init__(base_url, key, user_agent=user_agent, max_response_bytes=max_response_bytes, alarm=alarm)
         self._max_connections = max_connections

@@ -55,7 +55,7 @@ class Transport(Protocol):
         ...
 
 
-class Alarm(Protocol):
+class CallLater(Protocol):
     """Calls back once when a time has passed, on a thread that is not the caller's."""
 
     def __call__(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:

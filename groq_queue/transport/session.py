@@ -23,9 +23,9 @@ from urllib3 import HTTPHeaderDict
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 from groq_queue.transport.address import is_loopback
-from groq_queue.transport.base import MAX_RESPONSE_BYTES, WireTransport
+from groq_queue.transport.base import MAX_RESPONSE_BYTES, BaseTransport
 from groq_queue.transport.deadline import Attempt, watched, watching
-from groq_queue.transport.protocol import Alarm, Reply
+from groq_queue.transport.protocol import CallLater, Reply
 from groq_queue.transport.secret import Secret
 
 _MOST_UNREAD = 16  # kept connections that may turn out closed, one after the other, before the attempt is given up
@@ -44,7 +44,7 @@ class _Bearer(AuthBase):
         return request
 
 
-class SessionTransport(WireTransport):
+class SessionTransport(BaseTransport):
     """Sends attempts through a prepared session; as safe for threads as that session is.
 
     Args:
@@ -64,7 +64,7 @@ class SessionTransport(WireTransport):
         *,
         user_agent: str | None = None,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
-        alarm: Alarm | None = None,
+        alarm: CallLater | None = None,
     ) -> None:
         if not isinstance(session, requests.Session):
             raise ConfigurationError(f"session={safe_repr(session)}: use a requests.Session")

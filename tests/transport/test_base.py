@@ -16,7 +16,7 @@ import pytest
 
 from groq_queue.errors import APIConnectionError, ConfigurationError
 from groq_queue.transport import Secret, pooled
-from groq_queue.transport.base import Unacceptable, decoded, read_body
+from groq_queue.transport.base import BadResponse, decoded, read_body
 from groq_queue.transport.deadline import Attempt, WatchedConnection
 from groq_queue.transport.exchange import Head, fields_of, write
 
@@ -75,7 +75,7 @@ def test_a_body_of_the_very_cap_is_accepted_and_one_byte_more_is_not(length: int
     Whether its length was announced or not.
     """
     assert b"abcde" == read_body(Pieces(b"abc", b"de").read1, length, Attempt(CALM), 5)
-    with pytest.raises(Unacceptable, match="larger than 4 bytes"):
+    with pytest.raises(BadResponse, match="larger than 4 bytes"):
         read_body(Pieces(b"abc", b"de").read1, length, Attempt(CALM), 4)
 
 
@@ -159,7 +159,7 @@ def test_a_bomb_is_never_unpacked():
 
     tracemalloc.start()
     try:
-        with pytest.raises(Unacceptable):
+        with pytest.raises(BadResponse):
             decoded(bomb, "gzip", 100_000)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -191,9 +191,9 @@ def test_one_byte_above_the_cap_is_too_much_and_no_body_is_none_in_every_encodin
     """
     two = gzip.compress(b"one ") + gzip.compress(b"two")
 
-    with pytest.raises(Unacceptable, match="unpacks to more than 6 bytes"):
+    with pytest.raises(BadResponse, match="unpacks to more than 6 bytes"):
         decoded(two, "gzip", 6)
-    with pytest.raises(Unacceptable, match="cut short inside its gzip"):
+    with pytest.raises(BadResponse, match="cut short inside its gzip"):
         decoded(two[:-1], "gzip", 100)
     assert b"" == decoded(b"", "br", 6)
 
@@ -600,5 +600,5 @@ def test_headers_that_leave_the_end_open_are_refused(lines: list[str], words: st
     """
     The rest could pass for the next answer.
     """
-    with pytest.raises(Unacceptable, match=words):
+    with pytest.raises(BadResponse, match=words):
         fields(*lines)

@@ -12,7 +12,7 @@ from urllib3 import exceptions as urllib3_errors
 
 from groq_queue.errors import APIConnectionError, APITimeoutError
 from groq_queue.transport import Secret
-from groq_queue.transport.base import Unacceptable, broke_off, translate
+from groq_queue.transport.base import BadResponse, broke_off, translate
 from groq_queue.transport.deadline import Attempt, WatchedConnection
 
 from .conftest import KEY
@@ -94,7 +94,7 @@ UNVERIFIED.verify_message = "self-signed certificate"
             caused(urllib3_errors.SSLError("handshake"), ConnectionResetError(104, "Connection reset by peer")),
             "connecting", "no", False, f"TLS with {ADDRESS} failed: Connection reset by peer",
         ),
-        (Unacceptable("answer has two lengths"), "answered", "yes", False, f"{ADDRESS}: answer has two lengths"),
+        (BadResponse("answer has two lengths"), "answered", "yes", False, f"{ADDRESS}: answer has two lengths"),
         (http.client.IncompleteRead(b"x"), "answered", "yes", False, f"answer of {ADDRESS} was cut short"),
         (
             urllib3_errors.IncompleteRead(1, 2), "answered", "yes", False, f"answer of {ADDRESS} was cut short",
@@ -135,7 +135,7 @@ def test_a_foreign_error_is_told_in_our_words(error: BaseException, stage: str, 
     assert ("silent" in text or "within" in text) is isinstance(told, APITimeoutError)
 
 
-@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), Unacceptable("cut"), ValueError("odd")])
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), BadResponse("cut"), ValueError("odd")])
 def test_after_the_alarm_whatever_was_raised_is_a_time_out(error: BaseException):
     """
     The shutdown makes the libraries raise anything.
@@ -183,7 +183,7 @@ def test_a_proxy_whose_name_does_not_exist_is_the_name_that_is_told():
         (urllib3_errors.LocationParseError("h"), "no"),
         (requests.exceptions.ProxyError(urllib3_errors.ProxyError("no", OSError())), "no"),
         (UNVERIFIED, "no"),
-        (Unacceptable("too large"), "yes"),
+        (BadResponse("too large"), "yes"),
         (requests.ReadTimeout("late"), "unknown"),
         (ConnectionResetError(), "unknown"),
     ],
