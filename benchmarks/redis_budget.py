@@ -39,17 +39,17 @@ USED = {"RPM": 1, "RPD": 1, "TPM": 300, "TPD": 300}
 
 
 def pairs_of_ours(url: str, seconds: float) -> int:
-    from groq_queue.limiters.redis import RedisLedger
-    from groq_queue.limiters.store import Claim, Granted
+    from groq_queue.limiters.redis import RedisBudgetStore
+    from groq_queue.limiters.store import ReservationRequest, Reserved
 
-    ledger = RedisLedger.open(url)
+    ledger = RedisBudgetStore.open(url)
     ledger.standing("benchmark")
     wait_for_start()
     until, number = time.perf_counter() + seconds, 0
     while time.perf_counter() < until:
         number += 1
-        claim = Claim(f"{ledger.token}-{number}", "benchmark", COST)
-        assert isinstance(ledger.reserve(claim, LIMITS), Granted)
+        claim = ReservationRequest(f"{ledger.token}-{number}", "benchmark", COST)
+        assert isinstance(ledger.reserve(claim, LIMITS), Reserved)
         ledger.settle(claim.lane, claim.id, COST, USED, {}, LIMITS)
     ledger.close()
     return number

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from groq_queue import __version__
-from groq_queue.limiters.sqlite import SqliteLedger
-from groq_queue.limiters.store import Claim, Granted
+from groq_queue.limiters.sqlite import SqliteBudgetStore
+from groq_queue.limiters.store import ReservationRequest, Reserved
 
 MINUTE_NS = 60_000_000_000
 FAR = dict.fromkeys(("RPM", "RPD", "TPM", "TPD"), (10**12, MINUTE_NS))
@@ -34,13 +34,13 @@ COST = {"RPM": 1, "RPD": 1, "TPM": 500, "TPD": 500}
 
 def rounds(path: str) -> Callable[[], None]:
     """Return one request's calls: reserve and settle."""
-    ledger, number = SqliteLedger(path), 0
+    ledger, number = SqliteBudgetStore(path), 0
 
     def one() -> None:
         nonlocal number
         number += 1
-        claim = Claim(f"{ledger.token}-{number}", "lane", COST)
-        assert isinstance(ledger.reserve(claim, FAR), Granted)
+        claim = ReservationRequest(f"{ledger.token}-{number}", "lane", COST)
+        assert isinstance(ledger.reserve(claim, FAR), Reserved)
         ledger.settle("lane", claim.id, COST, COST, {}, FAR)
 
     return one
@@ -48,12 +48,12 @@ def rounds(path: str) -> Callable[[], None]:
 
 def denials(path: str) -> Callable[[], None]:
     """Return one denied reserve of a claim that stands in line."""
-    ledger = SqliteLedger(path)
+    ledger = SqliteBudgetStore(path)
     ledger.charge("full", dict.fromkeys(COST, 1), NEAR)
-    claim = Claim(f"{ledger.token}-1", "full", dict.fromkeys(COST, 1))
+    claim = ReservationRequest(f"{ledger.token}-1", "full", dict.fromkeys(COST, 1))
 
     def one() -> None:
-        assert not isinstance(ledger.reserve(claim, NEAR), Granted)
+        assert not isinstance(ledger.reserve(claim, NEAR), Reserved)
 
     return one
 

@@ -100,7 +100,7 @@ class Bucket:
         for name in _LEVELS:
             setattr(self, name, getattr(self, name) + shift_ns * self.limit)
 
-    def wait_ns(self, cost: int, now_ns: int, *, credits: bool = False) -> int | None:
+    def wait_ns(self, cost: int, now_ns: int, *, refunds_unused: bool = False) -> int | None:
         """Return how long until *cost* fits if nothing else happens.
 
         Args:
@@ -112,16 +112,16 @@ class Bucket:
             0 if it fits now, else the exact number of nanoseconds; None if no
             time suffices until an open lease ends.
         """
-        excess = self._level(now_ns, credits) - (self.limit - self.held - cost) * self.period_ns
+        excess = self._level(now_ns, refunds_unused) - (self.limit - self.held - cost) * self.period_ns
         if excess <= 0:
             return 0
         if self.held + cost > self.limit:
             return None
         return -(-excess // self.limit)
 
-    def forecast_ns(self, units: int, now_ns: int, *, credits: bool) -> int:
+    def forecast_ns(self, units: int, now_ns: int, *, refunds_unused: bool) -> int:
         """Return how long until *units* more have fitted, if everything held becomes level meanwhile."""
-        excess = self._level(now_ns, credits) - (self.limit - self.held - units) * self.period_ns
+        excess = self._level(now_ns, refunds_unused) - (self.limit - self.held - units) * self.period_ns
         return max(0, -(-excess // self.limit))
 
     def hold(self, cost: int) -> None:
@@ -129,10 +129,10 @@ class Bucket:
         self.held += cost
         self.leased += cost
 
-    def take(self, cost: int, now_ns: int, credits: bool) -> bool:
+    def take(self, cost: int, now_ns: int, refunds_unused: bool) -> bool:
         """Hold *cost* if it fits now, as ``wait_ns`` tells; return whether it did."""
         room = (self.limit - self.held - cost) * self.period_ns
-        level = (self._credited if credits else self._strict) - now_ns * self.limit
+        level = (self._credited if refunds_unused else self._strict) - now_ns * self.limit
         if room < 0 or level > room:
             return False
         self.held += cost
@@ -198,9 +198,9 @@ class Bucket:
         self.held -= cost
         self.refunded += cost
 
-    def used(self, now_ns: int, *, credits: bool = False) -> int:
+    def used(self, now_ns: int, *, refunds_unused: bool = False) -> int:
         """Return the units in use, open leases included, rounded up; may exceed the limit."""
-        return self.held + -(-self._level(now_ns, credits) // self.period_ns)
+        return self.held + -(-self._level(now_ns, refunds_unused) // self.period_ns)
 
     def begin_at(self, used: int, now_ns: int) -> None:
         """Take the server's first word on a limit: *used*, to which every open lease may still be added."""
@@ -241,6 +241,6 @@ class Bucket:
         """Return the units that drain in *duration_ns*, rounded up."""
         return -(-duration_ns * self.limit // self.period_ns)
 
-    def _level(self, now_ns: int, credits: bool) -> int:
+    def _level(self, now_ns: int, refunds_unused: bool) -> int:
         """Return the drained level, in units times ``period_ns``."""
-        return max(0, (self._credited if credits else self._strict) - now_ns * self.limit)
+        return max(0, (self._credited if refunds_unused else self._strict) - now_ns * self.limit)

@@ -223,11 +223,13 @@ class Budget:
         pace_ns = self.pace.wait_ns(now_ns)
         blocked = Blocked("pace", pace_ns) if pace_ns else None
         for name, bucket in self._buckets.items():
-            wait_ns = bucket.wait_ns(cost.units(name), now_ns, credits=self._credits)
+            wait_ns = bucket.wait_ns(cost.units(name), now_ns, refunds_unused=self._credits)
             if wait_ns == 0:
                 continue
             if blocked is None or wait_ns is None or (blocked.wait_ns is not None and wait_ns > blocked.wait_ns):
-                blocked = Blocked("limit", wait_ns, name, bucket.used(now_ns, credits=self._credits), bucket.limit)
+                blocked = Blocked(
+                    "limit", wait_ns, name, bucket.used(now_ns, refunds_unused=self._credits), bucket.limit
+                )
                 if wait_ns is None:
                     break
         return blocked
@@ -343,7 +345,7 @@ class Budget:
             self._hold_until_ns, self._hold_dimension = now_ns + wait_ns, ""
 
     @property
-    def credits(self) -> bool:
+    def refunds_unused(self) -> bool:
         """Whether the server was seen to give unused allowance back."""
         return self._credits
 
@@ -353,7 +355,7 @@ class Budget:
         lowered = self._buckets["TPM"].lowered if "TPM" in self._buckets else 0
         return self._credits or self._unused < 4 * lowered or "TPM" not in self._buckets
 
-    def believe_credits(self) -> None:
+    def assume_refunds(self) -> None:
         """Take it from others who share the budget that the server gives unused allowance back."""
         self._credits = not self._is_disproved("TPM")
 
@@ -401,13 +403,13 @@ class Budget:
                 units = requests + 1
             else:
                 units = ahead.units(name) + cost.units(name) + int(bucket.drain_of(flight_ns) * surplus)
-            wait_ns = max(wait_ns, bucket.forecast_ns(units, now_ns, credits=self._credits))
+            wait_ns = max(wait_ns, bucket.forecast_ns(units, now_ns, refunds_unused=self._credits))
         return wait_ns
 
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state."""
         return [
-            Level(name, bucket.used(now_ns, credits=self._credits), bucket.limit, bucket.period_ns / 1e9)
+            Level(name, bucket.used(now_ns, refunds_unused=self._credits), bucket.limit, bucket.period_ns / 1e9)
             for name, bucket in self._buckets.items()
         ]
 
@@ -448,7 +450,7 @@ class Budget:
                 del self._large_holds[name]
             elif cost.units(name) >= units:
                 bucket = self._buckets[name]
-                used = bucket.used(now_ns, credits=self._credits)
+                used = bucket.used(now_ns, refunds_unused=self._credits)
                 return Blocked("limit", until_ns - now_ns, name, used, bucket.limit)
         return None
 

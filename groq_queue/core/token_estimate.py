@@ -274,15 +274,15 @@ class Estimator:
         told = max(self._allowances, default=_DEFAULT_COMPLETION)
         return max(told, self._usual_output)
 
-    def expect(self, backlog: Backlog, *, credits: bool) -> TokenCost:
+    def expect(self, backlog: Backlog, *, refunds_unused: bool) -> TokenCost:
         """Return what *backlog* will probably have cost once it is answered.
 
         Args:
             backlog: Requests not sent yet.
             credits: The server gives unused allowance back.
         """
-        share = self._mean_share.value if credits else 1.0
-        output = self._mean_output.value if credits else self._allowance()
+        share = self._mean_share.value if refunds_unused else 1.0
+        output = self._mean_output.value if refunds_unused else self._allowance()
         completion = backlog.capped * share + backlog.uncapped * output
         prompt = backlog.base * self._mean_ratio.value + backlog.exact
         return TokenCost(round(prompt), round(completion), backlog.audio_s)

@@ -309,20 +309,22 @@ class ProcessMeter:
             now_ns: The present instant.
         """
         with self._lock:
-            credits, own, held = self._budget.expects_credits, self._price(size), self._budget.held()
-            expected = self._estimator.expect(ahead, credits=credits)
+            refunds_unused, own, held = self._budget.expects_credits, self._price(size), self._budget.held()
+            expected = self._estimator.expect(ahead, refunds_unused=refunds_unused)
             # Open leases and whoever is under way then hold their whole allowance, but will not use it all.
-            under_way = self._estimator.expect(Backlog(capped=held.completion), credits=credits).completion
+            under_way = self._estimator.expect(
+                Backlog(capped=held.completion), refunds_unused=refunds_unused
+            ).completion
             ahead_cost = expected._replace(completion=expected.completion - held.completion + under_way)
-            real = self._estimator.expect(Backlog().plus(size), credits=credits).tokens
+            real = self._estimator.expect(Backlog().plus(size), refunds_unused=refunds_unused).tokens
             surplus = max(0.0, own.tokens / max(1, real) - 1)
             return self._budget.forecast(ahead.requests, ahead_cost, own, surplus, flight_ns, now_ns)
 
     def expect(self, backlog: Backlog) -> tuple[TokenCost, TokenCost]:
         """Return what *backlog* will probably be charged by the limits, and what will have to be paid for."""
         with self._lock:
-            charged = self._estimator.expect(backlog, credits=self._budget.expects_credits)
-            return charged, self._estimator.expect(backlog, credits=True)
+            charged = self._estimator.expect(backlog, refunds_unused=self._budget.expects_credits)
+            return charged, self._estimator.expect(backlog, refunds_unused=True)
 
     def ledger(self) -> dict[str, tuple[int, int, int, int]]:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""

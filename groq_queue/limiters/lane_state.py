@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.budget import Blocked, Level, TooLarge
-from groq_queue.limiters.store import KnownLimits, Seen, Standing, Units
+from groq_queue.limiters.store import KnownLimits, LaneStatus, ServerLimit, Units
 
 _TURN = 1 << 20  # virtual time of a turn of cost 1 at weight 1
 
@@ -30,7 +30,7 @@ class Reservation(NamedTuple):
     ended: Mapping[str, int]
 
 
-class Books:
+class LaneState:
     """The state of one lane.
 
     Args:
@@ -42,7 +42,7 @@ class Books:
         self.buckets = {name: Bucket.from_state(numbers) for name, numbers in state.get("buckets", {}).items()}
         self.hold_until_ns: int = state.get("hold_until_ns", 0)
         self.hold_dimension: str = state.get("hold_dimension", "")
-        self.credits: bool = state.get("credits", False)
+        self.refunds_unused: bool = state.get("credits", False)
         self.slowest_ns: int = state.get("slowest_ns", 0)
         self._turns: dict[str, int] = dict(state.get("turns", {}))  # by priority: the largest tag granted
 
@@ -52,7 +52,7 @@ class Books:
             "buckets": {name: bucket.state() for name, bucket in self.buckets.items()},
             "hold_until_ns": self.hold_until_ns,
             "hold_dimension": self.hold_dimension,
-            "credits": self.credits,
+            "credits": self.refunds_unused,
             "slowest_ns": self.slowest_ns,
             "turns": self._turns,
         }
@@ -122,11 +122,13 @@ class Books:
         blocked: Blocked | None = None
         for name, bucket in self.buckets.items():
             units = cost.get(name, 0)
-            wait_ns = bucket.wait_ns(units, now_ns, credits=self.credits) if units else 0
+            wait_ns = bucket.wait_ns(units, now_ns, refunds_unused=self.refunds_unused) if units else 0
             if wait_ns == 0:
                 continue
             if blocked is None or wait_ns is None or (blocked.wait_ns is not None and wait_ns > blocked.wait_ns):
-                blocked = Blocked("limit", wait_ns, name, bucket.used(now_ns, credits=self.credits), bucket.limit)
+                blocked = Blocked(
+                    "limit", wait_ns, name, bucket.used(now_ns, refunds_unused=self.refunds_unused), bucket.limit
+                )
                 if wait_ns is None:
                     break
         return blocked
@@ -167,7 +169,7 @@ class Books:
             if units:
                 bucket.settle(0, units, units, now_ns)
 
-    def observe(self, ended: Reservation, seen: Mapping[str, Seen], new: set[str], now_ns: int) -> None:
+    def observe(self, ended: Reservation, seen: Mapping[str, ServerLimit], new: set[str], now_ns: int) -> None:
         """Take the headers of an answer to the settled *ended* as truth; see ``Ledger.settle``."""
         for name, header in seen.items():
             bucket = self.buckets.get(name)
@@ -180,7 +182,7 @@ class Books:
                 since = bucket.ended - ended.ended.get(name, 0)
                 bucket.at_most(header.limit - header.remaining + since, now_ns)
                 slack = bucket.restarts * bucket.drain_of(self.slowest_ns) + bucket.limit // 100
-                self.credits = self.credits or bucket.lowered > slack
+                self.refunds_unused = self.refunds_unused or bucket.lowered > slack
             bucket.at_least(bucket.limit - header.remaining, now_ns - ended.granted_ns, now_ns)
 
     def at_least(self, dimension: str, used: int, age_ns: int, now_ns: int) -> None:
@@ -194,10 +196,10 @@ class Books:
         if now_ns + wait_ns > self.hold_until_ns:
             self.hold_until_ns, self.hold_dimension = now_ns + wait_ns, dimension
 
-    def standing(self, processes: int, now_ns: int) -> Standing:
+    def standing(self, processes: int, now_ns: int) -> LaneStatus:
         """Return the present state of every limit."""
         levels = [
-            Level(name, bucket.used(now_ns, credits=self.credits), bucket.limit, bucket.period_ns / 1e9)
+            Level(name, bucket.used(now_ns, refunds_unused=self.refunds_unused), bucket.limit, bucket.period_ns / 1e9)
             for name, bucket in self.buckets.items()
         ]
-        return Standing(levels, self.credits, max(1, processes), max(0, self.hold_until_ns - now_ns))
+        return LaneStatus(levels, self.refunds_unused, max(1, processes), max(0, self.hold_until_ns - now_ns))

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from groq_queue.clock import Clock
 from groq_queue.errors import ConfigurationError, safe_repr
-from groq_queue.limiters.store import Ledger
+from groq_queue.limiters.store import BudgetStore
 
 SCHEMES = ("sqlite", "redis", "rediss")
 
@@ -26,7 +26,7 @@ def check_address(limiter: object) -> str:
     )
 
 
-def open_ledger(address: str, clock: Clock) -> Ledger:
+def open_ledger(address: str, clock: Clock) -> BudgetStore:
     """Open the store at *address*.
 
     Raises:
@@ -35,9 +35,9 @@ def open_ledger(address: str, clock: Clock) -> Ledger:
         LimiterUnavailable: It cannot be used.
     """
     if check_address(address).startswith("sqlite:"):
-        from groq_queue.limiters.sqlite import SqliteLedger
+        from groq_queue.limiters.sqlite import SqliteBudgetStore
 
-        return SqliteLedger.open(address, clock)
+        return SqliteBudgetStore.open(address, clock)
     module = import_module("groq_queue.limiters.redis")
-    ledger: Ledger = module.RedisLedger.open(address)
+    ledger: BudgetStore = module.RedisLedger.open(address)
     return ledger

@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.budget import Blocked, Level, TooLarge
 from groq_queue.errors import ConfigurationError, LimiterUnavailable, MissingExtraError
-from groq_queue.limiters.store import Claim, Granted, KnownLimits, Seen, Standing, Units
+from groq_queue.limiters.store import KnownLimits, LaneStatus, ReservationRequest, Reserved, ServerLimit, Units
 
 ANSWER_S = 2.0
 """A server that does not answer in this time is taken for away."""
@@ -67,7 +67,7 @@ class _Lane:
     due_ns: int | None = None
 
 
-class RedisLedger:
+class RedisBudgetStore:
     """The budgets of a Redis, a Valkey or a Redis Cluster; see ``limiters.store`` for what each method means.
 
     One thread at a time may use it, so there is no lock.
@@ -95,7 +95,7 @@ class RedisLedger:
         self._subscribe_at_ns = 0
 
     @classmethod
-    def open(cls, url: str, clock: Clock | None = None) -> RedisLedger:
+    def open(cls, url: str, clock: Clock | None = None) -> RedisBudgetStore:
         """Open ``redis://[user:password@]host[:port][/db][?scope=acme]``, or ``rediss://`` for TLS.
 
         Nothing is sent yet. Other words of the query are redis-py's; ``cluster=true`` is for a Redis Cluster.
@@ -126,7 +126,7 @@ class RedisLedger:
     def token(self) -> str:
         return self._token
 
-    def reserve(self, claim: Claim, limits: KnownLimits) -> Granted | Blocked | TooLarge:
+    def reserve(self, claim: ReservationRequest, limits: KnownLimits) -> Reserved | Blocked | TooLarge:
         lane = self._lane(claim.lane)
         lane.waiting.add(claim.id)
         length = max(1, round(claim.turn_cost * _SCALE / claim.weight))
@@ -149,7 +149,7 @@ class RedisLedger:
         if code == _TOO_LARGE:
             return TooLarge(used, limit, name)
         lane.leases[claim.id] = costs
-        return Granted(claim.id)
+        return Reserved(claim.id)
 
     def settle(
         self,
@@ -157,7 +157,7 @@ class RedisLedger:
         claim_id: str,
         requested: Units,
         used: Units,
-        seen: Mapping[str, Seen],
+        seen: Mapping[str, ServerLimit],
         limits: KnownLimits,
     ) -> None:
         names = [name for name in {**requested, **used} if requested.get(name) or used.get(name)]
@@ -185,12 +185,12 @@ class RedisLedger:
         known = self._lane(lane)
         self._step(known, "at_least", *self._limits(known, limits), dimension, max(0, used), age_ns // _US)
 
-    def standing(self, lane: str) -> Standing:
-        _, held_us, credits, processes, rows = self._step(self._lane(lane), "standing")
+    def standing(self, lane: str) -> LaneStatus:
+        _, held_us, refunds_unused, processes, rows = self._step(self._lane(lane), "standing")
         levels = [Level(name.decode(), used, limit, period_us / 1e6) for name, used, limit, period_us in rows]
-        return Standing(levels, credits == b"1", max(1, processes), held_us * _US)
+        return LaneStatus(levels, refunds_unused == b"1", max(1, processes), held_us * _US)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         now_ns = self._clock.now_ns()
         for lane in self._lanes.values():
             if (lane.leases or lane.waiting) and now_ns - lane.beat_ns >= _BEAT_NS:
@@ -261,7 +261,7 @@ class RedisLedger:
 
     def _reminder(self, lane: _Lane) -> list[object]:
         """Return what we remember of a lane, as "restore" wants it."""
-        _, _, now_us, credits, packed = lane.memory.split(b" ", 4)
+        _, _, now_us, refunds_unused, packed = lane.memory.split(b" ", 4)
         elapsed_us = (self._clock.now_ns() - lane.at_ns) // _US
         limits: list[object] = []
         levels: list[object] = []
@@ -273,7 +273,7 @@ class RedisLedger:
             levels += [name, *(each - int(now_us) - elapsed_us for each in (strict_us, credited_us))]
         count = len(levels) // 3
         leases = [word for pair in lane.leases.items() for word in pair]
-        return [credits, count, *limits, count, *levels, *leases]
+        return [refunds_unused, count, *limits, count, *levels, *leases]
 
     def _run(self, lane: _Lane, operation: str, *words: object) -> list[Any]:
         arguments = (operation, self._token, lane.channel, lane.epoch, lane.step, *words)

@@ -20,7 +20,7 @@ from typing import Protocol
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
-from groq_queue.limiters.store import LEASE_S, Claim, Granted, KnownLimits, Ledger, Standing
+from groq_queue.limiters.store import LEASE_S, BudgetStore, KnownLimits, LaneStatus, ReservationRequest, Reserved
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -34,45 +34,45 @@ _ASK_AGAIN_NS = NS_PER_S  # without any hint: whoever stands before us may have 
 _RETRY_NS = (NS_PER_S // 4, NS_PER_S // 2, NS_PER_S)  # the last one again and again
 _OUTAGE_AFTER = 2  # failures in a row
 
-End = Callable[[Ledger], None]
+End = Callable[[BudgetStore], None]
 """What the ledger is to be told, as a call."""
 
 
-class Asker(Protocol):
+class LeaseWaiter(Protocol):
     """A meter, as the agent sees it. All are thread-safe; those that return nothing may call listeners."""
 
     @property
     def lane(self) -> str: ...
-    def wish(self) -> tuple[Claim, KnownLimits] | None: ...
-    def deliver(self, claim: Claim, reply: Granted | Blocked | TooLarge, now_ns: int) -> None: ...
+    def wish(self) -> tuple[ReservationRequest, KnownLimits] | None: ...
+    def deliver(self, claim: ReservationRequest, reply: Reserved | Blocked | TooLarge, now_ns: int) -> None: ...
     def give_back_late(self, now_ns: int) -> int | None: ...
     def is_open(self) -> bool: ...
-    def stand(self, standing: Standing, now_ns: int) -> None: ...
+    def stand(self, standing: LaneStatus, now_ns: int) -> None: ...
     def lost(self, error: LimiterUnavailable, now_ns: int) -> None: ...
     def found(self, now_ns: int) -> None: ...
     def withdraw(self) -> None: ...
 
 
-class Agent:
+class ReservationClient:
     """An errand: ``run`` whenever stirred or due, ``finish`` at the end.
 
     ``_lock`` guards ``_outbox`` and ``_askers`` and is a leaf. Everything else is the errand's own, and the
     ledger is used by nobody else.
     """
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: BudgetStore, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
         self._lock = threading.Lock()
         self._outbox: deque[End] = deque()
-        self._askers: list[Asker] = []
+        self._askers: list[LeaseWaiter] = []
         self._due: dict[str, tuple[str, int, int]] = {}  # by lane: claim asked for, when to ask again, look interval
         self._looked_ns = 0
         self._beat_ns = 0
         self._failures = 0
         self._retry_ns = 0
 
-    def add(self, asker: Asker) -> None:
+    def add(self, asker: LeaseWaiter) -> None:
         """Serve one more meter."""
         with self._lock:
             self._askers.append(asker)
@@ -120,9 +120,9 @@ class Agent:
             )
         self._ledger.close()
 
-    def _serve(self, askers: list[Asker], now_ns: int) -> int | None:
+    def _serve(self, askers: list[LeaseWaiter], now_ns: int) -> int | None:
         if self._failures:
-            self._ledger.beat()  # nothing may be due now, which would prove nothing
+            self._ledger.heartbeat()  # nothing may be due now, which would prove nothing
         for asker in askers:
             asker.give_back_late(now_ns)
         may_have_freed = self._flush() or self._has_changed(now_ns)
@@ -131,7 +131,7 @@ class Agent:
         if not any(asker.is_open() for asker in askers):
             return None
         if now_ns - self._beat_ns >= _BEAT_NS:
-            self._ledger.beat()
+            self._ledger.heartbeat()
             self._beat_ns = now_ns
             for asker in askers:
                 if asker.is_open():
@@ -141,7 +141,7 @@ class Agent:
         dues = [due_ns for _, due_ns, _ in self._due.values()]
         return min([*late, *looks, *dues, self._beat_ns + _BEAT_NS])
 
-    def _ask(self, asker: Asker, may_have_freed: bool, now_ns: int) -> None:
+    def _ask(self, asker: LeaseWaiter, may_have_freed: bool, now_ns: int) -> None:
         """Ask the ledger for what a meter wants, if there is reason to."""
         wish = asker.wish()
         if wish is None:
@@ -188,7 +188,7 @@ class Agent:
             with self._lock:
                 self._outbox.popleft()
 
-    def _failed(self, error: LimiterUnavailable, askers: list[Asker]) -> int:
+    def _failed(self, error: LimiterUnavailable, askers: list[LeaseWaiter]) -> int:
         now_ns = self._clock.now_ns()
         wait_ns = _RETRY_NS[min(self._failures, len(_RETRY_NS) - 1)]
         self._failures += 1

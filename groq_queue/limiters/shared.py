@@ -21,8 +21,8 @@ from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
 from groq_queue.lifecycle import renew_in_children
 from groq_queue.limiters.in_process import ProcessMeter, UserLimits, charged
-from groq_queue.limiters.reservation_client import Agent, End
-from groq_queue.limiters.store import Claim, Granted, KnownLimits, Ledger, Seen, Standing
+from groq_queue.limiters.reservation_client import End, ReservationClient
+from groq_queue.limiters.store import BudgetStore, KnownLimits, LaneStatus, ReservationRequest, Reserved, ServerLimit
 
 OnOutage = Literal["wait", "raise", "local_share"]
 
@@ -31,7 +31,7 @@ _CLOSING_S = 5.0
 _NOBODY = LeaseApplicant("")
 
 
-class Courier(Protocol):
+class TaskThread(Protocol):
     """The thread that runs the agent; see ``engine.courier``."""
 
     def start(self) -> None: ...
@@ -57,12 +57,12 @@ class SharedLimiter:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: BudgetStore,
         limits: UserLimits,
         address: str,
         account: str,
         clock: Clock,
-        hire: Callable[[Agent], Courier],
+        hire: Callable[[ReservationClient], TaskThread],
         margin: float = 0.0,
         on_outage: OnOutage = "wait",
     ) -> None:
@@ -75,7 +75,7 @@ class SharedLimiter:
         renew_in_children(self)
 
     def _begin(self) -> None:
-        self._agent = Agent(self._ledger, self._clock)
+        self._agent = ReservationClient(self._ledger, self._clock)
         self._courier = self._hire(self._agent)
         self._token, self._numbers = self._ledger.token, itertools.count(1)
         self._meters: dict[str, SharedMeter] = {}  # by lane; engines ask under their lock, and dicts are atomic
@@ -129,8 +129,8 @@ class SharedMeter(ProcessMeter):
         lane: str,
         limits: Limits | None,
         margin: float,
-        agent: Agent,
-        courier: Courier,
+        agent: ReservationClient,
+        courier: TaskThread,
         new_id: Callable[[], str],
         on_outage: OnOutage,
     ) -> None:
@@ -142,15 +142,15 @@ class SharedMeter(ProcessMeter):
         self._new_id = new_id
         self._on_outage: OnOutage = on_outage
         self._turn = _NOBODY  # whose claim or grant it is
-        self._claim: Claim | None = None
+        self._claim: ReservationRequest | None = None
         self._reply: Blocked | TooLarge | None = None
         self._replied_ns = 0
-        self._grant: Claim | None = None
+        self._grant: ReservationRequest | None = None
         self._granted_ns = 0
         self._reservations: dict[Lease, str | None] = {}  # open leases; None was granted without the ledger
         self._outage: LimiterUnavailable | None = None
         self._whole: KnownLimits | None = None  # the capacities, while this process goes by a share of them
-        self._standing = Standing([])
+        self._standing = LaneStatus([])
         self._stood_ns = 0
 
     # -- what the engine asks, under its lock
@@ -207,7 +207,9 @@ class SharedMeter(ProcessMeter):
             return
         self._drop(ends)
         self._turn = turn
-        self._claim = Claim(self._new_id(), self.lane, _units(cost), turn.priority, turn.client, turn.weight, turn.cost)
+        self._claim = ReservationRequest(
+            self._new_id(), self.lane, _units(cost), turn.priority, turn.client, turn.weight, turn.cost
+        )
 
     def _answered(self, now_ns: int) -> Blocked | TooLarge | None:
         """Return what the ledger said of the claim, if the engine has to know it."""
@@ -247,7 +249,7 @@ class SharedMeter(ProcessMeter):
         with self._lock:
             limits = self._whole or self._budget.capacities()
             told = {
-                header.dimension: Seen(
+                header.dimension: ServerLimit(
                     header.limit, header.remaining, self._budget.may_be_lowered(header.dimension, header.limit)
                 )
                 for header in headers or ()
@@ -349,18 +351,18 @@ class SharedMeter(ProcessMeter):
 
     # -- what the agent asks and brings
 
-    def wish(self) -> tuple[Claim, KnownLimits] | None:
+    def wish(self) -> tuple[ReservationRequest, KnownLimits] | None:
         """Return what the ledger is to be asked for, or None."""
         with self._lock:
             return None if self._claim is None else (self._claim, self._budget.capacities())
 
-    def deliver(self, claim: Claim, reply: Granted | Blocked | TooLarge, now_ns: int) -> None:
+    def deliver(self, claim: ReservationRequest, reply: Reserved | Blocked | TooLarge, now_ns: int) -> None:
         """Take the ledger's answer to *claim*; one that was given up meanwhile is being given back already."""
         with self._lock:
             if self._claim is not claim:
                 return
             was_told = self._reply
-            if isinstance(reply, Granted):
+            if isinstance(reply, Reserved):
                 self._claim, self._reply = None, None
                 self._grant, self._granted_ns = claim, now_ns
             else:
@@ -389,12 +391,12 @@ class SharedMeter(ProcessMeter):
         with self._lock:
             return bool(self._claim or self._grant or self._reservations)
 
-    def stand(self, standing: Standing, now_ns: int) -> None:
+    def stand(self, standing: LaneStatus, now_ns: int) -> None:
         """Take the ledger's present state."""
         with self._lock:
             self._standing, self._stood_ns = standing, now_ns
-            if standing.credits:
-                self._budget.believe_credits()
+            if standing.refunds_unused:
+                self._budget.assume_refunds()
 
     def lost(self, error: LimiterUnavailable, now_ns: int) -> None:
         """Note that the ledger cannot be reached."""
@@ -468,10 +470,10 @@ def _units(cost: TokenCost) -> dict[str, int]:
     return {name: units for name in DIMENSIONS if (units := cost.units(name))}
 
 
-def _fits(cost: TokenCost, claim: Claim) -> bool:
+def _fits(cost: TokenCost, claim: ReservationRequest) -> bool:
     return all(units <= claim.cost.get(name, 0) for name, units in _units(cost).items())
 
 
-def _is_met(cost: TokenCost, claim: Claim) -> bool:
+def _is_met(cost: TokenCost, claim: ReservationRequest) -> bool:
     """Return whether *claim* is for *cost*, or for hardly more."""
     return _fits(cost, claim) and all(cost.units(name) * 10 >= units * 9 for name, units in claim.cost.items())

@@ -32,14 +32,14 @@ from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
 from groq_queue.lifecycle import fork_between
 from groq_queue.limiters import budgetfile
-from groq_queue.limiters.lane_state import Books, Reservation
-from groq_queue.limiters.store import LEASE_S, Claim, Granted, KnownLimits, Seen, Standing, Units
+from groq_queue.limiters.lane_state import LaneState, Reservation
+from groq_queue.limiters.store import LEASE_S, KnownLimits, LaneStatus, ReservationRequest, Reserved, ServerLimit, Units
 
 _LEASE_NS = round(LEASE_S * NS_PER_S)
 _KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that is not written down again
 
 
-class SqliteLedger:
+class SqliteBudgetStore:
     """Budgets in a file; see ``Ledger``. Not thread-safe; useless in a forked child until ``renew``."""
 
     def __init__(self, path: str, clock: Clock | None = None, boot_id: str | None = None) -> None:
@@ -65,7 +65,7 @@ class SqliteLedger:
         self._connect()
 
     @classmethod
-    def open(cls, url: str, clock: Clock | None = None) -> SqliteLedger:
+    def open(cls, url: str, clock: Clock | None = None) -> SqliteBudgetStore:
         """Open, or make, the file that *url* names: ``sqlite:///path``.
 
         Raises:
@@ -76,13 +76,13 @@ class SqliteLedger:
 
     # -- claims
 
-    def reserve(self, claim: Claim, limits: KnownLimits) -> Granted | Blocked | TooLarge:
+    def reserve(self, claim: ReservationRequest, limits: KnownLimits) -> Reserved | Blocked | TooLarge:
         with self._step() as (db, now_ns):
-            self._sweep(db, now_ns)
+            self._expire_dead(db, now_ns)
             self._keep_alive(db, now_ns)
             self._changes = _changes(db)
             if _reservation(db, claim.id) is not None:
-                return Granted(claim.id)
+                return Reserved(claim.id)
             books = _books(db, claim.lane)
             if books.differs_from(limits):
                 books.fit(limits, _open_costs(db, claim.lane), now_ns)
@@ -99,7 +99,7 @@ class SqliteLedger:
             if blocked is not None:
                 return blocked
             self._grant(db, books, claim, tag, now_ns)
-            return Granted(claim.id)
+            return Reserved(claim.id)
 
     def settle(
         self,
@@ -107,7 +107,7 @@ class SqliteLedger:
         claim_id: str,
         requested: Units,
         used: Units,
-        seen: Mapping[str, Seen],
+        seen: Mapping[str, ServerLimit],
         limits: KnownLimits,
     ) -> None:
         with self._step() as (db, now_ns):
@@ -150,7 +150,7 @@ class SqliteLedger:
 
     # -- looking
 
-    def standing(self, lane: str) -> Standing:
+    def standing(self, lane: str) -> LaneStatus:
         with self._step() as (db, now_ns):
             alive = db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0]
             return _books(db, lane).standing(alive, now_ns)
@@ -164,7 +164,7 @@ class SqliteLedger:
             self._version = version
             return changes != self._changes
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         if budgetfile.is_gone(self.address, self._identity):
             self._drop_connection()
             self._connect()
@@ -182,7 +182,7 @@ class SqliteLedger:
         if self._db is None or os.getpid() != self._pid:
             return
         with suppress(LimiterUnavailable), self._step() as (db, now_ns):
-            self._bury(db, self.token, now_ns)
+            self._expire_process(db, self.token, now_ns)
         self._drop_connection()
 
     # -- steps
@@ -219,7 +219,7 @@ class SqliteLedger:
                 raise
 
     @contextmanager
-    def _books_changed(self, lane: str, limits: KnownLimits) -> Iterator[tuple[Books, int]]:
+    def _books_changed(self, lane: str, limits: KnownLimits) -> Iterator[tuple[LaneState, int]]:
         with self._step() as (db, now_ns):
             books = _books(db, lane)
             books.fit(limits, _open_costs(db, lane), now_ns)
@@ -256,7 +256,7 @@ class SqliteLedger:
     def _move(self, db: sqlite3.Connection, shift_ns: int) -> None:
         """Go over to the clock of this boot; no process of an earlier one is alive."""
         for name, state in db.execute("SELECT name, state FROM lanes").fetchall():
-            books = Books(json.loads(state))
+            books = LaneState(json.loads(state))
             books.move_by(shift_ns)
             _store(db, name, books)
         db.execute("UPDATE reservations SET granted_ns = granted_ns + ?", (shift_ns,))
@@ -269,12 +269,12 @@ class SqliteLedger:
         if row is None or row[0] - now_ns < _KEEP_ALIVE_BELOW_NS:
             db.execute("INSERT OR REPLACE INTO processes VALUES (?, ?)", (self.token, now_ns + _LEASE_NS))
 
-    def _sweep(self, db: sqlite3.Connection, now_ns: int) -> None:
+    def _expire_dead(self, db: sqlite3.Connection, now_ns: int) -> None:
         dead = db.execute("SELECT token FROM processes WHERE until_ns <= ?", (now_ns,)).fetchall()
         for (token,) in dead:
-            self._bury(db, token, now_ns)
+            self._expire_process(db, token, now_ns)
 
-    def _bury(self, db: sqlite3.Connection, token: str, now_ns: int) -> None:
+    def _expire_process(self, db: sqlite3.Connection, token: str, now_ns: int) -> None:
         """Charge in full what a process reserved, and take it out of every line."""
         left = db.execute(
             "SELECT lane, granted_ns, cost, ended FROM reservations WHERE process = ?", (token,)
@@ -290,7 +290,7 @@ class SqliteLedger:
 
     # -- the line
 
-    def _line_up(self, db: sqlite3.Connection, books: Books, claim: Claim) -> int:
+    def _line_up(self, db: sqlite3.Connection, books: LaneState, claim: ReservationRequest) -> int:
         """Return the tag of a claim, which stands in line from now on."""
         row = db.execute("SELECT tag FROM waiters WHERE id = ?", (claim.id,)).fetchone()
         if row is not None:
@@ -318,7 +318,9 @@ class SqliteLedger:
         )
         self._note_change(db)
 
-    def _grant(self, db: sqlite3.Connection, books: Books, claim: Claim, tag: int, now_ns: int) -> None:
+    def _grant(
+        self, db: sqlite3.Connection, books: LaneState, claim: ReservationRequest, tag: int, now_ns: int
+    ) -> None:
         granted = books.grant(claim.cost, claim.priority, tag, now_ns)
         db.execute("DELETE FROM waiters WHERE id = ?", (claim.id,))
         db.execute(
@@ -338,12 +340,12 @@ class SqliteLedger:
         self._changes += 1
 
 
-def _books(db: sqlite3.Connection, lane: str) -> Books:
+def _books(db: sqlite3.Connection, lane: str) -> LaneState:
     row = db.execute("SELECT state FROM lanes WHERE name = ?", (lane,)).fetchone()
-    return Books(None if row is None else json.loads(row[0]))
+    return LaneState(None if row is None else json.loads(row[0]))
 
 
-def _store(db: sqlite3.Connection, lane: str, books: Books) -> None:
+def _store(db: sqlite3.Connection, lane: str, books: LaneState) -> None:
     db.execute("INSERT OR REPLACE INTO lanes VALUES (?, ?)", (lane, json.dumps(books.state(), separators=(",", ":"))))
 
 
@@ -357,7 +359,7 @@ def _open_costs(db: sqlite3.Connection, lane: str) -> Iterator[Any]:
         yield json.loads(cost)
 
 
-def _is_first(db: sqlite3.Connection, claim: Claim) -> bool:
+def _is_first(db: sqlite3.Connection, claim: ReservationRequest) -> bool:
     first = "SELECT id FROM waiters WHERE lane = ? ORDER BY priority, tag, arrival LIMIT 1"
     return bool(db.execute(first, (claim.lane,)).fetchone()[0] == claim.id)
 

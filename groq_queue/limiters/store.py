@@ -9,7 +9,7 @@ used, and strict is believed until the server's headers disprove it.
 
 The store's own clock is the only one: durations go in and out, instants do not.
 
-A *process* here is one open ledger, with a token of its own. It has to ``beat``
+A *process* here is one open ledger, with a token of its own. It has to ``heartbeat``
 while anything of its is open; one that does not is taken for dead: what it
 reserved is charged in full, strict and credited, and drains from then on, and its
 claims leave the line.
@@ -35,7 +35,7 @@ KnownLimits = Mapping[str, tuple[int, int]]
 """``{dimension: (limit, period_ns)}``: the limits that a process goes by, limit >= 1, period_ns >= 1."""
 
 
-class Claim(NamedTuple):
+class ReservationRequest(NamedTuple):
     """One request's wish for budget.
 
     Attributes:
@@ -57,13 +57,13 @@ class Claim(NamedTuple):
     turn_cost: int = 1
 
 
-class Granted(NamedTuple):
+class Reserved(NamedTuple):
     """The claim was met: its cost is held under its id until ``settle`` or ``refund``."""
 
     claim_id: str
 
 
-class Seen(NamedTuple):
+class ServerLimit(NamedTuple):
     """One limit as the headers of an answer gave it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Seen(NamedTuple):
     lowers: bool
 
 
-class Standing(NamedTuple):
+class LaneStatus(NamedTuple):
     """A lane's present state.
 
     Attributes:
@@ -88,12 +88,12 @@ class Standing(NamedTuple):
     """
 
     levels: list[Level]
-    credits: bool = False
+    refunds_unused: bool = False
     processes: int = 1
     held_ns: int = 0
 
 
-class Ledger(Protocol):
+class BudgetStore(Protocol):
     """Budgets that several processes share. One thread at a time may use it.
 
     Every method is one step of the store: all of it happens, or nothing. Every method
@@ -118,7 +118,7 @@ class Ledger(Protocol):
         """The process's; every claim id begins with it."""
         ...
 
-    def reserve(self, claim: Claim, limits: KnownLimits) -> Granted | Blocked | TooLarge:
+    def reserve(self, claim: ReservationRequest, limits: KnownLimits) -> Reserved | Blocked | TooLarge:
         """Take the cost from every bucket, or stand in line.
 
         In this order:
@@ -147,7 +147,7 @@ class Ledger(Protocol):
         claim_id: str,
         requested: Units,
         used: Units,
-        seen: Mapping[str, Seen],
+        seen: Mapping[str, ServerLimit],
         limits: KnownLimits,
     ) -> None:
         """End a reservation whose request was, or may have been, charged. The second end does nothing.
@@ -192,11 +192,11 @@ class Ledger(Protocol):
         """
         ...
 
-    def standing(self, lane: str) -> Standing:
+    def standing(self, lane: str) -> LaneStatus:
         """Return the lane's present state; changes nothing."""
         ...
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Stay alive for another ``LEASE_S``."""
         ...
 

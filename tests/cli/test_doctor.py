@@ -15,7 +15,7 @@ from transport.raw_server import Peer, RawServer
 
 from groq_queue.cli.checkup import _models_check
 from groq_queue.journal import Journal
-from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.sqlite import SqliteBudgetStore
 from groq_queue.transport import Secret
 
 from .conftest import MODEL, Command, run_process
@@ -275,7 +275,7 @@ def test_a_limiter_that_can_be_used_is_said_to_answer(simulate, command: Command
     url, path = f"sqlite://{tmp_path}/budgets.db", tmp_path / "budgets.db"
     before = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
     was_made = path.exists()
-    SqliteLedger(str(path)).close()
+    SqliteBudgetStore(str(path)).close()
 
     after = command("doctor", "--base-url", simulate().base_url, "--limiter", url, "--json")
 

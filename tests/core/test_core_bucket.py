@@ -19,8 +19,8 @@ def test_a_fresh_bucket_passes_all_it_holds_at_once() -> None:
     bucket = Bucket(6_000, 60)
 
     for now_ns in (0, NOW):  # the zero of a clock means nothing
-        assert 0 == bucket.wait_ns(6_000, now_ns) == bucket.wait_ns(6_000, now_ns, credits=True)
-        assert 0 == bucket.used(now_ns) == bucket.used(now_ns, credits=True)
+        assert 0 == bucket.wait_ns(6_000, now_ns) == bucket.wait_ns(6_000, now_ns, refunds_unused=True)
+        assert 0 == bucket.used(now_ns) == bucket.used(now_ns, refunds_unused=True)
     assert (0, 0, 0, 0) == (bucket.leased, bucket.settled, bucket.refunded, bucket.held)
     assert (0, 0) == (bucket.ended, bucket.lowered)
 
@@ -89,7 +89,7 @@ def test_debts_add_up() -> None:
     spend(bucket, 250, NOW)
     spend(bucket, 250, NOW)
 
-    assert 500 == bucket.used(NOW) == bucket.used(NOW, credits=True)
+    assert 500 == bucket.used(NOW) == bucket.used(NOW, refunds_unused=True)
 
 
 def test_real_use_above_the_request_counts_in_both_levels() -> None:
@@ -97,7 +97,7 @@ def test_real_use_above_the_request_counts_in_both_levels() -> None:
     bucket.hold(200)
     bucket.settle(200, 150, 300, NOW)
 
-    assert 300 == bucket.used(NOW) == bucket.used(NOW, credits=True)
+    assert 300 == bucket.used(NOW) == bucket.used(NOW, refunds_unused=True)
 
 
 def test_used_rounds_up_to_whole_units() -> None:
@@ -114,9 +114,9 @@ def test_the_strict_level_keeps_the_request_and_the_credited_one_real_use() -> N
     bucket.settle(900, 800, 250, NOW)
 
     assert 800 == bucket.used(NOW)
-    assert 250 == bucket.used(NOW, credits=True)
+    assert 250 == bucket.used(NOW, refunds_unused=True)
     assert 0 < bucket.wait_ns(700, NOW)  # type: ignore[operator]
-    assert 0 == bucket.wait_ns(700, NOW, credits=True)
+    assert 0 == bucket.wait_ns(700, NOW, refunds_unused=True)
 
 
 def test_a_refund_leaves_no_trace_but_in_the_books() -> None:
@@ -150,7 +150,7 @@ def test_another_limit_keeps_the_units_in_use(limit: int) -> None:
 
     assert limit == bucket.limit
     assert 80 + 7 == bucket.used(NOW)
-    assert 30 + 7 == bucket.used(NOW, credits=True)
+    assert 30 + 7 == bucket.used(NOW, refunds_unused=True)
     assert max(0, 80 - limit // 10) + 7 == bucket.used(NOW + SECOND)
 
 
@@ -172,7 +172,7 @@ def test_at_most_lowers_both_levels_and_tells_by_how_much() -> None:
 
     assert 600 == bucket.lowered
     assert 300 == bucket.used(NOW)
-    assert 300 == bucket.used(NOW, credits=True)
+    assert 300 == bucket.used(NOW, refunds_unused=True)
 
 
 def test_at_most_never_raises_a_level() -> None:
@@ -201,7 +201,7 @@ def test_at_least_raises_by_what_open_leases_cannot_explain() -> None:
     bucket.at_least(400, 0, NOW)
 
     assert 400 == bucket.used(NOW)
-    assert 400 == bucket.used(NOW, credits=True)
+    assert 400 == bucket.used(NOW, refunds_unused=True)
     assert 300 == bucket.used(NOW) - bucket.held
 
 
@@ -241,18 +241,18 @@ def test_a_period_may_be_a_fraction_of_a_second() -> None:
 # -- taking
 
 
-@pytest.mark.parametrize("credits", [False, True])
-def test_what_is_taken_is_held_if_it_fits_to_the_unit_and_to_the_nanosecond(credits: bool) -> None:
+@pytest.mark.parametrize("refunds_unused", [False, True])
+def test_what_is_taken_is_held_if_it_fits_to_the_unit_and_to_the_nanosecond(refunds_unused: bool) -> None:
     bucket = Bucket(100, 10)
     spend(bucket, 60, NOW)
 
-    too_many, fits, more = (bucket.take(units, NOW, credits) for units in (41, 40, 1))
+    too_many, fits, more = (bucket.take(units, NOW, refunds_unused) for units in (41, 40, 1))
 
     assert (False, True, False) == (too_many, fits, more)
     assert (100, 40) == (bucket.leased, bucket.held)
     assert 100 == bucket.used(NOW)
-    assert not bucket.take(1, NOW + SECOND // 10 - 1, credits)
-    assert bucket.take(1, NOW + SECOND // 10, credits)
+    assert not bucket.take(1, NOW + SECOND // 10 - 1, refunds_unused)
+    assert bucket.take(1, NOW + SECOND // 10, refunds_unused)
 
 
 def test_taking_believes_the_level_it_is_told_to() -> None:
@@ -302,7 +302,7 @@ def test_what_is_held_is_foretold_to_drain_from_now_on() -> None:
     spend(bucket, 60, NOW)
     bucket.hold(50)
 
-    forecasts = [bucket.forecast_ns(units, NOW, credits=False) for units in (0, 40, 90, 140)]
+    forecasts = [bucket.forecast_ns(units, NOW, refunds_unused=False) for units in (0, 40, 90, 140)]
 
     assert [SECOND, 5 * SECOND, 10 * SECOND, 15 * SECOND] == forecasts
 
@@ -311,9 +311,9 @@ def test_what_fits_now_is_foretold_for_now() -> None:
     bucket = Bucket(100, 10)
     spend(bucket, 60, NOW)
 
-    assert 0 == bucket.forecast_ns(40, NOW, credits=False)
-    assert SECOND // 10 == bucket.forecast_ns(41, NOW, credits=False)
-    assert 0 == bucket.forecast_ns(1, NOW, credits=False)
+    assert 0 == bucket.forecast_ns(40, NOW, refunds_unused=False)
+    assert SECOND // 10 == bucket.forecast_ns(41, NOW, refunds_unused=False)
+    assert 0 == bucket.forecast_ns(1, NOW, refunds_unused=False)
 
 
 def test_a_forecast_is_rounded_up_and_believes_the_level_it_is_told_to() -> None:
@@ -321,9 +321,9 @@ def test_a_forecast_is_rounded_up_and_believes_the_level_it_is_told_to() -> None
     bucket.hold(7)
     bucket.settle(7, 7, 3, NOW)
 
-    assert 142_857_143 == bucket.forecast_ns(1, NOW, credits=False)
-    assert 0 == bucket.forecast_ns(4, NOW, credits=True)
-    assert 142_857_143 == bucket.forecast_ns(5, NOW, credits=True)
+    assert 142_857_143 == bucket.forecast_ns(1, NOW, refunds_unused=False)
+    assert 0 == bucket.forecast_ns(4, NOW, refunds_unused=True)
+    assert 142_857_143 == bucket.forecast_ns(5, NOW, refunds_unused=True)
 
 
 # -- another life
@@ -342,7 +342,7 @@ def test_a_bucket_made_from_its_state_is_the_same() -> None:
 
     assert bucket.state() == twin.state()
     assert (1_000, 60 * SECOND) == (twin.limit, twin.period_ns)
-    assert (750, 300) == (twin.used(NOW), twin.used(NOW, credits=True))
+    assert (750, 300) == (twin.used(NOW), twin.used(NOW, refunds_unused=True))
     assert (957, 900, 7, 50) == (twin.leased, twin.settled, twin.refunded, twin.held)
     assert (800, 100, 2) == (twin.ended, twin.lowered, twin.restarts)
 
@@ -363,7 +363,7 @@ def test_on_another_clock_everything_is_as_it_was(shift_ns: int) -> None:
 
     bucket.move_by(shift_ns)
 
-    assert (800, 250) == (bucket.used(NOW + shift_ns), bucket.used(NOW + shift_ns, credits=True))
+    assert (800, 250) == (bucket.used(NOW + shift_ns), bucket.used(NOW + shift_ns, refunds_unused=True))
     assert 36 * SECOND == bucket.wait_ns(800, NOW + shift_ns)
 
 
@@ -377,7 +377,7 @@ def test_the_first_word_on_a_limit_is_taken_as_it_is() -> None:
 
     bucket.begin_at(200, NOW)
 
-    assert (230, 230) == (bucket.used(NOW), bucket.used(NOW, credits=True))
+    assert (230, 230) == (bucket.used(NOW), bucket.used(NOW, refunds_unused=True))
     assert 130 == bucket.used(NOW + 6 * SECOND)
 
 
@@ -387,11 +387,11 @@ def test_the_two_levels_are_lowered_and_raised_each_for_itself() -> None:
     bucket.settle(900, 900, 200, NOW)
 
     bucket.at_most(500, NOW)
-    lowered = bucket.used(NOW), bucket.used(NOW, credits=True)
+    lowered = bucket.used(NOW), bucket.used(NOW, refunds_unused=True)
     bucket.at_least(300, 0, NOW)
 
     assert (500, 200) == lowered
-    assert (500, 300) == (bucket.used(NOW), bucket.used(NOW, credits=True))
+    assert (500, 300) == (bucket.used(NOW), bucket.used(NOW, refunds_unused=True))
     assert 400 == bucket.lowered
 
 
@@ -405,18 +405,18 @@ def test_each_lowering_is_added_up() -> None:
     assert 250 == bucket.lowered
 
 
-@pytest.mark.parametrize("credits", [False, True])
-def test_another_period_keeps_the_units_in_use_and_drains_them_in_its_own_time(credits: bool) -> None:
+@pytest.mark.parametrize("refunds_unused", [False, True])
+def test_another_period_keeps_the_units_in_use_and_drains_them_in_its_own_time(refunds_unused: bool) -> None:
     bucket = Bucket(100, 10)
     bucket.hold(80)
     bucket.settle(80, 80, 30, NOW)
-    level = 30 if credits else 80
+    level = 30 if refunds_unused else 80
 
     bucket.change_period(20 * SECOND, NOW + SECOND)
 
     assert 20 * SECOND == bucket.period_ns
-    assert level - 10 == bucket.used(NOW + SECOND, credits=credits)
-    assert level - 15 == bucket.used(NOW + 2 * SECOND, credits=credits)
+    assert level - 10 == bucket.used(NOW + SECOND, refunds_unused=refunds_unused)
+    assert level - 15 == bucket.used(NOW + 2 * SECOND, refunds_unused=refunds_unused)
 
 
 def test_another_period_charges_nothing_to_an_idle_bucket() -> None:
@@ -435,5 +435,5 @@ def test_another_limit_is_reached_by_both_levels_alike() -> None:
 
     bucket.resize(200, NOW + SECOND)
 
-    assert (70, 20) == (bucket.used(NOW + SECOND), bucket.used(NOW + SECOND, credits=True))
-    assert (50, 0) == (bucket.used(NOW + 2 * SECOND), bucket.used(NOW + 2 * SECOND, credits=True))
+    assert (70, 20) == (bucket.used(NOW + SECOND), bucket.used(NOW + SECOND, refunds_unused=True))
+    assert (50, 0) == (bucket.used(NOW + 2 * SECOND), bucket.used(NOW + 2 * SECOND, refunds_unused=True))

@@ -54,22 +54,27 @@ def lived_through(limit: int, period_s: float, now_ns: int, history: list[tuple[
 
 
 @settings(max_examples=300, deadline=None)
-@given(limit=limits, period_s=periods, now_ns=instants, history=histories, share=shares, credits=st.booleans())
+@given(limit=limits, period_s=periods, now_ns=instants, history=histories, share=shares, refunds_unused=st.booleans())
 def test_for_every_history_a_quoted_wait_is_enough_and_one_nanosecond_less_is_not(
-    limit: int, period_s: float, now_ns: int, history: list[tuple[str, float, float, int]], share: float, credits: bool
+    limit: int,
+    period_s: float,
+    now_ns: int,
+    history: list[tuple[str, float, float, int]],
+    share: float,
+    refunds_unused: bool,
 ) -> None:
     bucket = lived_through(limit, period_s, now_ns, history)
     now_ns += sum(after_ns for *_, after_ns in history)
     cost = round(share * bucket.limit)
 
-    wait_ns = bucket.wait_ns(cost, now_ns, credits=credits)
+    wait_ns = bucket.wait_ns(cost, now_ns, refunds_unused=refunds_unused)
 
     if wait_ns is None:
         assert bucket.held + cost > bucket.limit
-        assert bucket.wait_ns(cost, now_ns + 10**20, credits=credits) is None
+        assert bucket.wait_ns(cost, now_ns + 10**20, refunds_unused=refunds_unused) is None
     else:
-        assert 0 == bucket.wait_ns(cost, now_ns + wait_ns, credits=credits)
-        assert wait_ns == 0 or bucket.wait_ns(cost, now_ns + wait_ns - 1, credits=credits) == 1
+        assert 0 == bucket.wait_ns(cost, now_ns + wait_ns, refunds_unused=refunds_unused)
+        assert wait_ns == 0 or bucket.wait_ns(cost, now_ns + wait_ns - 1, refunds_unused=refunds_unused) == 1
 
 
 @settings(max_examples=200, deadline=None)
@@ -104,11 +109,11 @@ def test_resizing_keeps_the_units_of_both_levels(
 ) -> None:
     bucket = lived_through(limit, period_s, now_ns, history)
     now_ns += sum(after_ns for *_, after_ns in history)
-    before = bucket.used(now_ns), bucket.used(now_ns, credits=True)
+    before = bucket.used(now_ns), bucket.used(now_ns, refunds_unused=True)
 
     bucket.resize(other, now_ns)
 
-    assert before == (bucket.used(now_ns), bucket.used(now_ns, credits=True))
+    assert before == (bucket.used(now_ns), bucket.used(now_ns, refunds_unused=True))
 
 
 @settings(max_examples=150, deadline=None)

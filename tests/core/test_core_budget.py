@@ -559,14 +559,14 @@ def test_headers_far_below_the_strict_level_prove_that_allowance_is_given_back()
     budget = Budget(Limits(tpm=8_000))
     first = leased(budget, TokenCost(100, 4_000))
     budget.settle(first, TokenCost(100, 4_000), TokenCost(100, 20), NOW)
-    believed_before = budget.credits
+    believed_before = budget.refunds_unused
     second = leased(budget, TokenCost(100, 100))
     budget.settle(second, TokenCost(100, 100), TokenCost(100, 20), NOW)
 
     budget.observe(second, [RateHeader("TPM", 8_000, 8_000 - 120 - 200)], NOW)
 
     assert not believed_before
-    assert budget.credits
+    assert budget.refunds_unused
 
 
 def test_a_small_surplus_proves_nothing() -> None:
@@ -581,7 +581,7 @@ def test_a_small_surplus_proves_nothing() -> None:
 
     budget.observe(probe, [RateHeader("TPM", 6_000, 6_000 - 2_000 + 1_000)], NOW)
 
-    assert not budget.credits
+    assert not budget.refunds_unused
 
 
 # -- too large
@@ -905,7 +905,7 @@ def test_a_hundredth_of_the_limit_given_back_proves_nothing_and_one_token_more_d
 
     budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 4_000 + surplus)], NOW)
 
-    assert believed == budget.credits
+    assert believed == budget.refunds_unused
 
 
 @pytest.mark.parametrize(("surplus", "believed"), [(60 + 2 * 500, False), (60 + 2 * 500 + 1, True)])
@@ -925,18 +925,18 @@ def test_what_drains_while_the_slowest_answer_is_under_way_proves_nothing_once_f
 
     budget.observe(probe, [RateHeader("TPM", 6_000, 6_000 - 4_003 + surplus)], NOW)
 
-    assert believed == budget.credits
+    assert believed == budget.refunds_unused
 
 
 def test_a_server_once_seen_to_give_allowance_back_is_believed_for_good() -> None:
     budget = Budget(Limits(tpm=8_000))
-    budget.believe_credits()
+    budget.assume_refunds()
     lease = leased(budget, TokenCost(100, 900))
     budget.settle(lease, TokenCost(100, 900), TokenCost(100, 20), NOW)
 
     budget.observe(lease, [RateHeader("TPM", 8_000, 7_880)], NOW)
 
-    assert budget.credits
+    assert budget.refunds_unused
     assert 120 == used(budget, "TPM")
     assert isinstance(budget.lease(TokenCost(7_880), NOW), Lease)
 
@@ -948,7 +948,7 @@ def test_which_level_is_believed_decides_what_passes_what_blocks_and_what_is_sho
         lease = leased(budget, TokenCost(100, 800))
         budget.settle(lease, TokenCost(100, 800), TokenCost(100, 200), NOW)
         if believes:
-            budget.believe_credits()
+            budget.assume_refunds()
         refused = blocked(budget, TokenCost(1_000))
         forecast = budget.forecast(0, TokenCost(0), TokenCost(700), 0.0, 0, NOW)
         seen.append(
@@ -968,7 +968,7 @@ def test_allowance_is_expected_back_while_headers_show_that_a_quarter_of_it_came
         probe = leased(budget, TokenCost(1))
         budget.settle(probe, TokenCost(1), TokenCost(1), NOW)
         budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 203 + surplus)], NOW)
-        assert not budget.credits
+        assert not budget.refunds_unused
         expected.append(budget.expects_credits)
 
     assert [True, False, False] == expected
@@ -979,7 +979,7 @@ def test_allowance_is_expected_back_where_no_limit_of_tokens_is_known_or_where_i
     for budget in (unknown, known, seen):
         lease = leased(budget, TokenCost(1, 100))
         budget.settle(lease, TokenCost(1, 100), TokenCost(1, 0), NOW)
-    seen.believe_credits()
+    seen.assume_refunds()
 
     assert [True, False, True] == [budget.expects_credits for budget in (unknown, known, seen)]
 

@@ -209,14 +209,14 @@ def test_a_server_that_keeps_the_allowance_is_never_taken_for_one_that_gives_it_
     plays = [Play(seed, "kept", reads_headers=True).run(60) for seed in range(half, 50, 2)]
 
     assert 20 * 60 < sum(play.granted for play in plays)
-    assert not any(play.budget.credits for play in plays)
+    assert not any(play.budget.refunds_unused for play in plays)
 
 
 @pytest.mark.parametrize("half", HALVES)
 def test_a_server_that_gives_allowance_back_is_found_out_by_its_headers(half: int) -> None:
     plays = [Play(seed, "corrected", reads_headers=True).run(80) for seed in range(half, 28, 2)]
 
-    assert 2 < sum(play.budget.credits for play in plays)
+    assert 2 < sum(play.budget.refunds_unused for play in plays)
 
 
 def test_the_reference_server_would_notice_an_early_client() -> None:

@@ -292,8 +292,8 @@ def test_a_backlog_adds_up_what_is_estimated_exact_capped_and_uncapped() -> None
 def test_expected_cost_before_any_answer_is_three_quarters_of_the_byte_rule_and_the_full_allowance() -> None:
     backlog = backlog_of([PromptSize(100, 10), PromptSize(200, None), PromptSize(300, 30, is_exact=True)])
 
-    assert TokenCost(225 + 300, 40 + 1_024) == Estimator().expect(backlog, credits=False)
-    assert TokenCost(225 + 300, 40 + 1_024) == Estimator().expect(backlog, credits=True)
+    assert TokenCost(225 + 300, 40 + 1_024) == Estimator().expect(backlog, refunds_unused=False)
+    assert TokenCost(225 + 300, 40 + 1_024) == Estimator().expect(backlog, refunds_unused=True)
 
 
 def test_expected_cost_is_of_the_mean_where_allowance_is_given_back_and_of_the_allowance_where_it_is_not() -> None:
@@ -303,7 +303,7 @@ def test_expected_cost_is_of_the_mean_where_allowance_is_given_back_and_of_the_a
         estimator.learn(PromptSize(100, None), 150, 60)
     backlog = backlog_of([PromptSize(100, 1_000), PromptSize(100, None), PromptSize(50, 0, is_exact=True)])
 
-    strict, credited = (estimator.expect(backlog, credits=credits) for credits in (False, True))
+    strict, credited = (estimator.expect(backlog, refunds_unused=refunds_unused) for refunds_unused in (False, True))
 
     assert TokenCost(300 + 50, 1_000 + 1_024) == strict
     assert TokenCost(300 + 50, 100 + 60) == credited
@@ -314,7 +314,7 @@ def test_the_mean_forgets_old_answers() -> None:
     for _ in range(200):
         estimator.learn(PromptSize(100, None), 100, 10)
 
-    assert 10 == estimator.expect(backlog_of([PromptSize(1, None)]), credits=True).completion
+    assert 10 == estimator.expect(backlog_of([PromptSize(1, None)]), refunds_unused=True).completion
 
 
 # -- the byte rule, to the token
@@ -506,8 +506,8 @@ def test_an_answer_of_no_prompt_or_no_completion_teaches_the_other_alone() -> No
 
     no_prompt, no_completion = taught(PromptSize(100, 100), 0, 25), taught(PromptSize(100, 100), 25, 0)
 
-    assert TokenCost(75, 25 + 1_024) == no_prompt.expect(backlog, credits=True)
-    assert TokenCost(25, 0 + 1_024) == no_completion.expect(backlog, credits=True)
+    assert TokenCost(75, 25 + 1_024) == no_prompt.expect(backlog, refunds_unused=True)
+    assert TokenCost(25, 0 + 1_024) == no_completion.expect(backlog, refunds_unused=True)
 
 
 def test_a_prompt_of_one_token_teaches_as_any_other() -> None:
@@ -517,7 +517,7 @@ def test_a_prompt_of_one_token_teaches_as_any_other() -> None:
 def test_a_cap_of_nothing_teaches_no_share() -> None:
     estimator = taught(PromptSize(100, 0), 50, 0)
 
-    assert TokenCost(50, 100) == estimator.expect(backlog_of([PromptSize(100, 100)]), credits=True)
+    assert TokenCost(50, 100) == estimator.expect(backlog_of([PromptSize(100, 100)]), refunds_unused=True)
 
 
 def test_a_mean_is_of_all_answers_up_to_twenty_and_then_forgets_a_twentieth_with_each() -> None:
@@ -525,7 +525,7 @@ def test_a_mean_is_of_all_answers_up_to_twenty_and_then_forgets_a_twentieth_with
     means = []
     for completion in (*range(1_000, 21_000, 1_000), 30_500):
         estimator.learn(PromptSize(100, None), 75, completion)
-        means.append(estimator.expect(backlog_of([PromptSize(0, None)]), credits=True).completion)
+        means.append(estimator.expect(backlog_of([PromptSize(0, None)]), refunds_unused=True).completion)
 
     assert [1_000, 1_500, 2_000] == means[:3]
     assert 10_500 == means[19]
@@ -590,7 +590,7 @@ def test_a_backlog_counts_a_size_as_often_as_it_is_told() -> None:
 
 def test_expected_cost_keeps_the_seconds_of_audio() -> None:
     assert TokenCost(300, 0, 60) == Estimator().expect(
-        backlog_of([PromptSize(300, 0, 60, is_exact=True)]), credits=False
+        backlog_of([PromptSize(300, 0, 60, is_exact=True)]), refunds_unused=False
     )
 
 

@@ -154,7 +154,7 @@ def test_a_program_beside_us_does_not_make_true_headers_untrue() -> None:
         assert isinstance(lease, Lease)
         budget.refused(lease, Refusal(False, "TPM", LIMIT, 5_700, 500, 2 * SECOND), 2 * SECOND, now_ns)
 
-    assert budget.credits
+    assert budget.refunds_unused
     assert budget.may_be_lowered("TPM", LIMIT)
 
 
@@ -169,7 +169,7 @@ def test_a_server_that_forgets_what_was_used_does_not_stall_a_program_that_asked
     took_ns = drain(server, budget, 400, TokenCost(50, 450), TokenCost(50), start_ns=NOW + took_ns)
 
     assert took_ns <= 215 * SECOND
-    assert budget.credits
+    assert budget.refunds_unused
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.3])

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from redis_server import RedisServer
 
-from groq_queue.limiters.sqlite import SqliteLedger
-from groq_queue.limiters.store import Standing
+from groq_queue.limiters.sqlite import SqliteBudgetStore
+from groq_queue.limiters.store import LaneStatus
 
 SPENDER = Path(__file__).with_name("spender.py")
 NS_PER_S = 1_000_000_000
@@ -96,7 +96,7 @@ class Place(Protocol):
         """Return how many claims stand in line, in all lanes."""
         ...
 
-    def standing(self) -> Standing:
+    def standing(self) -> LaneStatus:
         """Return the state of the only lane."""
         ...
 
@@ -111,9 +111,9 @@ class SqlitePlace:
     def waiting(self) -> int:
         return int(self._asked("SELECT count(*) FROM waiters"))
 
-    def standing(self) -> Standing:
+    def standing(self) -> LaneStatus:
         lane = self._asked("SELECT name FROM lanes")
-        with closing(SqliteLedger(str(self._path))) as ledger:
+        with closing(SqliteBudgetStore(str(self._path))) as ledger:
             return ledger.standing(lane)
 
     def _asked(self, question: str) -> Any:
@@ -136,7 +136,7 @@ class RedisPlace:
         with closing(redis.Redis(port=self._server.port)) as client:
             return sum(client.hlen(key) for key in client.scan_iter("gq:*:waiters"))
 
-    def standing(self) -> Standing:
+    def standing(self) -> LaneStatus:
         """Lanes are stored under fingerprints, so the only one goes by the name its keys have."""
         import redis
 
@@ -144,7 +144,7 @@ class RedisPlace:
 
         with closing(redis.Redis(port=self._server.port)) as client:
             [state] = client.scan_iter("gq:*:state")
-        with closing(ledgers.RedisLedger.open(self.url)) as ledger:
+        with closing(ledgers.RedisBudgetStore.open(self.url)) as ledger:
             ledger._know("the only one", state.decode().removesuffix(":state"))
             return ledger.standing("the only one")
 

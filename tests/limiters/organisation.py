@@ -11,7 +11,7 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.priority import LeaseApplicant
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.limiters.in_process import ProcessLimiter
-from groq_queue.limiters.reservation_client import Agent
+from groq_queue.limiters.reservation_client import ReservationClient
 from groq_queue.limiters.shared import SharedLimiter
 
 SMALL = PromptSize(100, 50, is_exact=True)
@@ -20,7 +20,7 @@ SMALL = PromptSize(100, 50, is_exact=True)
 class Desk:
     """A courier that goes when it is sent."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: ReservationClient) -> None:
         self.agent = agent
         self.is_stirred = False
         self.due_ns: int | None = None
@@ -52,7 +52,7 @@ class Organisation:
     def process(self, limits: Any = None, *, wrap: Any = lambda ledger: ledger, **options: Any) -> Any:
         """Start one more; return its meter of the only lane."""
 
-        def hire(agent: Agent) -> Desk:
+        def hire(agent: ReservationClient) -> Desk:
             self.desks.append(Desk(agent))
             return self.desks[-1]
 

@@ -11,8 +11,8 @@ import redis_server
 from redis_server import RedisServer
 
 from groq_queue.clock import NS_PER_S, Clock, FakeClock
-from groq_queue.limiters.sqlite import SqliteLedger
-from groq_queue.limiters.store import Ledger
+from groq_queue.limiters.sqlite import SqliteBudgetStore
+from groq_queue.limiters.store import BudgetStore
 
 
 class Store(Protocol):
@@ -25,11 +25,11 @@ class Store(Protocol):
     slack_ns: int
     longest_step_s: float  # of a random history: short where time really passes
 
-    def open(self) -> Ledger:
+    def open(self) -> BudgetStore:
         """Open one more ledger: one more process, alive until it is closed or killed."""
         ...
 
-    def kill(self, ledger: Ledger) -> None:
+    def kill(self, ledger: BudgetStore) -> None:
         """Let a ledger never beat again."""
         ...
 
@@ -65,7 +65,7 @@ class _Ledgers:
             self._let_pass(step_ns)
             left_ns -= step_ns
             for ledger in self._alive:
-                ledger.beat()
+                ledger.heartbeat()
 
     def _let_pass(self, step_ns: int) -> None:
         self.clock.advance(step_ns / NS_PER_S)
@@ -87,8 +87,8 @@ class SqliteStore(_Ledgers):
         super().__init__(FakeClock())
         self.path = directory / "budgets.db"
 
-    def open(self, clock: Any = None, **options: Any) -> SqliteLedger:
-        self._alive.append(SqliteLedger(str(self.path), clock or self.clock, **options))
+    def open(self, clock: Any = None, **options: Any) -> SqliteBudgetStore:
+        self._alive.append(SqliteBudgetStore(str(self.path), clock or self.clock, **options))
         return self._alive[-1]
 
 
@@ -113,9 +113,9 @@ class RedisStore(_Ledgers):
         self.server = server
 
     def open(self) -> Any:
-        from groq_queue.limiters.redis import RedisLedger
+        from groq_queue.limiters.redis import RedisBudgetStore
 
-        self._alive.append(RedisLedger.open(f"{self.server.url}?scope=test", self.clock))
+        self._alive.append(RedisBudgetStore.open(f"{self.server.url}?scope=test", self.clock))
         return self._alive[-1]
 
     def _let_pass(self, step_ns: int) -> None:

@@ -506,17 +506,17 @@ def test_the_forecast_counts_on_what_those_under_way_will_give_back() -> None:
     Where credit is given, an open lease of 5,000 of which a fiftieth is used ends long before it would have drained.
     """
 
-    def foretold(*, credits: bool) -> int:
+    def foretold(*, refunds_unused: bool) -> int:
         meter = ProcessMeter(Limits(tpm=6_000))
         for _ in range(20):
             size = PromptSize(0, 100)
             meter.settle(leased(meter, size), size, (0, 2, 0), None, NOW - 3_600 * SECOND)
-        meter._budget._credits = credits
+        meter._budget._credits = refunds_unused
         leased(meter, PromptSize(0, 5_000))
         return meter.forecast(Backlog(), PromptSize(0, 4_000, is_exact=True), 0, NOW)
 
-    assert 30 * SECOND <= foretold(credits=False) <= 31 * SECOND
-    assert foretold(credits=True) <= 15 * SECOND
+    assert 30 * SECOND <= foretold(refunds_unused=False) <= 31 * SECOND
+    assert foretold(refunds_unused=True) <= 15 * SECOND
 
 
 def test_many_threads_never_take_more_than_the_limit_and_lose_no_unit() -> None:

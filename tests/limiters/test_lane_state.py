@@ -7,8 +7,8 @@ import json
 import pytest
 
 from groq_queue.core.budget import Blocked, TooLarge
-from groq_queue.limiters.lane_state import Books, Reservation
-from groq_queue.limiters.store import KnownLimits, Seen
+from groq_queue.limiters.lane_state import LaneState, Reservation
+from groq_queue.limiters.store import KnownLimits, ServerLimit
 
 S = 1_000_000_000
 NOW = 5_000 * S
@@ -17,31 +17,31 @@ BOTH: KnownLimits = {**TPM, "RPM": (10, 60 * S)}
 TURN = 1 << 20
 
 
-def fitted(limits: KnownLimits = TPM) -> Books:
-    books = Books()
+def fitted(limits: KnownLimits = TPM) -> LaneState:
+    books = LaneState()
     books.fit(limits, [], NOW)
     return books
 
 
-def used(books: Books, now_ns: int = NOW) -> dict[str, int]:
+def used(books: LaneState, now_ns: int = NOW) -> dict[str, int]:
     return {level.dimension: level.used for level in books.standing(1, now_ns).levels}
 
 
-def again(books: Books) -> Books:
+def again(books: LaneState) -> LaneState:
     """Return what a store would load of what it has stored."""
-    return Books(json.loads(json.dumps(books.state())))
+    return LaneState(json.loads(json.dumps(books.state())))
 
 
 # -- size
 
 
 def test_a_lane_that_nobody_has_used_has_no_buckets_and_blocks_nothing() -> None:
-    books = Books()
+    books = LaneState()
 
     assert {} == books.buckets
     assert books.blocks({"TPM": 10**9}, NOW) is None
     assert books.holds_until(0) is None
-    assert not books.credits
+    assert not books.refunds_unused
     assert 0 == books.turn_now(5)
     assert (0, TURN) == books.turn(5, 0, 1, 1.0)
 
@@ -64,13 +64,13 @@ def test_everything_survives_the_store() -> None:
 
 def test_credit_survives_the_store() -> None:
     books = fitted()
-    books.credits = True
+    books.refunds_unused = True
 
-    assert again(books).credits
+    assert again(books).refunds_unused
 
 
 def test_fit_tells_what_is_new_and_differs_tells_whether_to_fit() -> None:
-    books = Books()
+    books = LaneState()
 
     assert books.differs_from(TPM)
     assert {"TPM"} == books.fit(TPM, [], NOW)
@@ -84,7 +84,7 @@ def test_fit_tells_what_is_new_and_differs_tells_whether_to_fit() -> None:
 
 
 def test_new_buckets_hold_what_open_reservations_cost_in_them() -> None:
-    books = Books()
+    books = LaneState()
 
     books.fit(BOTH, [{"TPM": 100, "RPM": 1}, {"TPM": 250}], NOW)
 
@@ -200,7 +200,7 @@ def test_where_credit_is_given_the_credited_level_is_what_blocks_and_is_shown() 
     books.settle(asked, {"TPM": 6_000}, {"TPM": 500}, NOW)
     strict = books.blocks({"TPM": 6_000}, NOW)
 
-    books.credits = True
+    books.refunds_unused = True
 
     assert Blocked("limit", 60 * S, "TPM", 6_000, 6_000) == strict
     assert Blocked("limit", 5 * S, "TPM", 500, 6_000) == books.blocks({"TPM": 6_000}, NOW)
@@ -251,7 +251,7 @@ def test_what_was_held_and_is_named_no_more_was_neither_requested_nor_used() -> 
 
     books.settle(books.grant({"TPM": 70}, 5, 0, NOW), {}, {}, NOW)
     strict = used(books)
-    books.credits = True
+    books.refunds_unused = True
 
     assert {"TPM": 0} == strict == used(books)
 
@@ -271,7 +271,7 @@ def test_what_nobody_will_tell_the_truth_of_is_charged_in_full_strict_and_credit
 
     books.expire(asked, NOW)
     strict = used(books)
-    books.credits = True
+    books.refunds_unused = True
 
     assert {"TPM": 500, "RPM": 0} == strict == used(books)
     assert [2, 1] == [books.buckets[name].restarts for name in ("TPM", "RPM")]
@@ -298,7 +298,7 @@ def test_the_longest_flight_is_remembered() -> None:
 # -- headers
 
 
-def answered(books: Books, requested: int, used: int, seen: dict[str, Seen], *, flight_s: int = 0) -> None:
+def answered(books: LaneState, requested: int, used: int, seen: dict[str, ServerLimit], *, flight_s: int = 0) -> None:
     """Grant, settle and observe one request whose flight took so long."""
     asked = books.grant({"TPM": requested}, 5, 0, NOW - flight_s * S)
     books.settle(asked, {"TPM": requested}, {"TPM": used}, NOW)
@@ -311,7 +311,7 @@ def test_a_limit_that_is_new_begins_at_what_the_header_says_and_the_others_are_r
 
     books.observe(
         asked,
-        {"XPM": Seen(5, 5, True), "TPM": Seen(6_000, 2_000, True), "RPM": Seen(10, 4, True)},
+        {"XPM": ServerLimit(5, 5, True), "TPM": ServerLimit(6_000, 2_000, True), "RPM": ServerLimit(10, 4, True)},
         {"TPM"},
         NOW,
     )
@@ -326,7 +326,7 @@ def test_a_header_lowers_to_its_level_plus_what_ended_since_the_grant() -> None:
     books.settle(other, {"TPM": 300}, {"TPM": 300}, NOW)
     books.settle(asked, {"TPM": 1_000}, {"TPM": 10}, NOW)
 
-    books.observe(asked, {"TPM": Seen(6_000, 6_000, True)}, set(), NOW)
+    books.observe(asked, {"TPM": ServerLimit(6_000, 6_000, True)}, set(), NOW)
 
     assert {"TPM": 1_300} == used(books)
 
@@ -335,18 +335,18 @@ def test_what_had_ended_before_the_grant_is_in_the_headers_level_already() -> No
     books = fitted()
     books.charge({"TPM": 2_000}, NOW)
 
-    answered(books, 1_000, 10, {"TPM": Seen(6_000, 5_990, True)})
+    answered(books, 1_000, 10, {"TPM": ServerLimit(6_000, 5_990, True)})
 
     assert {"TPM": 1_010} == used(books)
 
 
 def test_a_reservation_from_before_its_limit_was_known_had_seen_nothing_end() -> None:
-    books = Books()
+    books = LaneState()
     asked = books.grant({"TPM": 1_000}, 5, 0, NOW)
     books.fit(TPM, [{"TPM": 1_000}], NOW)
     books.settle(asked, {"TPM": 1_000}, {"TPM": 10}, NOW)
 
-    books.observe(asked, {"TPM": Seen(6_000, 6_000, True)}, set(), NOW)
+    books.observe(asked, {"TPM": ServerLimit(6_000, 6_000, True)}, set(), NOW)
 
     assert {"TPM": 1_000} == used(books)
 
@@ -354,7 +354,7 @@ def test_a_reservation_from_before_its_limit_was_known_had_seen_nothing_end() ->
 def test_a_header_raises_to_its_level_less_what_drained_in_the_flight() -> None:
     books = fitted()
 
-    answered(books, 100, 100, {"TPM": Seen(6_000, 1_000, False)}, flight_s=5)
+    answered(books, 100, 100, {"TPM": ServerLimit(6_000, 1_000, False)}, flight_s=5)
 
     assert {"TPM": 4_500} == used(books)
 
@@ -362,10 +362,10 @@ def test_a_header_raises_to_its_level_less_what_drained_in_the_flight() -> None:
 def test_a_header_of_a_larger_limit_than_the_users_lowers_nothing_and_proves_no_credit() -> None:
     books = fitted()
     for _ in range(5):
-        answered(books, 1_000, 10, {"TPM": Seen(60_000, 59_990, False)})
+        answered(books, 1_000, 10, {"TPM": ServerLimit(60_000, 59_990, False)})
 
     assert {"TPM": 5_000} == used(books)
-    assert not books.credits
+    assert not books.refunds_unused
 
 
 @pytest.mark.parametrize(("over", "is_proof"), [(0, False), (1, True)])
@@ -380,18 +380,18 @@ def test_credit_is_believed_when_headers_lowered_by_more_than_drains_and_a_hundr
     slack = 2 * 100 * flight_s + 60
 
     books.charge({"TPM": 1_000}, NOW)
-    answered(books, 0, 0, {"TPM": Seen(6_000, 5_000 + slack + over, True)}, flight_s=flight_s)
+    answered(books, 0, 0, {"TPM": ServerLimit(6_000, 5_000 + slack + over, True)}, flight_s=flight_s)
 
-    assert is_proof == books.credits
+    assert is_proof == books.refunds_unused
 
 
 def test_credit_once_proven_stays() -> None:
     books = fitted()
-    books.credits = True
+    books.refunds_unused = True
 
-    answered(books, 10, 10, {"TPM": Seen(6_000, 5_990, True)})
+    answered(books, 10, 10, {"TPM": ServerLimit(6_000, 5_990, True)})
 
-    assert books.credits
+    assert books.refunds_unused
 
 
 def test_proof_of_a_level_is_taken_for_the_limit_it_names_only() -> None:

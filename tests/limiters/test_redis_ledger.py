@@ -15,12 +15,12 @@ from waiting import wait_until
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import ConfigurationError, LimiterUnavailable, MissingExtraError
-from groq_queue.limiters.store import Claim, Granted, Seen
+from groq_queue.limiters.store import ReservationRequest, Reserved, ServerLimit
 
 redis = needs("redis", is_module=True)
 
 from groq_queue.limiters import redis as ledgers  # noqa: E402
-from groq_queue.limiters.redis import RedisLedger  # noqa: E402
+from groq_queue.limiters.redis import RedisBudgetStore  # noqa: E402
 
 MINUTE = 60 * NS_PER_S
 DAY = 86_400 * NS_PER_S
@@ -34,7 +34,7 @@ def opened(redis_server):
     ledgers = []
 
     def open_one(clock=None):
-        ledgers.append(RedisLedger.open(f"{redis_server.url}?scope=acme", clock))
+        ledgers.append(RedisBudgetStore.open(f"{redis_server.url}?scope=acme", clock))
         return ledgers[-1]
 
     yield open_one
@@ -51,7 +51,7 @@ def server(redis_server):
 
 
 def claim(ledger, number, tokens=100, lane=LANE, **facts):
-    return Claim(f"{ledger.token}:{number}", lane, {"RPM": 1, "TPM": tokens, "OTPM": 0}, **facts)
+    return ReservationRequest(f"{ledger.token}:{number}", lane, {"RPM": 1, "TPM": tokens, "OTPM": 0}, **facts)
 
 
 def used(ledger, dimension="TPM", lane=LANE):
@@ -81,10 +81,10 @@ class TestItsNumbers:
         ledger = opened()
         limits = {"TPD": (500_000, DAY)}
 
-        whole = ledger.reserve(Claim(f"{ledger.token}:1", LANE, {"TPD": 500_000}), limits)
-        more = ledger.reserve(Claim(f"{ledger.token}:2", LANE, {"TPD": 1}), limits)
+        whole = ledger.reserve(ReservationRequest(f"{ledger.token}:1", LANE, {"TPD": 500_000}), limits)
+        more = ledger.reserve(ReservationRequest(f"{ledger.token}:2", LANE, {"TPD": 1}), limits)
 
-        assert isinstance(whole, Granted)
+        assert isinstance(whole, Reserved)
         assert more == Blocked("limit", None, "TPD", 500_000, 500_000)
         assert 500_000 == used(ledger, "TPD")
 
@@ -111,11 +111,13 @@ class TestItsNumbers:
         limits = {"TPM": (60_000, MINUTE)}
         ledger.charge(LANE, {"TPM": 60_000}, limits)
 
-        blocked = ledger.reserve(Claim(f"{ledger.token}:1", LANE, {"TPM": 1_000}), limits)
+        blocked = ledger.reserve(ReservationRequest(f"{ledger.token}:1", LANE, {"TPM": 1_000}), limits)
         let_pass(redis_server.port, blocked.wait_ns // 1_000)
 
         assert 0 < blocked.wait_ns <= NS_PER_S
-        assert isinstance(ledger.reserve(Claim(f"{ledger.token}:1", LANE, {"TPM": 1_000}), limits), Granted)
+        assert isinstance(
+            ledger.reserve(ReservationRequest(f"{ledger.token}:1", LANE, {"TPM": 1_000}), limits), Reserved
+        )
 
     def test_what_never_fits_is_told_and_leaves_the_line(self, opened):
         ledger, other = opened(), opened()
@@ -123,7 +125,7 @@ class TestItsNumbers:
         refused = ledger.reserve(claim(ledger, 1, 60_001), SLOW)
 
         assert refused == TooLarge(60_001, 60_000, "TPM")
-        assert isinstance(other.reserve(claim(other, 1), SLOW), Granted)
+        assert isinstance(other.reserve(claim(other, 1), SLOW), Reserved)
 
     def test_limits_of_one_size_are_not_taken_for_each_other(self, opened):
         """
@@ -175,11 +177,11 @@ class TestItsKeys:
         assert [] == server.keys("*")
 
     def test_scopes_and_lanes_do_not_meet(self, opened, redis_server):
-        ledger, stranger = opened(), RedisLedger.open(f"{redis_server.url}?scope=other")
+        ledger, stranger = opened(), RedisBudgetStore.open(f"{redis_server.url}?scope=other")
         ledger.charge(LANE, {"TPM": 60_000}, SLOW)
 
-        assert isinstance(stranger.reserve(claim(stranger, 1), SLOW), Granted)
-        assert isinstance(ledger.reserve(claim(ledger, 1, lane="another"), SLOW), Granted)
+        assert isinstance(stranger.reserve(claim(stranger, 1), SLOW), Reserved)
+        assert isinstance(ledger.reserve(claim(ledger, 1, lane="another"), SLOW), Reserved)
         stranger.close()
 
     def test_an_ended_claim_leaves_nothing_but_its_end(self, opened, server):
@@ -228,7 +230,7 @@ class TestAForgetfulServer:
         ledger.refund(LANE, f"{ledger.token}:2")
 
         assert ("limit", "TPM") == (too_much.reason, too_much.dimension)
-        assert isinstance(ledger.reserve(claim(ledger, 3, 5_000), SLOW), Granted)
+        assert isinstance(ledger.reserve(claim(ledger, 3, 5_000), SLOW), Reserved)
 
     def test_a_newcomer_after_a_flush_waits_for_the_memory_of_those_who_listen(self, opened, redis_server):
         ledger, newcomer = opened(), opened()
@@ -342,7 +344,7 @@ class TestAForgetfulServer:
         ledger.reserve(claim(ledger, 1, 100, priority=0), SLOW)
         copy = {key: server.dump(key) for key in server.keys("*")}
         other.refund(LANE, f"{other.token}:1")
-        assert isinstance(ledger.reserve(claim(ledger, 1, 100, priority=0), SLOW), Granted)
+        assert isinstance(ledger.reserve(claim(ledger, 1, 100, priority=0), SLOW), Reserved)
         ledger.refund(LANE, f"{ledger.token}:1")
         server.flushall()
         for key, value in copy.items():
@@ -352,19 +354,19 @@ class TestAForgetfulServer:
         other.standing(LANE)
         heal(server)
 
-        assert isinstance(other.reserve(claim(other, 2, 60_000), SLOW), Granted)
+        assert isinstance(other.reserve(claim(other, 2, 60_000), SLOW), Reserved)
 
     def test_the_proof_that_allowance_comes_back_is_remembered(self, opened, redis_server, server):
         ledger = opened()
         for number in range(1, 6):
             ledger.reserve(claim(ledger, number, 10_000), SLOW)
-            told = {"TPM": Seen(60_000, 60_000 - 10 * number, True)}
+            told = {"TPM": ServerLimit(60_000, 60_000 - 10 * number, True)}
             ledger.settle(LANE, f"{ledger.token}:{number}", {"TPM": 10_000}, {"TPM": 10}, told, SLOW)
-        assert ledger.standing(LANE).credits
+        assert ledger.standing(LANE).refunds_unused
 
         redis_server.ask("FLUSHALL")
 
-        assert ledger.standing(LANE).credits
+        assert ledger.standing(LANE).refunds_unused
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -380,8 +382,8 @@ def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
     for number in range(800):
         act, ledger = rng.random(), rng.choice(ledgers)
         if act < 0.5:
-            asked = Claim(f"{ledger.token}-{number}", LANE, {"TPM": rng.randint(1, 400)})
-            if isinstance(ledger.reserve(asked, limits), Granted):
+            asked = ReservationRequest(f"{ledger.token}-{number}", LANE, {"TPM": rng.randint(1, 400)})
+            if isinstance(ledger.reserve(asked, limits), Reserved):
                 flying.append((ledger, asked, store.now_s()))
             else:
                 ledger.refund(LANE, asked.id)
@@ -428,7 +430,7 @@ class TestLostReplies:
         with pytest.raises(LimiterUnavailable):
             ledger.reserve(claim(ledger, 1, 10_000), SLOW)
 
-        assert isinstance(ledger.reserve(claim(ledger, 1, 10_000), SLOW), Granted)
+        assert isinstance(ledger.reserve(claim(ledger, 1, 10_000), SLOW), Reserved)
 
         assert 10_000 == used(ledger)
 
@@ -501,7 +503,7 @@ class TestClocks:
         let_pass(redis_server.port, -3_600_000_000)
 
         assert 30_000 == pytest.approx(used(ledger), abs=60)
-        assert isinstance(ledger.reserve(claim(ledger, 2, 29_000), SLOW), Granted)
+        assert isinstance(ledger.reserve(claim(ledger, 2, 29_000), SLOW), Reserved)
 
 
 class TestDeath:
@@ -514,7 +516,7 @@ class TestDeath:
 
         pretend_dead(server, dead)
 
-        assert isinstance(alive.reserve(claim(alive, 1, 100), SLOW), Granted)
+        assert isinstance(alive.reserve(claim(alive, 1, 100), SLOW), Reserved)
         assert 30_100 == used(alive)
         assert 1 == server.hlen(key_of(server, b"leases"))
         assert 1 == alive.standing(LANE).processes
@@ -536,7 +538,7 @@ class TestDeath:
         clock.advance(1)
         before = server.zscore(key_of(server, b"processes"), ledger.token)
 
-        ledger.beat()
+        ledger.heartbeat()
 
         assert before < server.zscore(key_of(server, b"processes"), ledger.token)
         assert 1 == other.standing(LANE).processes
@@ -548,7 +550,7 @@ class TestDeath:
 
         closed.close()
 
-        assert isinstance(alive.reserve(claim(alive, 1, 100), SLOW), Granted)
+        assert isinstance(alive.reserve(claim(alive, 1, 100), SLOW), Reserved)
         assert 10_100 == used(alive)
 
 
@@ -618,7 +620,7 @@ class TestNews:
         redis_server.kill()
         assert not any(waiter.has_changed() for _ in range(3))
         with pytest.raises(LimiterUnavailable):
-            waiter.beat() or waiter.standing(LANE)
+            waiter.heartbeat() or waiter.standing(LANE)
         clock.advance(2)
         assert not waiter.has_changed()
         redis_server.start()
@@ -650,7 +652,7 @@ class TestAwayOrUnusable:
             redis_server.start()
 
         assert ledger.address == caught.value.address
-        assert isinstance(ledger.reserve(claim(ledger, 1), SLOW), Granted)
+        assert isinstance(ledger.reserve(claim(ledger, 1), SLOW), Reserved)
 
     def test_a_server_that_hangs_is_given_up_and_the_step_may_be_repeated(self, opened, redis_server):
         ledger = opened()
@@ -663,7 +665,7 @@ class TestAwayOrUnusable:
             redis_server.thaw()
 
         for _ in range(3):
-            assert isinstance(ledger.reserve(claim(ledger, 1, 1_000), SLOW), Granted)
+            assert isinstance(ledger.reserve(claim(ledger, 1, 1_000), SLOW), Reserved)
         assert 1_000 == used(ledger)
 
     def test_a_replica_is_not_taken_for_a_master(self, opened, server):
@@ -685,7 +687,7 @@ class TestAwayOrUnusable:
             server.config_set("maxmemory", 0)
 
     def test_no_password_is_told(self):
-        ledger = RedisLedger.open("redis://user:hunter2@127.0.0.1:1/0?scope=acme")
+        ledger = RedisBudgetStore.open("redis://user:hunter2@127.0.0.1:1/0?scope=acme")
 
         with pytest.raises(LimiterUnavailable) as caught:
             ledger.standing(LANE)
@@ -711,7 +713,7 @@ class TestAwayOrUnusable:
     )
     def test_an_address_that_is_none_is_refused_at_once(self, url, said):
         with pytest.raises(ConfigurationError, match="limiter") as caught:
-            RedisLedger.open(url)
+            RedisBudgetStore.open(url)
 
         assert said in str(caught.value)
         assert "hunter2" not in str(caught.value)
@@ -727,7 +729,7 @@ class TestAwayOrUnusable:
         ],
     )
     def test_an_address_that_is_one_is_shown_without_its_secrets(self, url, address):
-        ledger = RedisLedger.open(url)
+        ledger = RedisBudgetStore.open(url)
 
         assert address == ledger.address
         ledger.close()
@@ -737,7 +739,7 @@ class TestAwayOrUnusable:
         try:
             said = []
             for password in ("hunter2", "hunter3"):
-                ledger = RedisLedger.open(f"redis://weak:{password}@127.0.0.1:{redis_server.port}/0")
+                ledger = RedisBudgetStore.open(f"redis://weak:{password}@127.0.0.1:{redis_server.port}/0")
                 with pytest.raises(LimiterUnavailable) as caught:
                     ledger.standing(LANE)
                 said.append(str(caught.value))
@@ -752,7 +754,7 @@ class TestAwayOrUnusable:
         monkeypatch.setitem(sys.modules, "redis", None)
 
         with pytest.raises(MissingExtraError, match=r"^limiter='redis://.*pip install"):
-            RedisLedger.open("redis://localhost")
+            RedisBudgetStore.open("redis://localhost")
 
     def test_a_server_that_is_gone_is_left_without_a_word(self, opened, redis_server):
         ledger = opened()
@@ -764,7 +766,7 @@ class TestAwayOrUnusable:
         finally:
             redis_server.start()
 
-        assert isinstance(ledger.reserve(claim(ledger, 2), SLOW), Granted)
+        assert isinstance(ledger.reserve(claim(ledger, 2), SLOW), Reserved)
 
 
 class TestItsCalls:
@@ -791,7 +793,7 @@ class TestItsCalls:
         counts = []
         for passed_s in (0, 1 - 1e-9, 1e-9, 0.5, 0.5, 0.5):
             clock.advance(passed_s)
-            ledger.beat()
+            ledger.heartbeat()
             counts.append(noted.count("beat"))
 
         assert [0, 0, 1, 1, 2, 2] == counts
@@ -805,7 +807,7 @@ class TestItsCalls:
         noted = self.operations(ledger)
         clock.advance(5)
 
-        ledger.beat()
+        ledger.heartbeat()
 
         assert ["beat"] * beats == noted
 
@@ -818,11 +820,11 @@ class TestItsCalls:
         ledger.refund(LANE, f"{ledger.token}:1")
         noted = self.operations(ledger)
         clock.advance(5)
-        ledger.beat()
+        ledger.heartbeat()
         ledger.refund(LANE, f"{ledger.token}:2")
         clock.advance(5)
 
-        ledger.beat()
+        ledger.heartbeat()
         ledger.close()
 
         assert ["beat", "refund"] == noted
@@ -856,7 +858,7 @@ class TestStanding:
         assert {"RPD": (10, 86_400.0), "RPM": (600, 86_400.0), "TPM": (60_000, 86_400.0)} == {
             level.dimension: (level.limit, level.period_s) for level in standing.levels
         }
-        assert (False, 2) == (standing.credits, standing.processes)
+        assert (False, 2) == (standing.refunds_unused, standing.processes)
         assert 590 * NS_PER_S < standing.held_ns <= 600 * NS_PER_S
 
     def test_whoever_closes_or_fails_lets_go_of_its_connections(self, opened, redis_server):
@@ -899,14 +901,14 @@ def test_a_cluster_serves_as_well():
     """
     server = RedisServer(is_cluster=True)
     try:
-        ledger, other = (RedisLedger.open(f"{server.url}?scope=acme&cluster=true") for _ in range(2))
+        ledger, other = (RedisBudgetStore.open(f"{server.url}?scope=acme&cluster=true") for _ in range(2))
         for lane in ("a", "b", "c"):
             ledger.reserve(claim(ledger, lane, 60_000, lane), SLOW)
             assert isinstance(other.reserve(claim(other, lane, 1, lane), SLOW), Blocked)
             other.has_changed()
             ledger.refund(lane, f"{ledger.token}:{lane}")
             assert is_told(other)
-            assert isinstance(other.reserve(claim(other, lane, 1, lane), SLOW), Granted)
+            assert isinstance(other.reserve(claim(other, lane, 1, lane), SLOW), Reserved)
         ledger.close()
         other.close()
     finally:

@@ -11,8 +11,8 @@ import pytest
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.errors import LimiterUnavailable
-from groq_queue.limiters.reservation_client import Agent
-from groq_queue.limiters.store import Claim, Granted, Standing
+from groq_queue.limiters.reservation_client import ReservationClient
+from groq_queue.limiters.store import LaneStatus, ReservationRequest, Reserved
 
 TPM = {"TPM": (1_000, 60 * NS_PER_S)}
 MS = 1_000_000
@@ -37,7 +37,7 @@ class PlayedLedger:
         if self.is_down:
             raise LimiterUnavailable("away", address="played")
 
-    def reserve(self, claim: Claim, limits: Any) -> Any:
+    def reserve(self, claim: ReservationRequest, limits: Any) -> Any:
         self._ask("reserve", claim, limits)
         return self.reply
 
@@ -45,12 +45,12 @@ class PlayedLedger:
         self._ask("has_changed")
         return self.changes
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         self._ask("beat")
 
-    def standing(self, lane: str) -> Standing:
+    def standing(self, lane: str) -> LaneStatus:
         self._ask("standing", lane)
-        return Standing([], processes=7)
+        return LaneStatus([], processes=7)
 
     def close(self) -> None:
         self.asked.append(("close", self._clock.now_ns(), ()))
@@ -71,18 +71,18 @@ class PlayedMeter:
 
     def __init__(self, lane: str = "lane") -> None:
         self.lane = lane
-        self.claim: Claim | None = None
+        self.claim: ReservationRequest | None = None
         self.open = False
         self.late_ns: int | None = None
         self.heard: list[Any] = []
 
     def want(self, number: int = 1) -> None:
-        self.claim, self.open = Claim(f"{self.lane}-{number}", self.lane, {"TPM": 10}), True
+        self.claim, self.open = ReservationRequest(f"{self.lane}-{number}", self.lane, {"TPM": 10}), True
 
     def wish(self) -> Any:
         return None if self.claim is None else (self.claim, TPM)
 
-    def deliver(self, claim: Claim, reply: Any, now_ns: int) -> None:
+    def deliver(self, claim: ReservationRequest, reply: Any, now_ns: int) -> None:
         self.heard.append((claim.id, reply, now_ns))
         if not isinstance(reply, Blocked):
             self.claim = None
@@ -96,7 +96,7 @@ class PlayedMeter:
     def is_open(self) -> bool:
         return self.open
 
-    def stand(self, standing: Standing, now_ns: int) -> None:
+    def stand(self, standing: LaneStatus, now_ns: int) -> None:
         self.heard.append(("stands", standing.processes, now_ns))
 
     def lost(self, error: LimiterUnavailable, now_ns: int) -> None:
@@ -115,7 +115,7 @@ class Office:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.ledger = PlayedLedger(self.clock)
-        self.agent = Agent(self.ledger, self.clock)  # type: ignore[arg-type]
+        self.agent = ReservationClient(self.ledger, self.clock)  # type: ignore[arg-type]
 
     def meter(self, lane: str = "lane", *, wants: bool = True) -> PlayedMeter:
         meter = PlayedMeter(lane)
@@ -163,12 +163,12 @@ def test_where_nothing_is_open_nothing_is_asked_and_nothing_is_due(office: Offic
 def test_a_claim_is_taken_to_the_ledger_and_its_answer_brought_back(office: Office) -> None:
     meter = office.meter()
     wanted = meter.claim
-    office.ledger.reply = Granted("lane-1")
+    office.ledger.reply = Reserved("lane-1")
 
     office.agent.run()
 
     assert [(wanted, TPM)] == [arguments for name, _, arguments in office.ledger.asked if name == "reserve"]
-    assert [("lane-1", Granted("lane-1"), office.clock.now_ns())] == meter.heard[:1]
+    assert [("lane-1", Reserved("lane-1"), office.clock.now_ns())] == meter.heard[:1]
 
 
 def test_a_claim_that_is_too_large_is_not_asked_for_again(office: Office) -> None:
@@ -267,7 +267,7 @@ def test_the_lane_that_is_in_the_greatest_hurry_sets_the_pace(office: Office) ->
 def test_once_a_claim_is_met_nothing_is_due_but_the_beat(office: Office) -> None:
     office.meter()
     office.agent.run()
-    office.ledger.reply, office.ledger.changes = Granted("lane-1"), True
+    office.ledger.reply, office.ledger.changes = Reserved("lane-1"), True
     office.clock.advance(0.05)
 
     due_ns = office.agent.run()

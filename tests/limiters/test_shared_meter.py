@@ -237,7 +237,7 @@ def test_credit_that_one_process_has_proven_is_believed_by_all(org: Organisation
     for number in range(5):
         lease = org.ask(one, size, request_id=str(number))
         org.settle(one, lease, (0, 1, 0), [RateHeader("TPM", 1_000, 999 - number)], size)
-    assert org.store._alive[0].standing(LANE).credits
+    assert org.store._alive[0].standing(LANE).refunds_unused
 
     for number in range(20):
         lease = org.ask(two, size, request_id=str(number))

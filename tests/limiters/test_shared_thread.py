@@ -11,7 +11,7 @@ from redis_server import RedisServer
 from groq_queue import GroqQueue, GroqQueueError, GroqSimulator, Limits
 from groq_queue.clock import NS_PER_S
 from groq_queue.engine import courier
-from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.sqlite import SqliteBudgetStore
 
 S = 30
 
@@ -29,11 +29,11 @@ def one_redis():
 def shared(request, tmp_path):
     """Return the address of a shared budget and the class of its ledger."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/budgets.db", SqliteLedger
+        return f"sqlite:///{tmp_path}/budgets.db", SqliteBudgetStore
     server = request.getfixturevalue("one_redis")
-    from groq_queue.limiters.redis import RedisLedger
+    from groq_queue.limiters.redis import RedisBudgetStore
 
-    return f"{server.url}?scope={tmp_path.name}", RedisLedger
+    return f"{server.url}?scope={tmp_path.name}", RedisBudgetStore
 
 
 @pytest.fixture(scope="module")

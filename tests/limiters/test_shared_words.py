@@ -14,9 +14,9 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.priority import LeaseApplicant
 from groq_queue.core.token_estimate import Backlog, PromptSize
 from groq_queue.errors import LimiterUnavailable
-from groq_queue.limiters.reservation_client import Agent
+from groq_queue.limiters.reservation_client import ReservationClient
 from groq_queue.limiters.shared import SharedLimiter, SharedMeter
-from groq_queue.limiters.store import Granted, Seen, Standing
+from groq_queue.limiters.store import LaneStatus, Reserved, ServerLimit
 
 S = NS_PER_S
 MS = 1_000_000
@@ -39,19 +39,19 @@ class Recorder:
         self.words: list[tuple[Any, ...]] = []
         self.reply: Any = None
         self.token = "token"
-        self.stands = Standing([])
+        self.stands = LaneStatus([])
 
     def reserve(self, claim: Any, limits: Any) -> Any:
         self.words.append(("reserve", claim, limits))
-        return self.reply or Granted(claim.id)
+        return self.reply or Reserved(claim.id)
 
-    def standing(self, lane: str) -> Standing:
+    def standing(self, lane: str) -> LaneStatus:
         return self.stands
 
     def has_changed(self) -> bool:
         return False
 
-    def beat(self) -> None: ...
+    def heartbeat(self) -> None: ...
 
     def renew(self) -> None:
         self.token = "child"
@@ -89,7 +89,7 @@ class Bench:
     def __init__(self, limits: Any = TPM, **options: Any) -> None:
         self.clock = FakeClock()
         self.ledger = Recorder()
-        self.agents: list[Agent] = []
+        self.agents: list[ReservationClient] = []
         self.desk = Desk()
         self.limiter = SharedLimiter(
             self.ledger,  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ class Bench:
         self.heard = 0
         self.meter.subscribe(self._hear)
 
-    def _hire(self, agent: Agent) -> Desk:
+    def _hire(self, agent: ReservationClient) -> Desk:
         self.agents.append(agent)
         return self.desk
 
@@ -359,7 +359,7 @@ def test_an_answer_to_a_claim_that_was_given_up_is_not_taken() -> None:
     old, _ = one.meter.wish()
     one.ask(exact(600), LeaseApplicant("b"))
 
-    one.meter.deliver(old, Granted(old.id), one.now_ns())
+    one.meter.deliver(old, Reserved(old.id), one.now_ns())
 
     assert 0 == one.heard
     assert isinstance(one.ask(exact(600), LeaseApplicant("b")), Blocked)
@@ -470,7 +470,7 @@ def test_a_settlement_tells_what_was_requested_and_used_and_what_the_headers_sai
             "token-1",
             {"RPM": 1, "RPD": 1, "TPM": 140, "TPD": 140, "ITPM": 90, "OTPM": 50},
             {"RPM": 1, "RPD": 1, "TPM": 80, "TPD": 80, "ITPM": 60, "OTPM": 20},
-            {"TPM": Seen(2_000, 700, False), "RPM": Seen(10, 9, True)},
+            {"TPM": ServerLimit(2_000, 700, False), "RPM": ServerLimit(10, 9, True)},
             {"TPM": (1_000, 60 * S), "RPM": (10, 60 * S)},
         )
     ] == one.told()
@@ -545,8 +545,8 @@ def test_a_refusals_notices_reach_the_engine() -> None:
 # -- what is shown
 
 
-def stand(one: Bench, used: int, *, limit: int = 1_000, processes: int = 1, credits: bool = False) -> None:
-    standing = Standing([Level("TPM", used, limit, 60.0)], credits, processes)
+def stand(one: Bench, used: int, *, limit: int = 1_000, processes: int = 1, refunds_unused: bool = False) -> None:
+    standing = LaneStatus([Level("TPM", used, limit, 60.0)], refunds_unused, processes)
     one.meter.stand(standing, one.now_ns())
 
 
@@ -598,7 +598,7 @@ def test_the_forecast_adds_what_goes_first_to_what_all_have_used() -> None:
 @pytest.mark.parametrize(("ahead", "wait_s"), [(0, 0), (1, 6), (4, 24)])
 def test_requests_are_counted_by_the_forecast_as_requests(ahead: int, wait_s: int) -> None:
     one = Bench(Limits(rpm=10))
-    one.meter.stand(Standing([Level("RPM", 9, 10, 60.0)]), one.now_ns())
+    one.meter.stand(LaneStatus([Level("RPM", 9, 10, 60.0)]), one.now_ns())
 
     backlog = Backlog() if not ahead else Backlog().plus(exact(1), ahead)
 
@@ -610,7 +610,7 @@ def test_credit_that_the_ledger_believes_is_believed_here() -> None:
     for one in (believer, doubter):
         lease = one.leased(exact(0, 900))
         one.meter.settle(lease, exact(0, 900), (0, 1, 0), None, one.now_ns())
-        stand(one, 1, credits=one is believer)
+        stand(one, 1, refunds_unused=one is believer)
 
     assert [1, 900] == [one.meter.levels(one.now_ns())[0].used for one in (believer, doubter)]
 
@@ -700,7 +700,7 @@ def test_a_margin_is_left_of_a_share_too() -> None:
 
 def test_a_share_of_little_is_one_at_least() -> None:
     one = Bench(Limits(rpm=2), on_outage="local_share")
-    one.meter.stand(Standing([Level("RPM", 0, 2, 60.0)], processes=5), one.now_ns())
+    one.meter.stand(LaneStatus([Level("RPM", 0, 2, 60.0)], processes=5), one.now_ns())
     away(one)
 
     assert [1] == [level.limit for level in ProcessView(one.meter).levels(one.now_ns())]

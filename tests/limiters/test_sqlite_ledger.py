@@ -22,9 +22,9 @@ from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
 from groq_queue.limiters import budgetfile
-from groq_queue.limiters.lane_state import Books
-from groq_queue.limiters.sqlite import SqliteLedger
-from groq_queue.limiters.store import Claim, Granted, KnownLimits
+from groq_queue.limiters.lane_state import LaneState
+from groq_queue.limiters.sqlite import SqliteBudgetStore
+from groq_queue.limiters.store import KnownLimits, ReservationRequest, Reserved
 
 TPM: KnownLimits = {"TPM": (6_000, 60 * NS_PER_S)}
 TPD: KnownLimits = {"TPD": (86_400, 86_400 * NS_PER_S)}  # a token drains each second
@@ -38,14 +38,14 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     made.close()
 
 
-def spend(ledger: SqliteLedger, tokens: int, limits: KnownLimits = TPM) -> None:
+def spend(ledger: SqliteBudgetStore, tokens: int, limits: KnownLimits = TPM) -> None:
     cost = dict.fromkeys(limits, tokens)
-    claim = Claim(f"{ledger.token}-1", "lane", cost)
-    assert isinstance(ledger.reserve(claim, limits), Granted)
+    claim = ReservationRequest(f"{ledger.token}-1", "lane", cost)
+    assert isinstance(ledger.reserve(claim, limits), Reserved)
     ledger.settle("lane", claim.id, cost, cost, {}, limits)
 
 
-def used(ledger: SqliteLedger) -> int:
+def used(ledger: SqliteBudgetStore) -> int:
     return ledger.standing("lane").levels[0].used
 
 
@@ -72,7 +72,7 @@ def test_a_url_names_a_file(url: str, path: str) -> None:
 )
 def test_a_url_that_names_no_file_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="three slashes"):
-        SqliteLedger.open(url)
+        SqliteBudgetStore.open(url)
 
 
 @pytest.mark.parametrize("limiter", ["postgres://u:secret@h/db", 5, "", Path("/tmp/x")])
@@ -106,14 +106,14 @@ def make_others(path: Path) -> None:
 
 
 def make_newer(path: Path) -> None:
-    SqliteLedger(str(path)).close()
+    SqliteBudgetStore(str(path)).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
 
 
 def make_damaged(path: Path) -> None:
-    SqliteLedger(str(path)).close()
+    SqliteBudgetStore(str(path)).close()
     content = bytearray(path.read_bytes())
     content[4096 : 4096 * 3] = b"\xff" * 4096 * 2
     path.write_bytes(content)
@@ -137,7 +137,7 @@ def test_a_file_that_holds_no_budgets_is_told_with_the_cure_and_left_alone(
     before = path.read_bytes() if path.is_file() else None
 
     with pytest.raises(LimiterUnavailable, match=said) as caught:
-        spend(SqliteLedger(str(path)), 1)
+        spend(SqliteBudgetStore(str(path)), 1)
 
     assert str(path) == caught.value.address
     assert before == (path.read_bytes() if path.is_file() else None)
@@ -145,7 +145,7 @@ def test_a_file_that_holds_no_budgets_is_told_with_the_cure_and_left_alone(
 
 def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(LimiterUnavailable, match="create it first"):
-        SqliteLedger(str(tmp_path / "no" / "budgets.db"))
+        SqliteBudgetStore(str(tmp_path / "no" / "budgets.db"))
 
     assert [] == list(tmp_path.iterdir())
 
@@ -156,20 +156,20 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
     The tests may run as root, whom nothing stops; so the question is answered for an ordinary user.
     """
     path = tmp_path / "budgets.db"
-    SqliteLedger(str(path)).close()
+    SqliteBudgetStore(str(path)).close()
     closed = tmp_path if what == "directory" else path
     access = os.access
     monkeypatch.setattr(os, "access", lambda name, mode: str(name) != str(closed) and access(name, mode))
 
     with pytest.raises(LimiterUnavailable, match=r"writable|may not read and write"):
-        SqliteLedger(str(path))
+        SqliteBudgetStore(str(path))
 
 
 def test_a_file_that_hosts_would_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgetfile, "mounts", lambda: f"server:/home {tmp_path} nfs4 rw 0 0\n")
 
     with pytest.raises(LimiterUnavailable, match=r"network file system \(nfs4\).*share by redis://"):
-        SqliteLedger(str(tmp_path / "budgets.db"))
+        SqliteBudgetStore(str(tmp_path / "budgets.db"))
 
     assert [] == list(tmp_path.iterdir())
 
@@ -186,7 +186,7 @@ def test_a_queue_over_such_a_place_is_not_made(tmp_path: Path) -> None:
 def test_the_file_is_for_its_user_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        ledger = SqliteLedger(str(tmp_path / "budgets.db"))
+        ledger = SqliteBudgetStore(str(tmp_path / "budgets.db"))
         spend(ledger, 1)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
         ledger.close()
@@ -273,7 +273,7 @@ def test_each_beat_notes_the_time_so_that_a_corrected_wall_clock_drains_nothing_
     before = store.open(clock, boot_id="one")
     spend(before, 5_000, TPD)
     clock.wall += 3_600
-    before.beat()
+    before.heartbeat()
 
     after = store.open(Boot(10, 1_800_004_600), boot_id="two")
 
@@ -282,11 +282,11 @@ def test_each_beat_notes_the_time_so_that_a_corrected_wall_clock_drains_nothing_
 
 def test_what_was_open_at_a_boot_is_charged(store: SqliteStore) -> None:
     before = store.open(Boot(1_000_000, 1_800_000_000), boot_id="one")
-    assert isinstance(before.reserve(Claim("x-1", "lane", {"TPD": 5_000}), TPD), Granted)
+    assert isinstance(before.reserve(ReservationRequest("x-1", "lane", {"TPD": 5_000}), TPD), Reserved)
     store.kill(before)
 
     after = store.open(Boot(10, 1_800_000_000), boot_id="two")
-    blocked = after.reserve(Claim("y-1", "lane", {"TPD": 86_400}), TPD)
+    blocked = after.reserve(ReservationRequest("y-1", "lane", {"TPD": 86_400}), TPD)
 
     assert Blocked("limit", 5_000 * NS_PER_S, "TPD", 5_000, 86_400) == blocked
 
@@ -295,11 +295,11 @@ def test_wall_clocks_that_differ_by_hours_change_nothing(store: SqliteStore) -> 
     ahead, behind = Boot(1_000, 1_800_003_600), Boot(1_000, 1_799_996_400)
     one, two = store.open(ahead, boot_id="same"), store.open(behind, boot_id="same")
     for _ in range(3):
-        one.beat()
-        two.beat()
+        one.heartbeat()
+        two.heartbeat()
     spend(one, 5_000, TPD)
-    two.beat()
-    one.beat()
+    two.heartbeat()
+    one.heartbeat()
 
     assert [5_000, 5_000] == [used(one), used(two)]
 
@@ -320,7 +320,7 @@ def test_a_steady_clock_that_went_back_is_a_boot_whatever_the_host_calls_it(stor
 def test_a_process_that_comes_at_the_same_instant_comes_after_no_boot(store: SqliteStore) -> None:
     before = store.open(Boot(1_000, 1_800_000_000), boot_id="")
     spend(before, 5_000, TPD)
-    assert isinstance(before.reserve(Claim("x-2", "lane", {"TPD": 1}), TPD), Granted)
+    assert isinstance(before.reserve(ReservationRequest("x-2", "lane", {"TPD": 1}), TPD), Reserved)
 
     after = store.open(Boot(1_000, 1_800_001_000), boot_id="")
 
@@ -328,7 +328,7 @@ def test_a_process_that_comes_at_the_same_instant_comes_after_no_boot(store: Sql
     assert 2 == _alive(after) + 1  # the first one still counts as alive
 
 
-def _alive(ledger: SqliteLedger) -> int:
+def _alive(ledger: SqliteBudgetStore) -> int:
     assert ledger._db is not None
     now_ns = ledger._clock.now_ns()
     return int(ledger._db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0])
@@ -336,7 +336,7 @@ def _alive(ledger: SqliteLedger) -> int:
 
 def test_no_process_lives_through_a_boot(store: SqliteStore) -> None:
     before = store.open(Boot(10, 1_800_000_000), boot_id="one")
-    before.beat()
+    before.heartbeat()
 
     after = store.open(Boot(11, 1_800_000_000), boot_id="two")
 
@@ -346,7 +346,7 @@ def test_no_process_lives_through_a_boot(store: SqliteStore) -> None:
 # -- who is alive
 
 
-def until_s(store: SqliteStore, ledger: SqliteLedger) -> float | None:
+def until_s(store: SqliteStore, ledger: SqliteBudgetStore) -> float | None:
     """Return in how many seconds a process will be taken for dead, or None if it is not written down."""
     with contextlib.closing(sqlite3.connect(store.path)) as db:
         row = db.execute("SELECT until_ns FROM processes WHERE token = ?", (ledger.token,)).fetchone()
@@ -357,7 +357,7 @@ def test_to_claim_is_as_good_as_a_beat_once_half_the_time_is_over(store: SqliteS
     """
     Not sooner, because it would be written down with every request.
     """
-    ledger, claim = store.open(), Claim("x-1", "lane", {"TPM": 1})
+    ledger, claim = store.open(), ReservationRequest("x-1", "lane", {"TPM": 1})
     left = [until_s(store, ledger)]
     for passed_s in (0, 1.5, 0.25):
         store.clock.advance(passed_s)
@@ -369,8 +369,8 @@ def test_to_claim_is_as_good_as_a_beat_once_half_the_time_is_over(store: SqliteS
 
 def test_a_beat_is_good_for_three_seconds_and_not_for_a_nanosecond_more(store: SqliteStore) -> None:
     one, other = store.open(), store.open()
-    one.beat()
-    other.beat()
+    one.heartbeat()
+    other.heartbeat()
 
     store.clock.advance(3.0 - 1e-9)
     before = _alive(other)
@@ -388,10 +388,10 @@ def test_a_fresh_file_holds_no_news(store: SqliteStore) -> None:
 
 def test_nothing_new_is_no_news_however_often_one_looks(store: SqliteStore) -> None:
     one, other = store.open(), store.open()
-    assert isinstance(one.reserve(Claim("x-1", "lane", {"TPM": 6_000}), TPM), Granted)
-    other.reserve(Claim("y-1", "lane", {"TPM": 1}), TPM)
+    assert isinstance(one.reserve(ReservationRequest("x-1", "lane", {"TPM": 6_000}), TPM), Reserved)
+    other.reserve(ReservationRequest("y-1", "lane", {"TPM": 1}), TPM)
 
-    one.beat()
+    one.heartbeat()
 
     assert [False] * 3 == [other.has_changed() for _ in range(3)]
 
@@ -399,15 +399,15 @@ def test_nothing_new_is_no_news_however_often_one_looks(store: SqliteStore) -> N
 def test_ones_own_ends_are_no_news_and_those_of_others_are_until_one_asks(store: SqliteStore) -> None:
     one, other = store.open(), store.open()
     for ledger, name in ((one, "x-1"), (one, "x-2"), (other, "y-1")):
-        assert isinstance(ledger.reserve(Claim(name, "lane", {"TPM": 100}), TPM), Granted)
+        assert isinstance(ledger.reserve(ReservationRequest(name, "lane", {"TPM": 100}), TPM), Reserved)
     one.has_changed()
-    one.reserve(Claim("x-3", "lane", {"TPM": 100}), TPM)
+    one.reserve(ReservationRequest("x-3", "lane", {"TPM": 100}), TPM)
 
     one.refund("lane", "x-1")
     own = one.has_changed()
     other.refund("lane", "y-1")
     of_another = one.has_changed()
-    one.reserve(Claim("x-4", "lane", {"TPM": 100}), TPM)
+    one.reserve(ReservationRequest("x-4", "lane", {"TPM": 100}), TPM)
 
     assert (False, True, False) == (own, of_another, one.has_changed())
 
@@ -416,10 +416,10 @@ def test_ones_own_ends_are_no_news_and_those_of_others_are_until_one_asks(store:
 def test_each_way_to_free_budget_is_news_to_those_who_wait(store: SqliteStore, how: str) -> None:
     holder, waiter, third = (store.open() for _ in range(3))
     cost = {"TPM": 6_000}
-    assert isinstance(holder.reserve(Claim("x-1", "lane", cost), TPM), Granted)
+    assert isinstance(holder.reserve(ReservationRequest("x-1", "lane", cost), TPM), Reserved)
     if how == "leaves the line":
-        holder.reserve(Claim("x-2", "lane", {"TPM": 1}, priority=0), TPM)
-    waiter.reserve(Claim("y-1", "lane", {"TPM": 1}), TPM)
+        holder.reserve(ReservationRequest("x-2", "lane", {"TPM": 1}, priority=0), TPM)
+    waiter.reserve(ReservationRequest("y-1", "lane", {"TPM": 1}), TPM)
     before = waiter.has_changed()
 
     if how == "settles":
@@ -431,7 +431,7 @@ def test_each_way_to_free_budget_is_news_to_those_who_wait(store: SqliteStore, h
     elif how == "dies":
         store.kill(holder)
         store.clock.advance(3)
-        third.reserve(Claim("z-1", "other lane", {}), {})
+        third.reserve(ReservationRequest("z-1", "other lane", {}), {})
     else:
         store.kill(holder)
         holder.close()
@@ -451,11 +451,11 @@ def test_a_step_that_breaks_leaves_no_trace_and_the_file_free(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Books, "grant", broken)
+        patch.setattr(LaneState, "grant", broken)
         with pytest.raises(ZeroDivisionError):
-            one.reserve(Claim("x-1", "lane", {"TPM": 1}, priority=0), TPM)
+            one.reserve(ReservationRequest("x-1", "lane", {"TPM": 1}, priority=0), TPM)
 
-    assert isinstance(other.reserve(Claim("y-1", "lane", {"TPM": 1}), TPM), Granted)
+    assert isinstance(other.reserve(ReservationRequest("y-1", "lane", {"TPM": 1}), TPM), Reserved)
     assert [] == rows(store, "waiters")
     assert 1 == used(one)
 
@@ -475,7 +475,7 @@ def test_a_ledger_that_cannot_be_made_leaves_no_connection(
     closed = closings()
 
     with pytest.raises(ZeroDivisionError):
-        SqliteLedger(str(store.path), Broken())
+        SqliteBudgetStore(str(store.path), Broken())
 
     assert [True] == closed
 
@@ -486,8 +486,8 @@ def test_what_is_over_leaves_nothing_behind_but_its_level(store: SqliteStore) ->
     """
     ledger = store.open()
     for number in (*range(20), 20):
-        claim = Claim(f"x-{number}", "lane", {"TPM": 1}, client=f"client {number % 20}")
-        assert isinstance(ledger.reserve(claim, TPM), Granted)
+        claim = ReservationRequest(f"x-{number}", "lane", {"TPM": 1}, client=f"client {number % 20}")
+        assert isinstance(ledger.reserve(claim, TPM), Reserved)
         ledger.settle("lane", claim.id, claim.cost, claim.cost, {}, TPM)
 
     assert ([], []) == (rows(store, "reservations"), rows(store, "waiters"))
@@ -502,12 +502,12 @@ def test_renewed_it_is_another_process_with_another_connection(store: SqliteStor
     As in a forked child. What it had reserved stays reserved, in the name of the parent.
     """
     ledger = store.open()
-    assert isinstance(ledger.reserve(Claim(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM), Granted)
+    assert isinstance(ledger.reserve(ReservationRequest(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM), Reserved)
     token, parents = ledger.token, ledger._db
     assert parents is not None
 
     ledger.renew()
-    blocked = ledger.reserve(Claim(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM)
+    blocked = ledger.reserve(ReservationRequest(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM)
     parents.close()
     budgetfile.let_go(parents)
 
@@ -533,7 +533,7 @@ def test_renewed_in_a_child_it_is_the_childs(store: SqliteStore, monkeypatch: py
     monkeypatch.setattr(os, "getpid", lambda: -1)
     ledger.renew()
 
-    assert isinstance(ledger.reserve(Claim("x-1", "lane", {"TPM": 5_000}), TPM), Granted)
+    assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
     parents.close()
     budgetfile.let_go(parents)
 
@@ -544,7 +544,7 @@ def test_two_ledgers_are_two_processes(store: SqliteStore) -> None:
 
 def test_in_a_child_a_ledger_of_the_parent_closes_nothing(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = store.open()
-    assert isinstance(ledger.reserve(Claim("x-1", "lane", {"TPM": 5_000}), TPM), Granted)
+    assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)
@@ -559,7 +559,7 @@ def test_in_a_child_a_ledger_of_the_parent_closes_nothing(store: SqliteStore, mo
 
 def test_closing_twice_is_closing_once(store: SqliteStore) -> None:
     ledger, other = store.open(), store.open()
-    assert isinstance(ledger.reserve(Claim("x-1", "lane", {"TPM": 5_000}), TPM), Granted)
+    assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
 
     db = ledger._db
     assert db is not None
@@ -579,10 +579,10 @@ def test_a_forked_child_never_uses_what_it_inherited(tmp_path: Path) -> None:
     """
     script = """
 import os, sys
-from groq_queue.limiters.sqlite import SqliteLedger
-from groq_queue.limiters.store import Claim
+from groq_queue.limiters.sqlite import SqliteBudgetStore
+from groq_queue.limiters.store import ReservationRequest
 from groq_queue.errors import LimiterUnavailable
-ledger = SqliteLedger(sys.argv[1])
+ledger = SqliteBudgetStore(sys.argv[1])
 limits = {"TPM": (6_000, 60 * 10**9)}
 with ledger._step() as (db, now_ns):
     db.execute("UPDATE changes SET number = 41")
@@ -623,9 +623,9 @@ from groq_queue.core.token_estimate import PromptSize
 from groq_queue.core.priority import LeaseApplicant
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.limiters.shared import SharedLimiter
-from groq_queue.limiters.sqlite import SqliteLedger
+from groq_queue.limiters.sqlite import SqliteBudgetStore
 limits, size, turn, clock = Limits(tpm=500, minute_s=86_400), PromptSize(150, 0, is_exact=True), LeaseApplicant("r"), SystemClock()
-ledger, desks = SqliteLedger(sys.argv[1]), []
+ledger, desks = SqliteBudgetStore(sys.argv[1]), []
 alone = ProcessLimiter(limits, "u", "account")
 shared = SharedLimiter(ledger, limits, "u", "account", clock, lambda agent: desks.append(Desk(agent)) or desks[-1])
 def lease():
@@ -666,7 +666,7 @@ def test_a_file_that_was_removed_is_made_again(store: SqliteStore) -> None:
     gone = one._db
     assert gone is not None
 
-    one.beat()
+    one.heartbeat()
     assert is_closed(gone)
     two = store.open()
     spend(two, 3_000)
@@ -702,8 +702,8 @@ def test_a_process_killed_in_mid_transaction_harms_nothing(tmp_path: Path) -> No
     """
     script = """
 import os, signal, sys
-from groq_queue.limiters.sqlite import SqliteLedger
-ledger = SqliteLedger(sys.argv[1])
+from groq_queue.limiters.sqlite import SqliteBudgetStore
+ledger = SqliteBudgetStore(sys.argv[1])
 ledger.charge("lane", {"TPM": 1_000}, {"TPM": (6_000, 10**18)})
 with ledger._step() as (db, now_ns):
     for number in range(10_000):
@@ -715,7 +715,7 @@ with ledger._step() as (db, now_ns):
     subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
     size = path.stat().st_size
 
-    ledger = SqliteLedger(str(path))
+    ledger = SqliteBudgetStore(str(path))
     levels = ledger.standing("lane").levels
     ledger.close()
 

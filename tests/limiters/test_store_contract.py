@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, TooLarge
-from groq_queue.limiters.store import LEASE_S, Claim, Granted, KnownLimits, Ledger, Seen
+from groq_queue.limiters.store import LEASE_S, BudgetStore, KnownLimits, ReservationRequest, Reserved, ServerLimit
 
 MINUTE = 60 * NS_PER_S
 DAY = 86_400 * NS_PER_S
@@ -23,32 +23,38 @@ FOUR: KnownLimits = {"RPM": (10, MINUTE), "RPD": (1_000, DAY), "TPM": (6_000, MI
 _numbers = itertools.count(1)
 
 
-def claim(ledger: Ledger, tokens: int = 100, **facts: Any) -> Claim:
+def claim(ledger: BudgetStore, tokens: int = 100, **facts: Any) -> ReservationRequest:
     cost = {"RPM": 1, "RPD": 1, "TPM": tokens, "TPD": tokens}
-    return Claim(f"{ledger.token}-{next(_numbers)}", facts.pop("lane", LANE), cost, **facts)
+    return ReservationRequest(f"{ledger.token}-{next(_numbers)}", facts.pop("lane", LANE), cost, **facts)
 
 
-def ask(ledger: Ledger, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> Any:
+def ask(ledger: BudgetStore, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> Any:
     return ledger.reserve(claim(ledger, tokens, **facts), limits)
 
 
-def granted(ledger: Ledger, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> Claim:
+def granted(ledger: BudgetStore, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> ReservationRequest:
     asked = claim(ledger, tokens, **facts)
-    assert Granted(asked.id) == ledger.reserve(asked, limits)
+    assert Reserved(asked.id) == ledger.reserve(asked, limits)
     return asked
 
 
-def settle(ledger: Ledger, asked: Claim, used: int | None = None, limits: KnownLimits = TPM, **seen: Seen) -> None:
+def settle(
+    ledger: BudgetStore,
+    asked: ReservationRequest,
+    used: int | None = None,
+    limits: KnownLimits = TPM,
+    **seen: ServerLimit,
+) -> None:
     """End a reservation whose request was charged in full, or used *used* tokens."""
     real = dict(asked.cost) if used is None else {**asked.cost, "TPM": used, "TPD": used}
     ledger.settle(asked.lane, asked.id, asked.cost, real, seen, limits)
 
 
-def spend(ledger: Ledger, tokens: int, limits: KnownLimits = TPM, **facts: Any) -> None:
+def spend(ledger: BudgetStore, tokens: int, limits: KnownLimits = TPM, **facts: Any) -> None:
     settle(ledger, granted(ledger, tokens, limits, **facts), limits=limits)
 
 
-def used(ledger: Ledger, dimension: str = "TPM") -> int:
+def used(ledger: BudgetStore, dimension: str = "TPM") -> int:
     return {level.dimension: level.used for level in ledger.standing(LANE).levels}.get(dimension, 0)
 
 
@@ -95,7 +101,7 @@ def test_a_told_wait_is_enough(store: Store) -> None:
     assert_wait(store, 1.5, blocked)
     store.advance(blocked.wait_ns / NS_PER_S)
 
-    assert Granted(asked.id) == ledger.reserve(asked, TPM)
+    assert Reserved(asked.id) == ledger.reserve(asked, TPM)
 
 
 def test_all_dimensions_are_taken_or_none(store: Store) -> None:
@@ -143,21 +149,21 @@ def test_what_costs_more_than_the_limit_is_too_large(store: Store) -> None:
     ledger = store.open()
 
     assert TooLarge(6_001, 6_000, "TPM") == ask(ledger, 6_001)
-    assert isinstance(ask(ledger, 6_000), Granted)
+    assert isinstance(ask(ledger, 6_000), Reserved)
 
 
 def test_a_limit_of_which_it_takes_nothing_does_not_block(store: Store) -> None:
     ledger, limits = store.open(), {**TPM, "ASPH": (100, 3_600 * NS_PER_S)}
     ledger.charge(LANE, {"ASPH": 500}, limits)
 
-    assert isinstance(ask(ledger, 100, limits), Granted)
+    assert isinstance(ask(ledger, 100, limits), Reserved)
 
 
 def test_lanes_have_budgets_of_their_own(store: Store) -> None:
     ledger = store.open()
     granted(ledger, 6_000, lane="one")
 
-    assert isinstance(ask(ledger, 6_000, lane="other"), Granted)
+    assert isinstance(ask(ledger, 6_000, lane="other"), Reserved)
 
 
 def test_what_one_process_took_another_cannot(store: Store) -> None:
@@ -186,7 +192,7 @@ def test_a_limit_that_changes_keeps_the_units_in_use(store: Store) -> None:
 
     blocked = ask(ledger, 100, {"TPM": (12_000, DAY)})
 
-    assert isinstance(blocked, Granted)
+    assert isinstance(blocked, Reserved)
     assert 6_090 < used(ledger) <= 6_100
 
 
@@ -199,7 +205,7 @@ def test_a_claim_that_is_repeated_is_granted_once(store: Store) -> None:
 
     again = ledger.reserve(asked, TPM)
 
-    assert Granted(asked.id) == again
+    assert Reserved(asked.id) == again
     assert 1_000 == used(ledger)
 
 
@@ -222,7 +228,7 @@ def test_a_refund_frees_at_once(store: Store) -> None:
     ledger = store.open()
     ledger.refund(LANE, granted(ledger, 6_000).id)
 
-    assert isinstance(ask(ledger, 6_000), Granted)
+    assert isinstance(ask(ledger, 6_000), Reserved)
 
 
 def test_real_use_may_pass_the_limit(store: Store) -> None:
@@ -238,15 +244,15 @@ def test_real_use_may_pass_the_limit(store: Store) -> None:
 def test_unused_allowance_counts_until_the_server_is_seen_to_give_it_back(store: Store) -> None:
     ledger = store.open()
     settle(ledger, granted(ledger, 1_000), used=100)
-    before = ledger.standing(LANE).credits, used(ledger)
+    before = ledger.standing(LANE).refunds_unused, used(ledger)
 
     for _ in range(4):
         asked = granted(ledger, 1_000)
-        settle(ledger, asked, 100, TPM, TPM=Seen(6_000, 5_900, lowers=True))
+        settle(ledger, asked, 100, TPM, TPM=ServerLimit(6_000, 5_900, lowers=True))
 
     assert not before[0]
     assert 900 < before[1] <= 1_000
-    assert ledger.standing(LANE).credits
+    assert ledger.standing(LANE).refunds_unused
     assert used(ledger) <= 500
 
 
@@ -254,15 +260,15 @@ def test_a_users_own_smaller_limit_is_not_loosened_by_headers(store: Store) -> N
     ledger = store.open()
 
     for _ in range(4):
-        settle(ledger, granted(ledger, 1_000), 100, TPM, TPM=Seen(60_000, 59_900, lowers=False))
+        settle(ledger, granted(ledger, 1_000), 100, TPM, TPM=ServerLimit(60_000, 59_900, lowers=False))
 
-    assert not ledger.standing(LANE).credits
+    assert not ledger.standing(LANE).refunds_unused
     assert 3_900 <= used(ledger) <= 4_000
 
 
 def test_headers_tell_what_others_spent(store: Store) -> None:
     ledger = store.open()
-    settle(ledger, granted(ledger, 100), 100, TPM, TPM=Seen(6_000, 1_000, lowers=True))
+    settle(ledger, granted(ledger, 100), 100, TPM, TPM=ServerLimit(6_000, 1_000, lowers=True))
 
     assert 4_900 <= used(ledger) <= 5_000
     assert isinstance(ask(ledger, 3_000), Blocked)
@@ -270,7 +276,7 @@ def test_headers_tell_what_others_spent(store: Store) -> None:
 
 def test_a_limit_learnt_from_an_answer_begins_where_the_answer_says(store: Store) -> None:
     ledger = store.open()
-    settle(ledger, granted(ledger, 100, limits={}), 100, TPM, TPM=Seen(6_000, 2_000, lowers=True))
+    settle(ledger, granted(ledger, 100, limits={}), 100, TPM, TPM=ServerLimit(6_000, 2_000, lowers=True))
 
     assert 3_900 <= used(ledger) <= 4_000
 
@@ -309,7 +315,7 @@ def test_a_pause_is_everybodys(store: Store) -> None:
 
     assert_wait(store, 2, blocked)
     assert ("hold", "TPM") == (blocked.reason, blocked.dimension)
-    assert Granted(asked.id) == two.reserve(asked, TPM)
+    assert Reserved(asked.id) == two.reserve(asked, TPM)
 
 
 def test_a_shorter_pause_does_not_end_a_longer_one(store: Store) -> None:
@@ -353,8 +359,8 @@ def test_priorities_are_strict_across_processes(store: Store) -> None:
 
     assert ["limit", "limit"] == [each.reason for each in blocked]
     assert [Blocked("behind", None)] * 2 == [behind, still_behind]
-    assert Granted(high.id) == two.reserve(high, TPM)
-    assert Granted(low.id) == one.reserve(low, TPM)
+    assert Reserved(high.id) == two.reserve(high, TPM)
+    assert Reserved(low.id) == one.reserve(low, TPM)
 
 
 def test_equals_go_by_arrival(store: Store) -> None:
@@ -366,16 +372,16 @@ def test_equals_go_by_arrival(store: Store) -> None:
     one.refund(LANE, held.id)
 
     assert Blocked("behind", None) == one.reserve(second, TPM)
-    assert Granted(first.id) == two.reserve(first, TPM)
-    assert Granted(second.id) == one.reserve(second, TPM)
+    assert Reserved(first.id) == two.reserve(first, TPM)
+    assert Reserved(second.id) == one.reserve(second, TPM)
 
 
-def order_of(store: Store, ledger: Ledger, waiting: list[Claim]) -> list[str]:
+def order_of(store: Store, ledger: BudgetStore, waiting: list[ReservationRequest]) -> list[str]:
     """Return the clients in the order in which their claims are granted, one at a time."""
     order = []
     while waiting:
         for each in list(waiting):
-            if isinstance(ledger.reserve(each, TPM), Granted):
+            if isinstance(ledger.reserve(each, TPM), Reserved):
                 order.append(each.client)
                 waiting.remove(each)
                 ledger.refund(LANE, each.id)
@@ -383,7 +389,7 @@ def order_of(store: Store, ledger: Ledger, waiting: list[Claim]) -> list[str]:
     return order
 
 
-def queue_up(ledger: Ledger, clients: str, **facts: Any) -> list[Claim]:
+def queue_up(ledger: BudgetStore, clients: str, **facts: Any) -> list[ReservationRequest]:
     held = granted(ledger, 6_000)
     waiting = [claim(ledger, 6_000, client=client, **facts) for client in clients]
     for each in waiting:
@@ -444,7 +450,7 @@ def test_who_leaves_the_line_lets_others_pass(store: Store) -> None:
     one.refund(LANE, gone.id)
     one.refund(LANE, held.id)
 
-    assert Granted(next_one.id) == two.reserve(next_one, TPM)
+    assert Reserved(next_one.id) == two.reserve(next_one, TPM)
 
 
 def test_a_claim_that_never_fits_keeps_nobody(store: Store) -> None:
@@ -457,7 +463,7 @@ def test_a_claim_that_never_fits_keeps_nobody(store: Store) -> None:
     shrunk: KnownLimits = {"TPM": (1_000, MINUTE)}
     assert isinstance(ledger.reserve(large, shrunk), TooLarge)
 
-    assert isinstance(ask(ledger, 500, shrunk), Granted)
+    assert isinstance(ask(ledger, 500, shrunk), Reserved)
 
 
 # -- the dead
@@ -479,7 +485,7 @@ def test_what_a_dead_process_reserved_is_charged_in_full_and_drains(store: Store
     store.advance(1)
 
     assert_wait(store, 1, blocked)
-    assert Granted(waiting.id) == alive.reserve(waiting, TPM)
+    assert Reserved(waiting.id) == alive.reserve(waiting, TPM)
 
 
 def test_a_dead_process_stands_in_nobodys_way(store: Store) -> None:
@@ -494,7 +500,7 @@ def test_a_dead_process_stands_in_nobodys_way(store: Store) -> None:
     store.kill(dead)
     store.advance(LEASE_S + 1)
 
-    assert Granted(next_one.id) == alive.reserve(next_one, TPM)
+    assert Reserved(next_one.id) == alive.reserve(next_one, TPM)
 
 
 def test_who_beats_keeps_what_it_has(store: Store) -> None:
@@ -567,7 +573,7 @@ def test_denied_tries_wake_nobody(store: Store) -> None:
 
     for _ in range(3):
         one.reserve(first, TPM)
-        one.beat()
+        one.heartbeat()
 
     assert not two.has_changed()
 
@@ -584,8 +590,8 @@ def test_no_history_ever_passes_the_limit(store: Store, seed: int) -> None:
     rng = random.Random(seed)
     ledgers = [store.open() for _ in range(3)]
     limits: KnownLimits = {"TPM": (1_000, 10 * NS_PER_S), "RPM": (20, 10 * NS_PER_S)}
-    waiting: dict[int, Claim] = {}
-    running: list[tuple[Ledger, Claim, float]] = []
+    waiting: dict[int, ReservationRequest] = {}
+    running: list[tuple[BudgetStore, ReservationRequest, float]] = []
     arrivals: list[tuple[float, int]] = []
     for _ in range(400):
         number = rng.randrange(len(ledgers))
@@ -593,7 +599,7 @@ def test_no_history_ever_passes_the_limit(store: Store, seed: int) -> None:
         if act < 0.4:
             ledger = ledgers[number]
             asked = waiting.pop(number, None) or claim(ledger, rng.randint(1, 400), priority=rng.choice((1, 5, 8)))
-            if isinstance(ledger.reserve(asked, limits), Granted):
+            if isinstance(ledger.reserve(asked, limits), Reserved):
                 running.append((ledger, asked, store.now_s()))
             else:
                 waiting[number] = asked
