@@ -27,7 +27,7 @@ _CURES = (
 )
 
 
-def told(path: str, error: BaseException) -> JournalError:
+def journal_error(path: str, error: BaseException) -> JournalError:
     """Return *error* as a ``JournalError`` that names the path and the cure; raise it ``from`` the original."""
     said = str(error)
     for sign, cure in _CURES:

@@ -22,16 +22,16 @@ from typing import Any, TypeVar
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.errors import ConfigurationError, JournalError
-from groq_queue.journal.errors import told
+from groq_queue.journal.errors import journal_error
 from groq_queue.journal.opener import closed
 
 _T = TypeVar("_T")
 _MOST_AT_ONCE = 512  # changes in one transaction; the disk is waited for long before that is felt
-_LOOK_AGAIN_S = 1.0  # see ``Commits.run``
+_LOOK_AGAIN_S = 1.0  # see ``GroupCommit.run``
 _SLICE_S = 0.25  # a wait for another program's lock is cut here, so that Ctrl-C is heard
 
 
-class _Fate:
+class _Transaction:
     """What became of one transaction, for all changes in it."""
 
     __slots__ = ("is_made", "is_sealed")
@@ -54,7 +54,7 @@ class _Change:
         self.is_wide = is_wide
         self.is_single = is_single
         self.is_withdrawn = False
-        self.fate: _Fate | None = None
+        self.fate: _Transaction | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self.turn = threading.Lock()  # guards nothing: taken here, released by whoever wakes the caller
@@ -69,7 +69,7 @@ class _Change:
             self.turn.release()
 
 
-class Commits:
+class GroupCommit:
     """The only way to write to one journal.
 
     Invariants, true whenever ``_writing`` is free:
@@ -158,7 +158,7 @@ class Commits:
                 self._back_out()
                 return work(self._connection)
         except sqlite3.Error as error:
-            raise told(self._path, error) from error
+            raise journal_error(self._path, error) from error
         finally:
             self._wake_next()
 
@@ -211,7 +211,7 @@ class Commits:
             return
         except (JournalError, ConfigurationError) as error:
             change.error = error
-        change.fate = _Fate()
+        change.fate = _Transaction()
         change.fate.is_sealed = True
         self._line.popleft()
 
@@ -229,7 +229,7 @@ class Commits:
             return
         before = len(self._line)  # these have waited as long as we when the time is up
         batch: list[_Change] = []
-        fate = _Fate()
+        fate = _Transaction()
         try:
             self._back_out()
             is_durable = self._line[0].is_durable or any(
@@ -249,7 +249,7 @@ class Commits:
         except sqlite3.Error as error:
             self._back_out()
             for change in batch:
-                change.error = told(self._path, error)
+                change.error = journal_error(self._path, error)
                 change.error.__cause__ = error
             fate.is_sealed = True
             if not batch:
@@ -264,10 +264,10 @@ class Commits:
                 self._line.popleft().wake()
 
     def _refuse(self, count: int, error: BaseException) -> None:
-        fate = _Fate()
+        fate = _Transaction()
         for place in range(count):
             change = self._line[place]
-            change.error = error.copy() if isinstance(error, JournalError) else told(self._path, error)
+            change.error = error.copy() if isinstance(error, JournalError) else journal_error(self._path, error)
             change.error.__cause__ = error
             change.fate = fate
         fate.is_sealed = True
@@ -310,7 +310,7 @@ class Commits:
                 is_ours = isinstance(error, (JournalError, ConfigurationError))
                 if not is_ours and not (apart and self._connection.in_transaction):
                     raise
-                change.error = error if is_ours else told(self._path, error)
+                change.error = error if is_ours else journal_error(self._path, error)
                 if is_apart:
                     execute("ROLLBACK TO change")
             if is_apart:

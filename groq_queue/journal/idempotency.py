@@ -31,7 +31,7 @@ _REOPEN = """
 """
 
 
-class Naming:
+class IdempotencyKeys:
     """Accepts requests into one file. Everything here is called in a transaction only, so one thread at a time."""
 
     def __init__(self, path: str, next_id: int, session: int) -> None:

@@ -13,9 +13,9 @@ from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.validation import check_count, check_seconds
 from groq_queue.errors import ConfigurationError, GroqQueueError, JournalError
 from groq_queue.journal import maintenance, opener, recovery
-from groq_queue.journal.group_commit import Commits
-from groq_queue.journal.idempotency import Naming, is_short
-from groq_queue.journal.owner_lock import Ownership
+from groq_queue.journal.group_commit import GroupCommit
+from groq_queue.journal.idempotency import IdempotencyKeys, is_short
+from groq_queue.journal.owner_lock import OwnerLock
 from groq_queue.journal.queries import UNFINISHED
 from groq_queue.journal.reader import Reader
 from groq_queue.journal.records import (
@@ -40,16 +40,16 @@ class Journal(Reader):
     has changed nothing. In a forked child every method raises, and the inherited
     connections are neither used nor closed.
 
-    What is locked is in ``Commits`` (writing) and ``Reader`` (reading); ``_closing`` guards the end,
-    which anybody may call again whom a Ctrl-C tore out of it. Only the lock of ``Commits`` is taken under it.
+    What is locked is in ``GroupCommit`` (writing) and ``Reader`` (reading); ``_closing`` guards the end,
+    which anybody may call again whom a Ctrl-C tore out of it. Only the lock of ``GroupCommit`` is taken under it.
     """
 
     def __init__(
         self,
         path: str,
-        commits: Commits,
+        commits: GroupCommit,
         writer: sqlite3.Connection,
-        owner: Ownership,
+        owner: OwnerLock,
         busy_timeout_s: float,
         clock: Clock,
     ) -> None:
@@ -59,7 +59,7 @@ class Journal(Reader):
         self._writer = writer
         self._owner = owner
         self._has_claimed = False  # set in transactions only
-        self._naming = Naming(path, *commits.run(_begin_session, is_durable=False))
+        self._naming = IdempotencyKeys(path, *commits.run(_begin_session, is_durable=False))
         opener.keep(writer)
         files = [(name, opener.identity_of(name)) for name in (path, path + "-wal")]
         commits.lost = functools.partial(_lost, path, files, owner)  # not a method, which would keep us alive
@@ -100,13 +100,13 @@ class Journal(Reader):
         opener.check_place(name, for_writing=True)
         if not may_make:
             opener.check_is_there(name)
-        owner = Ownership(name)
+        owner = OwnerLock(name)
         writer = None
         try:
             opener.create_if_missing(name)
             opener.check_contents(name)
             writer = opener.writer(name, durability, busy_timeout_s)
-            commits = Commits(writer, name, durability=durability, busy_timeout_s=busy_timeout_s, clock=clock)
+            commits = GroupCommit(writer, name, durability=durability, busy_timeout_s=busy_timeout_s, clock=clock)
             return cls(name, commits, writer, owner, busy_timeout_s, clock)
         except BaseException:
             if writer is not None:
@@ -368,7 +368,7 @@ class Journal(Reader):
         return JournalError(f"journal {self.path}: {found[1]!r} cannot be {done}: it is {found[0]}", custom_id=found[1])
 
 
-def _lost(path: str, files: list[tuple[str, tuple[int, int] | None]], owner: Ownership) -> JournalError | None:
+def _lost(path: str, files: list[tuple[str, tuple[int, int] | None]], owner: OwnerLock) -> JournalError | None:
     """Return why the file must not be written any more, or None: what was written would be found by nobody."""
     for name, known in files:
         if known is not None and opener.identity_of(name) != known:

@@ -13,8 +13,8 @@ from typing import IO
 
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import opener
-from groq_queue.journal.errors import told
-from groq_queue.journal.group_commit import Commits
+from groq_queue.journal.errors import journal_error
+from groq_queue.journal.group_commit import GroupCommit
 from groq_queue.journal.queries import pages
 from groq_queue.journal.records import STATUSES
 
@@ -45,7 +45,7 @@ def export_batch(source: str, path: str | os.PathLike[str], timeout_s: float) ->
     return count
 
 
-def prune(commits: Commits, path: str, keep: Collection[str]) -> int:
+def prune(commits: GroupCommit, path: str, keep: Collection[str]) -> int:
     """Delete the requests whose status is not in *keep*, give their space back, and return how many."""
     if isinstance(keep, str) or not set(keep) <= set(STATUSES):
         raise ConfigurationError(f"keep={keep!r}: name some of {', '.join(STATUSES)}")
@@ -97,7 +97,7 @@ def _looking(source: str, target: str, timeout_s: float) -> Iterator[sqlite3.Con
         with contextlib.closing(opener.connect(source, "ro", timeout_s)) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise told(f"{source} to {target}", error) from error
+        raise journal_error(f"{source} to {target}", error) from error
     except OSError as error:
         raise JournalError(f"journal {source}: {target} cannot be written ({error.strerror})") from error
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from groq_queue.errors import ConfigurationError, JournalError, safe_repr
 from groq_queue.journal import schema
-from groq_queue.journal.errors import told
+from groq_queue.journal.errors import journal_error
 from groq_queue.mounts import is_mounted, network_kind
 from groq_queue.mounts import mounts as _mounts
 
@@ -167,9 +167,9 @@ def check_contents(path: str, *, needs_schema: bool = False) -> None:
         if size <= _CHECKED_BYTES:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
-                raise told(path, sqlite3.DatabaseError(f"malformed: {verdict}"))
+                raise journal_error(path, sqlite3.DatabaseError(f"malformed: {verdict}"))
     except sqlite3.Error as error:
-        raise told(path, error) from error
+        raise journal_error(path, error) from error
     finally:
         if connection is not None:
             connection.close()
@@ -215,7 +215,7 @@ def writer(path: str, durability: str, timeout_s: float) -> sqlite3.Connection:
             connection.execute(statement)
     except sqlite3.Error as error:
         connection.close()
-        raise told(path, error) from error
+        raise journal_error(path, error) from error
     except BaseException:
         connection.close()
         raise
@@ -232,7 +232,7 @@ def reader(path: str, timeout_s: float) -> sqlite3.Connection:
         connection = connect(path, "ro", timeout_s)
         connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
-        raise told(path, error) from error
+        raise journal_error(path, error) from error
     return connection
 
 

@@ -38,7 +38,7 @@ else:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class Ownership:
+class OwnerLock:
     """The right to write one journal; held until ``release`` or until the process ends."""
 
     def __init__(self, path: str) -> None:
@@ -139,7 +139,7 @@ class Ownership:
             os.close(fd)
 
 
-_held: weakref.WeakSet[Ownership] = weakref.WeakSet()
+_held: weakref.WeakSet[OwnerLock] = weakref.WeakSet()
 
 
 def _in_child() -> None:

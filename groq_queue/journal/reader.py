@@ -16,7 +16,7 @@ from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.validation import check_count
 from groq_queue.errors import JournalError
 from groq_queue.journal import maintenance, opener, owner_lock, queries
-from groq_queue.journal.errors import told
+from groq_queue.journal.errors import journal_error
 from groq_queue.journal.records import Cursor, JournalSummary, Row, SavedLevel, Stack, Stored, check_text, hash_of
 
 _T = TypeVar("_T")
@@ -221,7 +221,7 @@ class Reader:
                     self._connection.execute("ROLLBACK")
                 return look(self._connection)
         except sqlite3.Error as error:
-            raise told(self.path, error) from error
+            raise journal_error(self.path, error) from error
 
     def _at_once(self, look: Callable[[sqlite3.Connection], _T]) -> _T:
         """As ``_read``, with all queries of *look* seeing the file at one instant."""
