@@ -24,12 +24,12 @@ from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed.codec import Ending, decode_ending, is_final
-from groq_queue.distributed.inbox import Inbox
+from groq_queue.distributed.inbox import ReplyReader
 from groq_queue.distributed.job_store import JobStore
-from groq_queue.distributed.outbox import Outbox
-from groq_queue.distributed.replies import Listener
-from groq_queue.distributed.submitted import Register
-from groq_queue.distributed.wakeups import Bell
+from groq_queue.distributed.outbox import Submitter
+from groq_queue.distributed.replies import ReplyListener
+from groq_queue.distributed.submitted import SubmittedRequests
+from groq_queue.distributed.wakeups import Notifier
 from groq_queue.engine import failures
 from groq_queue.engine.background import Timers
 from groq_queue.engine.explain import info_at
@@ -73,7 +73,7 @@ class CeleryEngine:
         self,
         *,
         store: JobStore,
-        bell: Bell,
+        bell: Notifier,
         clock: Clock,
         timers: Timers,
         price: Callable[[Request], int],
@@ -93,12 +93,12 @@ class CeleryEngine:
         self._room = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._pool: WorkerPool[_Task] = WorkerPool(self, self._lock, clock, 1, "groq_queue-celery")
-        self._register = Register(tariff or PriceTable(), max_pending, max_pending_per_client)
+        self._register = SubmittedRequests(tariff or PriceTable(), max_pending, max_pending_per_client)
         self._tasks: deque[_Task] = deque()
         self._weights: dict[str, float] = {}
-        self._outbox = Outbox(store, bell, self._reply, base_url)
-        inbox = Inbox(store, self._register, self._room, clock, self._end_soon)
-        self._listener = Listener(
+        self._outbox = Submitter(store, bell, self._reply, base_url)
+        inbox = ReplyReader(store, self._register, self._room, clock, self._end_soon)
+        self._listener = ReplyListener(
             store, clock, self._reply, on_news=inbox.hear, on_doubt=inbox.ask_all, on_end=self._outbox.close
         )
         timers.on_refused = self._look_at_timers

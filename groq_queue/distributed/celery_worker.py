@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from groq_queue.distributed.lanes import LANES, Lane
+from groq_queue.distributed.lanes import LANES, BrokerQueue
 from groq_queue.distributed.wakeups import TASK, make_app
 from groq_queue.distributed.worker import start
 from groq_queue.engine.log import told
@@ -47,7 +47,7 @@ class LaneWorkers:
         broker: str,
         threads: dict[str, int],
         name: str,
-        work: Callable[[Lane], int],
+        work: Callable[[BrokerQueue], int],
         on_dead: Callable[[], None],
     ) -> None:
         self._on_dead = on_dead
@@ -89,7 +89,7 @@ class LaneWorkers:
         for thread in self._threads:
             thread.join()
 
-    def _serve(self, lane: Lane, make: Callable[[], Any], controller: Any) -> None:
+    def _serve(self, lane: BrokerQueue, make: Callable[[], Any], controller: Any) -> None:
         """Run Celery workers, one after the other, until stopped: what a broker refuses for a while ends none.
 
         One that breaks all the same is replaced. One that breaks again and again leaves its lane to nobody, which
@@ -130,7 +130,7 @@ class _Outage:
         stopping: Set when nobody is to wait any more.
     """
 
-    def __init__(self, lane: Lane, stopping: threading.Event) -> None:
+    def __init__(self, lane: BrokerQueue, stopping: threading.Event) -> None:
         self._lane = lane
         self._stopping = stopping
         self._tries = 0
@@ -157,7 +157,9 @@ class _Outage:
             _log.warning("lane %s is served again", self._lane.name, extra=told("store_back"))
 
 
-def _controller(broker: str, lane: Lane, threads: int, name: str, work: Callable[[Lane], int], outage: _Outage) -> Any:
+def _controller(
+    broker: str, lane: BrokerQueue, threads: int, name: str, work: Callable[[BrokerQueue], int], outage: _Outage
+) -> Any:
     from celery.worker import WorkController
 
     app = make_app(broker)

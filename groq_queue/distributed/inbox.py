@@ -10,12 +10,12 @@ from typing import Any
 from groq_queue.clock import Clock
 from groq_queue.core.request import State
 from groq_queue.distributed.codec import Ending, decode_ending, is_final
-from groq_queue.distributed.job_store import JobStore, Standing
-from groq_queue.distributed.submitted import Register
+from groq_queue.distributed.job_store import JobStatus, JobStore
+from groq_queue.distributed.submitted import SubmittedRequests
 from groq_queue.errors import EngineUnavailable, GroqQueueError, error_of
 
 
-class Inbox:
+class ReplyReader:
     """Reads news; used by the listener's thread.
 
     Args:
@@ -29,7 +29,7 @@ class Inbox:
     def __init__(
         self,
         store: JobStore,
-        register: Register,
+        register: SubmittedRequests,
         room: threading.Condition,
         clock: Clock,
         end: Callable[[str, Ending], None],
@@ -92,7 +92,7 @@ class Inbox:
         )
 
 
-def _ending_of(id: str, status: str, standing: Standing) -> Ending:
+def _ending_of(id: str, status: str, standing: JobStatus) -> Ending:
     """Return how a request ended; one ending that cannot be read must not keep all others from being read."""
     try:
         return decode_ending(status, standing.ending, custom_id=standing.custom_id or None)

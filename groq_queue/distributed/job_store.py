@@ -48,7 +48,7 @@ class Claimed(NamedTuple):
     rest_ms: int = 0
 
 
-class Standing(NamedTuple):
+class JobStatus(NamedTuple):
     """Where a request stands; ``status`` is None if nobody knows it."""
 
     status: str | None
@@ -133,17 +133,17 @@ class JobStore:
         """Let a request wait at the end of another level; False if no longer in line."""
         return bool(self._run("MOVE", id, priority))
 
-    def standings(self, ids: Sequence[str]) -> list[Standing]:
+    def standings(self, ids: Sequence[str]) -> list[JobStatus]:
         """Return where requests stand."""
-        found: list[Standing] = []
+        found: list[JobStatus] = []
         for start in range(0, len(ids), _CHUNK):
             found += self._ask(partial(self._standings, ids[start : start + _CHUNK]))
         return found
 
-    def attach(self, id: str, reply: str) -> Standing:
+    def attach(self, id: str, reply: str) -> JobStatus:
         """Return where a request stands, and have its end told to *reply* too."""
         found = self._run("ATTACH", id, reply)
-        return Standing(None, None, None) if found is None else Standing(found[0], found[1], found[2] or None)
+        return JobStatus(None, None, None) if found is None else JobStatus(found[0], found[1], found[2] or None)
 
     def listen(self, reply: str) -> list[list[Any]]:
         """Wait some seconds for what *reply* is told, and return it: nothing if nothing came.
@@ -256,11 +256,11 @@ class JobStore:
                 self._scripts["WITHDRAW"](args=[id, status, ending, RESULT_TTL_MS], client=pipe)
             return [int(answer) for answer in pipe.execute()]
 
-    def _standings(self, ids: Sequence[str]) -> list[Standing]:
+    def _standings(self, ids: Sequence[str]) -> list[JobStatus]:
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hmget(f"gqc:job:{id}", ["status", "ending", "custom_id"])
-            return [Standing(*fields) for fields in pipe.execute()]
+            return [JobStatus(*fields) for fields in pipe.execute()]
 
     def _ask(self, ask: Callable[[], _T]) -> _T:
         """Ask until Redis answers or patience ends."""

@@ -9,7 +9,7 @@ from groq_queue.errors import ConfigurationError
 _MOST_THREADS = 1_000
 
 
-class Lane(NamedTuple):
+class BrokerQueue(NamedTuple):
     """One queue of the broker, and the priorities of the requests it is for, both ends included."""
 
     name: str
@@ -22,11 +22,11 @@ class Lane(NamedTuple):
         return f"gq.{self.name}"
 
 
-LANES = (Lane("urgent", 0, 4), Lane("normal", 5, 5), Lane("bulk", 6, 10))
+LANES = (BrokerQueue("urgent", 0, 4), BrokerQueue("normal", 5, 5), BrokerQueue("bulk", 6, 10))
 DEFAULT_THREADS = {"urgent": 4, "normal": 8, "bulk": 8}
 
 
-def lane_for(priority: int) -> Lane:
+def lane_for(priority: int) -> BrokerQueue:
     """Return the lane of requests of that priority.
 
     >>> lane_for(1).name, lane_for(5).name, lane_for(10).queue

@@ -11,7 +11,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.distributed.codec import Ending, encode_ending, encode_request
 from groq_queue.distributed.job_store import JobStore
 from groq_queue.distributed.lanes import lane_for
-from groq_queue.distributed.wakeups import Bell
+from groq_queue.distributed.wakeups import Notifier
 from groq_queue.engine.log import told
 from groq_queue.errors import EngineUnavailable
 from groq_queue.logger import SafeLogger
@@ -21,7 +21,7 @@ _log = SafeLogger("groq_queue")
 _CALLS = 256  # more requests that wait need no further wake-up calls: who is awake goes on until none waits
 
 
-class Outbox:
+class Submitter:
     """Safe to use from many threads.
 
     Args:
@@ -31,7 +31,7 @@ class Outbox:
         base_url: Where the requests may be sent only; None: wherever the workers send.
     """
 
-    def __init__(self, store: JobStore, bell: Bell, reply: str, base_url: str | None) -> None:
+    def __init__(self, store: JobStore, bell: Notifier, reply: str, base_url: str | None) -> None:
         self._store = store
         self._bell = bell
         self._reply = reply

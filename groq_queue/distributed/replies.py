@@ -23,7 +23,7 @@ _AGAIN_S = 0.5
 _AFTER_FAILURE_S = 1.0  # of the machine's own clock, since ours may be what failed
 
 
-class Listener:
+class ReplyListener:
     """Calls back with what Redis tells; the callbacks run on its thread and may raise ``EngineUnavailable``.
 
     ``_lock`` guards ``_thread``, ``_is_starting`` and ``_is_closed``; the other flags are the thread's own. Nothing

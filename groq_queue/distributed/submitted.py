@@ -14,7 +14,7 @@ from groq_queue.errors import ConfigurationError, GroqQueueError, QueueFull
 _FIRST = "a worker"  # all that a submitting process knows of what a request waits for
 
 
-class Register:
+class SubmittedRequests:
     """Not thread-safe: the engine's lock guards it.
 
     Attributes:

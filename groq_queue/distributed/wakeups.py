@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from groq_queue.distributed.job_store import shown_address
-from groq_queue.distributed.lanes import LANES, Lane
+from groq_queue.distributed.lanes import LANES, BrokerQueue
 from groq_queue.errors import ConfigurationError, EngineUnavailable, MissingExtraError
 
 TASK = "groq_queue.take_next"
@@ -79,7 +79,7 @@ def check_broker(broker: str) -> str:
     return scheme
 
 
-class Bell:
+class Notifier:
     """Rings for a free worker: sends messages to the broker; safe to use from many threads."""
 
     def __init__(self, broker: str) -> None:
@@ -88,7 +88,7 @@ class Bell:
         app = self._app
         self._trouble = (*app.connection_for_write().connection_errors, *app.connection_for_write().channel_errors)
 
-    def ring(self, lane: Lane, times: int = 1) -> None:
+    def ring(self, lane: BrokerQueue, times: int = 1) -> None:
         """Send wake-up calls.
 
         Raises:
@@ -105,7 +105,7 @@ class Bell:
                 address=self._address,
             ) from None
 
-    def waiting(self, lane: Lane) -> int:
+    def waiting(self, lane: BrokerQueue) -> int:
         """Return how many calls nobody has answered yet.
 
         Raises:

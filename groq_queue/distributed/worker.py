@@ -21,8 +21,8 @@ from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import TokenCost
 from groq_queue.distributed.codec import Ending, decode_request, encode_counts, encode_ending, take_over_counts
 from groq_queue.distributed.job_store import Claimed, JobStore
-from groq_queue.distributed.lanes import LANES, Lane
-from groq_queue.distributed.wakeups import Bell
+from groq_queue.distributed.lanes import LANES, BrokerQueue
+from groq_queue.distributed.wakeups import Notifier
 from groq_queue.engine.attempt import Next, Outcome
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
@@ -81,7 +81,7 @@ class _Job:
     """A request that is held. Changed by its own thread and the engine's worker that sends it, one after the other;
     ``is_gone`` only ever becomes true."""
 
-    def __init__(self, claimed: Claimed, lane: Lane, held_ns: int) -> None:
+    def __init__(self, claimed: Claimed, lane: BrokerQueue, held_ns: int) -> None:
         self.id = claimed.id
         self.lane = lane
         self.held_ns = held_ns
@@ -93,7 +93,7 @@ class _Job:
         self.future: RequestFuture[Completion] | None = None
 
 
-class Holding:
+class LeasedJobs:
     """Takes requests, and sees to it that each is ended or given back.
 
     ``_changed`` guards ``_jobs``, ``_thread``, ``_is_stopping`` and ``_is_away``; nothing is asked of Redis under it.
@@ -112,7 +112,7 @@ class Holding:
     def __init__(
         self,
         store: JobStore,
-        bell: Bell,
+        bell: Notifier,
         clock: Clock,
         *,
         owner: str,
@@ -176,7 +176,7 @@ class Holding:
 
     # -- work
 
-    def work(self, lane: Lane) -> int:
+    def work(self, lane: BrokerQueue) -> int:
         """Take and end requests of *lane* until none waits, or for some minutes; return how many."""
         count = 0
         until_ns = self._clock.now_ns() + _LONGEST_TURN_NS
@@ -321,11 +321,11 @@ class Holding:
                 extra=told("store_away"),
             )
 
-    def _stuck(self, lane: Lane) -> list[str]:
+    def _stuck(self, lane: BrokerQueue) -> list[str]:
         """Return the models that may get no more threads of *lane*, because theirs wait for their budget."""
         return [model for model, jobs in self._waiting(lane).items() if len(jobs) >= self._most_waiting(lane)]
 
-    def _waiting(self, lane: Lane) -> dict[str, list[_Job]]:
+    def _waiting(self, lane: BrokerQueue) -> dict[str, list[_Job]]:
         """Return what has been held in *lane* for a while and is not on its way, by model, oldest first."""
         now_ns = self._clock.now_ns()
         waiting: dict[str, list[_Job]] = {}
@@ -335,7 +335,7 @@ class Holding:
                     waiting.setdefault(job.model, []).append(job)
         return waiting
 
-    def _most_waiting(self, lane: Lane) -> int:
+    def _most_waiting(self, lane: BrokerQueue) -> int:
         """Return how many threads of *lane* the requests of one model may hold that wait for their budget."""
         threads = self._threads[lane.name]
         return threads - max(1, threads // 4) if threads > 1 else 2
@@ -499,7 +499,7 @@ class Holding:
 class _Fenced:
     """Makes attempts for requests that are still this worker's."""
 
-    def __init__(self, attempts: Attempts, holding: Holding) -> None:
+    def __init__(self, attempts: Attempts, holding: LeasedJobs) -> None:
         self._attempts = attempts
         self._holding = holding
 

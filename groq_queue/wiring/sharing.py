@@ -13,7 +13,7 @@ from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.response import Completion
 from groq_queue.distributed.celery_engine import CeleryEngine
 from groq_queue.distributed.job_store import JobStore, shown_address
-from groq_queue.distributed.wakeups import Bell, check_broker
+from groq_queue.distributed.wakeups import Notifier, check_broker
 from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
 from groq_queue.errors import ConfigurationError
@@ -98,7 +98,7 @@ def attach(request_id: str, broker: str | None, state: str | None) -> RequestFut
 
 def _opened(broker: str | None, state: str | None, clock: Clock) -> tuple[Callable[..., CeleryEngine], Addresses]:
     addresses = addresses_of(broker, state)
-    bell = Bell(addresses.broker)
+    bell = Notifier(addresses.broker)
     store = JobStore(addresses.state, clock)
 
     def engine_of(**options: Any) -> CeleryEngine:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 
 from groq_queue.distributed.celery_worker import LaneWorkers
 from groq_queue.distributed.job_store import JobStore
-from groq_queue.distributed.wakeups import Bell
-from groq_queue.distributed.worker import Holding
+from groq_queue.distributed.wakeups import Notifier
+from groq_queue.distributed.worker import LeasedJobs
 from groq_queue.wiring.factory import assemble
 from groq_queue.wiring.settings import Settings
 from groq_queue.wiring.sharing import Addresses
@@ -42,10 +42,10 @@ class Worker:
         on_dead: Callable[[], None],
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._bell = Bell(addresses.broker)
+        self._bell = Notifier(addresses.broker)
         self._store = JobStore(addresses.state, settings.clock)
         self._store.check()
-        self._holding = Holding(
+        self._holding = LeasedJobs(
             self._store,
             self._bell,
             settings.clock,

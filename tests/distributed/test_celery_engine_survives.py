@@ -16,8 +16,8 @@ from groq_queue.distributed import celery_engine as engines
 from groq_queue.distributed import replies
 from groq_queue.distributed import worker as holdings
 from groq_queue.distributed.celery_engine import CeleryEngine
-from groq_queue.distributed.job_store import Standing
-from groq_queue.distributed.worker import Holding
+from groq_queue.distributed.job_store import JobStatus
+from groq_queue.distributed.worker import LeasedJobs
 from groq_queue.engine.background import Timers
 from groq_queue.engine.worker_pool import WorkerPool
 from groq_queue.errors import GroqQueueError
@@ -42,7 +42,7 @@ class Store:
         return 1
 
     def end(self, id, ending=ANSWER):
-        self.ended[id] = Standing("completed", ending, None)
+        self.ended[id] = JobStatus("completed", ending, None)
         self.news.put(["ended", id])
 
     def listen(self, reply):
@@ -53,7 +53,7 @@ class Store:
     def standings(self, ids):
         if self.errors:
             raise self.errors.pop(0)
-        return [self.ended.get(id, Standing("queued", None, None)) for id in ids]
+        return [self.ended.get(id, JobStatus("queued", None, None)) for id in ids]
 
     def beat(self, owner, lease_ms, ids):
         if self.errors:
@@ -118,7 +118,7 @@ def test_whatever_hearing_of_answers_raises_is_told_once_and_every_future_ends(e
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_what_was_heard_of_and_then_lost_is_asked_for(engine, store, error):
     future = submit(engine)
-    store.ended[future.request_id] = Standing("completed", ANSWER, None)
+    store.ended[future.request_id] = JobStatus("completed", ANSWER, None)
     wait_until(lambda: store.errors == [])
 
     store.errors = [error]  # raised after the word was taken, when it is asked how the request ended
@@ -178,7 +178,7 @@ def test_a_thread_that_was_refused_is_asked_for_again_without_another_request(
 @pytest.fixture
 def holding(store, monkeypatch):
     monkeypatch.setattr(holdings, "_AFTER_FAILURE_S", 0.01)
-    made = Holding(
+    made = LeasedJobs(
         store, Bell(), SystemClock(), owner="w", lease_s=0.03, threads={"normal": 1}, base_url="", on_stopped=list
     )
     yield made

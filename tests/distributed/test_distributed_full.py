@@ -9,12 +9,12 @@ from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed.codec import Ending
-from groq_queue.distributed.submitted import Register
+from groq_queue.distributed.submitted import SubmittedRequests
 
 
 @pytest.fixture
 def register():
-    return Register(PriceTable(), 1, None)
+    return SubmittedRequests(PriceTable(), 1, None)
 
 
 def accepted(register, count):

@@ -16,7 +16,7 @@ from worker_fleet import LEASE_S, MODEL, PATIENCE_S
 
 from groq_queue import GroqQueue
 from groq_queue.distributed.lanes import LANES
-from groq_queue.distributed.wakeups import Bell
+from groq_queue.distributed.wakeups import Notifier
 from groq_queue.simulator import Fault
 
 S = 120
@@ -232,7 +232,7 @@ def test_a_call_that_takes_longer_than_the_lease_is_made_once(fleet):
     ours = fleet(latency=3 * LEASE_S)
     ours.start_worker(lanes="normal:4")
     ours.start_worker(lanes="normal:4")
-    bell = Bell(ours.broker)
+    bell = Notifier(ours.broker)
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(16)]
         assert ours.groq.wait_for_requests(8, PATIENCE_S)

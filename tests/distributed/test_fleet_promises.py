@@ -26,7 +26,7 @@ from groq_queue import (
 from groq_queue.clock import NS_PER_S
 from groq_queue.distributed import job_store, replies
 from groq_queue.distributed.lanes import LANES
-from groq_queue.distributed.wakeups import Bell
+from groq_queue.distributed.wakeups import Notifier
 from groq_queue.simulator import Fault
 
 S = 60
@@ -293,7 +293,7 @@ def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
     """
     redis = needs("redis")
     ours = fleet()
-    bell = Bell(ours.broker)
+    bell = Notifier(ours.broker)
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(50)]
         bell.ring(NORMAL, 100)

@@ -15,7 +15,7 @@ from groq_queue.distributed import worker as holdings
 from groq_queue.distributed.codec import encode_request
 from groq_queue.distributed.job_store import Claimed
 from groq_queue.distributed.lanes import LANES
-from groq_queue.distributed.worker import Holding
+from groq_queue.distributed.worker import LeasedJobs
 
 BULK = LANES[2]
 NO_MEMORY = [MemoryError(), SystemExit(3), KeyboardInterrupt()]
@@ -70,7 +70,7 @@ def work(store, monkeypatch):
             future.set_result(Completion({"choices": []}, custom_id=None, attempts=1, waited=0.0))
             return future
 
-        holding = Holding(
+        holding = LeasedJobs(
             store, Bell(), SystemClock(), owner="w", lease_s=9, threads={"bulk": 1}, base_url="", on_stopped=list
         )
         holding._accept = accept
