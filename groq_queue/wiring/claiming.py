@@ -19,7 +19,7 @@ _log = SafeLogger("groq_queue")
 _TRY_AGAIN_S = (1, 2, 4, 8, 16)  # waits while the file cannot be written: half a minute in all
 
 
-class KeptAttempts:
+class JournaledAttempts:
     """Runs attempts, each counted in the journal before it is sent.
 
     Args:

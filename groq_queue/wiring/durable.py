@@ -1,7 +1,7 @@
 """Joins an engine and a journal: what was accepted is stored, what is stored is sent, what was answered stays.
 
 The engine decides what goes next and knows nothing of files; the journal
-remembers and decides nothing. In between stands ``Keeping``, which stores each
+remembers and decides nothing. In between stands ``JournalBridge``, which stores each
 request before the engine gets it, fetches those that stand in the file only, and
 stores how each ended before its Future ends. Attempts are counted in ``claiming``;
 how a request looks as a row is told in ``rows``.
@@ -60,7 +60,7 @@ class _End:
         self.failures = 0  # how often neither the file nor the memory was what was wrong
 
 
-class Keeping:
+class JournalBridge:
     """Stores what one queue accepts, and how it ended.
 
     ``_lock`` guards ``_unfiled``, ``_saved_ns``, ``_is_closed`` and is a leaf; the journal has locks of its own.

@@ -10,7 +10,7 @@ from groq_queue.errors import ConfigurationError
 from groq_queue.transport import MAX_RESPONSE_BYTES, resolve_base_url
 
 _ON_WORKERS = "the workers decide; use"
-_USUAL: dict[str, tuple[Any, str]] = {  # argument -> its default, and the cure
+UNSUPPORTED_WITH_CELERY: dict[str, tuple[Any, str]] = {  # argument -> its default, and the cure
     "journal": (None, "requests stand in Redis already: leave it out, and let Redis write its data (appendonly yes)"),
     "session": (None, "a session cannot travel: leave it out, workers read proxies and certificates as curl does"),
     "observer": (None, "attempts are made elsewhere: leave it out, use callbacks here and the log of the workers"),
@@ -41,7 +41,7 @@ def refuse_what_workers_decide(given: Mapping[str, Any]) -> None:
             if given[field] is not None:
                 raise ConfigurationError(f'{field}: only an engine has one; add engine="celery" or leave it out')
         return
-    for field, (usual, cure) in _USUAL.items():
+    for field, (usual, cure) in UNSUPPORTED_WITH_CELERY.items():
         if given.get(field, usual) != usual:
             raise ConfigurationError(f"{field}: with engine={given['engine']!r} {cure}")
     if given["when_full"] == "shed":

@@ -26,13 +26,13 @@ from groq_queue.wiring.parts import Parts, Submitting
 from groq_queue.wiring.settings import Settings
 
 if TYPE_CHECKING:
-    from groq_queue.wiring.durable import Keeping
+    from groq_queue.wiring.durable import JournalBridge
 
 _log = SafeLogger("groq_queue")
 
 
 def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None = None) -> Parts:
-    """Build the parts of a queue; nothing is sent before ``Keeping.resume`` or the first ``submit``.
+    """Build the parts of a queue; nothing is sent before ``JournalBridge.resume`` or the first ``submit``.
 
     Args:
         settings: Of the queue.
@@ -169,11 +169,11 @@ def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, 
 
 def _kept(
     settings: Settings, attempts: Attempts, limiter: Limiter, admission: Admission, timers: Timers
-) -> tuple[Attempts, Keeping]:
+) -> tuple[Attempts, JournalBridge]:
     """Open the journal, decide about what was on its way, and join it to what runs the attempts."""
     from groq_queue.journal import Journal
-    from groq_queue.wiring.claiming import KeptAttempts
-    from groq_queue.wiring.durable import Keeping
+    from groq_queue.wiring.claiming import JournaledAttempts
+    from groq_queue.wiring.durable import JournalBridge
 
     assert settings.journal is not None
     journal = Journal.open(settings.journal, durability=settings.durability, clock=settings.clock)
@@ -188,7 +188,7 @@ def _kept(
             "%d failed because that happened too often, %d are held",
             journal.path, *found, extra=told("journal_recovered"),
         )  # fmt: skip
-    keeping = Keeping(
+    keeping = JournalBridge(
         journal,
         limiter=limiter,
         account=settings.payers.name,
@@ -196,4 +196,4 @@ def _kept(
         timers=timers,
         prepare=admission.prepare,
     )
-    return KeptAttempts(attempts, journal, may_repeat=settings.on_unknown == "resend"), keeping
+    return JournaledAttempts(attempts, journal, may_repeat=settings.on_unknown == "resend"), keeping

@@ -15,7 +15,7 @@ from groq_queue.engine.routed import Limiter
 from groq_queue.wiring.admission import Admission
 
 if TYPE_CHECKING:
-    from groq_queue.wiring.durable import Keeping
+    from groq_queue.wiring.durable import JournalBridge
 
 
 class Submitting(threading.local):
@@ -30,7 +30,7 @@ class Parts(NamedTuple):
     engine: Engine
     limiter: Limiter
     admission: Admission
-    keeping: Keeping | None
+    keeping: JournalBridge | None
     submitting: Submitting
 
     def accept(
