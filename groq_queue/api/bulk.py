@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from groq_queue.api.columns import Texts, check_template, column_of, fill, refuse_table
 from groq_queue.api.interrupts import tell
 from groq_queue.api.requests import check_options
-from groq_queue.api.window import Ahead
+from groq_queue.api.window import MapWindow
 from groq_queue.core.response import Completion
 from groq_queue.core.validation import check_choice, check_count, check_wait
 from groq_queue.engine.log import told, told_error, told_text
@@ -26,7 +26,7 @@ _log = SafeLogger("groq_queue")
 WINDOW_PER_WORKER = 32  # so far ahead that one answer that has to wait for a retry does not stop the others
 
 
-class Asking:
+class BulkMethods:
     """Everyday calls, on top of ``submit``.
 
     Attributes:
@@ -235,7 +235,7 @@ class Asking:
         return False
 
     def _answers(
-        self, ahead: Ahead, is_tolerant: bool, watching: AbstractContextManager[Any]
+        self, ahead: MapWindow, is_tolerant: bool, watching: AbstractContextManager[Any]
     ) -> Generator[Any, None, None]:
         with watching as line:
             try:
@@ -260,7 +260,7 @@ class Asking:
             finally:
                 ahead.cancel()
 
-    def _tell_of_map(self, interrupt: KeyboardInterrupt, ahead: Ahead) -> None:
+    def _tell_of_map(self, interrupt: KeyboardInterrupt, ahead: MapWindow) -> None:
         given = ahead.given
         cancelled, running, answers = ahead.cancel()
         self._keep(interrupt, answers)
@@ -277,7 +277,7 @@ class Asking:
         timeout: Any,
         options: dict[str, Any],
         numbers: list[int] | None = None,
-    ) -> Ahead:
+    ) -> MapWindow:
         """Return the window of one map; *numbers* are the positions to be told in custom_ids, if not 0, 1, 2 …"""
         refuse_table(prompts)
         if isinstance(prompts, (str, bytes, dict)) or not isinstance(prompts, Iterable):
@@ -296,7 +296,7 @@ class Asking:
             number = place if numbers is None else numbers[place]
             return self.submit(prompt, custom_id=fill(custom_id, number), **options)
 
-        return Ahead(submit, prompts, size or self._window, timeout)
+        return MapWindow(submit, prompts, size or self._window, timeout)
 
     def _keep(self, error: BaseException, partial: Any) -> None:
         """Keep what was paid for when a map ends early."""

@@ -9,12 +9,12 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from groq_queue.api.bulk import WINDOW_PER_WORKER, Asking
+from groq_queue.api.bulk import WINDOW_PER_WORKER, BulkMethods
 from groq_queue.api.context import client_or_context, priority_or_context
 from groq_queue.api.interrupts import is_to_leave_at_once, leave_at_once, tell_what_is_left
-from groq_queue.api.registry import reuse
+from groq_queue.api.registry import get_or_create_named
 from groq_queue.api.requests import check_id, check_options, refuse_misplaced
-from groq_queue.api.single_flight import SharedFuture, Sharing, as_seen_by, explain_shared
+from groq_queue.api.single_flight import SharedFuture, SingleFlight, as_seen_by, explain_shared
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class GroqQueue(Asking):
+class GroqQueue(BulkMethods):
     """A queue of requests to Groq, or to any API that speaks the same dialect.
 
     Thread-safe. Worker threads start with the first ``submit``. Leaving the
@@ -189,7 +189,7 @@ class GroqQueue(Asking):
         self._keeping = parts.keeping
         self._accept = noting(parts.accept, settings.observers)
         self._submitting = parts.submitting
-        self._sharing = Sharing(self._engine, self._accept)
+        self._sharing = SingleFlight(self._engine, self._accept)
         self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._simulator: GroqSimulator | None = None
         self._told_hidden_retries = False
@@ -285,7 +285,7 @@ class GroqQueue(Asking):
         """
         if make is not None and not callable(make):
             raise ConfigurationError(f"make={safe_repr(make)}: use a callable that returns a queue, or None")
-        return reuse(check_text("name", name), make or cls, settings)
+        return get_or_create_named(check_text("name", name), make or cls, settings)
 
     @classmethod
     def attach(

@@ -40,7 +40,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-def reuse(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -> _Queue:
+def get_or_create_named(name: str, make: Callable[..., _Queue], settings: Mapping[str, Any]) -> _Queue:
     """Return the live queue of that name, if it was made by *make* with equal settings; else make it.
 
     One made with other settings is shut down without waiting: it sends what it has. If

@@ -29,7 +29,7 @@ from groq_queue.lifecycle import renew_in_children
 _Seen = TypeVar("_Seen", RequestInfo, Explanation)
 
 
-class Engine(Protocol):
+class SharedEngine(Protocol):
     """What sends, as this file knows it."""
 
     def call_back(
@@ -47,8 +47,8 @@ Submit = Callable[[Request, Callable[[Future[Completion]], object]], RequestFutu
 """Has a request sent, and something called when it has ended."""
 
 
-class _Call:
-    """One shared request and the Futures of those who share it; guarded by the lock of its ``Sharing``."""
+class _SharedRequest:
+    """One shared request and the Futures of those who share it; guarded by the lock of its ``SingleFlight``."""
 
     __slots__ = ("has_ended", "is_accepted", "is_moving", "key", "level", "members", "request", "wanted")
 
@@ -67,7 +67,7 @@ class SharedFuture(RequestFuture[Completion]):
 
     __slots__ = ("_call", "_custom_id", "_level", "_sharing")
 
-    def __init__(self, call: _Call, sharing: Sharing, custom_id: str | None) -> None:
+    def __init__(self, call: _SharedRequest, sharing: SingleFlight, custom_id: str | None) -> None:
         super().__init__(call.request, sharing)
         self._call = call
         self._sharing = sharing
@@ -92,7 +92,7 @@ class SharedFuture(RequestFuture[Completion]):
         return self._sharing.set_level(self, level)
 
 
-class Sharing:
+class SingleFlight:
     """Gives equal open requests one call.
 
     ``_lock`` guards everything here and in the calls. It is a leaf: neither the
@@ -101,7 +101,7 @@ class Sharing:
     ``members`` of at most one call, and whoever takes it out ends it, once.
     """
 
-    def __init__(self, engine: Engine, submit: Submit) -> None:
+    def __init__(self, engine: SharedEngine, submit: Submit) -> None:
         self._engine = engine
         self._submit = submit
         self._begin()
@@ -109,7 +109,7 @@ class Sharing:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._calls: dict[tuple[Any, ...], _Call] = {}  # those that newcomers may join
+        self._calls: dict[tuple[Any, ...], _SharedRequest] = {}  # those that newcomers may join
         self._by_custom_id: dict[str, SharedFuture] = {}
 
     def renew(self) -> None:
@@ -138,7 +138,7 @@ class Sharing:
             call = self._calls.get(key)
             is_first = call is None
             if call is None:
-                call = self._calls[key] = _Call(key, request)
+                call = self._calls[key] = _SharedRequest(key, request)
             call.wanted = min(call.wanted, request.priority)
             future = SharedFuture(call, self, custom_id)
             future._level = request.priority
@@ -218,7 +218,7 @@ class Sharing:
 
     # -- a call's way
 
-    def _send(self, call: _Call) -> None:
+    def _send(self, call: _SharedRequest) -> None:
         """Have the engine take in the shared request."""
         try:
             accepted = self._submit(call.request, lambda leader: self._ended(call, leader))
@@ -234,7 +234,7 @@ class Sharing:
             self._ended(call, accepted, calls_late=True)
         self._move(call)  # to what those who joined meanwhile want
 
-    def _move(self, call: _Call) -> None:
+    def _move(self, call: _SharedRequest) -> None:
         """Have the shared request be as urgent as wanted.
 
         One thread at a time tells the engine: two that joined with 3 and 1 could tell it 1, then 3.
@@ -251,7 +251,7 @@ class Sharing:
                 level = call.level = call.wanted
             self._engine.set_priority(call.request, level)
 
-    def _not_sent(self, call: _Call, error: BaseException) -> None:
+    def _not_sent(self, call: _SharedRequest, error: BaseException) -> None:
         """End the Futures of those who joined a call that the engine did not take; the first gets *error* raised."""
         joined = self._close(call)[1:]
         for future in joined:
@@ -273,7 +273,7 @@ class Sharing:
                 except GroqQueueError:  # it is closed, and has no worker left
                     future.call(callback)
 
-    def _ended(self, call: _Call, leader: Future[Completion], *, calls_late: bool = False) -> None:
+    def _ended(self, call: _SharedRequest, leader: Future[Completion], *, calls_late: bool = False) -> None:
         """End everybody's Future as the shared one ended; what a callback lets through is raised when all are.
 
         Args:
@@ -296,7 +296,7 @@ class Sharing:
         if interrupt is not None:
             raise interrupt
 
-    def _close(self, call: _Call) -> list[SharedFuture]:
+    def _close(self, call: _SharedRequest) -> list[SharedFuture]:
         """Take everybody out of a call that has ended; from now on an equal request is sent again."""
         with self._lock:
             call.has_ended = True
@@ -308,11 +308,11 @@ class Sharing:
 
     # -- under the lock
 
-    def _shut(self, call: _Call) -> None:
+    def _shut(self, call: _SharedRequest) -> None:
         if self._calls.get(call.key) is call:
             del self._calls[call.key]
 
-    def _remove(self, call: _Call, future: SharedFuture) -> None:
+    def _remove(self, call: _SharedRequest, future: SharedFuture) -> None:
         call.members.remove(future)
         if future.custom_id is not None:
             self._by_custom_id.pop(future.custom_id, None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from groq_queue.api.bulk import Asking
+from groq_queue.api.bulk import BulkMethods
 from groq_queue.api.requests import check_options, ours
 from groq_queue.core.response import Completion
 from groq_queue.engine.stats import Stats
@@ -14,7 +14,7 @@ from groq_queue.engine.stats import Stats
 _T = TypeVar("_T")
 
 
-class View(Asking):
+class View(BulkMethods):
     """What ``with_options`` returns. Immutable, so thread-safe."""
 
     _queue: Any

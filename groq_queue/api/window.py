@@ -19,7 +19,7 @@ from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull
 _NOTHING = object()
 
 
-class Ahead:
+class MapWindow:
     """At most *size* requests between what was read and what was handed out. Used by one thread at a time.
 
     Args:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from groq_queue import Completion, QueueBusy, QueueClosed, QueueFull
-from groq_queue.api.single_flight import Sharing
+from groq_queue.api.single_flight import SingleFlight
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
 
@@ -29,7 +29,7 @@ def join(stage):
             joined.append(sharing.submit(other, callback))
             return act(play, request, leader_callback)
 
-        sharing, other = Sharing(play.engine, submit), request()
+        sharing, other = SingleFlight(play.engine, submit), request()
         try:
             sharing.submit(request(), None)
         except BaseException as error:

@@ -12,7 +12,7 @@ import pytest
 from extras import needs
 
 from groq_queue import APIStatusError, Completion, ConfigurationError, GroqQueue, Limits, RequestTooLarge
-from groq_queue.api.bulk import Asking
+from groq_queue.api.bulk import BulkMethods
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def queue():
         yield queue
 
 
-class Echo(Asking):
+class Echo(BulkMethods):
     """Answers with the prompt itself, but fails where the prompt says so."""
 
     def __init__(self) -> None:

@@ -12,10 +12,10 @@ from concurrent.futures import TimeoutError as FutureTimeout
 import pytest
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueClosed, RequestTooLarge
-from groq_queue.api.bulk import Asking
+from groq_queue.api.bulk import BulkMethods
 
 
-class Desk(Asking):
+class Desk(BulkMethods):
     """A stub with ``submit``: the test answers when it likes."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueBusy, QueueClosed, QueueFull
-from groq_queue.api.single_flight import Sharing, as_seen_by, explain_shared
+from groq_queue.api.single_flight import SingleFlight, as_seen_by, explain_shared
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Next, Outcome
@@ -30,7 +30,7 @@ def held(stage):
     made.hold()
     made.submit("other")
     made.wait_for_sends(1)
-    made.sharing = Sharing(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
+    made.sharing = SingleFlight(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
     made.ask = lambda name=None, callback=None, **options: made.sharing.submit(request(name, **options), callback)
     return made
 
@@ -316,7 +316,7 @@ def test_who_joins_a_call_before_a_full_queue_waits_with_it(stage):
     made.submit("running")
     made.wait_for_sends(1)
     made.submit("waiting")
-    sharing = Sharing(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
+    sharing = SingleFlight(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
     first: Future[Future[Completion]] = Future()
     entered = threading.Event()
     submit = made.engine.submit
@@ -350,7 +350,7 @@ def test_who_joins_a_call_before_a_full_queue_waits_with_it(stage):
 )
 def test_who_joined_a_call_that_was_never_taken_in_is_told_so(stage, error, expected):
     made = stage()
-    sharing = Sharing(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
+    sharing = SingleFlight(made.engine, lambda request, callback: made.engine.submit(request, callback=callback))
     joined = []
 
     def refuse(shared, *, callback):

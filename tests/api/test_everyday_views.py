@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 import pytest
 
 from groq_queue import ConfigurationError, GroqQueue, QueueClosed
-from groq_queue.api.bulk import Asking
+from groq_queue.api.bulk import BulkMethods
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def queue():
         yield queue
 
 
-class Recorder(Asking):
+class Recorder(BulkMethods):
     """Notes what reaches it; calls run on a thread of its own when the test lets them."""
 
     def __init__(self) -> None:
