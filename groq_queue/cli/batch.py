@@ -27,11 +27,11 @@ from typing import Any
 from groq_queue.api.queue import GroqQueue
 from groq_queue.cli import UsageError, silence_stdout
 from groq_queue.cli.batch_files import Sink, StdoutSink
-from groq_queue.cli.batch_lines import Ask, BadLine, LineParser, answer_line, bad_line, error_line
+from groq_queue.cli.batch_lines import BadLine, BatchLine, LineParser, answer_line, bad_line, error_line
 from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
 from groq_queue.cli.resume import Written
 from groq_queue.cli.signals import catching
-from groq_queue.cli.turns import Turns
+from groq_queue.cli.turns import InputOrder
 from groq_queue.core.response import Completion, usage_of
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
@@ -48,7 +48,7 @@ class _Stopped(Exception):
     """A signal came while the main thread was reading."""
 
 
-class Job:
+class BatchRun:
     """One pass over the input.
 
     ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure``, ``_kept``,
@@ -84,7 +84,7 @@ class Job:
         self.stopped_by: BaseException | None = None
         self._kept = 0  # accepted, and left without an answer
 
-        self._turns = Turns(is_open=not args.ordered)
+        self._turns = InputOrder(is_open=not args.ordered)
         self._places = 0  # given to lines that are sent or refused
 
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()  # bytes of an ended request's line; 0: look up
@@ -158,7 +158,7 @@ class Job:
         finally:
             self._is_reading = False
 
-    def _is_written(self, ask: Ask) -> bool:
+    def _is_written(self, ask: BatchLine) -> bool:
         """Whether an earlier run has written its line, and there is no reason for another."""
         if self._written.is_answered(ask.custom_id):
             return True
@@ -177,7 +177,7 @@ class Job:
     def _has_room(self, size: int) -> bool:
         return not self._open or (self._open < self._window and self._open_bytes + size <= _WINDOW_BYTES)
 
-    def _submit(self, ask: Ask, size: int) -> None:
+    def _submit(self, ask: BatchLine, size: int) -> None:
         try:
             future = self._client.submit(
                 ask.payload, endpoint=ask.endpoint, custom_id=ask.custom_id, **(self._defaults | dict(ask.options))
@@ -199,7 +199,7 @@ class Job:
         self._places += 1
         return self._places - 1
 
-    def _is_taken(self, ask: Ask, error: GroqQueueError) -> bool:
+    def _is_taken(self, ask: BatchLine, error: GroqQueueError) -> bool:
         """Whether the journal refused it because it knows the custom_id with another payload."""
         return isinstance(error, JournalError) and error.custom_id == ask.custom_id
 
@@ -417,7 +417,7 @@ def _skipped(tally: Tally) -> str:
 class _Told(logging.Handler):
     """Prints the library's warnings above the progress line."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BatchRun) -> None:
         super().__init__(logging.WARNING)
         self._job = job
 
@@ -429,7 +429,7 @@ class _Told(logging.Handler):
 
 
 @contextlib.contextmanager
-def telling(job: Job) -> Iterator[None]:
+def telling(job: BatchRun) -> Iterator[None]:
     """Have *job* show the warnings of the library while the block runs."""
     log = logging.getLogger("groq_queue")
     handler = _Told(job)

@@ -38,7 +38,7 @@ class NotLines(ValueError):
 
 
 @dataclass(frozen=True)
-class Ask:
+class BatchLine:
     """One request: what ``GroqQueue.submit`` takes."""
 
     number: int
@@ -70,7 +70,7 @@ class LineParser:
         self._is_json: bool | None = None
         self._seen: set[str] = set()  # grows with the input: ids only
 
-    def parse(self, number: int, raw: bytes) -> Ask:
+    def parse(self, number: int, raw: bytes) -> BatchLine:
         """Return what line *number* asks for.
 
         Raises:
@@ -85,7 +85,7 @@ class LineParser:
             raise BadLine(ask.custom_id, f"line {number} names no model, and there is no --model")
         return ask
 
-    def _parse(self, number: int, raw: bytes) -> Ask:
+    def _parse(self, number: int, raw: bytes) -> BatchLine:
         name = f"line-{number}"
         if self._is_json is None:
             start = raw.strip()
@@ -99,7 +99,7 @@ class LineParser:
         except UnicodeDecodeError as error:
             raise BadLine(name, f"line {number} is not UTF-8 at its byte {error.start + 1}") from None
         if not self._is_json:
-            return Ask(number, name, _prompt(text), "chat/completions", {})
+            return BatchLine(number, name, _prompt(text), "chat/completions", {})
         try:
             line = json.loads(text)
         except json.JSONDecodeError as error:
@@ -113,7 +113,7 @@ class LineParser:
             raise BadLine(name, f"line {number} is a JSON {type(line).__name__}, not an object")
         return self._parse_object(number, name, line)
 
-    def _parse_object(self, number: int, name: str, line: dict[str, Any]) -> Ask:
+    def _parse_object(self, number: int, name: str, line: dict[str, Any]) -> BatchLine:
         custom_id = line.pop("custom_id", None)
         if custom_id is None:
             custom_id = name
@@ -137,7 +137,7 @@ class LineParser:
             payload = line
         else:
             raise BadLine(custom_id, f'line {number} has none of "body", "prompt" and "messages"')
-        return Ask(number, custom_id, payload, endpoint, options)
+        return BatchLine(number, custom_id, payload, endpoint, options)
 
 
 def _prompt(text: str) -> dict[str, Any]:

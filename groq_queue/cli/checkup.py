@@ -51,7 +51,7 @@ class Check(NamedTuple):
     is_configuration: bool = False  # a failure is the user's settings, not the world
 
 
-class Patient:
+class Doctor:
     """What is checked; later checks use what earlier ones found."""
 
     def __init__(self, args: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ class _Prompt:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparedRun:
     """What one way of sending made of the load."""
 
     requests: int
@@ -74,7 +74,7 @@ def _load(seed: int) -> list[_Prompt]:
     return [*load, _Prompt(_URGENT, "critical", "website")]
 
 
-def measure(seed: int, send: Callable[[str, list[_Prompt]], int]) -> tuple[Outcome, list[Record]]:
+def measure(seed: int, send: Callable[[str, list[_Prompt]], int]) -> tuple[ComparedRun, list[Record]]:
     """Have the load of *seed* sent, and return what became of it and the server's log."""
     load = _load(seed)
     with GroqSimulator(limits=_LIMITS, models=[_MODEL], latency=_LATENCY_S, seed=seed) as simulator:
@@ -89,7 +89,7 @@ def measure(seed: int, send: Callable[[str, list[_Prompt]], int]) -> tuple[Outco
     arrivals = [record.arrived_ns for record in admitted]
     sending_s = (arrivals[-1] - arrivals[0]) / 1e9 if arrivals else 0.0
     share = min(1.0, _least_seconds([record.requested for record in admitted]) / sending_s) if sending_s else 0.0
-    return Outcome(len(load), answered, round(seconds, 2), refused, round(share, 3), place), log
+    return ComparedRun(len(load), answered, round(seconds, 2), refused, round(share, 3), place), log
 
 
 def _least_seconds(requested: list[int]) -> float:
@@ -133,13 +133,13 @@ def send_queued(base_url: str, load: list[_Prompt]) -> int:
         return sum(future.exception() is None for future in as_completed(futures))
 
 
-def figure(plain: tuple[Outcome, list[Record]], queued: tuple[Outcome, list[Record]]) -> str:
+def figure(plain: tuple[ComparedRun, list[Record]], queued: tuple[ComparedRun, list[Record]]) -> str:
     title = f"{_REQUESTS} requests at {_LIMITS.rpm} a minute (of {_MINUTE_S:g} s), {_WORKERS} threads"
     courses = [_course("thread pool that sleeps Retry-After", *plain), _course("groq_queue", *queued)]
     return comparison_svg(title, courses, bin_s=0.25)
 
 
-def _course(name: str, outcome: Outcome, log: list[Record]) -> Course:
+def _course(name: str, outcome: ComparedRun, log: list[Record]) -> Course:
     start_ns = min((record.arrived_ns for record in log), default=0)
     at = {is_refused: [(record.arrived_ns - start_ns) / 1e9 for record in log if (record.status == 429) == is_refused]
           for is_refused in (False, True)}  # fmt: skip
@@ -147,7 +147,7 @@ def _course(name: str, outcome: Outcome, log: list[Record]) -> Course:
     return Course(told, at[False], at[True])
 
 
-def table(plain: Outcome, queued: Outcome) -> str:
+def table(plain: ComparedRun, queued: ComparedRun) -> str:
     rows = [("", "thread pool", "groq_queue")]
     rows += [
         ("requests", f"{plain.requests}", f"{queued.requests}"),
@@ -160,11 +160,11 @@ def table(plain: Outcome, queued: Outcome) -> str:
     return "\n".join(f"{label:40}{first:>12}{second:>13}" for label, first, second in rows) + "\n"
 
 
-def _place(outcome: Outcome) -> str:
+def _place(outcome: ComparedRun) -> str:
     return f"{outcome.urgent_place} of {outcome.requests}"
 
 
-def conclusion(queued: Outcome) -> str:
+def conclusion(queued: ComparedRun) -> str:
     """Return what was proven, and what to type next."""
     if queued.lost or queued.refused:
         return f"NOT as promised: the queue lost {queued.lost} answers and met {queued.refused} refusals."

@@ -42,10 +42,10 @@ def add_to(commands: Commands) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Check everything, print it, and return 0, or 3 for settings that cannot work, or 1 for anything else."""
-    from groq_queue.cli.checkup import Patient
+    from groq_queue.cli.checkup import Doctor
 
     checks = []
-    for check in Patient(args).checks():
+    for check in Doctor(args).checks():
         checks.append(check)
         if not args.json:
             print(f"{check.level:<5} {check.name:<11} {check.text}", flush=True)

@@ -126,7 +126,7 @@ def _priority(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Send the lines of *args.input* and return the exit code."""
     from groq_queue.api.queue import GroqQueue
-    from groq_queue.cli.batch import Job, telling
+    from groq_queue.cli.batch import BatchRun, telling
     from groq_queue.cli.batch_files import open_input, open_output, write_text
     from groq_queue.cli.batch_lines import NotLines, read_lines
     from groq_queue.cli.resume import Written
@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         progress = Progress(sys.stderr, total, is_shown=not args.quiet and not is_typed)
         if is_typed and not args.quiet:
             progress.say("type one prompt a line; Ctrl-D ends")
-        job = Job(client, read_lines(source), output, errors, progress, args, total, written or Written())
+        job = BatchRun(client, read_lines(source), output, errors, progress, args, total, written or Written())
         files.enter_context(telling(job))
         try:
             job.go()

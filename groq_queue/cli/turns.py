@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Turns:
+class InputOrder:
     """Holds what has ended until all before it are out, or lets everything out at once when it is open.
 
     Not thread-safe: its owner's lock guards it.

@@ -12,8 +12,8 @@ import pytest
 from groq_queue import GroqQueue
 from groq_queue.cli.batch_lines import (
     MAX_LINE_BYTES,
-    Ask,
     BadLine,
+    BatchLine,
     LineParser,
     NotLines,
     answer_line,
@@ -24,9 +24,9 @@ from groq_queue.core.response import Completion
 from groq_queue.errors import APIConnectionError, APITimeoutError, BadRequestError
 
 
-def _parse(*lines: object) -> list[Ask | BadLine]:
+def _parse(*lines: object) -> list[BatchLine | BadLine]:
     parser = LineParser()
-    found: list[Ask | BadLine] = []
+    found: list[BatchLine | BadLine] = []
     for number, line in enumerate(lines, 1):
         raw = line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode()
         try:
@@ -56,7 +56,7 @@ def test_a_batch_line_is_its_body_sent_to_its_url(url: str, endpoint: str) -> No
     """
     (ask,) = _parse({"custom_id": "a", "method": "POST", "url": url, "body": {"model": "m"}})
 
-    assert Ask(1, "a", {"model": "m"}, endpoint, {}) == ask
+    assert BatchLine(1, "a", {"model": "m"}, endpoint, {}) == ask
 
 
 def test_a_prompt_line_is_one_user_message_and_keeps_its_parameters() -> None:
@@ -66,7 +66,7 @@ def test_a_prompt_line_is_one_user_message_and_keeps_its_parameters() -> None:
     (ask,) = _parse({"prompt": "hi", "model": "m", "temperature": 0, "priority": "high", "client": "c"})
 
     expected = {"model": "m", "temperature": 0} | _messages("hi")
-    assert Ask(1, "line-1", expected, "chat/completions", {"priority": "high", "client": "c"}) == ask
+    assert BatchLine(1, "line-1", expected, "chat/completions", {"priority": "high", "client": "c"}) == ask
 
 
 def test_a_messages_line_is_a_payload() -> None:
@@ -75,7 +75,7 @@ def test_a_messages_line_is_a_payload() -> None:
     """
     (ask,) = _parse({"custom_id": "a", "model": "m"} | _messages("hi"))
 
-    assert Ask(1, "a", {"model": "m"} | _messages("hi"), "chat/completions", {}) == ask
+    assert BatchLine(1, "a", {"model": "m"} | _messages("hi"), "chat/completions", {}) == ask
 
 
 def test_plain_text_is_one_prompt_a_line_even_if_a_later_line_looks_like_json() -> None:
@@ -85,7 +85,7 @@ def test_plain_text_is_one_prompt_a_line_even_if_a_later_line_looks_like_json() 
     asks = _parse("Say hello\r", '{"prompt": "x"}')
 
     assert [_messages("Say hello"), _messages('{"prompt": "x"}')] == [
-        ask.payload for ask in asks if isinstance(ask, Ask)
+        ask.payload for ask in asks if isinstance(ask, BatchLine)
     ]
 
 
@@ -129,8 +129,8 @@ def test_a_bad_line_is_told_by_its_number(line: object, said: str) -> None:
 
     assert isinstance(second, BadLine)
     assert str(second).startswith(said)
-    assert isinstance(first, Ask)
-    assert isinstance(third, Ask)
+    assert isinstance(first, BatchLine)
+    assert isinstance(third, BatchLine)
 
 
 def test_the_second_use_of_a_custom_id_is_an_error_line() -> None:
@@ -218,7 +218,7 @@ def test_every_option_of_submit_that_json_can_express_works_in_a_line() -> None:
     beside, above = _parse({"prompt": "hi", "model": "m", **options}, {"body": body, **options})
 
     assert len(options) >= 9
-    assert isinstance(beside, Ask)
-    assert isinstance(above, Ask)
+    assert isinstance(beside, BatchLine)
+    assert isinstance(above, BatchLine)
     assert options == beside.options == above.options
     assert body == beside.payload == above.payload

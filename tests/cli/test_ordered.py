@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from groq_queue.cli.turns import Turns
+from groq_queue.cli.turns import InputOrder
 from groq_queue.simulator import GroqSimulator
 from groq_queue.simulator.faults import Fault
 
@@ -108,7 +108,7 @@ def test_each_place_is_let_out_once_in_its_turn():
         places = list(range(20))
         random.Random(seed).shuffle(places)
         out: list[int] = []
-        turns = Turns(is_open=False)
+        turns = InputOrder(is_open=False)
 
         for number, place in enumerate(places):
             turns.ended(place, partial(out.append, place))
@@ -120,7 +120,7 @@ def test_each_place_is_let_out_once_in_its_turn():
 
 def test_an_opened_one_lets_out_what_it_holds_and_holds_no_more():
     out: list[int] = []
-    turns = Turns(is_open=False)
+    turns = InputOrder(is_open=False)
     for place in (3, 1):
         turns.ended(place, partial(out.append, place))
 
