@@ -39,13 +39,13 @@ _log = SafeLogger("groq_queue")
 _LOOK_NS = NS_PER_S  # unread for so long while others wait, a stream may be one that everybody forgot
 
 
-class Alarm(Protocol):
+class TimerSource(Protocol):
     """What a hold needs of ``engine.background``."""
 
     def at(self, when_ns: int, callback: Callable[[], None]) -> Callable[[], None]: ...
 
 
-class Hold:
+class StreamSlot:
     """Held by whoever reads a stream, and waited for by the worker whose slot it keeps.
 
     ``end`` may be called from anywhere, the garbage collector included, because a
@@ -65,7 +65,7 @@ class Hold:
     def __init__(
         self,
         clock: Clock,
-        timers: Alarm,
+        timers: TimerSource,
         idle_ns: int | None,
         others_wait: Callable[[], bool] = lambda: False,
         on_unread: Callable[[], object] = lambda: None,
@@ -200,7 +200,7 @@ class Hold:
             gc.collect()  # a response that it finds ends its hold; once for each stream, since a large heap takes long
 
 
-class Opened(NamedTuple):
+class OpenStream(NamedTuple):
     """A stream whose head is there, as a sender returns it.
 
     Attributes:
@@ -224,7 +224,7 @@ class Streamed(NamedTuple):
     usage: Mapping[str, Any] | None
 
 
-class Turns:
+class RequestGate:
     """Makes sends wait for their turn in one queue, all with the same options.
 
     Raises:
@@ -256,23 +256,23 @@ class Turns:
             return None
         return payload if isinstance(payload, dict) and isinstance(payload.get("model"), str) else None
 
-    def send(self, payload: Mapping[str, Any], path: str, sender: Callable[[Hold], Any]) -> Any:
+    def send(self, payload: Mapping[str, Any], path: str, sender: Callable[[StreamSlot], Any]) -> Any:
         """Wait for the turn of a request and return its response.
 
         Args:
             payload: Its JSON.
             path: Of its URL.
-            sender: Sends it once, on a worker; returns a response read to its end, or ``Opened``.
+            sender: Sends it once, on a worker; returns a response read to its end, or ``OpenStream``.
 
         Raises:
             Exception: What the sender raised last, or an error of the queue.
         """
         engine: Any = self._engine
         timers: Any = getattr(engine, "timers", None)  # workers elsewhere have none, and are given no streams
-        hold = Hold(
+        hold = StreamSlot(
             self._queue._settings.clock, timers, self._idle_ns, lambda: engine.stats().pending > 0, self._tell_unread
         )
-        turn = _Turn(sender, engine, hold)
+        turn = _GatedRequest(sender, engine, hold)
         future = self._queue._submit_call(turn.call, payload, self._options, path.partition("/v1/")[2] or "call")
         try:
             future.add_done_callback(turn.ended)
@@ -296,13 +296,13 @@ class Turns:
             )
 
 
-class _Turn:
+class _GatedRequest:
     """One send: the worker on one side, the caller on the other.
 
     ``_changed`` guards ``_answer`` and ``_has_left``; nobody is called under it.
     """
 
-    def __init__(self, sender: Callable[[Hold], Any], engine: object, hold: Hold) -> None:
+    def __init__(self, sender: Callable[[StreamSlot], Any], engine: object, hold: StreamSlot) -> None:
         self._hold = hold
         self.call = Call(self._run, engine, let_go=self._hold.end)
         self._sender = sender
@@ -346,7 +346,7 @@ class _Turn:
         if self._has_left:
             raise APIConnectionError("the caller waits no more", sent="no", is_final=True)
         sent = self._context.run(self._sender, self._hold)
-        if not isinstance(sent, Opened):
+        if not isinstance(sent, OpenStream):
             return sent
         status, headers, close = sent.status_code, dict(sent.headers), sent.close
         self.call.begun({name.lower(): value for name, value in headers.items()})

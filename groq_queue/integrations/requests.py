@@ -12,14 +12,14 @@ from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 
 from groq_queue.api.queue import GroqQueue
 from groq_queue.errors import ConfigurationError, safe_repr
-from groq_queue.integrations.request_gate import Hold, Opened, Turns
+from groq_queue.integrations.request_gate import OpenStream, RequestGate, StreamSlot
 
 
 class QueueAdapter(HTTPAdapter):
     """Sends when the queue says so; made by ``requests_adapter``, which tells what it does."""
 
     def __init__(self, queue: GroqQueue, turns: Mapping[str, Any], idle_timeout: float | None, **options: Any) -> None:
-        self._turns = Turns(queue, turns, idle_timeout)
+        self._turns = RequestGate(queue, turns, idle_timeout)
         if options.get("max_retries"):
             raise ConfigurationError(
                 f"max_retries={safe_repr(options['max_retries'])}: the queue retries; set GroqQueue(max_retries=...)"
@@ -45,13 +45,13 @@ class QueueAdapter(HTTPAdapter):
             request = request.copy()
             request.headers["Accept-Encoding"] = "identity"  # so that the usage can be read as the body passes by
 
-        def attempt(hold: Hold) -> requests.Response | Opened:
+        def attempt(hold: StreamSlot) -> requests.Response | OpenStream:
             response = HTTPAdapter.send(self, request, **how)
             if stream and response.status_code < 400:
                 hold.owns(response.raw)
                 response.raw = _HeldBody(response.raw, hold)
                 weakref.finalize(response.raw, hold.forgotten).atexit = False  # it may be all that a reader keeps
-                return Opened(response, response.status_code, response.headers, response.close)
+                return OpenStream(response, response.status_code, response.headers, response.close)
             _ = response.content  # what goes wrong while it is read is retried as well
             return response
 
@@ -65,7 +65,7 @@ class QueueAdapter(HTTPAdapter):
 class _HeldBody:
     """A urllib3 response that tells its hold what is read of it, and when it ends."""
 
-    def __init__(self, body: Any, hold: Hold) -> None:
+    def __init__(self, body: Any, hold: StreamSlot) -> None:
         self._body = body
         self._hold = hold
 

@@ -17,7 +17,7 @@ from typing import Any
 from groq_queue.api.queue import GroqQueue
 from groq_queue.engine.log import told
 from groq_queue.errors import ConfigurationError, safe_repr
-from groq_queue.integrations.request_gate import Hold, Opened, Turns
+from groq_queue.integrations.request_gate import OpenStream, RequestGate, StreamSlot
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -27,7 +27,7 @@ def make_client(
     queue: GroqQueue, sdk: Any, turns: Mapping[str, Any], idle_timeout: float | None, options: Mapping[str, Any]
 ) -> Any:
     """See ``sdk_http_client``."""
-    waiting = Turns(queue, turns, idle_timeout)
+    waiting = RequestGate(queue, turns, idle_timeout)
     if "transport" in options and not hasattr(options["transport"], "handle_request"):
         raise ConfigurationError("transport: use a synchronous one")
     return _queued(_class_of(sdk))(waiting, **options)
@@ -57,7 +57,7 @@ def _queued(base: type[Any]) -> type[Any]:
     class QueuedClient(base):  # type: ignore[misc]
         """The SDK's own HTTP client, sending when the queue says so."""
 
-        def __init__(self, turns: Turns, **options: Any) -> None:
+        def __init__(self, turns: RequestGate, **options: Any) -> None:
             super().__init__(**options)
             self._turns = turns
             self._told_retries = False
@@ -71,11 +71,11 @@ def _queued(base: type[Any]) -> type[Any]:
                 request.headers["accept-encoding"] = "identity"  # the usage is read as the body passes by
             send = super().send
 
-            def attempt(hold: Hold) -> Any:
+            def attempt(hold: StreamSlot) -> Any:
                 response = send(request, stream=stream, **how)
                 if stream and response.status_code < 400:
                     handed = _handed_on(response, hold)
-                    return Opened(handed, handed.status_code, handed.headers, handed.close)
+                    return OpenStream(handed, handed.status_code, handed.headers, handed.close)
                 response.read()  # what goes wrong while it is read is retried as well
                 return response
 
@@ -106,7 +106,7 @@ def _body_of(request: Any) -> bytes | None:
     return content if isinstance(content, bytes) else None
 
 
-def _handed_on(response: Any, hold: Hold) -> Any:
+def _handed_on(response: Any, hold: StreamSlot) -> Any:
     """Return a twin of *response* for the reader, whose end tells *hold*.
 
     The response itself stays with its byte stream, which knows it: if the reader had it, nobody could keep the one
@@ -120,7 +120,7 @@ def _handed_on(response: Any, hold: Hold) -> Any:
     return twin
 
 
-def _held(response: Any, twin: Callable[[], Any], hold: Hold) -> Any:
+def _held(response: Any, twin: Callable[[], Any], hold: StreamSlot) -> Any:
     """Return a byte stream that tells its hold what is read of that of *response*, and when it ends."""
     stream = response.stream
     base = next(cls for cls in type(stream).__mro__ if cls.__name__ == "SyncByteStream")

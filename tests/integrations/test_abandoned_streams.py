@@ -14,7 +14,7 @@ from waiting import wait_until
 from groq_queue import ConfigurationError, Limits
 from groq_queue.clock import FakeClock
 from groq_queue.integrations import requests_adapter, sdk_http_client
-from groq_queue.integrations.request_gate import Hold
+from groq_queue.integrations.request_gate import StreamSlot
 
 from .conftest import KEY, MODEL, PATIENCE_S, InThread
 
@@ -130,14 +130,14 @@ def test_a_collection_closes_no_stream_on_the_thread_it_interrupts(
     That thread may hold the lock of the pool of connections, which closing takes as well.
     """
     here, closed = threading.get_ident(), []
-    close = Hold._close_source
+    close = StreamSlot._close_source
 
     def watched(hold):
         closed.append((threading.get_ident(), type(hold._source).__name__))
         close(hold)
         closed.append(hold._source)
 
-    monkeypatch.setattr(Hold, "_close_source", watched)
+    monkeypatch.setattr(StreamSlot, "_close_source", watched)
     queue = make_queue(max_workers=1, clock=clock)
     stream = open_stream(queue)()
     if is_begun:
@@ -425,7 +425,7 @@ class Timetable:
 
 
 def hold_of(clock, timers, **options):
-    return Hold(clock=clock, timers=timers, idle_ns=5_000_000_000, **options)
+    return StreamSlot(clock=clock, timers=timers, idle_ns=5_000_000_000, **options)
 
 
 def test_a_reader_who_waits_for_the_server_is_not_one_who_does_not_read(clock):
