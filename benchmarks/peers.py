@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rig.contenders import CONTENDERS, Course
+from rig.contenders import CONTENDERS, Series
 from rig.loads import LOADS, MODEL, SEED, WARM, jobs_of
 from rig.measure import in_child, load_average, median, parser_of, write_json
 from rig.server import simulator
@@ -35,7 +35,7 @@ def measure(contender: str, name: str, minute_s: float, capacities: float) -> di
     limits = {MODEL: load.limit}
     served = {MODEL: {**load.limit, "minute_s": minute_s}, WARM: {}}
     with simulator(served, latency=LATENCY_S, output=load.used, seed=SEED, **load.server) as groq:
-        course = Course(groq.base_url, limits, minute_s, sum(job.tokens for job in jobs) / len(jobs))
+        course = Series(groq.base_url, limits, minute_s, sum(job.tokens for job in jobs) / len(jobs))
         run = CONTENDERS[contender].make(course)
         before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         answered = run(jobs)
@@ -71,7 +71,7 @@ def _price(job: Any, used: float) -> tuple[int, int]:
 
 def draw(rows: list[dict[str, Any]], minute_s: float, file: str) -> None:
     """Draw answers and refusals over time, of a plain pool, the SDK and ours, as far as they ran."""
-    from groq_queue.reporting.plot import Course as Panel
+    from groq_queue.reporting.plot import Series as Panel
     from groq_queue.reporting.plot import comparison_svg
 
     panels = [

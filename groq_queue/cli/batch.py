@@ -35,7 +35,7 @@ from groq_queue.cli.turns import InputOrder
 from groq_queue.core.response import Completion, usage_of
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
-from groq_queue.reporting.line import Progress, Tally
+from groq_queue.reporting.line import Progress, ProgressCounts
 from groq_queue.reporting.words import plural
 
 _WINDOW_PER_WORKER = 4
@@ -79,7 +79,7 @@ class BatchRun:
 
         self._lock = threading.Lock()
         self.progress = progress
-        self.tally = Tally()
+        self.tally = ProgressCounts()
         self.first_failure: str | None = None
         self.stopped_by: BaseException | None = None
         self._kept = 0  # accepted, and left without an answer
@@ -409,7 +409,7 @@ def _unnamed_limits(stats: Stats, args: argparse.Namespace) -> Iterator[str]:
         yield f"refused, since the server's answers do not tell every limit: next time name {' '.join(named)}"
 
 
-def _skipped(tally: Tally) -> str:
+def _skipped(tally: ProgressCounts) -> str:
     failed = f" ({tally.skipped_failed:,} of them failed)" if tally.skipped_failed else ""
     return f"{tally.skipped:,} done before{failed}"
 

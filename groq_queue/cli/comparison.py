@@ -18,7 +18,7 @@ import urllib3
 
 from groq_queue.api.queue import GroqQueue
 from groq_queue.core.limits import Limits
-from groq_queue.reporting.plot import Course, comparison_svg
+from groq_queue.reporting.plot import Series, comparison_svg
 from groq_queue.simulator import GroqSimulator, Record
 
 _MODEL = "llama-3.1-8b-instant"
@@ -139,12 +139,12 @@ def figure(plain: tuple[ComparedRun, list[Record]], queued: tuple[ComparedRun, l
     return comparison_svg(title, courses, bin_s=0.25)
 
 
-def _course(name: str, outcome: ComparedRun, log: list[Record]) -> Course:
+def _course(name: str, outcome: ComparedRun, log: list[Record]) -> Series:
     start_ns = min((record.arrived_ns for record in log), default=0)
     at = {is_refused: [(record.arrived_ns - start_ns) / 1e9 for record in log if (record.status == 429) == is_refused]
           for is_refused in (False, True)}  # fmt: skip
     told = f"{name}: {outcome.answered} answered in {outcome.seconds:.1f} s, {outcome.refused} refused (429)"
-    return Course(told, at[False], at[True])
+    return Series(told, at[False], at[True])
 
 
 def table(plain: ComparedRun, queued: ComparedRun) -> str:

@@ -24,7 +24,7 @@ _LEAST_S = 10  # a full bucket lets a burst pass at once, which is no pace
 
 
 @dataclass
-class Tally:
+class ProgressCounts:
     """What became of the lines so far."""
 
     done: int = 0
@@ -65,7 +65,7 @@ class ProgressState(NamedTuple):
     waits_for: str | None
 
 
-class Pace:
+class ProgressMeter:
     """Turns counts into a ``ProgressState``. Not thread-safe."""
 
     def __init__(self, total: int | None, clock: Clock) -> None:
@@ -88,7 +88,7 @@ class Pace:
         """Since the run began."""
         return self.now_s() - self._start_s
 
-    def state(self, tally: Tally, stats: Stats) -> ProgressState:
+    def state(self, tally: ProgressCounts, stats: Stats) -> ProgressState:
         """Return how far the run is."""
         seconds = max(self.seconds, 1e-3)
         minutes = max(seconds, _LEAST_S) / 60
@@ -106,7 +106,7 @@ class Pace:
             waits_for=_waits_for(stats),
         )
 
-    def _left_s(self, ended: int, tally: Tally, stats: Stats) -> float | None:
+    def _left_s(self, ended: int, tally: ProgressCounts, stats: Stats) -> float | None:
         now_s = self.now_s()
         self._recent.append((now_s, ended))
         while self._recent[1][0] <= now_s - _RECENT_S:
@@ -133,7 +133,7 @@ class Progress:
             clock: Tells the time; None is this machine's.
         """
         self._stream = stream
-        self._pace = Pace(total, clock or SystemClock())
+        self._pace = ProgressMeter(total, clock or SystemClock())
         self._rewrites = stream.isatty() and os.environ.get("TERM") != "dumb"
         self.interval_s = None if not is_shown else _REWRITE_S if self._rewrites else _APPEND_S
         self._shown_s = self._pace.now_s()
@@ -148,7 +148,7 @@ class Progress:
         """Whether it is time to show how far the run is."""
         return self.interval_s is not None and self._pace.now_s() - self._shown_s >= self.interval_s
 
-    def show(self, tally: Tally, stats: Stats) -> None:
+    def show(self, tally: ProgressCounts, stats: Stats) -> None:
         """Tell how far the run is."""
         self.tell(self._pace.state(tally, stats))
 
@@ -222,7 +222,7 @@ def _limit_of(stats: Stats, dimension: str) -> float | None:
     return sum(limits) if limits else None
 
 
-def _drain_s(left: int, tally: Tally, stats: Stats) -> float:
+def _drain_s(left: int, tally: ProgressCounts, stats: Stats) -> float:
     """Return how long the limits need to let *left* more requests pass, like those so far, shared as they wait now."""
     waiting = sum(lane.pending + lane.in_flight for lane in stats.lanes)
     prompt, completion = (tokens / max(1, tally.done) for tokens in (tally.prompt_tokens, tally.completion_tokens))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from groq_queue.reporting.report import ModelReport, Report, Use
+from groq_queue.reporting.report import LimitUsage, ModelReport, Report
 from groq_queue.reporting.svg import FAINT, INK, Canvas
 
 ANSWERS = "#1f78b4"
@@ -30,7 +30,7 @@ class Frame(NamedTuple):
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * second / self.seconds
 
 
-class Course(NamedTuple):
+class Series(NamedTuple):
     """One way of sending, for ``comparison_svg``.
 
     Attributes:
@@ -59,7 +59,7 @@ def report_svg(report: Report) -> str:
     return canvas.finish()
 
 
-def comparison_svg(title: str, courses: Sequence[Course], bin_s: float) -> str:
+def comparison_svg(title: str, courses: Sequence[Series], bin_s: float) -> str:
     """Draw several runs of one load below each other, on the same axes."""
     canvas = Canvas(_WIDTH, 44 + 190 * len(courses), title)
     canvas.text(_LEFT, 28, title, size=15, bold=True)
@@ -99,7 +99,7 @@ def course_of(report: Report) -> tuple[float, list[int], list[int]]:
     return report.bin_s * joined, answers, refusals
 
 
-def share_of(model: ModelReport, use: Use, bin_s: float) -> list[tuple[float, float]]:
+def share_of(model: ModelReport, use: LimitUsage, bin_s: float) -> list[tuple[float, float]]:
     """Return ``(second, share of what the limit has allowed until then)`` at the end of each bin."""
     added, taken_off = _COUNTED.get(use.dimension, (None, None))
     if added is None:

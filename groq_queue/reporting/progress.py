@@ -23,7 +23,7 @@ from groq_queue.engine.log import told
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
-from groq_queue.reporting.line import Pace, Progress, ProgressState, Tally, described
+from groq_queue.reporting.line import Progress, ProgressCounts, ProgressMeter, ProgressState, described
 
 _log = SafeLogger("groq_queue")
 
@@ -109,7 +109,7 @@ class _Watch:
         self._stats = stats
         self._display = display
         self._clock = clock
-        self._pace = Pace(total, clock)  # used by whoever shows
+        self._pace = ProgressMeter(total, clock)  # used by whoever shows
         self._changed = threading.Condition()
         self._done = self._failed = 0
         self._is_showing = self._is_stale = False
@@ -157,7 +157,7 @@ class _Watch:
             while True:
                 with self._changed:
                     self._is_stale = False
-                    tally = Tally(done=self._done, failed=self._failed)
+                    tally = ProgressCounts(done=self._done, failed=self._failed)
                 stats = self._stats()
                 tally.prompt_tokens = stats.prompt_tokens - self._before.prompt
                 tally.completion_tokens = stats.completion_tokens - self._before.completion

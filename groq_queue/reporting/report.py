@@ -28,7 +28,7 @@ _SHOWN_CLIENTS = 20
 
 
 @dataclass(frozen=True)
-class Use:
+class LimitUsage:
     """How well one limit was used.
 
     Attributes:
@@ -67,12 +67,12 @@ class ModelReport:
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
-    uses: tuple[Use, ...]
+    uses: tuple[LimitUsage, ...]
     begin_s: float
     bins: tuple[tuple[int, int, int, int], ...]
 
     @property
-    def binding(self) -> Use | None:
+    def binding(self) -> LimitUsage | None:
         """The limit that was used best, or None if none is known."""
         return self.uses[0] if self.uses else None
 
@@ -263,7 +263,7 @@ def _model_of(lane: LaneFacts, levels: tuple[Level, ...], facts: RunFacts, tarif
     )
 
 
-def _use_of(lane: LaneFacts, level: Level) -> Use | None:
+def _use_of(lane: LaneFacts, level: Level) -> LimitUsage | None:
     if level.dimension in ("ASPH", "ASPD"):
         return None  # an answer does not tell how long its audio was
     if level.dimension in ("RPM", "RPD"):
@@ -271,7 +271,7 @@ def _use_of(lane: LaneFacts, level: Level) -> Use | None:
     else:
         used = TokenCost(lane.prompt_tokens, lane.completion_tokens).units(level.dimension)
     allowed = level.limit * (1 + (lane.last_ns - lane.first_ns) / NS_PER_S / level.period_s)
-    return Use(level.dimension, level.limit, level.period_s, used, used / allowed)
+    return LimitUsage(level.dimension, level.limit, level.period_s, used, used / allowed)
 
 
 def _waits_of(facts: RunFacts) -> list[Waits]:
@@ -354,9 +354,9 @@ def _model_from(told: Mapping[str, Any]) -> ModelReport:
     )
 
 
-def _use_from(told: Mapping[str, Any]) -> Use:
+def _use_from(told: Mapping[str, Any]) -> LimitUsage:
     dimension = str(told["dimension"])
     if dimension not in DIMENSIONS:
         raise ConfigurationError(f"report: dimension={dimension!r:.50} is none that is metered")
     limit, used = int(told["limit"]), int(told["used"])
-    return Use(dimension, limit, float(told["period_s"]), used, float(told["share"]))
+    return LimitUsage(dimension, limit, float(told["period_s"]), used, float(told["share"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from groq_queue.reporting.plot import Course, comparison_svg, terminal_svg
+from groq_queue.reporting.plot import Series, comparison_svg, terminal_svg
 
 FIGURES = Path(__file__).parents[2] / "benchmarks" / "figures"
 
@@ -27,7 +27,7 @@ def test_a_comparison_is_well_formed_whatever_was_sent(answers):
     """
     Even if nothing was.
     """
-    svg = comparison_svg("title", [Course("one", answers, []), Course("two", [], answers)], 0.25)
+    svg = comparison_svg("title", [Series("one", answers, []), Series("two", [], answers)], 0.25)
 
     words = " ".join("".join(ET.fromstring(svg).itertext()).split())
     assert "title" in words
