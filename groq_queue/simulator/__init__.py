@@ -13,6 +13,7 @@ from __future__ import annotations
 from groq_queue.simulator.faults import Fault
 from groq_queue.simulator.meter import go_duration
 from groq_queue.simulator.server import GroqSimulator
-from groq_queue.simulator.service import Record, SimulatorStats
+from groq_queue.simulator.service import SimulatedCall as Record
+from groq_queue.simulator.service import SimulatorStats
 
 __all__ = ["Fault", "GroqSimulator", "Record", "SimulatorStats", "go_duration"]

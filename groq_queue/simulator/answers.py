@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groq_queue.simulator.calls import ApiError, Call, embedding_inputs, to_json
+from groq_queue.simulator.calls import ApiCall, ApiError, embedding_inputs, to_json
 from groq_queue.simulator.faults import Fault
-from groq_queue.simulator.wire import Reply
+from groq_queue.simulator.wire import HttpReply
 
 _WANTS_NUMBER = re.compile(r"(number only|only (a|the) number)\W*$", re.IGNORECASE)
 _STREAM_PIECES = 4
@@ -30,7 +30,7 @@ _PLAIN_ERROR = ("invalid_request_error", None, "An error said by a fault of the 
 
 
 @dataclass
-class Use:
+class Generation:
     """What an admitted call really used, and how long it took."""
 
     completion: int
@@ -42,12 +42,12 @@ def base_headers(request_id: str) -> str:
     return f"x-request-id: {request_id}\r\nx-groq-region: sim\r\nserver: cloudflare\r\n"
 
 
-def error_reply(error: ApiError) -> Reply:
+def error_reply(error: ApiError) -> HttpReply:
     """Return *error* as an answer."""
-    return Reply(error.status, error.body())
+    return HttpReply(error.status, error.body())
 
 
-def usage_of(call: Call, use: Use) -> dict[str, Any]:
+def usage_of(call: ApiCall, use: Generation) -> dict[str, Any]:
     """Return the usage object of a chat answer; times in seconds."""
     prompt_s = min(call.ask.prompt * 1e-5, use.latency_s)
     return {
@@ -62,7 +62,7 @@ def usage_of(call: Call, use: Use) -> dict[str, Any]:
     }
 
 
-def content_of(call: Call, seed: object) -> str:
+def content_of(call: ApiCall, seed: object) -> str:
     """Return the words of the answer: a number for prompts that end by asking for one."""
     draw = zlib.crc32(f"{seed}/{call.prompt}".encode("utf-8", "surrogatepass"))
     if _WANTS_NUMBER.search(call.prompt[-80:]):
@@ -75,26 +75,26 @@ def content_of(call: Call, seed: object) -> str:
     return text
 
 
-def success_reply(call: Call, use: Use, seed: object, fault: Fault | None) -> Reply:
+def success_reply(call: ApiCall, use: Generation, seed: object, fault: Fault | None) -> HttpReply:
     """Return the answer to an admitted *call*, without the x-ratelimit headers."""
     content = fault.content if fault is not None and fault.content is not None else content_of(call, seed)
     if call.endpoint == "embeddings":
-        reply = Reply(200, to_json(_embeddings(call, seed)))
+        reply = HttpReply(200, to_json(_embeddings(call, seed)))
     elif call.endpoint.startswith("audio/"):
         reply = _transcription(call, content)
     elif call.body.get("stream"):
         reply = _stream(call, use, content)
     else:
-        reply = Reply(200, to_json(_chat(call, use, content)))
+        reply = HttpReply(200, to_json(_chat(call, use, content)))
     reply.headers = base_headers(call.request_id)
     return reply
 
 
-def _finish(call: Call, use: Use) -> str:
+def _finish(call: ApiCall, use: Generation) -> str:
     return "length" if use.completion >= call.allowance else "stop"
 
 
-def _chat(call: Call, use: Use, content: str) -> dict[str, Any]:
+def _chat(call: ApiCall, use: Generation, content: str) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{call.number:032x}",
         "object": "chat.completion",
@@ -116,7 +116,7 @@ def _chat(call: Call, use: Use, content: str) -> dict[str, Any]:
     }
 
 
-def _stream(call: Call, use: Use, content: str) -> Reply:
+def _stream(call: ApiCall, use: Generation, content: str) -> HttpReply:
     base = {
         "id": f"chatcmpl-{call.number:032x}",
         "object": "chat.completion.chunk",
@@ -139,10 +139,10 @@ def _stream(call: Call, use: Use, content: str) -> Reply:
     if isinstance(options, dict) and options.get("include_usage"):
         events.append(b"data: " + to_json(base | {"choices": [], "usage": usage}) + b"\n\n")
     events.append(b"data: [DONE]\n\n")
-    return Reply(200, content_type="text/event-stream", chunks=events)
+    return HttpReply(200, content_type="text/event-stream", chunks=events)
 
 
-def _embeddings(call: Call, seed: object) -> dict[str, Any]:
+def _embeddings(call: ApiCall, seed: object) -> dict[str, Any]:
     size = call.body.get("dimensions")
     size = size if isinstance(size, int) and 1 <= size <= 4096 else _EMBEDDING_SIZE
     vectors: list[object] = []
@@ -161,20 +161,20 @@ def _embeddings(call: Call, seed: object) -> dict[str, Any]:
     }
 
 
-def _transcription(call: Call, content: str) -> Reply:
+def _transcription(call: ApiCall, content: str) -> HttpReply:
     wanted = call.body.get("response_format", "json")
     if wanted == "text":
-        return Reply(200, content.encode(), content_type="text/plain; charset=utf-8")
+        return HttpReply(200, content.encode(), content_type="text/plain; charset=utf-8")
     body: dict[str, Any] = {"text": content, "x_groq": {"id": call.request_id}}
     if wanted == "verbose_json":
         seconds = float(call.ask.seconds)
         task = "translate" if call.endpoint.endswith("translations") else "transcribe"
         segment = {"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": content}
         body = {"task": task, "language": "English", "duration": seconds, "segments": [segment]} | body
-    return Reply(200, to_json(body))
+    return HttpReply(200, to_json(body))
 
 
-def fault_reply(fault: Fault, call: Call) -> Reply:
+def fault_reply(fault: Fault, call: ApiCall) -> HttpReply:
     """Return the answer of a fault that has a status, bent as it says."""
     status = fault.status or 500
     kind, code, message = _STATUS_ERRORS.get(status, _STATUS_ERRORS[500] if status >= 500 else _PLAIN_ERROR)
@@ -183,7 +183,7 @@ def fault_reply(fault: Fault, call: Call) -> Reply:
     return bend(reply, fault)
 
 
-def bend(reply: Reply, fault: Fault) -> Reply:
+def bend(reply: HttpReply, fault: Fault) -> HttpReply:
     """Put the body, the page and the headers of *fault* into *reply*."""
     if fault.html:
         page = f"<html><head><title>{reply.status}</title></head><body><h1>{reply.status} Bad answer</h1></body></html>"

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
-from groq_queue.simulator.meter import Cost
-from groq_queue.simulator.wire import Request
+from groq_queue.simulator.meter import CallCost
+from groq_queue.simulator.wire import HttpRequest
 
 IMAGE_TOKENS = 1_000
 MESSAGE_TOKENS = 4
@@ -53,7 +53,7 @@ class ApiError(Exception):
 
 
 @dataclass
-class Call:
+class ApiCall:
     """One well-formed, authorised call, priced. Rules of faults may look at all of it."""
 
     number: int  # in order of arrival, from 1
@@ -61,7 +61,7 @@ class Call:
     endpoint: str
     model: str
     prompt: str  # text of the last user message, the input or the name of the audio
-    ask: Cost
+    ask: CallCost
     allowance: int = 0
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -81,7 +81,7 @@ def count_tokens(text: str) -> int:
     return len(_PIECES.findall(text))
 
 
-def read_call(request: Request, endpoint: str, number: int, connection: int, default_completion: int) -> Call:
+def read_call(request: HttpRequest, endpoint: str, number: int, connection: int, default_completion: int) -> ApiCall:
     """Read and price *request*.
 
     Raises:
@@ -99,7 +99,7 @@ def read_call(request: Request, endpoint: str, number: int, connection: int, def
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "'model' : property 'model' is missing or not a string", param="model")
-    return Call(number, connection, endpoint, model, prompt, ask, allowance, body)
+    return ApiCall(number, connection, endpoint, model, prompt, ask, allowance, body)
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _read_json(body: bytes) -> dict[str, Any]:
 # Chat.
 
 
-def _price_chat(body: Mapping[str, Any], default_completion: int) -> tuple[str, Cost, int]:
+def _price_chat(body: Mapping[str, Any], default_completion: int) -> tuple[str, CallCost, int]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "'messages' : must be a list with at least one message", param="messages")
@@ -132,7 +132,7 @@ def _price_chat(body: Mapping[str, Any], default_completion: int) -> tuple[str, 
         if body.get(name):
             tokens += count_tokens(json.dumps(body[name]))
     allowance = _read_allowance(body, default_completion)
-    return prompt, Cost(1, tokens + allowance, tokens, allowance), allowance
+    return prompt, CallCost(1, tokens + allowance, tokens, allowance), allowance
 
 
 def _read_message(place: int, message: object) -> tuple[str, int]:
@@ -185,17 +185,17 @@ def embedding_inputs(body: Mapping[str, Any]) -> list[str | list[int]]:
     raise ApiError(400, "'input' : must be a string or a list of strings, not empty", param="input")
 
 
-def _price_embeddings(body: Mapping[str, Any]) -> tuple[str, Cost, int]:
+def _price_embeddings(body: Mapping[str, Any]) -> tuple[str, CallCost, int]:
     inputs = embedding_inputs(body)
     tokens = sum(count_tokens(one) if isinstance(one, str) else len(one) for one in inputs)
     first = inputs[0]
-    return first if isinstance(first, str) else "", Cost(1, tokens, tokens), 0
+    return first if isinstance(first, str) else "", CallCost(1, tokens, tokens), 0
 
 
 # Audio.
 
 
-def _read_audio(request: Request) -> dict[str, Any]:
+def _read_audio(request: HttpRequest) -> dict[str, Any]:
     if len(request.body) > MAX_UPLOAD:
         raise ApiError(413, "Request Entity Too Large", code="request_too_large")
     kind = request.header("content-type")
@@ -225,7 +225,7 @@ def _read_form(body: bytes, content_type: str) -> dict[str, Any]:
     return fields
 
 
-def _price_audio(body: Mapping[str, Any]) -> tuple[str, Cost, int]:
+def _price_audio(body: Mapping[str, Any]) -> tuple[str, CallCost, int]:
     source = body.get("url") or body.get("file")
     if not isinstance(source, str):
         raise ApiError(400, "one of 'file' and 'url' must be given", param="file")
@@ -235,4 +235,4 @@ def _price_audio(body: Mapping[str, Any]) -> tuple[str, Cost, int]:
         seconds = 0
     if seconds < 1:
         raise ApiError(400, "'seconds' : must be a number above 0", param="seconds")
-    return source, Cost(1, seconds=seconds), 0
+    return source, CallCost(1, seconds=seconds), 0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groq_queue.simulator.calls import Call
+from groq_queue.simulator.calls import ApiCall
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Fault:
     silent: bool = False
     html: bool = False
     content: str | None = None
-    match: Callable[[Call], bool] | str | None = None
+    match: Callable[[ApiCall], bool] | str | None = None
     times: int | None = None
     every: int | None = None
     probability: float | None = None
@@ -71,7 +71,7 @@ class Fault:
         if self.html and self.status is None:
             object.__setattr__(self, "status", 502)
 
-    def matches(self, call: Call) -> bool:
+    def matches(self, call: ApiCall) -> bool:
         """Tell whether the rule speaks of *call*, counters aside."""
         if self.match is None:
             return True
@@ -123,7 +123,7 @@ class FaultPlan:
         with self._lock:
             self._rules += rules
 
-    def choose(self, call: Call) -> Fault | None:
+    def choose(self, call: ApiCall) -> Fault | None:
         """Return the first rule that speaks for *call* and count it."""
         if not self._rules:  # the common case takes no lock
             return None

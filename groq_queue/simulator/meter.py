@@ -20,7 +20,7 @@ from typing import NamedTuple
 NS_PER_S = 1_000_000_000
 
 
-class Cost(NamedTuple):
+class CallCost(NamedTuple):
     """What one call takes from each kind of bucket; differences may be negative."""
 
     requests: int = 0
@@ -57,7 +57,7 @@ DIMENSIONS = {
 }
 
 
-class Bucket:
+class SimulatedBucket:
     """The level of one dimension; it may stand above its limit (a debt)."""
 
     __slots__ = ("_at_ns", "_level", "_period_ns", "dimension", "limit")
@@ -101,7 +101,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class SimulatedRefusal:
     """Why a call was not admitted. ``wait_ns`` is None if no wait can help."""
 
     dimension: Dimension
@@ -133,14 +133,14 @@ class Refusal:
         return f"Request too large {where}: Limit {self.limit}, Requested {self.requested}{stop} {cure}"
 
 
-class Budget:
+class SimulatedBudget:
     """All the buckets of one model, charged together or not at all. Not thread-safe."""
 
     def __init__(self, limits: object) -> None:
         self.buckets = list(_buckets_of(limits))
         self._by_name = {bucket.dimension.name: bucket for bucket in self.buckets}
 
-    def admit(self, now_ns: int, ask: Cost, charge: Cost | None = None) -> Refusal | None:
+    def admit(self, now_ns: int, ask: CallCost, charge: CallCost | None = None) -> SimulatedRefusal | None:
         """Charge *charge* (default: *ask*) if *ask* fits every bucket, else charge nothing.
 
         A bucket the call takes nothing from cannot refuse it, not even in debt.
@@ -154,23 +154,23 @@ class Budget:
         for bucket in self.buckets:
             cost = ask[bucket.dimension.unit]
             if cost > bucket.limit:
-                return Refusal(bucket.dimension, bucket.limit, 0, cost, None)
+                return SimulatedRefusal(bucket.dimension, bucket.limit, 0, cost, None)
             bucket.drain(now_ns)
             if cost and (wait_ns := bucket.wait_ns(cost)) > longest_ns:
                 longest_ns = wait_ns
-                refusal = Refusal(bucket.dimension, bucket.limit, bucket.used, cost, wait_ns)
+                refusal = SimulatedRefusal(bucket.dimension, bucket.limit, bucket.used, cost, wait_ns)
         if refusal is None:
             self.add(now_ns, ask if charge is None else charge)
         return refusal
 
-    def add(self, now_ns: int, difference: Cost) -> None:
+    def add(self, now_ns: int, difference: CallCost) -> None:
         """Correct the levels by *difference*: upwards into debt, downwards never below empty."""
         for bucket in self.buckets:
             if units := difference[bucket.dimension.unit]:
                 bucket.drain(now_ns)
                 bucket.add(units)
 
-    def find(self, name: str, now_ns: int) -> Bucket | None:
+    def find(self, name: str, now_ns: int) -> SimulatedBucket | None:
         """Return the bucket of dimension *name* as of *now_ns*, None if it is not metered."""
         bucket = self._by_name.get(name)
         if bucket is not None:
@@ -178,7 +178,7 @@ class Budget:
         return bucket
 
 
-def _buckets_of(limits: object) -> Iterable[Bucket]:
+def _buckets_of(limits: object) -> Iterable[SimulatedBucket]:
     for dimension in DIMENSIONS.values():
         limit = getattr(limits, dimension.limit_field, None)
         if limit is None:
@@ -192,7 +192,7 @@ def _buckets_of(limits: object) -> Iterable[Bucket]:
             raise ValueError(
                 f"{dimension.period_field}={period_s!r}: give the length of the period in seconds, above 0"
             )
-        yield Bucket(dimension, limit, max(1, round(period_s * NS_PER_S)))
+        yield SimulatedBucket(dimension, limit, max(1, round(period_s * NS_PER_S)))
 
 
 def go_duration(ns: int) -> str:

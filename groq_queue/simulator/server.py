@@ -16,8 +16,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 from groq_queue.simulator.faults import Fault, FaultPlan
-from groq_queue.simulator.meter import DIMENSIONS, Budget
-from groq_queue.simulator.service import Record, Service, Settings, SimulatorStats
+from groq_queue.simulator.meter import DIMENSIONS, SimulatedBudget
+from groq_queue.simulator.service import Service, SimulatedCall, SimulatorSettings, SimulatorStats
 from groq_queue.simulator.wire import Connection
 
 Delay = float | tuple[float, float] | Callable[[random.Random], float]
@@ -116,7 +116,7 @@ class GroqSimulator:
         self._faults = FaultPlan(faults, seed)
         self._models = _budgets(limits, models, keywords)
         self._service = Service(
-            Settings(
+            SimulatorSettings(
                 budgets=self._models,
                 draw_latency=_delay("latency", latency),
                 draw_arrival=_delay("arrival_delay", arrival_delay),
@@ -254,7 +254,7 @@ class GroqSimulator:
         return self._service.stats()
 
     @property
-    def log(self) -> list[Record]:
+    def log(self) -> list[SimulatedCall]:
         """The last calls that came to the meter, in its order."""
         return self._service.log()
 
@@ -283,7 +283,7 @@ class GroqSimulator:
         self._faults.add(rule)
 
 
-def _budgets(limits: object, models: Iterable[str], keywords: SimpleNamespace) -> dict[str, Budget]:
+def _budgets(limits: object, models: Iterable[str], keywords: SimpleNamespace) -> dict[str, SimulatedBudget]:
     """Return a budget for each served model, each with buckets of its own."""
     if isinstance(models, str):
         raise ValueError(f"models={models!r} is one string: give a list of names, [{models!r}]")
@@ -305,7 +305,7 @@ def _budgets(limits: object, models: Iterable[str], keywords: SimpleNamespace) -
     for given_limits in (common, *by_model.values()):
         if not any(hasattr(given_limits, d.limit_field) for d in DIMENSIONS.values()):
             raise ValueError(f"limits={given_limits!r:.100}: give Limits(...), or a dict of them by model")
-    return {name: Budget(by_model.get(name, common)) for name in names}
+    return {name: SimulatedBudget(by_model.get(name, common)) for name in names}
 
 
 def _is_whole(value: object, least: int) -> bool:

@@ -20,10 +20,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from groq_queue.simulator import answers
-from groq_queue.simulator.calls import ApiError, Call, read_call, to_json
+from groq_queue.simulator.calls import ApiCall, ApiError, read_call, to_json
 from groq_queue.simulator.faults import Fault, FaultPlan
-from groq_queue.simulator.meter import DIMENSIONS, Budget, Cost, Refusal, go_duration
-from groq_queue.simulator.wire import BadRequest, Connection, Reply, Request
+from groq_queue.simulator.meter import DIMENSIONS, CallCost, SimulatedBudget, SimulatedRefusal, go_duration
+from groq_queue.simulator.wire import BadRequest, Connection, HttpReply, HttpRequest
 
 _ENDPOINTS = frozenset({"chat/completions", "embeddings", "audio/transcriptions", "audio/translations"})
 _PROMPT_KEPT = 1_000  # characters of a prompt a Record keeps: the log must not hold every prompt whole
@@ -55,7 +55,7 @@ class SimulatorStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SimulatedCall:
     """One call that came to the meter. ``prompt`` is cut at 1,000 characters.
 
     ``status`` is what was decided: 0 if a fault reset the connection before metering.
@@ -75,10 +75,10 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulatorSettings:
     """The arguments of `GroqSimulator`, checked and made ready for use."""
 
-    budgets: Mapping[str, Budget]
+    budgets: Mapping[str, SimulatedBudget]
     draw_latency: Callable[[random.Random], float]
     draw_arrival: Callable[[random.Random], float]
     draw_connect: Callable[[random.Random], float]
@@ -106,13 +106,13 @@ class Service:
     leaf: nothing else is locked under it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SimulatorSettings) -> None:
         self._set = settings
         self._budgets = settings.budgets
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._metered = threading.Condition(self._lock)
-        self._log: deque[Record] = deque(maxlen=settings.log_size)
+        self._log: deque[SimulatedCall] = deque(maxlen=settings.log_size)
         self._metered_count = 0
         self._received = self._admitted = self._refused = 0
         self._by_status: Counter[int] = Counter()
@@ -143,7 +143,7 @@ class Service:
                 self._max_in_flight,
             )
 
-    def log(self) -> list[Record]:
+    def log(self) -> list[SimulatedCall]:
         """The last calls that came to the meter, in its order."""
         with self._lock:
             return list(self._log)
@@ -172,9 +172,9 @@ class Service:
             raise ValueError(f"tokens={tokens}, requests={requests}: give 0 or more of each")
         budget = self._budget(model)
         with self._lock:
-            return budget.admit(self._set.clock_ns(), Cost(requests, tokens)) is None
+            return budget.admit(self._set.clock_ns(), CallCost(requests, tokens)) is None
 
-    def _budget(self, model: str) -> Budget:
+    def _budget(self, model: str) -> SimulatedBudget:
         try:
             return self._budgets[model]
         except KeyError:
@@ -182,7 +182,7 @@ class Service:
 
     # The way of a request: receive, (arrive,) meter, (answer).
 
-    def refuse(self, error: BadRequest) -> Reply:
+    def refuse(self, error: BadRequest) -> HttpReply:
         """Return the answer to bytes that are no request."""
         code = "request_too_large" if error.status == 413 else None
         with self._lock:
@@ -190,10 +190,10 @@ class Service:
             self._by_status[error.status] += 1
         return answers.error_reply(ApiError(error.status, str(error), code=code))
 
-    def handle(self, connection: Connection, request: Request) -> None:
+    def handle(self, connection: Connection, request: HttpRequest) -> None:
         """Answer *request*, now or later."""
         if request.path == "/simulator/stats" and request.method == "GET":
-            connection.send(Reply(200, to_json(self.stats().to_dict())))
+            connection.send(HttpReply(200, to_json(self.stats().to_dict())))
             return
         with self._lock:
             self._received += 1
@@ -202,7 +202,7 @@ class Service:
             found = self._route(connection, request, number)
         except ApiError as error:
             found = answers.error_reply(error)
-        if isinstance(found, Reply):
+        if isinstance(found, HttpReply):
             with self._lock:
                 self._by_status[found.status] += 1
             found.headers += answers.base_headers(f"req_01{number:024d}")
@@ -217,10 +217,10 @@ class Service:
         if request.is_first:
             delay_s += self._set.draw_connect(draws)
         completion = self._set.draw_output(draws, call.allowance) if call.allowance else 0
-        use = answers.Use(completion, max(0.0, self._set.draw_latency(draws)))
+        use = answers.Generation(completion, max(0.0, self._set.draw_latency(draws)))
         self._later(delay_s, self._meter, connection, call, use, fault)
 
-    def _route(self, connection: Connection, request: Request, number: int) -> Call | Reply:
+    def _route(self, connection: Connection, request: HttpRequest, number: int) -> ApiCall | HttpReply:
         path = request.path.removeprefix("/openai")
         endpoint = path[4:] if path.startswith("/v1/") else ""
         if endpoint in _ENDPOINTS:
@@ -240,11 +240,11 @@ class Service:
             raise ApiError(401, "Invalid API Key", code="invalid_api_key")
         if endpoint == "models":
             told = f"date: {formatdate(usegmt=True)}\r\n"  # a real server tells it always; here who checks clocks asks
-            return Reply(200, to_json(answers.models_body(self._budgets)), told)
+            return HttpReply(200, to_json(answers.models_body(self._budgets)), told)
         if allowed == "GET":
             model = unquote(endpoint.removeprefix("models/"))
             self._check_served(model)
-            return Reply(200, to_json(answers.model_body(model)))
+            return HttpReply(200, to_json(answers.model_body(model)))
         call = read_call(request, endpoint, number, connection.ident, self._set.default_completion)
         self._check_served(call.model)
         return call
@@ -254,8 +254,8 @@ class Service:
             message = f"The model `{model}` does not exist or you do not have access to it."
             raise ApiError(404, message, code="model_not_found")
 
-    def _meter(self, connection: Connection, call: Call, use: answers.Use, fault: Fault | None) -> None:
-        refusal: Refusal | None = None
+    def _meter(self, connection: Connection, call: ApiCall, use: answers.Generation, fault: Fault | None) -> None:
+        refusal: SimulatedRefusal | None = None
         is_charged = True
         status, used_tokens = 200, 0
         if fault is not None:
@@ -286,7 +286,7 @@ class Service:
                     shown = self._limit_headers(budget, call, now_ns, refusal)
             self._by_status[status] += 1
             self._log.append(
-                Record(
+                SimulatedCall(
                     now_ns,
                     call.model,
                     call.endpoint,
@@ -313,13 +313,15 @@ class Service:
             assert fault is not None
             self._later(extra_s, _deliver, connection, answers.fault_reply(fault, call), fault)
 
-    def _complete(self, connection: Connection, call: Call, use: answers.Use, shown: str, fault: Fault | None) -> None:
+    def _complete(
+        self, connection: Connection, call: ApiCall, use: answers.Generation, shown: str, fault: Fault | None
+    ) -> None:
         if self._set.settlement == "corrected":
-            difference = Cost(tokens=use.completion - call.allowance, completion=use.completion - call.allowance)
+            difference = CallCost(tokens=use.completion - call.allowance, completion=use.completion - call.allowance)
         elif self._set.settlement == "deferred":
-            difference = Cost(tokens=use.completion, completion=use.completion)
+            difference = CallCost(tokens=use.completion, completion=use.completion)
         else:
-            difference = Cost()
+            difference = CallCost()
         budget = self._budgets[call.model]
         with self._lock:
             now_ns = self._set.clock_ns()
@@ -346,7 +348,7 @@ class Service:
 
     # Answers that speak of limits.
 
-    def _refusal_reply(self, call: Call, refusal: Refusal, shown: str) -> Reply:
+    def _refusal_reply(self, call: ApiCall, refusal: SimulatedRefusal, shown: str) -> HttpReply:
         message = refusal.message(call.model, self._set.organization, answers.tier_of(call.body))
         reply = answers.error_reply(
             ApiError(refusal.status, message, kind=refusal.dimension.kind, code="rate_limit_exceeded")
@@ -355,7 +357,9 @@ class Service:
         reply.headers = retry + shown + answers.base_headers(call.request_id)
         return reply
 
-    def _limit_headers(self, budget: Budget, call: Call, now_ns: int, refusal: Refusal | None) -> str:
+    def _limit_headers(
+        self, budget: SimulatedBudget, call: ApiCall, now_ns: int, refusal: SimulatedRefusal | None
+    ) -> str:
         """Return the x-ratelimit lines: RPD and TPM, hourly audio on audio calls, nothing else ever."""
         if not self._set.send_headers:
             return ""
@@ -376,7 +380,7 @@ class Service:
         return lines
 
 
-def _deliver(connection: Connection, reply: Reply, fault: Fault | None) -> None:
+def _deliver(connection: Connection, reply: HttpReply, fault: Fault | None) -> None:
     """Send *reply* as *fault* wants it sent. Only the way is bent: a refusal keeps its text."""
     if fault is None:
         connection.send(reply)

@@ -24,7 +24,7 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus} | {498: "Capac
 
 
 @dataclass
-class Request:
+class HttpRequest:
     """One complete request; header names in lower case."""
 
     method: str
@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass
-class Reply:
+class HttpReply:
     """One answer. *headers* is ready-made lines, each ended by CRLF; *chunks* make it a stream."""
 
     status: int
@@ -80,8 +80,8 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         ident: int,
-        handle: Callable[[Connection, Request], None],
-        refuse: Callable[[BadRequest], Reply],
+        handle: Callable[[Connection, HttpRequest], None],
+        refuse: Callable[[BadRequest], HttpReply],
         opened: Callable[[Connection], None],
         closed: Callable[[Connection], None],
     ) -> None:
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._closed = closed
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._request: Request | None = None  # head read, body still coming
+        self._request: HttpRequest | None = None  # head read, body still coming
         self._body_length = 0
         self._requests = 0
         self._is_busy = False  # a request is with the handler
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._is_pumping = False
 
-    def _next_request(self) -> Request | None:
+    def _next_request(self) -> HttpRequest | None:
         buffer = self._buffer
         if self._request is None:
             end = buffer.find(b"\r\n\r\n")
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             del buffer[: self._body_length]
         return request
 
-    def _read_head(self, head: bytes) -> Request:
+    def _read_head(self, head: bytes) -> HttpRequest:
         line, *lines = head.lstrip(b"\r\n").split(b"\r\n")
         parts = line.split(b" ")
         if len(parts) != 3 or parts[2] not in (b"HTTP/1.1", b"HTTP/1.0") or not parts[0].isalpha():
@@ -194,11 +194,11 @@ class Connection(asyncio.Protocol):
         self._is_head = parts[0] == b"HEAD"
         path, _, query = parts[1].decode("latin-1").partition("?")
         self._requests += 1
-        return Request(parts[0].decode("ascii"), path, query, headers, b"", self._requests == 1)
+        return HttpRequest(parts[0].decode("ascii"), path, query, headers, b"", self._requests == 1)
 
     # Answering: exactly one of these for each request handed to the handler.
 
-    def send(self, reply: Reply) -> None:
+    def send(self, reply: HttpReply) -> None:
         """Answer, then keep the connection or close it as the client asked."""
         closes = not self._keep_alive
         if reply.chunks is None:
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
         else:
             self._go_on()
 
-    def send_truncated(self, reply: Reply) -> None:
+    def send_truncated(self, reply: HttpReply) -> None:
         """Promise the whole body, send half of it and close."""
         if reply.chunks is None:
             head = reply.head(f"content-length: {len(reply.body)}\r\n", False)
@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
             self._write(head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in half))
         self._close()
 
-    def send_half(self, reply: Reply) -> None:
+    def send_half(self, reply: HttpReply) -> None:
         """Promise no length, send half of the body and close: the client sees a clean end."""
         body = b"".join(reply.chunks) if reply.chunks is not None else reply.body
         self._write(reply.head("", True) + body[: len(body) // 2])

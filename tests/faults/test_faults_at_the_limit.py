@@ -10,7 +10,7 @@ import pytest
 
 from groq_queue import GroqQueue, GroqSimulator, Limits
 from groq_queue.simulator import Fault
-from groq_queue.simulator.calls import Call
+from groq_queue.simulator.calls import ApiCall
 
 PATIENCE_S = 60.0
 MODEL = "llama-3.1-8b-instant"
@@ -27,7 +27,7 @@ class Trouble:
         self._hits: Counter[str] = Counter()
 
     def hits(self, share: float):
-        def match(call: Call) -> bool:
+        def match(call: ApiCall) -> bool:
             is_hit = self._hits[call.prompt] < 2 and self._rng.random() < share
             self._hits[call.prompt] += is_hit
             return is_hit

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from groq_queue.simulator import Fault, GroqSimulator
-from groq_queue.simulator.calls import Call
+from groq_queue.simulator.calls import ApiCall
 
 MODEL = "llama-3.1-8b-instant"
 Simulate = Callable[..., GroqSimulator]
@@ -197,7 +197,7 @@ def test_rule_that_raises_ends_one_connection_only(simulate: Simulate, ask: Ask)
     A mistake in a test's own function is not a hang and not the end of the server.
     """
 
-    def broken(call: Call) -> bool:
+    def broken(call: ApiCall) -> bool:
         return 1 / len(call.prompt) > 1
 
     simulator = simulate(faults=[Fault(status=500, match=broken)])

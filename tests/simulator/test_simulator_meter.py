@@ -10,24 +10,24 @@ import pytest
 
 import groq_queue.simulator
 from groq_queue.simulator.calls import count_tokens
-from groq_queue.simulator.meter import DIMENSIONS, Bucket, Budget, Cost, go_duration
+from groq_queue.simulator.meter import DIMENSIONS, CallCost, SimulatedBucket, SimulatedBudget, go_duration
 
 S = 1_000_000_000
 START = 5 * S
 
 
-def budget(**limits: int) -> Budget:
-    return Budget(SimpleNamespace(**{"minute_s": 60, "hour_s": 3600, "day_s": 86400, **limits}))
+def budget(**limits: int) -> SimulatedBudget:
+    return SimulatedBudget(SimpleNamespace(**{"minute_s": 60, "hour_s": 3600, "day_s": 86400, **limits}))
 
 
-def one_bucket(dimension: str, limit: int) -> tuple[Budget, Bucket, int]:
+def one_bucket(dimension: str, limit: int) -> tuple[SimulatedBudget, SimulatedBucket, int]:
     """Return a budget of one dimension, its bucket, and the place of the unit in a Cost."""
     whole = budget(**{DIMENSIONS[dimension].limit_field: limit})
     return whole, whole.buckets[0], DIMENSIONS[dimension].unit
 
 
-def cost(unit: int, amount: int) -> Cost:
-    return Cost(*(amount if place == unit else 0 for place in range(5)))
+def cost(unit: int, amount: int) -> CallCost:
+    return CallCost(*(amount if place == unit else 0 for place in range(5)))
 
 
 # Refusals of the real service: dimension, limit, used, requested, seconds to wait.
@@ -95,19 +95,19 @@ def test_quoted_wait_is_enough_and_one_nanosecond_less_is_not(limit: int) -> Non
     A refused caller is admitted exactly when it was told to come back.
     """
     whole = budget(tpm=limit)
-    assert whole.admit(START, Cost(tokens=limit)) is None
+    assert whole.admit(START, CallCost(tokens=limit)) is None
 
-    refusal = whole.admit(START + 12_345, Cost(tokens=3))
+    refusal = whole.admit(START + 12_345, CallCost(tokens=3))
     assert refusal is not None
     assert refusal.wait_ns is not None
     back_ns = START + 12_345 + refusal.wait_ns
 
-    early = whole.admit(back_ns - 1, Cost(tokens=3))
+    early = whole.admit(back_ns - 1, CallCost(tokens=3))
     assert early is not None
     assert 1 == early.wait_ns
-    assert whole.admit(back_ns, Cost(tokens=3)) is None
+    assert whole.admit(back_ns, CallCost(tokens=3)) is None
     assert limit == whole.buckets[0].used  # full to the brim, and not a fraction above it
-    assert whole.admit(back_ns, Cost(tokens=1)) is not None
+    assert whole.admit(back_ns, CallCost(tokens=1)) is not None
 
 
 def test_one_token_over_is_refused_and_none_over_is_admitted() -> None:
@@ -115,13 +115,13 @@ def test_one_token_over_is_refused_and_none_over_is_admitted() -> None:
     Admission is used + requested <= limit, to the unit.
     """
     whole = budget(tpd=200_000)
-    whole.admit(START, Cost(tokens=197_300))
+    whole.admit(START, CallCost(tokens=197_300))
 
-    refusal = whole.admit(START, Cost(tokens=2_701))
+    refusal = whole.admit(START, CallCost(tokens=2_701))
 
     assert refusal is not None
     assert 432_000_000 == refusal.wait_ns
-    assert whole.admit(START, Cost(tokens=2_700)) is None
+    assert whole.admit(START, CallCost(tokens=2_700)) is None
 
 
 def test_refused_call_charges_no_dimension() -> None:
@@ -129,9 +129,9 @@ def test_refused_call_charges_no_dimension() -> None:
     All dimensions or none: what the day refuses, the minute keeps.
     """
     whole = budget(rpm=30, rpd=100, tpm=6_000, tpd=1_000)
-    whole.admit(START, Cost(1, 900))
+    whole.admit(START, CallCost(1, 900))
 
-    refusal = whole.admit(START, Cost(1, 500))
+    refusal = whole.admit(START, CallCost(1, 500))
 
     assert refusal is not None
     assert "TPD" == refusal.dimension.name
@@ -143,9 +143,9 @@ def test_longest_wait_names_the_refusal() -> None:
     When several dimensions refuse, the caller is told of the one that holds longest.
     """
     whole = budget(rpm=1, rpd=1, tpm=100)
-    whole.admit(START, Cost(1, 100))
+    whole.admit(START, CallCost(1, 100))
 
-    refusal = whole.admit(START, Cost(1, 100))
+    refusal = whole.admit(START, CallCost(1, 100))
 
     assert refusal is not None
     assert "RPD" == refusal.dimension.name
@@ -157,15 +157,15 @@ def test_debt_stands_above_the_limit_and_drains_from_there() -> None:
     Use settled above the limit is not clamped: the wait counts all of it.
     """
     whole = budget(tpm=30_000)
-    whole.add(START, Cost(tokens=73_124))
+    whole.add(START, CallCost(tokens=73_124))
 
-    refusal = whole.admit(START, Cost(tokens=1_876))
+    refusal = whole.admit(START, CallCost(tokens=1_876))
 
     assert refusal is not None
     assert 73_124 == refusal.used
     assert 90 * S == refusal.wait_ns
     assert 0 == whole.buckets[0].remaining
-    assert whole.admit(START + 90 * S, Cost(tokens=1_876)) is None
+    assert whole.admit(START + 90 * S, CallCost(tokens=1_876)) is None
 
 
 def test_a_call_that_takes_no_tokens_is_not_refused_for_token_debt() -> None:
@@ -173,9 +173,9 @@ def test_a_call_that_takes_no_tokens_is_not_refused_for_token_debt() -> None:
     A dimension the call does not touch has no say.
     """
     whole = budget(rpm=30, tpm=100)
-    whole.add(START, Cost(tokens=500))
+    whole.add(START, CallCost(tokens=500))
 
-    assert whole.admit(START, Cost(requests=1)) is None
+    assert whole.admit(START, CallCost(requests=1)) is None
 
 
 def test_correction_never_empties_below_zero() -> None:
@@ -183,12 +183,12 @@ def test_correction_never_empties_below_zero() -> None:
     Giving back more than is left leaves an empty bucket, not credit.
     """
     whole = budget(tpm=600)
-    whole.admit(START, Cost(tokens=600))
-    whole.add(START + 59 * S, Cost(tokens=-500))
+    whole.admit(START, CallCost(tokens=600))
+    whole.add(START + 59 * S, CallCost(tokens=-500))
 
     assert 0 == whole.buckets[0].used
-    assert whole.admit(START + 59 * S, Cost(tokens=600)) is None
-    assert whole.admit(START + 59 * S, Cost(tokens=1)) is not None
+    assert whole.admit(START + 59 * S, CallCost(tokens=600)) is None
+    assert whole.admit(START + 59 * S, CallCost(tokens=1)) is not None
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_refusal_says_everything_in_the_words_of_the_service() -> None:
     Limit, Used, Requested and a Go duration, in the order parsers expect.
     """
     whole = budget(tpm=6_000)
-    whole.admit(START, Cost(tokens=5_034))
+    whole.admit(START, CallCost(tokens=5_034))
 
-    refusal = whole.admit(START, Cost(tokens=1_443))
+    refusal = whole.admit(START, CallCost(tokens=1_443))
 
     assert refusal is not None
     assert refusal.message("llama", "org_1", "on_demand").startswith(
