@@ -22,13 +22,13 @@ from groq_queue.core.budget import Lease
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize, TokenCost
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 
-_ANSWER = Outcome(Next.DONE, result=Completion({}))
+_ANSWER = Outcome(Disposition.DONE, result=Completion({}))
 _SIZE = PromptSize(10, 10, is_exact=True)
 
 

@@ -92,10 +92,10 @@ def growth(pending: int, clients: int) -> dict[str, float]:
     engine = queue._engine
     # The workers find no job while we hold their lock; so a take is timed alone, without the thread that follows it.
     with engine._lock:
-        for lane in engine._roster.lanes.values():
+        for lane in engine._table.lanes.values():
             lane.is_paused = False
         takes = [statistics.mean(timed(engine.find_job, batch)) for _ in range(_BATCHES // 2)]
-        for lane in engine._roster.lanes.values():
+        for lane in engine._table.lanes.values():
             lane.is_paused = True
     return {"submit_us": statistics.median(submits) / 1e3, "take_us": statistics.median(takes) / 1e3}
 

@@ -22,7 +22,7 @@ from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
@@ -115,13 +115,13 @@ class Stage:
             **options,
         )
 
-        started = self.engine._roster.tally.started
+        started = self.engine._table.counters.started
 
         def note_start(request: Request, now_ns: int) -> None:
             self.taken.append(request.custom_id)
             started(request, now_ns)
 
-        self.engine._roster.tally.started = note_start  # type: ignore[method-assign]
+        self.engine._table.counters.started = note_start  # type: ignore[method-assign]
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         request.attempts += 1
@@ -138,16 +138,16 @@ class Stage:
             if self._free is not None:
                 self._free -= 1
         outcome = self.script(request)
-        if outcome is not None and outcome.next is Next.REFUSED:
+        if outcome is not None and outcome.next is Disposition.REFUSED:
             told = Refusal(False, "", None, None, None, outcome.wait_ns)
             meter.refused(lease, request.size, told, outcome.wait_ns, self.clock.now_ns())
         else:
-            is_answer = outcome is None or outcome.next is Next.DONE
+            is_answer = outcome is None or outcome.next is Disposition.DONE
             meter.settle(lease, request.size, None, () if is_answer else None, self.clock.now_ns())
         with self._changed:
             self._landed += 1
             self._changed.notify_all()
-        return outcome or Outcome(Next.DONE, result=Completion({"choices": []}, custom_id=request.custom_id))
+        return outcome or Outcome(Disposition.DONE, result=Completion({"choices": []}, custom_id=request.custom_id))
 
     def submit(self, name: str | None = None, **options: Any) -> RequestFuture[Completion]:
         callback = options.pop("callback", None)

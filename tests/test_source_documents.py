@@ -35,7 +35,7 @@ from groq_queue import (
 )
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.errors import APIConnectionError
 from groq_queue.simulator import Fault
 
@@ -129,7 +129,7 @@ def test_eight_equal_requests_of_one_instant_go_in_the_order_they_came(stage):
     """
     play = exhausted(stage, max_workers=1)
     futures = [play.submit(f"{n}") for n in range(8)]
-    lane = play.engine._roster.lanes["m"]
+    lane = play.engine._table.lanes["m"]
 
     assert 1 == len({future._request.submitted_ns for future in futures})
     assert isinstance(lane._pending, stdlib_queue.PriorityQueue)
@@ -154,7 +154,7 @@ def test_clients_of_one_level_take_turns_and_nobody_is_skipped_when_one_runs_out
 
     assert ["A0", "B0", "C0", "D0", "A1", "C1", "D1"] == sent
     assert {} == play.engine.stats().pending_by_client
-    assert {} == play.engine._roster.lanes["m"]._order._levels, "clients without requests are forgotten"
+    assert {} == play.engine._table.lanes["m"]._order._levels, "clients without requests are forgotten"
 
 
 @proves("L40", "L42", "L44", "B30")
@@ -226,7 +226,7 @@ def test_who_waits_for_budget_waits_in_line_so_a_later_critical_one_passes(stage
     """
     play = exhausted(stage, max_workers=1)
     play.submit("low", priority="low")
-    lane = play.engine._roster.lanes["m"]
+    lane = play.engine._table.lanes["m"]
     assert "low" == lane.head().custom_id
     assert 1 == lane._pending.qsize()
 
@@ -277,7 +277,7 @@ def test_tokens_per_minute_are_enforced(stage):
 @proves("B04")
 def test_failures_spend_the_budget_too(stage):
     play = stage(Limits(rpm=3), max_workers=1)
-    play.script = lambda request: Outcome(Next.FAILED, error=APIConnectionError("reset", sent="unknown"))
+    play.script = lambda request: Outcome(Disposition.FAILED, error=APIConnectionError("reset", sent="unknown"))
     for _ in range(20):
         play.submit()
     play.wait_for_landings(3)
@@ -539,7 +539,7 @@ def test_a_pending_request_is_cancelled_by_its_id_without_a_search(stage):
     """
     play = exhausted(stage)
     futures = [play.submit(f"id-{n}", client=f"c{n}") for n in range(50)]
-    lane = play.engine._roster.lanes["m"]
+    lane = play.engine._table.lanes["m"]
 
     assert play.engine.cancel(play.engine.request_of("id-49"))
 
@@ -661,7 +661,7 @@ def test_results_do_not_pile_up(stage):
     requests_alive = [weakref.ref(future) for future in futures]
 
     assert 30 == len(told)
-    assert (set(), {}) == (play.engine._roster.open, play.engine._roster._by_custom_id)
+    assert (set(), {}) == (play.engine._table.open, play.engine._table._by_custom_id)
     assert {None} == {future._request.body for future in futures}
     del futures
     play.sent.clear()

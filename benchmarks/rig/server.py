@@ -102,9 +102,9 @@ _ANSWER = (
 def _serve_stub(latency_s: float) -> None:
     """One thread, one selector; reads no more of a request than its length and the start of its prompt."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    chooser = selectors.DefaultSelector()
-    chooser.register(listener, selectors.EVENT_READ)
-    chooser.register(sys.stdin, selectors.EVENT_READ)
+    scheduler = selectors.DefaultSelector()
+    scheduler.register(listener, selectors.EVENT_READ)
+    scheduler.register(sys.stdin, selectors.EVENT_READ)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/openai/v1", flush=True)
     arrived: list[list[Any]] = []
     held: dict[socket.socket, bytes] = {}
@@ -112,13 +112,13 @@ def _serve_stub(latency_s: float) -> None:
     count = 0
     while True:
         wait_s = None if not due else max(0.0, due[0][0] - time.monotonic())
-        for key, _ in chooser.select(wait_s):
+        for key, _ in scheduler.select(wait_s):
             where = key.fileobj
             if where is listener:
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 held[connection] = b""
-                chooser.register(connection, selectors.EVENT_READ)
+                scheduler.register(connection, selectors.EVENT_READ)
             elif where is sys.stdin:
                 if not sys.stdin.readline():
                     return
@@ -131,7 +131,7 @@ def _serve_stub(latency_s: float) -> None:
                 except OSError:
                     piece = b""
                 if not piece:
-                    chooser.unregister(where)
+                    scheduler.unregister(where)
                     held.pop(where).strip()
                     where.close()
                     continue

@@ -13,7 +13,7 @@ from groq_queue.api.requests import check_options
 from groq_queue.api.window import MapWindow
 from groq_queue.core.response import Completion
 from groq_queue.core.validation import check_choice, check_count, check_wait
-from groq_queue.engine.log import told, told_error, told_text
+from groq_queue.engine.log import error_fields, error_text, log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
@@ -202,8 +202,8 @@ class BulkMethods:
                 len(failed),
                 len(asked),
                 row,
-                told_text(first),
-                extra=told("column_failed", **told_error(first)),
+                error_text(first),
+                extra=log_fields("column_failed", **error_fields(first)),
             )
         return rows.like(texts)
 

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
@@ -68,7 +68,7 @@ def get_or_create_named(name: str, make: Callable[..., _Queue], settings: Mappin
             _log.warning(
                 "queue %r: its settings changed; the old one sends what it has and ends",
                 name,
-                extra=told("queue_replaced"),
+                extra=log_fields("queue_replaced"),
             )
         old.shutdown(wait=False)
     return queue
@@ -93,7 +93,7 @@ def _free_journal(name: str, journal: Any) -> None:
         _log.warning(
             "queue %r: its settings changed; the new one sends what is left in the journal",
             name,
-            extra=told("queue_replaced"),
+            extra=log_fields("queue_replaced"),
         )
         queue.shutdown(wait=True, cancel_futures=True)
 

@@ -81,7 +81,7 @@ class Request:
         "custom_id",
         "endpoint",
         "future",
-        "is_shelved",
+        "is_paged_out",
         "lane",
         "model",
         "priority",
@@ -169,7 +169,7 @@ class Request:
         self.submitted_ns = 0
         self.started_ns: int | None = None
         self.row_id: int | None = None  # of its row in the journal
-        self.is_shelved = False  # it stands there only
+        self.is_paged_out = False  # it stands there only
         self.future: Any = None
         if call is not None:
             self.call = call

@@ -35,7 +35,7 @@ from groq_queue.engine.background import Timers
 from groq_queue.engine.explain import info_at
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.history import RunFacts
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.paging import Group
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.worker_pool import WorkerPool
@@ -317,7 +317,7 @@ class CeleryEngine:
                 "the program ends while %d of its requests are with the workers; GroqQueue.attach(request_id, ...) "
                 "reads how they end, for an hour",
                 open_count - kept,
-                extra=told("left_to_workers"),
+                extra=log_fields("left_to_workers"),
             )
         return kept
 
@@ -329,8 +329,8 @@ class CeleryEngine:
     def facts(self) -> tuple[Stats, RunFacts]:
         """Return what a report is made of, as of one instant."""
         with self._lock:
-            tally = self._register.tally
-            return self.stats(), tally.history.facts(self._clock.now_ns(), tally.mean_flight_ns())
+            counters = self._register.counters
+            return self.stats(), counters.history.facts(self._clock.now_ns(), counters.mean_flight_ns())
 
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
@@ -390,7 +390,7 @@ class CeleryEngine:
                 "a Future could not be ended%s: a bug, or no memory was left",
                 "" if times >= _MOST_TRIES else " and is tried again",
                 exc_info=error,
-                extra=told("attempt_broke"),
+                extra=log_fields("attempt_broke"),
             )
         if job is None:
             return False
@@ -474,7 +474,7 @@ class CeleryEngine:
                 request,
                 _TRY_AGAIN_S,
                 error,
-                extra=told("store_away", request),
+                extra=log_fields("store_away", request),
             )
             self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._send_due(request)))
 

@@ -17,7 +17,7 @@ from typing import Any
 from groq_queue.distributed.lanes import LANES, BrokerQueue
 from groq_queue.distributed.wakeups import TASK, make_app
 from groq_queue.distributed.worker import start
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import EngineUnavailable
 from groq_queue.logger import SafeLogger
 
@@ -117,7 +117,7 @@ class LaneWorkers:
                 "what serves lane %s broke and is begun anew: a bug, or no memory was left",
                 lane.name,
                 exc_info=error,
-                extra=told("attempt_broke"),
+                extra=log_fields("attempt_broke"),
             )
             self._stopping.wait(_REST_S[0])
 
@@ -144,7 +144,7 @@ class _Outage:
                 _REST_S[-1],
                 type(error).__name__,
                 error,
-                extra=told("store_away"),
+                extra=log_fields("store_away"),
             )
         rest_s = _REST_S[min(self._tries, len(_REST_S) - 1)]
         self._tries += 1
@@ -154,7 +154,7 @@ class _Outage:
         """Say that it is over, if there was one."""
         if self._tries:
             self._tries = 0
-            _log.warning("lane %s is served again", self._lane.name, extra=told("store_back"))
+            _log.warning("lane %s is served again", self._lane.name, extra=log_fields("store_back"))
 
 
 def _controller(
@@ -170,12 +170,15 @@ def _controller(
             return work(lane)
         except EngineUnavailable as error:  # whoever sweeps calls again
             _log.warning(
-                "a wake-up of lane %s is dropped, another one follows: %s", lane.name, error, extra=told("store_away")
+                "a wake-up of lane %s is dropped, another one follows: %s",
+                lane.name,
+                error,
+                extra=log_fields("store_away"),
             )
             return 0
         except BaseException:  # a call that ends so would never be acknowledged, and keep its thread's place for ever
             _log.exception(
-                "a call of lane %s broke: a bug, or no memory was left", lane.name, extra=told("attempt_broke")
+                "a call of lane %s broke: a bug, or no memory was left", lane.name, extra=log_fields("attempt_broke")
             )
             return 0
 
@@ -262,7 +265,7 @@ def _consumer_class(outage: _Outage) -> type[Any]:
                     self._todo.popleft()()
                 except Exception as error:
                     # It came over a connection that is lost by now, and comes again over another one: no harm.
-                    _log.debug("a call is not acknowledged: %r", error, extra=told("store_away"))
+                    _log.debug("a call is not acknowledged: %r", error, extra=log_fields("store_away"))
 
         def loop(  # replaces an attribute of Celery's consumer, called with exactly these
             self, obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, *_: Any, **__: Any

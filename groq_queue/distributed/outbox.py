@@ -12,7 +12,7 @@ from groq_queue.distributed.codec import Ending, encode_ending, encode_request
 from groq_queue.distributed.job_store import JobStore
 from groq_queue.distributed.lanes import lane_for
 from groq_queue.distributed.wakeups import Notifier
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import EngineUnavailable
 from groq_queue.logger import SafeLogger
 
@@ -83,7 +83,7 @@ class Submitter:
         try:
             self._bell.ring(lane_for(priority))
         except EngineUnavailable as error:  # workers also look by themselves
-            _log.debug("no worker is woken: %s", error, extra=told("store_away"))
+            _log.debug("no worker is woken: %s", error, extra=log_fields("store_away"))
         return True
 
     def close(self) -> None:

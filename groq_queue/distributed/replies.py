@@ -12,7 +12,7 @@ from typing import Any
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.distributed.job_store import JobStore
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import EngineUnavailable
 from groq_queue.logger import SafeLogger
 
@@ -82,7 +82,7 @@ class ReplyListener:
             _log.warning(
                 "the thread that hears of answers could not be started, tried again soon: %s",
                 error,
-                extra=told("no_thread"),
+                extra=log_fields("no_thread"),
             )
             return False
         finally:
@@ -115,7 +115,7 @@ class ReplyListener:
                 if not self._is_broken:
                     _log.exception(
                         "answers of the workers could not be read, tried again: a bug, or no memory was left",
-                        extra=told("store_away"),
+                        extra=log_fields("store_away"),
                     )
                 self._is_broken = True
                 self._closed.wait(_AFTER_FAILURE_S)
@@ -133,14 +133,14 @@ class ReplyListener:
                 self._on_doubt()
                 self._asked_ns = self._clock.now_ns()
             if self._is_away:
-                _log.warning("%s can be reached again", self._store.address, extra=told("store_back"))
+                _log.warning("%s can be reached again", self._store.address, extra=log_fields("store_back"))
             self._is_away = False
         except EngineUnavailable as error:
             if not self._is_away and not self._is_closed:
                 _log.warning(
                     "answers of the workers cannot be read until Redis can be reached again: %s",
                     error,
-                    extra=told("store_away"),
+                    extra=log_fields("store_away"),
                 )
             self._is_away = True
             if not self._is_closed:

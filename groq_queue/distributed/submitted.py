@@ -6,8 +6,8 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.price_table import PriceTable, SpendCap
 from groq_queue.core.request import Request, State
 from groq_queue.distributed.codec import Ending
-from groq_queue.engine.attempt import Next, Outcome
-from groq_queue.engine.metrics import Tally
+from groq_queue.engine.attempt import Disposition, Outcome
+from groq_queue.engine.metrics import Counters
 from groq_queue.engine.stats import LaneStats, Stats
 from groq_queue.errors import ConfigurationError, GroqQueueError, QueueFull
 
@@ -25,7 +25,7 @@ class SubmittedRequests:
     def __init__(self, tariff: PriceTable, max_pending: int | None, max_pending_per_client: int | None) -> None:
         self.open: dict[str, Request] = {}
         self.stored: set[str] = set()
-        self.tally = Tally()
+        self.counters = Counters()
         self._ending: set[str] = set()  # counted as ended, Future still open
         self._by_custom_id: dict[str, Request] = {}
         self._lanes: dict[str, tuple[str, int]] = {}  # name -> model, attempts on their way
@@ -51,15 +51,15 @@ class SubmittedRequests:
         if request.custom_id is not None:
             self._by_custom_id[request.custom_id] = request
         self._lanes.setdefault(request.lane, (request.model, 0))
-        self.tally.submitted += 1
-        self.tally.count_pending(request, 1)
+        self.counters.submitted += 1
+        self.counters.count_pending(request, 1)
 
     def undo(self, request: Request) -> None:
         """Forget a request that could not be stored."""
         if self.open.pop(request.id, None) is not None:
             self._unname(request)
-            self.tally.submitted -= 1
-            self.tally.count_pending(request, -1)
+            self.counters.submitted -= 1
+            self.counters.count_pending(request, -1)
 
     def began(self, id: str, attempts: int, now_ns: int) -> None:
         """Note that an attempt of a request is on its way."""
@@ -69,8 +69,8 @@ class SubmittedRequests:
         request.state = State.RUNNING
         if request.started_ns is None:
             request.started_ns = now_ns
-        self.tally.count_pending(request, -1)
-        self.tally.started(request, now_ns)
+        self.counters.count_pending(request, -1)
+        self.counters.started(request, now_ns)
         self._began_ns[id] = now_ns
         self._fly(request, 1)
         request.attempts = attempts
@@ -81,9 +81,9 @@ class SubmittedRequests:
         if request is None or request.state is not State.RUNNING:
             return
         request.last_error = error
-        self._land(request, Outcome(Next.AGAIN, error=error), now_ns)
-        self.tally.waits_again(request)
-        self.tally.count_pending(request, 1)
+        self._land(request, Outcome(Disposition.AGAIN, error=error), now_ns)
+        self.counters.waits_again(request)
+        self.counters.count_pending(request, 1)
         request.state = State.PENDING
 
     def end(self, id: str, ending: Ending, now_ns: int) -> Request | None:
@@ -95,15 +95,17 @@ class SubmittedRequests:
             return None
         if request.state is State.RUNNING:
             is_answer = ending.state is State.COMPLETED
-            outcome = Outcome(Next.DONE if is_answer else Next.FAILED, error=ending.error, charged=ending.charged)
+            outcome = Outcome(
+                Disposition.DONE if is_answer else Disposition.FAILED, error=ending.error, charged=ending.charged
+            )
             self._land(request, outcome, now_ns)
             amount = self._tariff.price(request.model, ending.charged)
             self._purse.settle(0, amount or 0)
         else:
-            self.tally.count_pending(request, -1)
+            self.counters.count_pending(request, -1)
         request.attempts = ending.attempts or request.attempts
         request.state = ending.state
-        self.tally.ended[ending.state] += 1
+        self.counters.ended[ending.state] += 1
         self._unname(request)
         self._ending.add(id)
         return request
@@ -120,9 +122,9 @@ class SubmittedRequests:
 
     def change_priority(self, request: Request, priority: int) -> None:
         """Note that a request waits at another level."""
-        self.tally.count_pending(request, -1)
+        self.counters.count_pending(request, -1)
         request.priority = priority
-        self.tally.count_pending(request, 1)
+        self.counters.count_pending(request, 1)
 
     # -- questions
 
@@ -140,10 +142,10 @@ class SubmittedRequests:
 
     def has_room(self, client: str) -> bool:
         """Return whether one more request of *client* may wait."""
-        if self._max_pending is not None and self.tally.pending >= self._max_pending:
+        if self._max_pending is not None and self.counters.pending >= self._max_pending:
             return False
         most = self._max_pending_per_client
-        return most is None or self.tally.pending_by_client[client] < most
+        return most is None or self.counters.pending_by_client[client] < most
 
     def full(self, request: Request, now_ns: int) -> QueueFull:
         """Return the error that there is no room for *request*.
@@ -151,10 +153,10 @@ class SubmittedRequests:
         When to try again is not known before a worker has begun with the first one: there may be no worker.
         """
         limit, client = self._max_pending, None
-        if limit is None or (self.tally.pending < limit and self._max_pending_per_client is not None):
+        if limit is None or (self.counters.pending < limit and self._max_pending_per_client is not None):
             limit, client = self._max_pending_per_client, request.client
         whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
-        next_ns = self.tally.next_start_ns(now_ns)
+        next_ns = self.counters.next_start_ns(now_ns)
         return QueueFull(
             f"{whose}={limit:,} requests waiting: wait for some to end",
             limit=limit or 0,
@@ -166,12 +168,12 @@ class SubmittedRequests:
 
     def stats(self, *, is_running: bool) -> Stats:
         """Return all counts of the requests of this process; budgets are the workers'."""
-        tally = self.tally
+        counters = self.counters
         lanes = []
         for name, (model, in_flight) in self._lanes.items():
-            pending = tally.pending_by_lane[name]
+            pending = counters.pending_by_lane[name]
             lanes.append(LaneStats(name, model, pending, in_flight, False, _FIRST if pending else None, ()))
-        return tally.stats(lanes, cost=self._purse.spent_usd, is_running=is_running)
+        return counters.stats(lanes, cost=self._purse.spent_usd, is_running=is_running)
 
     # -- inside
 
@@ -187,5 +189,5 @@ class SubmittedRequests:
         self._lanes[request.lane] = model, in_flight + change
 
     def _land(self, request: Request, outcome: Outcome, now_ns: int) -> None:
-        self.tally.landed(request, outcome, now_ns - self._began_ns.pop(request.id, now_ns), now_ns)
+        self.counters.landed(request, outcome, now_ns - self._began_ns.pop(request.id, now_ns), now_ns)
         self._fly(request, -1)

@@ -23,10 +23,10 @@ from groq_queue.distributed.codec import Ending, decode_request, encode_counts, 
 from groq_queue.distributed.job_store import Claimed, JobStore
 from groq_queue.distributed.lanes import LANES, BrokerQueue
 from groq_queue.distributed.wakeups import Notifier
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import (
     APIConnectionError,
@@ -254,7 +254,7 @@ class LeasedJobs:
             "a worker broke on request %s: a bug, or no memory was left",
             job.id[:8],
             exc_info=error,
-            extra=told("attempt_broke"),
+            extra=log_fields("attempt_broke"),
         )
         if isinstance(error, MemoryError) or not isinstance(error, Exception):
             self._pause_after_failure()
@@ -272,7 +272,7 @@ class LeasedJobs:
                         "request %s had ended before, so this outcome of it is dropped: it was cancelled, or this "
                         "worker was taken for dead and another one sent it (see --lease)",
                         job.id[:8],
-                        extra=told("ended_before"),
+                        extra=log_fields("ended_before"),
                     )
                 return
             except EngineUnavailable as error:
@@ -281,7 +281,7 @@ class LeasedJobs:
                         "the outcome of request %s is lost, since this worker stops while it cannot be stored: %s",
                         job.id[:8],
                         error,
-                        extra=told("store_away"),
+                        extra=log_fields("store_away"),
                     )
                     return
                 self._tell_away(
@@ -298,7 +298,7 @@ class LeasedJobs:
                         "the outcome of request %s could not be stored, tried again: a bug, or no memory was left",
                         job.id[:8],
                         exc_info=error,
-                        extra=told("attempt_broke"),
+                        extra=log_fields("attempt_broke"),
                     )
                 if broken == _MOST_BROKEN:  # sent again, it would be paid for again and come to the same
                     unstored = GroqQueueError(f"request {job.id[:8]}: its outcome cannot be stored: {error!r:.200}")
@@ -318,7 +318,7 @@ class LeasedJobs:
                 "request %s could not be given back, so it waits until its lease ends: %s",
                 job.id[:8],
                 error,
-                extra=told("store_away"),
+                extra=log_fields("store_away"),
             )
 
     def _stuck(self, lane: BrokerQueue) -> list[str]:
@@ -382,10 +382,10 @@ class LeasedJobs:
         if job is None:
             return
         job.charged = outcome.charged
-        if outcome.next is Next.STOP:
+        if outcome.next is Disposition.STOP:
             self.stopped_by = outcome.error
             self._on_stopped()
-        elif outcome.next in (Next.AGAIN, Next.REFUSED):
+        elif outcome.next in (Disposition.AGAIN, Disposition.REFUSED):
             job.is_sending = False
             job.held_ns = self._clock.now_ns()
             error = "" if outcome.error is None else json.dumps(record_of(outcome.error))
@@ -402,7 +402,7 @@ class LeasedJobs:
                     "that %s waits for another attempt is not stored: %s",
                     request,
                     trouble,
-                    extra=told("store_away", request),
+                    extra=log_fields("store_away", request),
                 )
 
     def _job(self, request: Request) -> _Job | None:
@@ -434,7 +434,7 @@ class LeasedJobs:
                 if not is_broken:
                     _log.exception(
                         "the heart-beat failed and is tried again: a bug, or no memory was left",
-                        extra=told("attempt_broke"),
+                        extra=log_fields("attempt_broke"),
                     )
                 is_broken, safe_ns = True, None
                 self._pause_after_failure()
@@ -456,13 +456,13 @@ class LeasedJobs:
         """Say what cannot be done now: loud once, until a heart-beat comes through."""
         with self._changed:
             was_away, self._is_away = self._is_away, True
-        _log.log(logging.DEBUG if was_away else logging.WARNING, message, *args, extra=told("store_away"))
+        _log.log(logging.DEBUG if was_away else logging.WARNING, message, *args, extra=log_fields("store_away"))
 
     def _tell_back(self) -> None:
         with self._changed:
             was_away, self._is_away = self._is_away, False
         if was_away:
-            _log.warning("%s can be used again", self._store.address, extra=told("store_back"))
+            _log.warning("%s can be used again", self._store.address, extra=log_fields("store_back"))
 
     def _beat(self) -> None:
         with self._changed:
@@ -507,15 +507,15 @@ class _Fenced:
         """Ask whether the request may be sent, send it, and tell what became of it."""
         if self._holding.is_stopping:  # its lease was granted just before: the engine gives it back
             meter.refund(lease)
-            return Outcome(Next.REFUSED)
+            return Outcome(Disposition.REFUSED)
         try:
             number = self._holding.begin_attempt(request)
         except EngineUnavailable as error:
             meter.refund(lease)
-            return Outcome(Next.AGAIN, error=error, wait_ns=_AGAIN_S * NS_PER_S)
+            return Outcome(Disposition.AGAIN, error=error, wait_ns=_AGAIN_S * NS_PER_S)
         if number is None:
             meter.refund(lease)
-            return Outcome(Next.FAILED, error=GroqQueueError("it is not this worker's any more"))
+            return Outcome(Disposition.FAILED, error=GroqQueueError("it is not this worker's any more"))
         request.attempts = number - 1  # the runner counts this one
         outcome = self._attempts.attempt(request, lease, meter)
         self._holding.end_attempt(request, outcome)

@@ -32,7 +32,7 @@ from groq_queue.core.retry import LaneHealth, Meaning, RetryPolicy, meaning_of
 from groq_queue.core.token_estimate import PromptSize, TokenCost, corrected
 from groq_queue.engine.callables import Call
 from groq_queue.engine.lane import Meter
-from groq_queue.engine.log import told, told_error
+from groq_queue.engine.log import error_fields, log_fields
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
 from groq_queue.lifecycle import renew_in_children
 from groq_queue.logger import SafeLogger
@@ -49,7 +49,7 @@ _LONGEST_HOLD_NS = 86_400 * NS_PER_S  # of a lane, by the limiter's wish; no lim
 _NOTHING = TokenCost(0)
 
 
-class Reply(Protocol):
+class ReplyLike(Protocol):
     """An HTTP answer, read to its end."""
 
     @property
@@ -60,13 +60,13 @@ class Reply(Protocol):
     def body(self) -> bytes: ...
 
 
-class Transport(Protocol):
+class TransportLike(Protocol):
     """Carries one attempt; see ``transport.protocol``."""
 
-    def send(self, endpoint: str, body: bytes, *, timeout: tuple[float, float]) -> Reply: ...
+    def send(self, endpoint: str, body: bytes, *, timeout: tuple[float, float]) -> ReplyLike: ...
 
 
-class Next(Enum):
+class Disposition(Enum):
     """What is to happen to the request after an attempt."""
 
     DONE = "done"
@@ -79,7 +79,7 @@ class Next(Enum):
 class Outcome(NamedTuple):
     """The end of one attempt."""
 
-    next: Next
+    next: Disposition
     result: Any = None  # a Completion, or what the user's own callable returned
     error: GroqQueueError | None = None
     wait_ns: int = 0
@@ -90,7 +90,12 @@ class Runner:
     """Runs attempts; safe to use from many threads at once."""
 
     def __init__(
-        self, transport: Transport, policy: RetryPolicy, timeout: tuple[float, float], clock: Clock, rng: random.Random
+        self,
+        transport: TransportLike,
+        policy: RetryPolicy,
+        timeout: tuple[float, float],
+        clock: Clock,
+        rng: random.Random,
     ) -> None:
         self._transport = transport
         self._policy = policy
@@ -122,7 +127,7 @@ class Runner:
             return self._answered(request, lease, meter, reply)
         return self._turned_down(request, lease, meter, reply)
 
-    def _answered(self, request: Request, lease: Lease, meter: Meter, reply: Reply) -> Outcome:
+    def _answered(self, request: Request, lease: Lease, meter: Meter, reply: ReplyLike) -> Outcome:
         now_ns = self._clock.now_ns()
         try:
             answer = decode_object(reply.body)
@@ -135,10 +140,10 @@ class Runner:
         completion = Completion(
             answer, custom_id=request.custom_id, attempts=request.attempts, waited=waited_ns / NS_PER_S
         )
-        return Outcome(Next.DONE, result=completion, charged=charged)
+        return Outcome(Disposition.DONE, result=completion, charged=charged)
 
     def _unreadable(
-        self, request: Request, lease: Lease, meter: Meter, reply: Reply, problem: ValueError, now_ns: int
+        self, request: Request, lease: Lease, meter: Meter, reply: ReplyLike, problem: ValueError, now_ns: int
     ) -> Outcome:
         """Pay for a success without an answer; ask again only if the same request may get another one."""
         meter.settle(lease, request.size, None, None, now_ns)
@@ -167,21 +172,23 @@ class Runner:
 
     def _called(self, request: Request, call: Call, lease: Lease, meter: Meter) -> Outcome:
         """Run the user's own callable once; it may have another key, so its 401 stops nobody else."""
-        told = call.run(lambda headers: self._begun(request, lease, meter, headers))
+        log_fields = call.run(lambda headers: self._begun(request, lease, meter, headers))
         now_ns = self._clock.now_ns()
-        if isinstance(told, APIConnectionError):
-            outcome = self._lost(request, lease, meter, told)
-        elif isinstance(told, APIError):
-            told.request_id, told.custom_id = request.id, request.custom_id
+        if isinstance(log_fields, APIConnectionError):
+            outcome = self._lost(request, lease, meter, log_fields)
+        elif isinstance(log_fields, APIError):
+            log_fields.request_id, log_fields.custom_id = request.id, request.custom_id
             meter.settle(lease, request.size, None, None, now_ns)
-            outcome = self._failed(request, told)._replace(charged=lease.cost)
-        elif told.status < 400:
-            headers = told.headers if lease.is_open else {}  # else they were taken in when the answer began
-            return Outcome(Next.DONE, charged=self._settled(request, lease, meter, told.usage, headers, now_ns))
+            outcome = self._failed(request, log_fields)._replace(charged=lease.cost)
+        elif log_fields.status < 400:
+            headers = log_fields.headers if lease.is_open else {}  # else they were taken in when the answer began
+            return Outcome(
+                Disposition.DONE, charged=self._settled(request, lease, meter, log_fields.usage, headers, now_ns)
+            )
         else:
-            outcome = self._turned_down(request, lease, meter, told)
+            outcome = self._turned_down(request, lease, meter, log_fields)
         call.failed_with(outcome.error)
-        return outcome._replace(next=Next.FAILED) if outcome.next is Next.STOP else outcome
+        return outcome._replace(next=Disposition.FAILED) if outcome.next is Disposition.STOP else outcome
 
     def _begun(self, request: Request, lease: Lease, meter: Meter, headers: Mapping[str, str]) -> None:
         """Learn from the head of an answer that somebody reads at leisure, if others wait for the first one.
@@ -208,10 +215,10 @@ class Runner:
             # once, once, whatever the policy, but as an attempt like any other, since it may have been read.
             request.was_stale = True
             self._log_failed(request, error, 0)
-            return Outcome(Next.AGAIN, error=error, charged=lease.cost)
+            return Outcome(Disposition.AGAIN, error=error, charged=lease.cost)
         return self._unsure(request, lease, meter, error, 0, now_ns, allowed=not error.is_final)
 
-    def _turned_down(self, request: Request, lease: Lease, meter: Meter, reply: Reply) -> Outcome:
+    def _turned_down(self, request: Request, lease: Lease, meter: Meter, reply: ReplyLike) -> Outcome:
         now_ns = self._clock.now_ns()
         body = _decoded(reply.body)
         meaning, refusal = meaning_of(reply.status, body)
@@ -223,12 +230,14 @@ class Runner:
         if refusal is not None:
             self._tell(request, meter.refused(lease, request.size, refusal, 0, now_ns))
             return (
-                Outcome(Next.REFUSED, error=error) if self._shrunk(request, refusal) else self._failed(request, error)
+                Outcome(Disposition.REFUSED, error=error)
+                if self._shrunk(request, refusal)
+                else self._failed(request, error)
             )
         if meaning is Meaning.STOP:
             meter.refund(lease)
             error.attempts = request.attempts
-            return Outcome(Next.STOP, error=error)
+            return Outcome(Disposition.STOP, error=error)
         if reply.status == 498:
             meter.refund(lease)
         else:
@@ -292,8 +301,8 @@ class Runner:
         if is_new_round and health.rounds in _OTHERS_TRY and request.refused_ns == lease.granted_ns:
             # Let another be tried when the hold ends: it may be this one alone that is refused. If others are refused
             # as well, it is a limit, and the first in line is to be the first again when it opens.
-            return Outcome(Next.AGAIN, error=error, wait_ns=hold_ns + _ASIDE_NS)
-        return Outcome(Next.REFUSED, error=error)
+            return Outcome(Disposition.AGAIN, error=error, wait_ns=hold_ns + _ASIDE_NS)
+        return Outcome(Disposition.REFUSED, error=error)
 
     def _refused_alone(self, request: Request, lease: Lease, meter: Meter, error: APIError, told_ns: int) -> Outcome:
         """Let a request wait by itself that is refused while those sent after it are answered."""
@@ -305,7 +314,7 @@ class Runner:
         error.attempts = request.attempts
         wait_ns = max(told_ns, self._policy.blind_hold_ns(request.overtaken, self._rng))
         self._log_failed(request, error, wait_ns)
-        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
+        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_ns)
 
     def _unsure(
         self,
@@ -338,7 +347,7 @@ class Runner:
             wait_ns = max(wait_ns, self._policy.outage_wait_ns(left, now_ns - began_ns, self._rng))
         request.retries += 1
         self._log_failed(request, error, wait_ns)
-        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
+        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_ns)
 
     def _health(self, request: Request) -> LaneHealth:
         health = self._lanes.get(request.lane)
@@ -359,12 +368,12 @@ class Runner:
     @staticmethod
     def _failed(request: Request, error: APIError) -> Outcome:
         error.attempts = request.attempts
-        return Outcome(Next.FAILED, error=error)
+        return Outcome(Disposition.FAILED, error=error)
 
     @staticmethod
     def _log_failed(request: Request, error: APIError, wait_ns: int) -> None:
         if _log.isEnabledFor(logging.DEBUG):
-            facts = told("attempt_failed", request, wait_s=wait_ns / NS_PER_S, **told_error(error))
+            facts = log_fields("attempt_failed", request, wait_s=wait_ns / NS_PER_S, **error_fields(error))
             _log.debug("attempt %d of %s failed: %s", request.attempts, request, facts["error"], extra=facts)
 
     @staticmethod
@@ -375,7 +384,7 @@ class Runner:
             excerpt(request.model),
             told_ns / NS_PER_S,
             error,
-            extra=told("long_wait", request, **told_error(error)),
+            extra=log_fields("long_wait", request, **error_fields(error)),
         )
 
     @staticmethod
@@ -385,7 +394,7 @@ class Runner:
                 "%s: %s; if that is not what you meant, correct limits=, or leave it out to use the server's",
                 excerpt(request.model),
                 notice,
-                extra=told("limits_noticed", request, limit=notice.partition(":")[0]),
+                extra=log_fields("limits_noticed", request, limit=notice.partition(":")[0]),
             )
 
 

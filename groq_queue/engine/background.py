@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.lifecycle import renew_in_children
 from groq_queue.logger import SafeLogger
 
@@ -88,7 +88,7 @@ class Timers:
             with self._lock:
                 self._thread = self._thread or thread
         except RuntimeError as error:
-            _log.warning("the timer thread could not be started: %s", error, extra=told("no_thread"))
+            _log.warning("the timer thread could not be started: %s", error, extra=log_fields("no_thread"))
         finally:
             self._is_starting = False
 
@@ -143,7 +143,7 @@ class Timers:
                 with self._lock:
                     callback = self._next()
             except BaseException:  # of a clock of the user's own, say; everybody's waits depend on this thread
-                _log.exception("the timer thread of %s failed", self._name, extra=told("timer_failed"))
+                _log.exception("the timer thread of %s failed", self._name, extra=log_fields("timer_failed"))
                 with self._lock:
                     self._changed.wait(_AFTER_FAILURE_S)
                 continue
@@ -156,7 +156,9 @@ class Timers:
         try:
             callback()
         except BaseException:  # one bad callback must not end the thread that all others wait for
-            _log.exception("a timer of %s failed: a bug, please report it", self._name, extra=told("timer_failed"))
+            _log.exception(
+                "a timer of %s failed: a bug, please report it", self._name, extra=log_fields("timer_failed")
+            )
 
     def _next(self) -> Callable[[], None] | None:
         """Wait for the earliest timer and return its callback; None when closed."""

@@ -63,7 +63,7 @@ _DEPTH = 20  # of objects inside each other that are priced
 _on_this_thread = threading.local()  # .calls: those that run here, the innermost last
 
 
-class Told(NamedTuple):
+class CallOutcome(NamedTuple):
     """What a callable's value or error says, in the terms of an HTTP answer.
 
     Attributes:
@@ -100,7 +100,7 @@ class Call:
         self._stands_for: GroqQueueError | None = None  # our error of what was returned or raised
         self._on_begun: Callable[[Mapping[str, str]], None] | None = None
 
-    def run(self, on_begun: Callable[[Mapping[str, str]], None]) -> Told | APIError:
+    def run(self, on_begun: Callable[[Mapping[str, str]], None]) -> CallOutcome | APIError:
         """Call it once.
 
         Args:
@@ -210,22 +210,22 @@ def _running() -> list[Call]:
     return calls
 
 
-def _told_by_value(value: Any) -> Told:
+def _told_by_value(value: Any) -> CallOutcome:
     status = _status_of(value)
     inner = _attribute(value, "http_response")  # what an SDK's raw response wraps
     body = _content_of(value if inner is None else inner)
     headers = _headers_of(value)
     if status is not None and status >= 400:
-        return Told(status, headers, body or b"")
+        return CallOutcome(status, headers, body or b"")
     usage = _usage_of(value)
     if usage is None and body:
         usage = _counts(usage_in_body(body))
     if usage is None and headers and callable(_attribute(value, "parse")):
         usage = _usage_of(_tried(value.parse))
-    return Told(200, headers, usage=usage)
+    return CallOutcome(200, headers, usage=usage)
 
 
-def _told_by_error(error: BaseException) -> Told | APIError:
+def _told_by_error(error: BaseException) -> CallOutcome | APIError:
     """Read what a callable raised.
 
     Errors of this library are final: whoever raised them has retried already.
@@ -235,7 +235,9 @@ def _told_by_error(error: BaseException) -> Told | APIError:
     response = _attribute(error, "response")
     status = _status_of(error) or _status_of(response)
     if status is not None and status >= 400:
-        return Told(status, _headers_of(response) or _headers_of(error), _content_of(response) or _body_of(error))
+        return CallOutcome(
+            status, _headers_of(response) or _headers_of(error), _content_of(response) or _body_of(error)
+        )
     if isinstance(error, Exception) and _names(error) & _LOST:
         return _lost(error)
     return _own_affair(error)

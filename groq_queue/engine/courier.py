@@ -6,7 +6,7 @@ import threading
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import GroqQueueError
 from groq_queue.logger import SafeLogger
 
@@ -16,7 +16,7 @@ _AFTER_FAILURE_S = 1.0  # of the machine's own clock, since ours may be what fai
 _TELL_EVERY = 60  # failures in a row: about a minute
 
 
-class Errand(Protocol):
+class Task(Protocol):
     """What is to be done; called by one thread at a time."""
 
     def run(self) -> int | None:
@@ -32,14 +32,14 @@ class Errand(Protocol):
         ...
 
 
-class Courier:
+class BackgroundTask:
     """A daemon thread, started when first stirred, that runs one errand again and again until ``close``.
 
-    ``_lock`` guards the flags and ``_thread``, and is a leaf: ``stir`` may be called under any lock.
+    ``_lock`` guards the flags and ``_thread``, and is a leaf: ``wake`` may be called under any lock.
     The errand runs without it. Nothing that the errand or the clock raises ends the thread before ``close``.
     """
 
-    def __init__(self, errand: Errand, clock: Clock, name: str) -> None:
+    def __init__(self, errand: Task, clock: Clock, name: str) -> None:
         self._errand = errand
         self._clock = clock
         self._name = name
@@ -51,7 +51,7 @@ class Courier:
         self._is_closed = False
         self._failures = 0  # in a row; the thread's own
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         """Have the errand run soon; does not block."""
         with self._lock:
             self._is_stirred = True
@@ -114,7 +114,7 @@ class Courier:
                 _log.exception(
                     "an errand of %s failed and is tried again: a bug, or no memory was left",
                     self._name,
-                    extra=told("errand_failed"),
+                    extra=log_fields("errand_failed"),
                 )
             self._failures += 1
             return self._clock.now_ns() + NS_PER_S
@@ -129,7 +129,7 @@ class Courier:
         try:
             self._errand.finish()
         except BaseException:
-            _log.exception("the last errand of %s failed: a bug", self._name, extra=told("errand_failed"))
+            _log.exception("the last errand of %s failed: a bug", self._name, extra=log_fields("errand_failed"))
 
     def _rest(self, due_ns: int | None) -> bool:
         """Wait until stirred or *due_ns*; False if closed."""

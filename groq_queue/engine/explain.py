@@ -10,32 +10,32 @@ from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Backlog
 from groq_queue.engine import failures
 from groq_queue.engine.lane import Lane
-from groq_queue.engine.pending import Roster
+from groq_queue.engine.pending import PendingRequests
 from groq_queue.engine.stats import Explanation, LaneStats, RequestInfo, Stats
 from groq_queue.errors import QueueTimeout
 
 
-def stats_of(roster: Roster, now_ns: int, *, is_running: bool, cost: float) -> Stats:
+def stats_of(table: PendingRequests, now_ns: int, *, is_running: bool, cost: float) -> Stats:
     """Return all counts."""
-    tally = roster.tally
+    counters = table.counters
     lanes = (
         LaneStats(
             name=lane.name,
             model=lane.model,
-            pending=tally.pending_by_lane[lane.name],
+            pending=counters.pending_by_lane[lane.name],
             in_flight=lane.in_flight,
             paused=lane.is_paused,
             waits_for=reason_of(lane, now_ns) if lane.head() is not None else None,
             limits=tuple(lane.levels(now_ns)),
         )
-        for lane in roster.lanes.values()
+        for lane in table.lanes.values()
     )
-    return tally.stats(lanes, cost=cost, is_running=is_running)
+    return counters.stats(lanes, cost=cost, is_running=is_running)
 
 
-def info_of(roster: Roster, request: Request, now_ns: int) -> RequestInfo:
+def info_of(table: PendingRequests, request: Request, now_ns: int) -> RequestInfo:
     """Return one request's state."""
-    return info_at(request, roster.lane(request).meter.price(request.size).tokens, now_ns)
+    return info_at(request, table.lane(request).meter.price(request.size).tokens, now_ns)
 
 
 def info_at(request: Request, tokens: int, now_ns: int) -> RequestInfo:
@@ -54,30 +54,30 @@ def info_at(request: Request, tokens: int, now_ns: int) -> RequestInfo:
     )
 
 
-def explanation_of(roster: Roster, request: Request, now_ns: int, workers: int) -> Explanation:
+def explanation_of(table: PendingRequests, request: Request, now_ns: int, workers: int) -> Explanation:
     """Return why a request waits and when it is expected to start, *workers* threads serving."""
-    lane = roster.lane(request)
+    lane = table.lane(request)
     if request.state is not State.PENDING:
         return Explanation(request.id, request.custom_id, request.state.value, None, None, None)
-    if request in roster.away:
+    if request in table.away:
         due_ns = max(0, (request.due_ns or now_ns) - now_ns)
         reason = "its retry" if request.attempts else "its not_before"
         return Explanation(request.id, request.custom_id, "pending", None, reason, due_ns / NS_PER_S)
     place, ahead = lane.place_of(request)
-    start_ns = expected_start(roster, request, ahead, now_ns, workers)
+    start_ns = expected_start(table, request, ahead, now_ns, workers)
     start_s = None if lane.is_paused or start_ns is None else start_ns / NS_PER_S
     return Explanation(request.id, request.custom_id, "pending", place, reason_of(lane, now_ns), start_s)
 
 
-def expected_start(roster: Roster, request: Request, ahead: Backlog, now_ns: int, workers: int) -> int | None:
+def expected_start(table: PendingRequests, request: Request, ahead: Backlog, now_ns: int, workers: int) -> int | None:
     """Return the nanoseconds until *request* is expected to start behind those *ahead*.
 
     Returns:
         None if that depends on how long an attempt takes, and none has ended yet.
     """
-    flight_ns = roster.tally.mean_flight_ns()
-    wait_ns = roster.lane(request).meter.forecast(ahead, request.size, flight_ns, now_ns)
-    free = max(0, workers - roster.tally.in_flight)
+    flight_ns = table.counters.mean_flight_ns()
+    wait_ns = table.lane(request).meter.forecast(ahead, request.size, flight_ns, now_ns)
+    free = max(0, workers - table.counters.in_flight)
     if not wait_ns and not flight_ns and ahead.requests >= free:
         return None
     return max(wait_ns, (ahead.requests - free + 1) * flight_ns // workers)
@@ -115,7 +115,7 @@ def is_past(request: Request, now_ns: int) -> bool:
     return request.max_wait_ns is not None and age_ns >= request.max_wait_ns and not request.attempts
 
 
-def check_in_time(roster: Roster, request: Request, workers: int) -> None:
+def check_in_time(table: PendingRequests, request: Request, workers: int) -> None:
     """Refuse a request that cannot be expected to start before its ``deadline``, *workers* threads serving.
 
     Raises:
@@ -123,15 +123,15 @@ def check_in_time(roster: Roster, request: Request, workers: int) -> None:
     """
     if request.deadline_ns is None:
         return
-    count = roster.lane(request).ahead_of_newcomer(request)
+    count = table.lane(request).ahead_of_newcomer(request)
     ahead = Backlog().plus(request.size, count)
-    start_ns = expected_start(roster, request, ahead, request.submitted_ns, workers)
+    start_ns = expected_start(table, request, ahead, request.submitted_ns, workers)
     start_ns = start_ns or 0  # nobody can tell: it is taken in
     late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
     if late_ns > 0:
         raise failures.too_late(request, start_ns, late_ns, count)
 
 
-def timed_out(roster: Roster, request: Request, bound: str, after_ns: int, now_ns: int) -> QueueTimeout:
+def timed_out(table: PendingRequests, request: Request, bound: str, after_ns: int, now_ns: int) -> QueueTimeout:
     """Return the error of a request whose *bound*, an argument of submit, has passed while it waited."""
-    return failures.timed_out(request, bound, after_ns, reason_of(roster.lane(request), now_ns))
+    return failures.timed_out(request, bound, after_ns, reason_of(table.lane(request), now_ns))

@@ -52,7 +52,7 @@ def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
     )
 
 
-def too_dear(request: Request, amount: int, purse: SpendCap) -> CostLimitReached:
+def over_cost_limit(request: Request, amount: int, purse: SpendCap) -> CostLimitReached:
     """Return the error of a request whose price, *amount* picodollars, ``max_cost`` does not leave."""
     return CostLimitReached(
         f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {purse.spent_usd:.6f} USD: "
@@ -95,7 +95,7 @@ def submitted_elsewhere(custom_id: str | None, request_id: str | None = None) ->
     )
 
 
-def broken(error: BaseException, request: Request) -> GroqQueueError:
+def internal_error(error: BaseException, request: Request) -> GroqQueueError:
     """Return an error of ours for what an attempt raised."""
     if isinstance(error, GroqQueueError):
         return error

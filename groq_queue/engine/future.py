@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State
 from groq_queue.engine.callables import waiting
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.lifecycle import fork_between
 from groq_queue.logger import SafeLogger
 
@@ -159,7 +159,7 @@ class RequestFuture(Future[_T]):
             if self._state in _OVER:
                 return False
             watch.callbacks.append(fn)
-        if self._request.is_shelved and self._request.row_id is not None:
+        if self._request.is_paged_out and self._request.row_id is not None:
             self._engine.keep(self, self._request.row_id)
         return True
 
@@ -222,7 +222,7 @@ class RequestFuture(Future[_T]):
                 "%s: its Future was ended by code of yours (set_result or set_exception), so its outcome is dropped: "
                 "leave that to the queue",
                 self._request,
-                extra=told("future_taken", self._request),
+                extra=log_fields("future_taken", self._request),
             )
 
     def _finish(self, state: str, result: _T | None, error: BaseException | None) -> None:
@@ -301,7 +301,7 @@ class RequestFuture(Future[_T]):
             _log.exception(
                 "a done-callback of %s raised; the request's own outcome is not affected",
                 self._request,
-                extra=told("callback_raised", self._request),
+                extra=log_fields("callback_raised", self._request),
             )
             # On a caller's own thread a Ctrl-C must still reach the caller.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():

@@ -79,7 +79,7 @@ class RunFacts:
     lanes: tuple[LaneFacts, ...]
 
 
-class History:
+class RunMetrics:
     """Not thread-safe: the engine's lock guards it."""
 
     def __init__(self) -> None:

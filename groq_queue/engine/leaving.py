@@ -17,7 +17,7 @@ from typing import Protocol
 _GRACE_S = 5.0
 
 
-class Leaver(Protocol):
+class Drainable(Protocol):
     """An engine, as the exit hook sees it."""
 
     @property
@@ -32,11 +32,11 @@ class Calls(Protocol):
     def count(self) -> int: ...
 
 
-_open: weakref.WeakSet[Leaver] = weakref.WeakSet()
+_open: weakref.WeakSet[Drainable] = weakref.WeakSet()
 _calls: weakref.WeakSet[Calls] = weakref.WeakSet()
 
 
-def leave_at_exit(engine: Leaver) -> None:
+def leave_at_exit(engine: Drainable) -> None:
     """Have *engine* drained, within bounds, if it is still open when the interpreter ends."""
     if not _open:
         atexit.unregister(_leave_all)
@@ -49,12 +49,12 @@ def tell_at_exit(calls: Calls) -> None:
     _calls.add(calls)
 
 
-def forget(engine: Leaver) -> None:
+def forget(engine: Drainable) -> None:
     """Take back ``leave_at_exit``: the engine was shut down."""
     _open.discard(engine)
 
 
-def drain_dropped(engine: Leaver) -> None:
+def drain_dropped(engine: Drainable) -> None:
     """Have *engine* drained by a thread that ``threading`` knows; to be called on one that it does not.
 
     On a bare thread whoever asks for the current one, as ``join`` does, leaves a dummy

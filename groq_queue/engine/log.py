@@ -65,7 +65,7 @@ EVENTS = {
 }
 
 
-def told(event: str, request: Request | None = None, **more: Any) -> dict[str, Any]:
+def log_fields(event: str, request: Request | None = None, **more: Any) -> dict[str, Any]:
     """Return the ``extra=`` of a record about *event*, and about *request* if there is one."""
     assert event in EVENTS, event
     facts: dict[str, Any] = {"groq_queue_event": event}
@@ -82,7 +82,7 @@ def told(event: str, request: Request | None = None, **more: Any) -> dict[str, A
     return facts | more
 
 
-def told_error(error: BaseException) -> dict[str, Any]:
+def error_fields(error: BaseException) -> dict[str, Any]:
     """Return what may be told of an error: not its text, which may repeat the prompt."""
     return {
         "error": type(error).__name__,
@@ -90,7 +90,7 @@ def told_error(error: BaseException) -> dict[str, Any]:
     }
 
 
-def told_text(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the text of an error for a message; of one that repeats what the server said, its class and status."""
     if isinstance(error, APIStatusError):
         return f"{type(error).__name__} (HTTP {error.status_code})"

@@ -9,8 +9,8 @@ from typing import TypeVar
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import quantile
-from groq_queue.engine.attempt import Next, Outcome
-from groq_queue.engine.history import History
+from groq_queue.engine.attempt import Disposition, Outcome
+from groq_queue.engine.history import RunMetrics
 from groq_queue.engine.paging import Group
 from groq_queue.engine.stats import LaneStats, Stats
 from groq_queue.errors import RateLimitError
@@ -19,7 +19,7 @@ _K = TypeVar("_K")
 _WAITS = 1_000  # starts over which waiting times are remembered
 
 
-class Tally:
+class Counters:
     """Not thread-safe: the engine's lock guards it. Memory is bounded by what is pending."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Tally:
         self.pending_by_priority: Counter[int] = Counter()
         self.pending_by_lane: Counter[str] = Counter()
         self.ended: Counter[State] = Counter()
-        self.history = History()
+        self.history = RunMetrics()
         self._waits_ns: deque[int] = deque(maxlen=_WAITS)
         self._starts_ns: deque[int] = deque(maxlen=64)
         self._mean_flight_ns = 0.0
@@ -101,7 +101,7 @@ class Tally:
             self.refused += 1
         self.prompt_tokens += charged.prompt
         self.completion_tokens += charged.completion
-        self.history.ended(request, charged, now_ns, is_answer=outcome.next is Next.DONE, is_refused=is_refused)
+        self.history.ended(request, charged, now_ns, is_answer=outcome.next is Disposition.DONE, is_refused=is_refused)
 
     def waits_again(self, request: Request) -> None:
         """Note that a request waits for a further attempt."""

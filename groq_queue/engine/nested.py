@@ -18,9 +18,9 @@ from groq_queue.clock import Clock
 from groq_queue.core.request import Request, State
 from groq_queue.engine.callables import Call
 from groq_queue.engine.explain import has_bounds
-from groq_queue.engine.log import told
-from groq_queue.engine.pending import Roster
-from groq_queue.engine.scheduler import Chooser, Job
+from groq_queue.engine.log import log_fields
+from groq_queue.engine.pending import PendingRequests
+from groq_queue.engine.scheduler import Job, Scheduler
 from groq_queue.errors import DeadlockError, excerpt
 from groq_queue.logger import SafeLogger
 
@@ -53,9 +53,9 @@ class Nested:
         clock: Tells the time.
     """
 
-    def __init__(self, roster: Roster, chooser: Chooser, clock: Clock) -> None:
-        self._roster = roster
-        self._chooser = chooser
+    def __init__(self, table: PendingRequests, scheduler: Scheduler, clock: Clock) -> None:
+        self._table = table
+        self._scheduler = scheduler
         self._clock = clock
         self._has_warned = False
         self.waits: dict[Call, Request] = {}
@@ -85,7 +85,7 @@ class Nested:
         self._has_warned = self._has_warned or warns
         if not warns or need is None:
             return None
-        what, facts = need.what, told("call_waits", request)
+        what, facts = need.what, log_fields("call_waits", request)
         return lambda: _log.warning(
             "a callable of this queue waits for %s of the same queue, which needs what running requests hold, "
             "the callable among them: %s; or submit it outside the callable",
@@ -103,8 +103,8 @@ class Nested:
         for request in self.waits.values():
             if request.state is State.PENDING and self._is_stuck(request):
                 error = _error(request, self._need(request))
-                self._roster.withdraw(request, State.FAILED)
-                return Job(request, self._roster.lane(request), self._clock.now_ns(), None, error=error)
+                self._table.withdraw(request, State.FAILED)
+                return Job(request, self._table.lane(request), self._clock.now_ns(), None, error=error)
         return None
 
     def _is_stuck(self, request: Request) -> bool:
@@ -132,8 +132,8 @@ class Nested:
 
     def _need(self, request: Request) -> _Need | None:
         """Return what a pending request waits for, None if time alone may bring its turn."""
-        lane = self._roster.lanes.get(request.lane)
-        if lane is None or request not in self._roster.open:
+        lane = self._table.lanes.get(request.lane)
+        if lane is None or request not in self._table.open:
             return None
         if lane.max_in_flight is not None and lane.in_flight >= lane.max_in_flight:
             return _Need(
@@ -152,13 +152,13 @@ class Nested:
                 else f"room in a limit of {name} that running requests fill: lower the tokens of the callable"
             )
             return _Need(what, holders, open_leases is not None and open_leases <= len(holders))
-        if self._chooser.awaits_money(request, lane):
+        if self._scheduler.awaits_money(request, lane):
             return _Need("the money of max_cost that running requests may spend: raise that", self._running(), True)
         return None
 
     def _running(self, lane: str | None = None) -> list[Request]:
         return [
-            each for each in self._roster.open if each.state is State.RUNNING and (lane is None or each.lane == lane)
+            each for each in self._table.open if each.state is State.RUNNING and (lane is None or each.lane == lane)
         ]
 
 

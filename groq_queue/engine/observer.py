@@ -20,9 +20,9 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Lease
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion, decode_object, usage_of
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.lane import Meter
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import APIResponseError, APIStatusError
 from groq_queue.logger import SafeLogger
@@ -30,11 +30,11 @@ from groq_queue.logger import SafeLogger
 _log = SafeLogger("groq_queue")
 
 _OUTCOMES = {
-    Next.DONE: "done",
-    Next.AGAIN: "again",
-    Next.REFUSED: "refused",
-    Next.FAILED: "failed",
-    Next.STOP: "stopped",
+    Disposition.DONE: "done",
+    Disposition.AGAIN: "again",
+    Disposition.REFUSED: "refused",
+    Disposition.FAILED: "failed",
+    Disposition.STOP: "stopped",
 }
 
 
@@ -116,7 +116,7 @@ def _noted(observer: Observer, at_submit: Any) -> Any:
     try:
         return at_submit() if callable(at_submit) else None
     except Exception:
-        _log.exception("observer %r raised at a submit", _name_of(observer), extra=told("observer_raised"))
+        _log.exception("observer %r raised at a submit", _name_of(observer), extra=log_fields("observer_raised"))
         return None
 
 
@@ -139,7 +139,7 @@ class Observed:
             self._tell(_event(request, "broke", error, started_at, self._seconds_since(began_ns)), body, None, noted)
             raise
         event = _event(request, _OUTCOMES[outcome.next], outcome.error, started_at, self._seconds_since(began_ns))
-        if noted and outcome.next not in (Next.AGAIN, Next.REFUSED):
+        if noted and outcome.next not in (Disposition.AGAIN, Disposition.REFUSED):
             request.noted = ()  # its Future may be kept for long
         self._tell(_with_answer(event, outcome), body, outcome.result, noted)
         return outcome
@@ -160,7 +160,7 @@ class Observed:
                     "observer %r raised on request %s; the request is not affected",
                     _name_of(observer),
                     event.request_id[:8] if event.custom_id is None else repr(event.custom_id),
-                    extra=told("observer_raised", request_id=event.request_id, custom_id=event.custom_id),
+                    extra=log_fields("observer_raised", request_id=event.request_id, custom_id=event.custom_id),
                 )
 
 

@@ -58,7 +58,7 @@ class _Stack:
         self.has_grown = False  # since the page that is being fetched was asked for
 
 
-class Shelf:
+class BacklogPager:
     """Not thread-safe: the engine's lock guards it.
 
     What is in the file is known by ``has_more`` alone; the counts are for people. A row that is
@@ -163,7 +163,7 @@ class Shelf:
         self._futures[row_id] = future
         if is_kept:
             self._kept[row_id] = future
-        request.is_shelved = True
+        request.is_paged_out = True
         request.body = None
         self._low[group] = None
 
@@ -183,7 +183,7 @@ class Shelf:
         """
         assert request.row_id is not None
         request.future = self._forget(request.row_id)
-        request.is_shelved = False
+        request.is_paged_out = False
         stack = self._stacks.get(group_of(request))
         if stack is None:
             return False
@@ -271,7 +271,7 @@ class Shelf:
             if future is not None:
                 request = future._request
                 request.future = future
-                request.is_shelved = False
+                request.is_paged_out = False
             uncounted += not self._count_off(stack)
             taken.append(request)
         self._has_come(stack)

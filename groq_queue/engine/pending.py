@@ -13,14 +13,14 @@ from groq_queue.core.token_estimate import Backlog
 from groq_queue.engine.attempt import Outcome
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
-from groq_queue.engine.metrics import Tally
-from groq_queue.engine.paging import AlreadyFetched, Group, Page, Shelf
+from groq_queue.engine.metrics import Counters
+from groq_queue.engine.paging import AlreadyFetched, BacklogPager, Group, Page
 from groq_queue.errors import QueueFull, RateLimitError, excerpt
 
 _LONGEST_REASON = 100  # characters of an error in a line of progress
 
 
-class Roster:
+class PendingRequests:
     """The lanes, and what stands in none of them for now.
 
     Not thread-safe: the engine's lock guards it. Between two calls
@@ -47,7 +47,7 @@ class Roster:
         max_pending_per_client: int | None,
         max_in_flight: int | None,
         ageing_ns: int | None,
-        shelf: Shelf | None = None,
+        pager: BacklogPager | None = None,
     ) -> None:
         self._meter_of = meter_of
         self._on_freed = on_freed
@@ -61,12 +61,12 @@ class Roster:
         self.open: set[Request] = set()
         self.away: set[Request] = set()  # pending, but for now in no lane: a timer brings them
         self.rows: dict[int, RequestFuture[Completion]] = {}  # by row of the journal
-        self.shelf = shelf
-        self.tally = Tally()
+        self.pager = pager
+        self.counters = Counters()
         self._is_paused = False
         self._paused_models: set[str] = set()
 
-    def keep_settings_of(self, other: Roster) -> None:
+    def keep_settings_of(self, other: PendingRequests) -> None:
         """Take over what users set: weights and pauses."""
         self._weights = dict(other._weights)
         self._is_paused, self._paused_models = other._is_paused, set(other._paused_models)
@@ -74,7 +74,7 @@ class Roster:
     def open_futures(self) -> list[RequestFuture[Completion]]:
         """Return every Future that is open and somebody may hold."""
         futures = [request.future for request in list(self.open) if request.future is not None]
-        return futures if self.shelf is None else futures + self.shelf.held()
+        return futures if self.pager is None else futures + self.pager.held()
 
     def lane(self, request: Request) -> Lane:
         """Return the lane of *request*, made when the first one needs it."""
@@ -139,39 +139,39 @@ class Roster:
     def accept(self, request: Request) -> None:
         """Take a new request in; it stands nowhere yet."""
         self._hold(request)
-        self.tally.submitted += 1
-        self.tally.count_pending(request, 1)
+        self.counters.submitted += 1
+        self.counters.count_pending(request, 1)
 
-    def shelve(self, request: Request, future: object, *, is_kept: bool, is_new: bool) -> None:
+    def page_out(self, request: Request, future: object, *, is_kept: bool, is_new: bool) -> None:
         """Take a request in and let it stand on the shelf, where one that is not new was counted before."""
-        assert self.shelf is not None
-        self.shelf.put(request, future, is_kept=is_kept, is_new=is_new)
+        assert self.pager is not None
+        self.pager.put(request, future, is_kept=is_kept, is_new=is_new)
         if is_new:
-            self.tally.submitted += 1
-            self.tally.count_pending(request, 1)
+            self.counters.submitted += 1
+            self.counters.count_pending(request, 1)
 
     def stock(self, group: Group, count: int) -> None:
         """Take in *count* requests that a journal kept for us."""
-        assert self.shelf is not None
-        self.shelf.stock(group, count)
-        self.tally.submitted += count
-        self.tally.count_pending(group, count)
+        assert self.pager is not None
+        self.pager.stock(group, count)
+        self.counters.submitted += count
+        self.counters.count_pending(group, count)
 
-    def unshelve(self, page: Page, fetched: Iterable[Request], *, is_last: bool) -> list[Request]:
+    def page_in(self, page: Page, fetched: Iterable[Request], *, is_last: bool) -> list[Request]:
         """Take a page of requests off the shelf and return those that are to be put into their lane."""
-        assert self.shelf is not None
-        taken, uncounted = self.shelf.stack_up(page, fetched, self.rows, is_last=is_last)
+        assert self.pager is not None
+        taken, uncounted = self.pager.stack_up(page, fetched, self.rows, is_last=is_last)
         for request in taken:
             self._hold(request)
-        self.tally.submitted += uncounted
-        self.tally.count_pending(page.group, uncounted)
+        self.counters.submitted += uncounted
+        self.counters.count_pending(page.group, uncounted)
         return taken
 
     def open_future(self, row_id: int) -> RequestFuture[Completion] | None:
         """Return the Future of the request of that row, if it is open and somebody may hold it."""
         future = self.rows.get(row_id)
-        if future is None and self.shelf is not None:
-            future = self.shelf.future(row_id)
+        if future is None and self.pager is not None:
+            future = self.pager.future(row_id)
         return future
 
     def find_existing(
@@ -182,14 +182,14 @@ class Roster:
         Raises:
             AlreadyFetched: Its row was here, and the request has ended meanwhile.
         """
-        shelf = self.shelf
-        if shelf is None or request.row_id is None:
+        pager = self.pager
+        if pager is None or request.row_id is None:
             return None
         known = self.open_future(request.row_id)
-        if known is None and (shelf.has_passed(request.row_id, request) if is_new else shelf.has_ended(request.row_id)):
+        if known is None and (pager.has_passed(request.row_id, request) if is_new else pager.has_ended(request.row_id)):
             raise AlreadyFetched
-        if known is None and not is_new and shelf.holds(request):
-            self.shelve(request, future, is_kept=is_kept, is_new=False)
+        if known is None and not is_new and pager.holds(request):
+            self.page_out(request, future, is_kept=is_kept, is_new=False)
             known = future
         return known
 
@@ -200,8 +200,8 @@ class Roster:
             future = self.rows.get(request.row_id)
             if future is not None and future._request is request:
                 del self.rows[request.row_id]
-                if self.shelf is not None:
-                    self.shelf.forgotten(request.row_id)
+                if self.pager is not None:
+                    self.pager.forgotten(request.row_id)
 
     def line_up(self, request: Request) -> bool:
         """Put a request into its lane; return whether that changed who is next there."""
@@ -215,8 +215,8 @@ class Roster:
         if request.started_ns is None:
             request.started_ns = now_ns
         lane.in_flight += 1
-        self.tally.count_pending(request, -1)
-        self.tally.started(request, now_ns)
+        self.counters.count_pending(request, -1)
+        self.counters.started(request, now_ns)
         return request
 
     def land(self, request: Request, lane: Lane, outcome: Outcome, began_ns: int, now_ns: int) -> None:
@@ -226,12 +226,12 @@ class Roster:
             lane.last_failure = excerpt(str(outcome.error), _LONGEST_REASON)
         elif lane.last_failure:
             lane.last_failure = ""
-        self.tally.landed(request, outcome, now_ns - began_ns, now_ns)
+        self.counters.landed(request, outcome, now_ns - began_ns, now_ns)
 
     def wait_again(self, request: Request) -> None:
         """Make a request that was attempted a pending one; it stands nowhere yet."""
-        self.tally.waits_again(request)
-        self.tally.count_pending(request, 1)
+        self.counters.waits_again(request)
+        self.counters.count_pending(request, 1)
         request.state = State.PENDING
 
     def change_priority(self, request: Request, priority: int) -> bool:
@@ -239,56 +239,56 @@ class Roster:
         stands_in_line = request not in self.away
         lane = self.lane(request)
         before = lane.head()
-        if request.is_shelved:
+        if request.is_paged_out:
             self._take_off_shelf(request)
         elif stands_in_line:
             lane.discard(request)
-        self.tally.count_pending(request, -1)
-        if request.row_id is not None and self.shelf is not None:
-            self.shelf.left(request)
+        self.counters.count_pending(request, -1)
+        if request.row_id is not None and self.pager is not None:
+            self.pager.left(request)
         request.priority = priority
-        if request.row_id is not None and self.shelf is not None:
-            self.shelf.joined(request)
+        if request.row_id is not None and self.pager is not None:
+            self.pager.joined(request)
         request.rank = self.rank(request, request.submitted_ns)
         request.was_taken, request.seq = False, None
-        self.tally.count_pending(request, 1)
+        self.counters.count_pending(request, 1)
         if stands_in_line:
             self.line_up(request)
         return lane.head() is not before
 
     def withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""
-        if request.is_shelved:
+        if request.is_paged_out:
             self._take_off_shelf(request)
         elif request in self.away:
             self.away.discard(request)
         else:
             self.lane(request).discard(request)
-        self.tally.count_pending(request, -1)
+        self.counters.count_pending(request, -1)
         self.end(request, state)
 
     def withdraw_all(self, state: State) -> list[Request]:
         """End every pending request and return them; what nobody holds a Future of is forgotten, its row stays."""
-        if self.shelf is not None:
-            for future in self.shelf.held():
+        if self.pager is not None:
+            for future in self.pager.held():
                 self._take_off_shelf(future._request)
-            self.shelf.clear(lambda group: True)
+            self.pager.clear(lambda group: True)
         pending = [request for request in self.open if request.state is State.PENDING]
         for lane in self.lanes.values():
             lane.clear()
         self.away.clear()
-        self.tally.count_nobody_pending()
+        self.counters.count_nobody_pending()
         for request in pending:
             request.arrival = 0
             self._ends(request, state)
-        self.tally.ended[state] += len(pending)
+        self.counters.ended[state] += len(pending)
         return pending
 
     def withdraw_meant(self, is_meant: Callable[[Request | Group], bool], state: State) -> list[Request]:
         """End every pending request that *is_meant* and whose Future somebody may hold, and return them."""
         pending = [request for request in self.open if request.state is State.PENDING]
-        if self.shelf is not None:
-            pending += [future._request for future in self.shelf.held()]
+        if self.pager is not None:
+            pending += [future._request for future in self.pager.held()]
         meant = [request for request in pending if is_meant(request)]
         for request in meant:
             self.withdraw(request, state)
@@ -296,32 +296,32 @@ class Roster:
 
     def clear_shelf(self, is_meant: Callable[[Request | Group], bool]) -> list[tuple[Group, int]]:
         """Forget what stands in the file only and *is_meant*; return each group, and the row behind which it stands."""
-        if self.shelf is None:
+        if self.pager is None:
             return []
-        cleared = self.shelf.clear(is_meant)
+        cleared = self.pager.clear(is_meant)
         for group, count, _ in cleared:
-            self.tally.count_pending(group, -count)
-            self.tally.ended[State.CANCELLED] += count
+            self.counters.count_pending(group, -count)
+            self.counters.ended[State.CANCELLED] += count
         return [(group, after) for group, _, after in cleared]
 
     def end(self, request: Request, state: State) -> None:
         """Note how a request ended; its Future is still to be ended."""
         self._ends(request, state)
-        self.tally.ended[state] += 1
+        self.counters.ended[state] += 1
 
     def _ends(self, request: Request, state: State) -> None:
         request.state = state
         if request.custom_id is not None:
             self._by_custom_id.pop(request.custom_id, None)
-        if request.row_id is not None and self.shelf is not None:
-            self.shelf.left(request)
+        if request.row_id is not None and self.pager is not None:
+            self.pager.left(request)
 
     def _take_off_shelf(self, request: Request) -> None:
         """Have a request that stands on the shelf in memory; one that was not counted before is now."""
-        assert self.shelf is not None
-        if not self.shelf.take_off(request):
-            self.tally.submitted += 1
-            self.tally.count_pending(request, 1)
+        assert self.pager is not None
+        if not self.pager.take_off(request):
+            self.counters.submitted += 1
+            self.counters.count_pending(request, 1)
         self._hold(request)
 
     def _hold(self, request: Request) -> None:
@@ -329,9 +329,9 @@ class Roster:
         self.open.add(request)
         if request.custom_id is not None:
             self._by_custom_id[request.custom_id] = request
-        if request.row_id is not None and self.shelf is not None:
+        if request.row_id is not None and self.pager is not None:
             self.rows[request.row_id] = request.future
-            self.shelf.joined(request)
+            self.pager.joined(request)
 
     def rebuild(self, ended_as: State) -> list[Request]:
         """Make every place and every count anew from the requests themselves.
@@ -360,27 +360,27 @@ class Roster:
             self.lanes[name].rebuild(requests)
             self.lanes[name].in_flight = sum(request.lane == name for request in running)
         counted: list[tuple[Request | Group, int]] = [(request, 1) for request in waiting]
-        if self.shelf is not None:
+        if self.pager is not None:
             near = [request for request in (*waiting, *running) if request.row_id is not None]
             for request in near:
                 if request.future is not None and request.row_id is not None:
                     self.rows.setdefault(request.row_id, request.future)
-            counted += self.shelf.recount(near)
-        self.tally.recount(counted, len(running), ended_as)
+            counted += self.pager.recount(near)
+        self.counters.recount(counted, len(running), ended_as)
         return list(self.away)
 
     # -- bounds
 
     def has_room(self, client: str) -> bool:
         """Return whether one more request of *client* may wait."""
-        if self._max_pending is not None and self.tally.pending >= self._max_pending:
+        if self._max_pending is not None and self.counters.pending >= self._max_pending:
             return False
         most = self._max_pending_per_client
-        return most is None or self.tally.pending_by_client[client] < most
+        return most is None or self.counters.pending_by_client[client] < most
 
     def least_urgent(self, client: str, rank: int) -> Request | None:
         """Return the pending request that is missed least if *client* needs room at *rank*, or None."""
-        is_clients_own_bound = self._max_pending is None or self.tally.pending < self._max_pending
+        is_clients_own_bound = self._max_pending is None or self.counters.pending < self._max_pending
         found = (lane.least_urgent(client if is_clients_own_bound else None) for lane in self.lanes.values())
         candidates = [request for request in found if request is not None and request.rank > rank]
         return max(candidates, key=lambda request: request.rank, default=None)
@@ -388,7 +388,7 @@ class Roster:
     def full(self, request: Request, what: str, now_ns: int) -> QueueFull:
         """Return the error that there is no room for *request*."""
         limit, client = self._max_pending, None
-        if limit is None or (self.tally.pending < limit and self._max_pending_per_client is not None):
+        if limit is None or (self.counters.pending < limit and self._max_pending_per_client is not None):
             limit, client = self._max_pending_per_client, request.client
         whose = f"client {client!r} has max_pending_per_client" if client is not None else "there are max_pending"
         next_ns = self._room_ns(now_ns)
@@ -409,4 +409,4 @@ class Roster:
         waits_ns = [lane.meter.forecast(Backlog(), head.size, 0, now_ns) for lane, head in heads]
         waits_ns += [max(0, request.due_ns - now_ns) for request in self.away if request.due_ns is not None]
         # When a head's budget is free, or one is back from its own wait; if neither is in the way, as starts come.
-        return min(waits_ns, default=0) or self.tally.next_start_ns(now_ns)
+        return min(waits_ns, default=0) or self.counters.next_start_ns(now_ns)

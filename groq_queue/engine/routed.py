@@ -8,7 +8,7 @@ from typing import Protocol
 from groq_queue.core.budget import Lease, Level
 from groq_queue.core.request import Request
 from groq_queue.engine import failures
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import ConfigurationError, GroqQueueError
@@ -22,7 +22,7 @@ class Limiter(Protocol):
     def close(self, now_ns: int) -> None: ...
 
 
-class Line:
+class AccountBackend:
     """One account: who sends for it and who counts for it.
 
     ``stopped_by`` is written by any worker and never unset; a late reader sends one more attempt, which fails alike.
@@ -34,7 +34,7 @@ class Line:
         self.stopped_by: GroqQueueError | None = None
 
 
-class Switch:
+class AccountRouter:
     """Attempts and limiter at once, each by model.
 
     An error that stops a whole queue, such as a rejected key, stops here the models of its account only: their
@@ -45,7 +45,7 @@ class Switch:
         default: Of models that are not named, or None: they are refused.
     """
 
-    def __init__(self, by_model: Mapping[str, Line], default: Line | None) -> None:
+    def __init__(self, by_model: Mapping[str, AccountBackend], default: AccountBackend | None) -> None:
         self._by_model = dict(by_model)
         self._default = default
 
@@ -54,12 +54,12 @@ class Switch:
         line = self._line(request.model)
         if line.stopped_by is not None:
             meter.refund(lease)
-            return Outcome(Next.FAILED, error=failures.of(request, line.stopped_by))
+            return Outcome(Disposition.FAILED, error=failures.of(request, line.stopped_by))
         outcome = line.attempts.attempt(request, lease, meter)
-        if outcome.next is not Next.STOP:
+        if outcome.next is not Disposition.STOP:
             return outcome
         line.stopped_by = outcome.error
-        return outcome._replace(next=Next.FAILED)
+        return outcome._replace(next=Disposition.FAILED)
 
     def meter(self, lane: str, model: str) -> Meter:
         """Return the one meter of *lane*.
@@ -87,10 +87,10 @@ class Switch:
             if self._by_model.get(lane.partition(" (")[0], self._default) is line
         }
 
-    def _lines(self) -> set[Line]:
+    def _lines(self) -> set[AccountBackend]:
         return {line for line in (*self._by_model.values(), self._default) if line is not None}
 
-    def _line(self, model: str) -> Line:
+    def _line(self, model: str) -> AccountBackend:
         line = self._by_model.get(model, self._default)
         if line is None:
             known = ", ".join(sorted(self._by_model))

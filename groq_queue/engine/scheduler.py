@@ -10,8 +10,8 @@ from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import TokenCost
 from groq_queue.engine import failures
 from groq_queue.engine.lane import Lane
-from groq_queue.engine.log import told
-from groq_queue.engine.pending import Roster
+from groq_queue.engine.log import log_fields
+from groq_queue.engine.pending import PendingRequests
 from groq_queue.errors import GroqQueueError, excerpt
 from groq_queue.logger import SafeLogger
 
@@ -40,7 +40,7 @@ class Job:
         self.error = error
 
 
-class Chooser:
+class Scheduler:
     """Takes heads out of a roster's lanes, each with its lease and its money.
 
     Not thread-safe: the engine's lock guards it, and is held throughout.
@@ -55,14 +55,14 @@ class Chooser:
 
     def __init__(
         self,
-        roster: Roster,
+        table: PendingRequests,
         tariff: PriceTable,
         max_usd: float | None,
         *,
         raises_daily: bool,
         tell_later: Callable[[Callable[[], None]], object],
     ) -> None:
-        self._roster = roster
+        self._table = table
         self._tariff = tariff
         self._raises_daily = raises_daily
         self._tell_later = tell_later
@@ -76,7 +76,7 @@ class Chooser:
             The job; or None and the instant at which a head may pass, None if only the end of an attempt can tell.
         """
         next_ns: int | None = None
-        for lane, head in self._roster.by_urgency():
+        for lane, head in self._table.by_urgency():
             found = self._try(lane, head, now_ns)
             if type(found) is Job:
                 return found, None
@@ -114,7 +114,7 @@ class Chooser:
             if amount is not None and not self.purse.reserve(amount):
                 if self.purse.can_ever_hold(amount) and self.purse.reserved:
                     return None
-                return self._doom(lane, head, now_ns, failures.too_dear(head, amount, self.purse))
+                return self._doom(lane, head, now_ns, failures.over_cost_limit(head, amount, self.purse))
         lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
         granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
         if type(granted) is Lease:
@@ -125,7 +125,7 @@ class Chooser:
                     self.purse.settle(amount, 0)
                 return now_ns
             lane.is_blocked = lane.told_daily = False
-            self._roster.take(lane, now_ns)
+            self._table.take(lane, now_ns)
             if not self._is_capped:  # nothing could be refused for it, so it was not priced before
                 amount = self._tariff.price(head.model, granted.cost)
                 if amount is not None:
@@ -144,11 +144,11 @@ class Chooser:
                 return self._doom(lane, head, now_ns, error)
             if not lane.told_daily:
                 lane.told_daily = True
-                facts = told("daily_limit", head, limit=error.limit)
+                facts = log_fields("daily_limit", head, limit=error.limit)
                 self._tell_later(lambda: _log.warning("%s waits: %s", excerpt(lane.name), error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns
 
     def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:
         """Withdraw a head that will never be sent."""
-        self._roster.withdraw(head, State.FAILED)
+        self._table.withdraw(head, State.FAILED)
         return Job(head, lane, now_ns, None, error=error)

@@ -17,7 +17,7 @@ from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.engine import failures
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.callables import Call
 from groq_queue.engine.explain import (
@@ -35,12 +35,12 @@ from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.late import LateCalls
 from groq_queue.engine.leaving import tell_at_exit
-from groq_queue.engine.log import told, told_error, told_text
+from groq_queue.engine.log import error_fields, error_text, log_fields
 from groq_queue.engine.nested import Nested
-from groq_queue.engine.paging import AlreadyFetched, Group, Page, Shelf
-from groq_queue.engine.pending import Roster
+from groq_queue.engine.paging import AlreadyFetched, BacklogPager, Group, Page
+from groq_queue.engine.pending import PendingRequests
 from groq_queue.engine.protocols import Attempts, Keeper
-from groq_queue.engine.scheduler import Chooser, Job
+from groq_queue.engine.scheduler import Job, Scheduler
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.worker_pool import WorkerPool
 from groq_queue.errors import (
@@ -120,17 +120,17 @@ class ThreadEngine:
         self._keeper = keeper
         self._landing_frees = max_in_flight is not None or max_usd is not None  # what another head may wait for
         self._name = name
-        self._new_roster: Callable[[], Roster] = lambda: Roster(
+        self._new_roster: Callable[[], PendingRequests] = lambda: PendingRequests(
             meter_of=meter_of,
             on_freed=self._budget_freed,
             max_pending=max_pending,
             max_pending_per_client=max_pending_per_client,
             max_in_flight=max_in_flight,
             ageing_ns=ageing_ns,
-            shelf=None if keeper is None else Shelf(),
+            pager=None if keeper is None else BacklogPager(),
         )
-        self._new_chooser: Callable[[Roster], Chooser] = lambda roster: Chooser(
-            roster,
+        self._new_chooser: Callable[[PendingRequests], Scheduler] = lambda table: Scheduler(
+            table,
             tariff or PriceTable(),
             max_usd,
             raises_daily=raises_daily,
@@ -160,19 +160,19 @@ class ThreadEngine:
         )
         self._late = LateCalls(self._pool)
         tell_at_exit(self._late)
-        self._roster = self._new_roster()
-        self._chooser = self._new_chooser(self._roster)
-        self._nested = Nested(self._roster, self._chooser, self._clock)
+        self._table = self._new_roster()
+        self._scheduler = self._new_chooser(self._table)
+        self._nested = Nested(self._table, self._scheduler, self._clock)
 
     def renew(self) -> None:
         """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
-        roster, spent = self._roster, self._chooser.purse
+        table, spent = self._table, self._scheduler.purse
         self._late.leave_to_parent()
         self._begin()
-        self._roster.keep_settings_of(roster)
-        self._chooser.purse.inherit(spent)
+        self._table.keep_settings_of(table)
+        self._scheduler.purse.inherit(spent)
         self._closes = [entry for entry in self._closes if entry[1]]
-        for future in roster.open_futures():
+        for future in table.open_futures():
             future._request.state = State.FAILED
             future.leave_to_parent(failures.submitted_elsewhere(future.custom_id, future.request_id))
 
@@ -259,35 +259,35 @@ class ThreadEngine:
 
         If it begins and ends in between, ``submit`` raises ``AlreadyFetched`` instead of sending it again.
         """
-        shelf = self._roster.shelf
+        pager = self._table.pager
         with self._lock:
-            if shelf is not None:
-                shelf.begin_reading()
+            if pager is not None:
+                pager.begin_reading()
         try:
             yield
         finally:
             with self._lock:
-                if shelf is not None:
-                    shelf.end_reading()
+                if pager is not None:
+                    pager.end_reading()
 
     def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
         """Return the Future of the request of that row, if it is open and somebody may hold it."""
         with self._lock:
-            return self._roster.open_future(row_id)
+            return self._table.open_future(row_id)
 
     def stock(self, counts: dict[Group, int]) -> None:
         """Take in the pending requests of a journal, fetching the first of each group."""
         self._pool.ensure_one()
         with self._lock:
             for group, count in counts.items():
-                self._roster.stock(group, count)
+                self._table.stock(group, count)
         self._prefetch()
 
     def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
         """Keep the Future of a request on the shelf alive, because it has a callback."""
         with self._lock:
-            if self._roster.shelf is not None:
-                self._roster.shelf.keep(future, row_id)
+            if self._table.pager is not None:
+                self._table.pager.keep(future, row_id)
 
     def cancel(self, request: Request) -> bool:
         """Cancel a request that is not being attempted; see ``RequestFuture.cancel``."""
@@ -315,11 +315,11 @@ class ThreadEngine:
         try:
             with self._lock:
                 was_torn, self._is_torn = self._is_torn, True
-                meant = self._roster.withdraw_meant(is_meant, State.CANCELLED)
-                cleared = self._roster.clear_shelf(is_meant)
+                meant = self._table.withdraw_meant(is_meant, State.CANCELLED)
+                cleared = self._table.clear_shelf(is_meant)
                 self._is_torn = was_torn
                 self._not_full.notify_all()
-                if any(lane.is_blocked for lane in self._roster.lanes.values()):
+                if any(lane.is_blocked for lane in self._table.lanes.values()):
                     self._pool.wake()
             interrupt = self._complete_all(meant)
             count = len(meant)
@@ -345,7 +345,7 @@ class ThreadEngine:
                 if request.state is not State.PENDING:
                     return False
                 was_torn, self._is_torn = self._is_torn, True
-                if self._roster.change_priority(request, priority):
+                if self._table.change_priority(request, priority):
                     self._pool.wake()
                 self._is_torn = was_torn
             self._pool.grow()
@@ -360,22 +360,22 @@ class ThreadEngine:
     def request_of(self, custom_id: str) -> Request | None:
         """Return the request of that custom_id that has not ended, or None."""
         with self._lock:
-            return self._roster.find(custom_id)
+            return self._table.find(custom_id)
 
     def set_weight(self, client: str, weight: float) -> None:
         """Give *client* that many times the turns of a client of weight 1."""
         with self._lock:
-            self._roster.set_weight(client, weight)
+            self._table.set_weight(client, weight)
 
     def pause(self, model: str | None) -> None:
         """Start no attempt of *model*, or of any, until ``resume``."""
         with self._lock:
-            self._roster.pause(model)
+            self._table.pause(model)
 
     def resume(self, model: str | None) -> None:
         """Undo ``pause``."""
         with self._lock:
-            self._roster.resume(model)
+            self._table.resume(model)
             self._pool.wake()
         self._pool.grow()
 
@@ -416,7 +416,7 @@ class ThreadEngine:
             self._sealed = self._cancelling or self._sealed or self._pool.is_inside()
             self._not_full.notify_all()
             was_torn, self._is_torn = self._is_torn, True
-            dropped = self._roster.withdraw_all(State.CANCELLED) if cancel_futures else []
+            dropped = self._table.withdraw_all(State.CANCELLED) if cancel_futures else []
             self._is_torn = was_torn
         self._release_readers()
         interrupt = self._complete_all(dropped, is_final=False)
@@ -436,14 +436,14 @@ class ThreadEngine:
         """
         with self._lock:
             self._closed = self._cancelling = self._sealed = True
-            count = self._roster.tally.pending
-            unsent = self._roster.withdraw_all(State.CANCELLED)
-            cancelled = self._roster.tally.ended[State.CANCELLED]
+            count = self._table.counters.pending
+            unsent = self._table.withdraw_all(State.CANCELLED)
+            cancelled = self._table.counters.ended[State.CANCELLED]
         self._release_readers()
         self._complete_all(unsent, is_final=False)
         self.join(timeout_s)
         with self._lock:  # and those under way that failed meanwhile: their retry is not to come
-            return count + self._roster.tally.ended[State.CANCELLED] - cancelled
+            return count + self._table.counters.ended[State.CANCELLED] - cancelled
 
     @property
     def is_kept(self) -> bool:
@@ -454,14 +454,14 @@ class ThreadEngine:
         """Return one consistent snapshot."""
         with self._lock:
             is_running = not self._closed and self._stop_error is None
-            spent_usd = self._chooser.purse.spent_usd
-            return stats_of(self._roster, self._clock.now_ns(), is_running=is_running, cost=spent_usd)
+            spent_usd = self._scheduler.purse.spent_usd
+            return stats_of(self._table, self._clock.now_ns(), is_running=is_running, cost=spent_usd)
 
     def facts(self) -> tuple[Stats, RunFacts]:
         """Return what a report is made of, as of one instant."""
         with self._lock:
-            tally = self._roster.tally
-            return self.stats(), tally.history.facts(self._clock.now_ns(), tally.mean_flight_ns())
+            counters = self._table.counters
+            return self.stats(), counters.history.facts(self._clock.now_ns(), counters.mean_flight_ns())
 
     def steps(self) -> threading.RLock:
         """Return the lock of every step: in a forked child it is another."""
@@ -470,12 +470,12 @@ class ThreadEngine:
     def info(self, request: Request) -> RequestInfo:
         """Return one request's state."""
         with self._lock:
-            return info_of(self._roster, request, self._clock.now_ns())
+            return info_of(self._table, request, self._clock.now_ns())
 
     def explain(self, request: Request) -> Explanation:
         """Return why a request waits and when it is expected to start."""
         with self._lock:
-            return explanation_of(self._roster, request, self._clock.now_ns(), self._max_workers)
+            return explanation_of(self._table, request, self._clock.now_ns(), self._max_workers)
 
     def aside(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""
@@ -520,7 +520,7 @@ class ThreadEngine:
             return self._late, None
         if self._failures >= _FAILURES:
             return None, None  # the queue has stopped
-        job, next_ns = self._chooser.choose(self._clock.now_ns())
+        job, next_ns = self._scheduler.choose(self._clock.now_ns())
         self._failures = 0
         if job is None and self._nested.waits:
             job = self._nested.give_up()
@@ -533,7 +533,7 @@ class ThreadEngine:
 
     def has_more(self) -> bool:
         """Return whether anything is left to be sent."""
-        return self._late.waits or any(lane.head() is not None for lane in self._roster.lanes.values())
+        return self._late.waits or any(lane.head() is not None for lane in self._table.lanes.values())
 
     def is_over(self) -> bool:
         """Return whether there will never be another job."""
@@ -562,26 +562,26 @@ class ThreadEngine:
             _log.exception(
                 "an attempt of %s broke, and the request fails: no memory was left, or it is a bug, please report it",
                 request,
-                extra=told("attempt_broke", request),
+                extra=log_fields("attempt_broke", request),
             )
             lane.meter.settle(lease, request.size, None, None, self._clock.now_ns())
-            outcome = Outcome(Next.FAILED, error=failures.broken(error, request))
+            outcome = Outcome(Disposition.FAILED, error=failures.internal_error(error, request))
         if lock is not self._lock:
             return  # a callable has forked, and this is the child: the request and its money are the parent's
         if outcome.error is not request.last_error:
             request.last_error = outcome.error
         way = outcome.next
-        if way is Next.AGAIN or way is Next.REFUSED:
+        if way is Disposition.AGAIN or way is Disposition.REFUSED:
             self._requeue(job, outcome)
             return
-        if way is Next.STOP and outcome.error is not None:
+        if way is Disposition.STOP and outcome.error is not None:
             self._stop(outcome.error)
         with self._lock:
             self._finish_attempt(job, outcome, self._clock.now_ns())
-            self._roster.end(request, State.COMPLETED if way is Next.DONE else State.FAILED)
+            self._table.end(request, State.COMPLETED if way is Disposition.DONE else State.FAILED)
         if self._pool.is_short:
             self._pool.grow()
-        self._complete_on_worker(request, outcome.result, outcome.error, is_final=way is not Next.STOP)
+        self._complete_on_worker(request, outcome.result, outcome.error, is_final=way is not Disposition.STOP)
 
     def broke(self, job: Job | LateCalls | None, error: BaseException) -> bool:
         """End the request of a worker that *error* interrupted; stop the queue if it cannot even look for a job."""
@@ -607,7 +607,7 @@ class ThreadEngine:
                 close()
             except BaseException as error:
                 if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
-                    _log.exception("a part of the queue could not be closed", extra=told("close_failed"))
+                    _log.exception("a part of the queue could not be closed", extra=log_fields("close_failed"))
                 else:
                     interrupt = interrupt or error  # a Ctrl-C, which reaches the caller when all is closed
         if interrupt is not None:
@@ -625,10 +625,10 @@ class ThreadEngine:
         with self._lock:
             shed = known = None
             if request.row_id is not None:
-                known = self._roster.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
-            if known is None and not self._roster.has_room(request.client):
+                known = self._table.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
+            if known is None and not self._table.has_room(request.client):
                 shed = self._wait_for_capacity(request)  # it may be fetched meanwhile
-                known = self._roster.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
+                known = self._table.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
             if self._closed:
                 self.check_open()
             if self._stop_error is not None:
@@ -637,7 +637,7 @@ class ThreadEngine:
                 self._accept(request, future, shed, is_kept=callback is not None)
         if shed is not None and known is None:
             with self._lock:
-                full = self._roster.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
+                full = self._table.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
             self._complete_and_call_late(shed, full)
         if self._pool.is_short:
             self._pool.grow()
@@ -653,22 +653,22 @@ class ThreadEngine:
         self, request: Request, future: RequestFuture[Completion], shed: Request | None, *, is_kept: bool
     ) -> None:
         """Put a new request where it belongs, in place of one to be shed. The lock is held."""
-        if request.custom_id is not None and self._roster.find(request.custom_id) is not None:
+        if request.custom_id is not None and self._table.find(request.custom_id) is not None:
             raise ConfigurationError(
                 f"custom_id={request.custom_id!r}: a request with this id has not ended yet; give each its own"
             )
         if not request.submitted_ns:
             request.submitted_ns = self._clock.now_ns()
-            check_in_time(self._roster, request, self._max_workers)
+            check_in_time(self._table, request, self._max_workers)
         if shed is not None:
             self._withdraw(shed, State.FAILED)
-        shelf = self._roster.shelf
-        if shelf is not None and request.row_id is not None and shelf.wants(request):
-            self._roster.shelve(request, future, is_kept=is_kept, is_new=True)
+        pager = self._table.pager
+        if pager is not None and request.row_id is not None and pager.wants(request):
+            self._table.page_out(request, future, is_kept=is_kept, is_new=True)
             return
         request.future = future
         was_torn, self._is_torn = self._is_torn, True
-        self._roster.accept(request)
+        self._table.accept(request)
         self._enqueue(request)
         self._is_torn = was_torn
 
@@ -678,9 +678,9 @@ class ThreadEngine:
         """Count a request that comes after the queue was stopped, and have a timer end its Future. The lock is held."""
         request.future = future
         request.submitted_ns = self._clock.now_ns()
-        self._roster.accept(request)
-        self._roster.tally.count_pending(request, -1)
-        self._roster.end(request, State.FAILED)
+        self._table.accept(request)
+        self._table.counters.count_pending(request, -1)
+        self._table.end(request, State.FAILED)
         self._timers.after(
             0, lambda: self._complete_and_call_late(request, failures.of(request, error), is_final=False)
         )
@@ -696,20 +696,20 @@ class ThreadEngine:
         """
         bounds = bounds_of(request)
         until_ns = self._clock.now_ns() + min(bounds) if bounds else None
-        while not self._roster.has_room(request.client) and not self._closed and self._stop_error is None:
+        while not self._table.has_room(request.client) and not self._closed and self._stop_error is None:
             if self._when_full == "shed":
-                rank = self._roster.rank(request, self._clock.now_ns())
-                shed = self._roster.least_urgent(request.client, rank)
+                rank = self._table.rank(request, self._clock.now_ns())
+                shed = self._table.least_urgent(request.client, rank)
                 if shed is None:
-                    raise self._roster.full(request, "nothing less urgent could be shed", self._clock.now_ns())
+                    raise self._table.full(request, "nothing less urgent could be shed", self._clock.now_ns())
                 return shed
             if self._when_full == "raise":
-                raise self._roster.full(request, "wait for some to end", self._clock.now_ns())
+                raise self._table.full(request, "wait for some to end", self._clock.now_ns())
             if self._pool.is_inside():
                 return None
             now_ns = self._clock.now_ns()
             if until_ns is not None and now_ns >= until_ns:
-                raise timed_out(self._roster, request, "max_wait or deadline", min(bounds), now_ns)
+                raise timed_out(self._table, request, "max_wait or deadline", min(bounds), now_ns)
             self._blocked_submitters += 1
             try:
                 self._clock.wait(self._not_full, until_ns)
@@ -724,42 +724,42 @@ class ThreadEngine:
 
         The lock is held.
         """
-        request.rank = self._roster.rank(request, request.submitted_ns)
+        request.rank = self._table.rank(request, request.submitted_ns)
         if has_bounds(request) and is_past(request, self._clock.now_ns()):
-            self._roster.away.add(request)
+            self._table.away.add(request)
         elif request.not_before_ns:
             self._defer(request, request.submitted_ns + request.not_before_ns)
-        elif self._roster.line_up(request):
+        elif self._table.line_up(request):
             self._pool.wake()  # the head is another; behind an unchanged one nothing has changed for those who wait
 
     def _defer(self, request: Request, due_ns: int) -> None:
         """Keep a pending request out of its lane until *due_ns*. The lock is held."""
-        self._roster.away.add(request)
+        self._table.away.add(request)
         request.due_ns = due_ns
         request.timers += (self._timers.at(due_ns, lambda: self._enqueue_deferred(request)),)
 
     def _enqueue_deferred(self, request: Request) -> None:
         """Put a deferred request into its lane: its instant has come."""
         with self._lock:
-            if request not in self._roster.away:
+            if request not in self._table.away:
                 return
-            self._roster.away.discard(request)
+            self._table.away.discard(request)
             if not request.was_taken:
-                request.rank = self._roster.rank(request, self._clock.now_ns())
-            if self._roster.line_up(request):
+                request.rank = self._table.rank(request, self._clock.now_ns())
+            if self._table.line_up(request):
                 self._pool.wake()
         self._pool.grow()
 
     def _withdraw(self, request: Request, state: State) -> None:
         """End a pending request wherever it waits. The lock is held."""
-        self._roster.withdraw(request, state)
+        self._table.withdraw(request, state)
         self._not_full.notify_all()
-        if self._roster.lane(request).is_blocked:
+        if self._table.lane(request).is_blocked:
             self._pool.wake()  # somebody waits for a head that may have changed
 
     def _set_expiry_timers(self, request: Request) -> None:
         """Have a request in memory ended when the time its caller set has run out. Called without the lock."""
-        if has_bounds(request) and not request.is_shelved:
+        if has_bounds(request) and not request.is_paged_out:
             for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
                 if after_ns is not None:
                     self._expire_after(request, bound, after_ns)
@@ -778,7 +778,7 @@ class ThreadEngine:
             if request.state is not State.PENDING or (bound == "max_wait" and request.attempts):
                 return
             self._withdraw(request, State.EXPIRED)
-            error = timed_out(self._roster, request, bound, after_ns, self._clock.now_ns())
+            error = timed_out(self._table, request, bound, after_ns, self._clock.now_ns())
         self._complete_and_call_late(request, error)
         self._pool.grow()
 
@@ -787,10 +787,10 @@ class ThreadEngine:
 
         The file is read without it, too.
         """
-        shelf, keeper = self._roster.shelf, self._keeper
-        while shelf is not None and keeper is not None and shelf.is_low:
+        pager, keeper = self._table.pager, self._keeper
+        while pager is not None and keeper is not None and pager.is_low:
             with self._lock:
-                page = shelf.next_page()
+                page = pager.next_page()
             if page is None:
                 return
             try:
@@ -800,10 +800,10 @@ class ThreadEngine:
                     "the next requests cannot be read from the journal, tried again in %d s: %s",
                     _FETCH_AGAIN_S,
                     error,
-                    extra=told("journal_trouble"),
+                    extra=log_fields("journal_trouble"),
                 )
                 with self._lock:
-                    shelf.give_up(page)
+                    pager.give_up(page)
                 self._timers.after(_FETCH_AGAIN_S, self._prefetch)
                 return
             self._unshelve(page, fetched, is_last)
@@ -812,7 +812,7 @@ class ThreadEngine:
         for request in fetched:
             request.future = RequestFuture(request, self)
         with self._lock:
-            taken = self._roster.unshelve(page, fetched, is_last=is_last)
+            taken = self._table.page_in(page, fetched, is_last=is_last)
             for request in taken:
                 self._enqueue(request)
             self._note_if_quiet()
@@ -849,8 +849,8 @@ class ThreadEngine:
 
     def _finish_attempt(self, job: Job, outcome: Outcome, now_ns: int) -> None:
         """Note the end of an attempt, and what it cost. The lock is held."""
-        self._chooser.pay(job, outcome.charged)
-        self._roster.land(job.request, job.lane, outcome, job.began_ns, now_ns)
+        self._scheduler.pay(job, outcome.charged)
+        self._table.land(job.request, job.lane, outcome, job.began_ns, now_ns)
         if self._landing_frees:
             self._pool.wake()
 
@@ -863,26 +863,26 @@ class ThreadEngine:
             now_ns = self._clock.now_ns()
             self._finish_attempt(job, outcome, now_ns)
             wait_ns = outcome.wait_ns
-            if outcome.next is Next.AGAIN:
+            if outcome.next is Disposition.AGAIN:
                 wait_ns = max(
-                    wait_ns, job.lane.meter.retry_spacing_ns(self._roster.tally.pending_by_lane[request.lane])
+                    wait_ns, job.lane.meter.retry_spacing_ns(self._table.counters.pending_by_lane[request.lane])
                 )
             due_ns = now_ns + wait_ns
             if self._stop_error is not None:
-                self._roster.end(request, State.FAILED)
+                self._table.end(request, State.FAILED)
                 error = failures.of(request, self._stop_error)
             elif self._cancelling:
-                self._roster.end(request, State.CANCELLED)
+                self._table.end(request, State.CANCELLED)
             elif request.deadline_ns is not None and due_ns >= request.submitted_ns + request.deadline_ns:
-                self._roster.end(request, State.EXPIRED)
+                self._table.end(request, State.EXPIRED)
                 is_final = True
-                error = timed_out(self._roster, request, "deadline", request.deadline_ns, now_ns)
+                error = timed_out(self._table, request, "deadline", request.deadline_ns, now_ns)
             else:
                 has_ended = False
-                self._roster.wait_again(request)
-                if outcome.next is not Next.REFUSED:
+                self._table.wait_again(request)
+                if outcome.next is not Disposition.REFUSED:
                     self._defer(request, due_ns)
-                elif self._roster.line_up(request):
+                elif self._table.line_up(request):
                     self._pool.wake()
         self._pool.grow()
         if has_ended:
@@ -890,14 +890,14 @@ class ThreadEngine:
 
     def _abandon_job(self, job: Job, error: BaseException) -> None:
         """End the request of a job that *error* interrupted, wherever it stood then; ``_mend`` counts it later."""
-        _log.error("a worker broke on %s", job.request, exc_info=error, extra=told("attempt_broke", job.request))
+        _log.error("a worker broke on %s", job.request, exc_info=error, extra=log_fields("attempt_broke", job.request))
         request, lease = job.request, job.lease
         with self._lock:
             if request.state is State.RUNNING:
                 request.state = State.FAILED
             is_waiting = request.state is State.PENDING  # for its next attempt; whoever mends finds its place
         if not is_waiting and request.future is not None and not request.future.done():
-            self._complete(request, failures.broken(error, request))
+            self._complete(request, failures.internal_error(error, request))
         if lease is not None and lease.is_open:
             job.lane.meter.settle(lease, request.size, None, None, job.began_ns)  # our clock may be what failed
 
@@ -907,14 +907,14 @@ class ThreadEngine:
             if self._stop_error is None:
                 self._stop_error = error.copy()
             self._not_full.notify_all()
-            dropped = self._roster.withdraw_all(State.FAILED)
+            dropped = self._table.withdraw_all(State.FAILED)
         if dropped:
             _log.error(
                 "the queue stops, since every request would fail alike, and %d waiting ones fail: %s; %s",
                 len(dropped),
-                told_text(error),
+                error_text(error),
                 "check the API key" if isinstance(error, AuthenticationError) else "the Futures' exception() says more",
-                extra=told("queue_stopped", **told_error(error)),
+                extra=log_fields("queue_stopped", **error_fields(error)),
             )
         self._complete_all(dropped, error, is_final=False)
 
@@ -954,7 +954,7 @@ class ThreadEngine:
         except BaseException:
             self._forget([request])
             raise
-        if self._roster.shelf is None:
+        if self._table.pager is None:
             self._delivered.append(request)
         else:
             self._forget([request])
@@ -1032,8 +1032,8 @@ class ThreadEngine:
         while delivered:
             request = delivered.pop()
             if request.future is None:
-                self._roster.let_go(request)
-        if not self._roster.open:
+                self._table.let_go(request)
+        if not self._table.open:
             self._note_if_quiet()
 
     def _run_late_calls(self) -> None:
@@ -1067,8 +1067,8 @@ class ThreadEngine:
     # -- idle, and put right
 
     def _is_idle(self) -> bool:
-        shelf = self._roster.shelf
-        return not self._roster.open and (shelf is None or shelf.is_empty) and self._late.is_empty
+        pager = self._table.pager
+        return not self._table.open and (pager is None or pager.is_empty) and self._late.is_empty
 
     def _note_if_quiet(self) -> None:
         """Tell those who wait for the queue to be empty if it is; if it is closed too, send the workers home.
@@ -1081,20 +1081,20 @@ class ThreadEngine:
                 self._pool.dismiss()
 
     def _close_lanes(self) -> None:
-        for lane in list(self._roster.lanes.values()):
+        for lane in list(self._table.lanes.values()):
             lane.close(self._clock.now_ns())
 
     def _release_readers(self) -> None:
         """Have calls that wait for the reader of a stream end: who shuts down may be that reader."""
         with self._lock:
-            calls = [request.call for request in self._roster.open if request.call is not None]
+            calls = [request.call for request in self._table.open if request.call is not None]
         for call in calls:
             call.let_go()
 
     def _rebuild(self, ended_as: State) -> None:
         """Make every place and every count anew. The lock is held."""
         self._is_torn = True
-        for request in self._roster.rebuild(ended_as):
+        for request in self._table.rebuild(ended_as):
             if request.due_ns is not None:  # else its time has run out, and whoever set no timer sets the one to end it
                 back = partial(self._enqueue_deferred, request)
                 request.timers += (self._timers.at(request.due_ns, back),)  # once more: it may never have been set
@@ -1110,9 +1110,9 @@ class ThreadEngine:
         self._is_mending = True
         with self._lock:
             self._rebuild(ended_as)
-            cancelled = [request for request in self._roster.open if request.state is State.CANCELLED]
-            waiting = [request for request in self._roster.open if request.state is State.PENDING]
-            ended = [request.future for request in self._roster.open if request.future and request.future.done()]
+            cancelled = [request for request in self._table.open if request.state is State.CANCELLED]
+            waiting = [request for request in self._table.open if request.state is State.PENDING]
+            ended = [request.future for request in self._table.open if request.future and request.future.done()]
             self._not_full.notify_all()
             self._late.look()
             self._pool.wake()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from groq_queue.clock import Clock
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import GroqQueueError
 from groq_queue.logger import SafeLogger
 
@@ -220,7 +220,7 @@ class WorkerPool(Generic[_Job]):
             _log.warning(
                 "no further worker thread could be started: %s; the queue goes on with fewer: lower max_workers",
                 error,
-                extra=told("no_thread"),
+                extra=log_fields("no_thread"),
             )
         finally:
             self._mine.is_starting = False

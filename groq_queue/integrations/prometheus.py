@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from groq_queue.api.queue import GroqQueue
 from groq_queue.core.validation import check_text
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, MissingExtraError, safe_repr
 from groq_queue.logger import SafeLogger
@@ -129,7 +129,7 @@ def _warn_of_processes(registry: CollectorRegistry) -> None:
             "PROMETHEUS_MULTIPROC_DIR is set, but a queue's figures are read when its own process is scraped and are "
             "written into no file: let each process serve a registry of its own, as in register(queue, registry) and "
             "start_http_server(port, registry=registry)",
-            extra=told("scraped_alone"),
+            extra=log_fields("scraped_alone"),
         )
 
 

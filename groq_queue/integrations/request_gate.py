@@ -29,7 +29,7 @@ from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.usage import UsageReader
 from groq_queue.core.validation import check_nanoseconds
 from groq_queue.engine.callables import Call, current_call
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import APIConnectionError, ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 from groq_queue.wiring.calling import request_of_call
@@ -292,7 +292,7 @@ class RequestGate:
                 "a stream that nobody read for %g s gave its slot back; it can still be read, but its tokens are "
                 "counted in full: close a stream that you leave, with `with ... as stream:`, or raise idle_timeout",
                 self._idle_timeout,
-                extra=told("stream_unread"),
+                extra=log_fields("stream_unread"),
             )
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from groq_queue.api.queue import GroqQueue
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.integrations.request_gate import OpenStream, RequestGate, StreamSlot
 from groq_queue.logger import SafeLogger
@@ -91,7 +91,7 @@ def _queued(base: type[Any]) -> type[Any]:
                 _log.warning(
                     "the SDK sends a request again after the queue gave it up, which multiplies the attempts: "
                     "make its client with max_retries=0",
-                    extra=told("session_retries"),
+                    extra=log_fields("session_retries"),
                 )
 
     return QueuedClient

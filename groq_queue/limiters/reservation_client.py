@@ -78,7 +78,7 @@ class ReservationClient:
             self._askers.append(asker)
 
     def send(self, ends: list[End]) -> None:
-        """Have the ledger told of *ends*, in order; ``stir`` the courier afterwards."""
+        """Have the ledger told of *ends*, in order; ``wake`` the courier afterwards."""
         with self._lock:
             self._outbox.extend(ends)
 

@@ -35,7 +35,7 @@ class TaskThread(Protocol):
     """The thread that runs the agent; see ``engine.courier``."""
 
     def start(self) -> None: ...
-    def stir(self) -> None: ...
+    def wake(self) -> None: ...
     def close(self, timeout_s: float) -> None: ...
 
 
@@ -457,7 +457,7 @@ class SharedMeter(ProcessMeter):
         if ends:
             self._agent.send(ends)
         if ends or stirs:
-            self._courier.stir()
+            self._courier.wake()
 
     def _call_listeners(self) -> None:
         with self._lock:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TextIO
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.token_estimate import TokenCost
 from groq_queue.engine.background import Timers
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
@@ -204,7 +204,7 @@ class _ToCallable:
             if not self._has_failed:
                 self._has_failed = True
                 _log.exception(
-                    "progress=%r raised; told once, the run goes on", self._call, extra=told("progress_failed")
+                    "progress=%r raised; told once, the run goes on", self._call, extra=log_fields("progress_failed")
                 )
 
     def close(self) -> None:
@@ -226,7 +226,9 @@ class _InNotebook:
         try:
             self._handle.update(_in_both_forms(text, f"<div>{bar}{html.escape(text)}</div>"), raw=True)
         except Exception:  # the kernel's connection is not ours; a run must not end with it
-            _log.debug("the notebook's display could not be updated", exc_info=True, extra=told("progress_failed"))
+            _log.debug(
+                "the notebook's display could not be updated", exc_info=True, extra=log_fields("progress_failed")
+            )
 
     def close(self) -> None:
         pass

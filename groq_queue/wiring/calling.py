@@ -13,7 +13,7 @@ from groq_queue.core.request import Request, tier_of
 from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import check_count, check_nanoseconds, check_order, check_seconds, check_text
 from groq_queue.engine.callables import Call, hidden_retries, priceable
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 
@@ -101,7 +101,7 @@ def warn_of_hidden_retries(fn: Callable[..., Any]) -> bool:
             type(getattr(fn, "__self__", None)).__name__,
             getattr(fn, "__name__", "callable"),
             retries,
-            extra=told("session_retries"),
+            extra=log_fields("session_retries"),
         )
     return bool(retries)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Lease
 from groq_queue.core.request import Request
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.lane import Meter
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal
@@ -49,7 +49,7 @@ class JournaledAttempts:
             return self._not_sent(request, row_id, error)
         self._troubles.pop(row_id, None)
         outcome = self._attempts.attempt(request, lease, meter)
-        if outcome.next not in (Next.DONE, Next.FAILED):
+        if outcome.next not in (Disposition.DONE, Disposition.FAILED):
             self._release(row_id)
             drop_body(request)
         return outcome
@@ -62,7 +62,7 @@ class JournaledAttempts:
                 "row %d of the journal stays marked as on its way, although its attempt has ended: %s",
                 row_id,
                 error,
-                extra=told("journal_trouble"),
+                extra=log_fields("journal_trouble"),
             )
 
     def _not_sent(self, request: Request, row_id: int, error: JournalError) -> Outcome:
@@ -72,13 +72,17 @@ class JournaledAttempts:
                 ended = outcome_of(self._journal.at(row_id))
             except JournalError:
                 ended = None
-            return ended or Outcome(Next.FAILED, error=error)
+            return ended or Outcome(Disposition.FAILED, error=error)
         tries = self._troubles[row_id] = self._troubles.get(row_id, 0) + 1
         if tries > len(_TRY_AGAIN_S):
             del self._troubles[row_id]
-            return Outcome(Next.FAILED, error=error)
+            return Outcome(Disposition.FAILED, error=error)
         wait_s = _TRY_AGAIN_S[tries - 1]
         _log.error(
-            "%s is not sent, tried again in %d s: %s", request, wait_s, error, extra=told("journal_trouble", request)
+            "%s is not sent, tried again in %d s: %s",
+            request,
+            wait_s,
+            error,
+            extra=log_fields("journal_trouble", request),
         )
-        return Outcome(Next.AGAIN, error=error, wait_ns=wait_s * NS_PER_S)
+        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_s * NS_PER_S)

@@ -21,10 +21,10 @@ from groq_queue.core.budget import Level
 from groq_queue.core.record import Record
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion, usage_of
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.log import told
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.paging import AlreadyFetched, Group, Page
 from groq_queue.engine.routed import Limiter
 from groq_queue.engine.thread_engine import ThreadEngine
@@ -131,7 +131,7 @@ class JournalBridge:
                 _log.error(
                     "how full the budgets are could not be stored, so the next start may send too fast at first: %s",
                     error,
-                    extra=told("journal_trouble"),
+                    extra=log_fields("journal_trouble"),
                 )
             self._journal.close()
         except BaseException:  # a Ctrl-C: whoever shuts down again closes
@@ -214,7 +214,7 @@ class JournalBridge:
                 "the new priority of %s holds but is not stored, so a restart forgets it: %s",
                 request,
                 error,
-                extra=told("journal_trouble", request),
+                extra=log_fields("journal_trouble", request),
             )
 
     def ended(self, request: Request, result: Completion | None, error: BaseException | None) -> None:
@@ -237,9 +237,11 @@ class JournalBridge:
                 return future
             end = self._unstored.get(row_id)
             if end is not None and end.result is not None:
-                return self._ended_future(self._journal.at(row_id), Outcome(Next.DONE, end.result), callback)
+                return self._ended_future(self._journal.at(row_id), Outcome(Disposition.DONE, end.result), callback)
             if end is not None and isinstance(end.error, GroqQueueError):
-                return self._ended_future(self._journal.at(row_id), Outcome(Next.FAILED, error=end.error), callback)
+                return self._ended_future(
+                    self._journal.at(row_id), Outcome(Disposition.FAILED, error=end.error), callback
+                )
             if end is not None and end.status == "cancelled":
                 self._unstored.pop(row_id, None)  # need not be stored any more: the request is wanted again
             with self._engine.reading():
@@ -279,7 +281,7 @@ class JournalBridge:
         try:
             self._prepare(request)
         except GroqQueueError as error:
-            _log.debug("%s: %s; its lane will say so", request, error, extra=told("journal_trouble", request))
+            _log.debug("%s: %s; its lane will say so", request, error, extra=log_fields("journal_trouble", request))
         return request
 
     def _withdraw(self, row_id: int) -> None:
@@ -290,7 +292,7 @@ class JournalBridge:
                 "a request that was refused stays in the journal as row %d and is sent at the next start: %s",
                 row_id,
                 error,
-                extra=told("journal_trouble"),
+                extra=log_fields("journal_trouble"),
             )
 
     def _file(self, end: _End, *, is_last: bool = False) -> None:
@@ -310,7 +312,7 @@ class JournalBridge:
             )
         except Exception as trouble:
             if isinstance(trouble, JournalError) and not is_trouble(trouble):
-                _log.debug("row %d has its end already: %s", end.row_id, trouble, extra=told("journal_trouble"))
+                _log.debug("row %d has its end already: %s", end.row_id, trouble, extra=log_fields("journal_trouble"))
                 self._unstored.pop(end.row_id, None)
                 return
             if not isinstance(trouble, (JournalError, MemoryError)):
@@ -323,7 +325,7 @@ class JournalBridge:
                 ", so the next start does not know of it" if is_last else ", tried again soon",
                 type(trouble).__name__,
                 trouble,
-                extra=told("journal_trouble"),
+                extra=log_fields("journal_trouble"),
             )
             self._unstored[end.row_id] = end
             if not is_last:
@@ -362,7 +364,9 @@ class JournalBridge:
             self._save_levels()
         except Exception as error:
             _log.warning(
-                "how full the budgets are is not stored, tried again later: %s", error, extra=told("journal_trouble")
+                "how full the budgets are is not stored, tried again later: %s",
+                error,
+                extra=log_fields("journal_trouble"),
             )
 
     def _save_levels(self) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.engine.attempt import Runner
 from groq_queue.engine.background import Timers
-from groq_queue.engine.courier import Courier
-from groq_queue.engine.log import told
+from groq_queue.engine.courier import BackgroundTask
+from groq_queue.engine.log import log_fields
 from groq_queue.engine.observer import Observed
 from groq_queue.engine.protocols import Attempts
-from groq_queue.engine.routed import Limiter, Line, Switch
+from groq_queue.engine.routed import AccountBackend, AccountRouter, Limiter
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.logger import SafeLogger
@@ -91,10 +91,10 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
     return Parts(engine, limiter, admission, keeping, Submitting())
 
 
-def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, Line]:
+def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, AccountBackend]:
     """Return for each account who sends and who counts; what is to be closed is added to *closes*."""
     clock = settings.clock
-    lines: dict[Account, Line] = {}
+    lines: dict[Account, AccountBackend] = {}
     try:
         for payer in settings.payers.all():
             transport = make_transport(
@@ -110,7 +110,7 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
             attempts: Attempts = Runner(transport, settings.policy, settings.timeout_s, clock, random.Random())
             if settings.observers:
                 attempts = Observed(attempts, settings.observers, clock)
-            lines[payer] = Line(attempts, _limiter(settings, payer))
+            lines[payer] = AccountBackend(attempts, _limiter(settings, payer))
     except BaseException:
         for line in lines.values():
             line.limiter.close(clock.now_ns())
@@ -138,7 +138,7 @@ def _limiter(settings: Settings, payer: Account) -> Limiter:
         payer.base_url,
         payer.payer,
         clock,
-        hire=lambda agent: Courier(agent, clock, "groq_queue-limiter"),
+        hire=lambda agent: BackgroundTask(agent, clock, "groq_queue-limiter"),
         margin=settings.margin,
         on_outage=settings.on_outage,
     )
@@ -158,12 +158,12 @@ def _time_of(clock: Clock) -> str:
         return f" on clock {next(_numbers)}"
 
 
-def _joined(lines: Mapping[Account, Line], payers: Accounts) -> tuple[Attempts, Limiter]:
+def _joined(lines: Mapping[Account, AccountBackend], payers: Accounts) -> tuple[Attempts, Limiter]:
     """Return who sends and who counts: the one account, or a switch between several."""
     default = None if payers.default is None else lines[payers.default]
     if default is not None and not payers.by_model:
         return default.attempts, default.limiter
-    switch = Switch({model: lines[payer] for model, payer in payers.by_model.items()}, default)
+    switch = AccountRouter({model: lines[payer] for model, payer in payers.by_model.items()}, default)
     return switch, switch
 
 
@@ -186,7 +186,7 @@ def _kept(
         _log.warning(
             "journal %s: of the requests on their way when the last process ended, %d are sent again, "
             "%d failed because that happened too often, %d are held",
-            journal.path, *found, extra=told("journal_recovered"),
+            journal.path, *found, extra=log_fields("journal_recovered"),
         )  # fmt: skip
     keeping = JournalBridge(
         journal,

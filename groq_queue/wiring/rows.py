@@ -7,7 +7,7 @@ from typing import Any
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion, decode_object
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.errors import JournalError, error_of
 from groq_queue.journal import Entry, Row, Stored, is_short
 
@@ -67,7 +67,7 @@ def ended_request_of(stored: Stored, outcome: Outcome) -> Request:
         custom_id=stored.custom_id if stored.is_named else None,
         request_id=stored.request_id,
     )
-    request.state = State.COMPLETED if outcome.next is Next.DONE else State.FAILED
+    request.state = State.COMPLETED if outcome.next is Disposition.DONE else State.FAILED
     request.attempts = stored.attempts
     ended_ns = stored.claimed_ns or stored.finished_ns or 0
     request.started_ns = max(1, ended_ns - (stored.created_ns or 0))  # after submit, which is 0: all that is asked for
@@ -84,9 +84,9 @@ def outcome_of(stored: Stored) -> Outcome | None:
             attempts=stored.attempts,
             waited=waited_ns / NS_PER_S,
         )
-        return Outcome(Next.DONE, result=completion)
+        return Outcome(Disposition.DONE, result=completion)
     if stored.status in ("failed", "expired") and stored.error is not None:
-        return Outcome(Next.FAILED, error=error_of(stored.error))
+        return Outcome(Disposition.FAILED, error=error_of(stored.error))
     return None
 
 

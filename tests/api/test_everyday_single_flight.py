@@ -12,7 +12,7 @@ from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueB
 from groq_queue.api.single_flight import SingleFlight, as_seen_by, explain_shared
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.errors import BadRequestError
 
 
@@ -241,7 +241,7 @@ def test_the_most_urgent_wins_though_the_engine_is_told_by_another_thread(held):
 
 def test_every_caller_gets_the_error_as_his_own(held):
     refusal = BadRequestError("no", status_code=400, body=None, headers={}, custom_id="a")
-    held.script = lambda sent: None if sent.custom_id == "other" else Outcome(Next.FAILED, error=refusal)
+    held.script = lambda sent: None if sent.custom_id == "other" else Outcome(Disposition.FAILED, error=refusal)
     futures = [held.ask(name) for name in "abc"]
     held.release()
 

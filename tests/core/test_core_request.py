@@ -379,7 +379,7 @@ def test_a_request_of_which_nothing_is_said_has_no_bounds_and_has_not_begun() ->
 
     assert ("default", None, "model") == (plain.client, plain.custom_id, plain.lane)
     assert (None, None, None, 1) == (plain.max_wait_ns, plain.deadline_ns, plain.not_before_ns, plain.turn_cost)
-    assert (False, False, False) == (plain.shrinks, plain.was_taken, plain.is_shelved)
+    assert (False, False, False) == (plain.shrinks, plain.was_taken, plain.is_paged_out)
     assert (0, 0, 0, 0) == (plain.attempts, plain.retries, plain.refusals, plain.unknown)
     assert (0, None, 0, None) == (plain.submitted_ns, plain.started_ns, plain.arrival, plain.seq)
     assert (None, None, None, None) == (plain.call, plain.row_id, plain.future, plain.last_error)

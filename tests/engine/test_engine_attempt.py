@@ -14,7 +14,7 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.retry import RetryPolicy
 from groq_queue.core.token_estimate import PromptSize, TokenCost
-from groq_queue.engine.attempt import Next, Runner
+from groq_queue.engine.attempt import Disposition, Runner
 from groq_queue.engine.callables import Call, current_call
 from groq_queue.errors import (
     APIConnectionError,
@@ -97,7 +97,7 @@ def test_an_answer_is_settled_to_what_it_used_and_says_how_it_came():
     outcome = bench.attempt(request)
 
     assert [("chat/completions", b"{}", (1, 2))] == bench.sent
-    assert (Next.DONE, None, 0) == (outcome.next, outcome.error, outcome.wait_ns)
+    assert (Disposition.DONE, None, 0) == (outcome.next, outcome.error, outcome.wait_ns)
     assert ("yes", "mine", 1, 2.0) == (
         outcome.result.choices[0].message.content,
         outcome.result.custom_id,
@@ -124,7 +124,12 @@ def test_an_unreadable_answer_may_have_been_billed(body, status):
 
     outcome = bench.attempt(request)
 
-    assert (Next.AGAIN, 1, 1, TokenCost(10, 20)) == (outcome.next, request.unknown, request.retries, outcome.charged)
+    assert (Disposition.AGAIN, 1, 1, TokenCost(10, 20)) == (
+        outcome.next,
+        request.unknown,
+        request.retries,
+        outcome.charged,
+    )
     assert isinstance(outcome.error, APIResponseError)
     assert ("req_7", request.id, "mine") == (
         outcome.error.server_request_id,
@@ -140,13 +145,13 @@ def test_an_unreadable_answer_is_asked_for_again_twice_at_most():
     bench = Bench(*[Answer(body=b'{"choices": [')] * 3)
     request = bench.request()
 
-    assert [Next.AGAIN, Next.AGAIN, Next.FAILED] == [bench.attempt(request).next for _ in range(3)]
+    assert [Disposition.AGAIN, Disposition.AGAIN, Disposition.FAILED] == [bench.attempt(request).next for _ in range(3)]
 
 
 def test_other_endpoints_answer_without_choices():
     bench = Bench(Answer(body={"data": []}))
 
-    assert Next.DONE is bench.attempt(bench.request(endpoint="embeddings")).next
+    assert Disposition.DONE is bench.attempt(bench.request(endpoint="embeddings")).next
 
 
 @pytest.mark.parametrize(("sent", "settled", "refunded"), [("no", 0, 30), ("unknown", 30, 0)])
@@ -156,7 +161,7 @@ def test_a_lost_connection_gives_back_what_was_certainly_not_sent(sent, settled,
 
     outcome = bench.attempt(request)
 
-    assert Next.AGAIN is outcome.next
+    assert Disposition.AGAIN is outcome.next
     assert (settled, refunded) == bench.ledger()[0]
     assert (TokenCost(10, 20) if settled else TokenCost(0)) == outcome.charged
     assert (1 if settled else 0) == request.unknown
@@ -167,10 +172,10 @@ def test_what_may_have_been_billed_is_repeated_twice_and_what_was_not_sent_as_of
     for sent, attempts in (("unknown", 3), ("no", 6)):
         bench = Bench(*[APIConnectionError("reset", sent=sent)] * 6)
         request, outcomes = bench.request(), []
-        while not outcomes or outcomes[-1].next is Next.AGAIN:
+        while not outcomes or outcomes[-1].next is Disposition.AGAIN:
             outcomes.append(bench.attempt(request))
 
-        assert (attempts, Next.FAILED) == (len(outcomes), outcomes[-1].next)
+        assert (attempts, Disposition.FAILED) == (len(outcomes), outcomes[-1].next)
         assert attempts == outcomes[-1].error.attempts == request.attempts
 
 
@@ -183,8 +188,8 @@ def test_a_passing_fault_waits_as_long_as_the_server_said_and_at_least_its_backo
 
     told, not_told = bench.attempt(request), bench.attempt(request)
 
-    assert (Next.AGAIN, 40 * NS_PER_S) == (told.next, told.wait_ns)
-    assert Next.AGAIN is not_told.next
+    assert (Disposition.AGAIN, 40 * NS_PER_S) == (told.next, told.wait_ns)
+    assert Disposition.AGAIN is not_told.next
     assert 0 < not_told.wait_ns <= NS_PER_S, "the second backoff is at most a second"
     assert 2 == request.retries
     assert ((0, 60) if refunded else (60, 0)) == bench.ledger()[0]
@@ -222,7 +227,7 @@ def test_passing_faults_end_with_the_retries():
     bench = Bench(*[Answer(500, {})] * 2, max_retries=1)
     request = bench.request()
 
-    assert [Next.AGAIN, Next.FAILED] == [bench.attempt(request).next for _ in range(2)]
+    assert [Disposition.AGAIN, Disposition.FAILED] == [bench.attempt(request).next for _ in range(2)]
     assert 1 == request.retries
 
 
@@ -233,7 +238,7 @@ def test_a_final_status_is_the_end(status):
 
     outcome = bench.attempt(request)
 
-    assert (Next.FAILED, 1, 0) == (outcome.next, outcome.error.attempts, request.retries)
+    assert (Disposition.FAILED, 1, 0) == (outcome.next, outcome.error.attempts, request.retries)
     assert (status, request.id, "mine") == (
         outcome.error.status_code,
         outcome.error.request_id,
@@ -247,7 +252,7 @@ def test_a_rejected_key_stops_everything_and_costs_nothing():
 
     outcome = bench.attempt(bench.request())
 
-    assert (Next.STOP, 1) == (outcome.next, outcome.error.attempts)
+    assert (Disposition.STOP, 1) == (outcome.next, outcome.error.attempts)
     assert isinstance(outcome.error, AuthenticationError)
     assert (0, 30) == bench.ledger()[0]
 
@@ -258,7 +263,7 @@ def test_a_refusal_holds_the_lane_for_the_servers_wait_and_a_little_more():
 
     outcome = bench.attempt(request)
 
-    assert (Next.REFUSED, 1, 0) == (outcome.next, request.refusals, request.retries)
+    assert (Disposition.REFUSED, 1, 0) == (outcome.next, request.refusals, request.retries)
     assert isinstance(outcome.error, RateLimitError)
     assert (0, 30) == bench.ledger()[0]
     blocked = bench.meter.blocks(request.size, bench.clock.now_ns())
@@ -272,7 +277,7 @@ def test_refusals_that_name_their_wait_count_ten_for_a_retry():
     for _ in range(11):
         outcomes.append(bench.attempt(request).next)
 
-    assert [Next.REFUSED] * 10 + [Next.FAILED] == outcomes
+    assert [Disposition.REFUSED] * 10 + [Disposition.FAILED] == outcomes
 
 
 def test_a_refusal_without_numbers_counts_as_a_retry():
@@ -283,7 +288,10 @@ def test_a_refusal_without_numbers_counts_as_a_retry():
     blocked = bench.meter.blocks(request.size, bench.clock.now_ns())
     second = bench.attempt(request)
 
-    assert [(Next.REFUSED, 1), (Next.FAILED, 2)] == [(first.next, 1), (second.next, second.error.attempts)]
+    assert [(Disposition.REFUSED, 1), (Disposition.FAILED, 2)] == [
+        (first.next, 1),
+        (second.next, second.error.attempts),
+    ]
     assert (2, 0) == (request.retries, request.refusals)
     assert 2_001_000_000 <= blocked.wait_ns <= 2_015_000_000
 
@@ -295,7 +303,7 @@ def test_a_refusal_that_names_no_wait_is_answered_by_holds_that_grow_up_to_a_min
     bench = Bench(*[Answer(429, {})] * 7, Answer(), Answer(429, {}), max_retries=20)
     request, other, holds = bench.request(), bench.request(), []
     for each in (*[request] * 8, other):
-        if bench.attempt(each).next is not Next.DONE:
+        if bench.attempt(each).next is not Disposition.DONE:
             holds.append(bench.meter.blocks(each.size, bench.clock.now_ns()).wait_ns / NS_PER_S)
 
     expected = [1.5, 3.3, 7.26, 15.97, 35.14, 60, 60, 1.5]
@@ -323,7 +331,7 @@ def test_a_request_too_large_for_its_limit_is_final():
 
     outcome = bench.attempt(bench.request())
 
-    assert Next.FAILED is outcome.next
+    assert Disposition.FAILED is outcome.next
     assert isinstance(outcome.error, ContentTooLargeError)
     assert (0, 30) == bench.ledger()[0]
 
@@ -331,10 +339,10 @@ def test_a_request_too_large_for_its_limit_is_final():
 @pytest.mark.parametrize(
     ("shrinks", "asked", "told", "way"),
     [
-        (True, 8_000, TOO_LARGE, Next.REFUSED),
-        (False, 8_000, TOO_LARGE, Next.FAILED),
-        (True, 2_000, TOO_LARGE, Next.FAILED),
-        (True, None, TOO_LARGE, Next.FAILED),
+        (True, 8_000, TOO_LARGE, Disposition.REFUSED),
+        (False, 8_000, TOO_LARGE, Disposition.FAILED),
+        (True, 2_000, TOO_LARGE, Disposition.FAILED),
+        (True, None, TOO_LARGE, Disposition.FAILED),
     ],
     ids=["lowered", "not asked for", "cannot be lowered by so much", "names no allowance"],
 )
@@ -350,7 +358,7 @@ def test_a_request_that_may_shrink_asks_for_what_fits(shrinks, asked, told, way)
     outcome = bench.attempt(request)
 
     assert way is outcome.next
-    if way is Next.REFUSED:
+    if way is Disposition.REFUSED:
         assert {"max_completion_tokens": 5_990} == json.loads(request.body)
         assert PromptSize(10, 5_990, 0, is_exact=True) == request.size
     else:
@@ -398,11 +406,12 @@ def test_a_callable_is_run_instead_of_sending():
     outcome = bench.attempt(bench.request(call=call))
 
     assert [] == bench.sent
-    assert (Next.DONE, None, TokenCost(6, 3)) == (outcome.next, outcome.result, outcome.charged)
+    assert (Disposition.DONE, None, TokenCost(6, 3)) == (outcome.next, outcome.result, outcome.charged)
 
 
 @pytest.mark.parametrize(
-    ("status", "way"), [(400, Next.FAILED), (401, Next.FAILED), (500, Next.AGAIN), (429, Next.REFUSED)]
+    ("status", "way"),
+    [(400, Disposition.FAILED), (401, Disposition.FAILED), (500, Disposition.AGAIN), (429, Disposition.REFUSED)],
 )
 def test_a_callables_error_status_is_read_as_our_own_but_stops_nobody_else(status, way):
     """
@@ -437,7 +446,7 @@ def test_a_callables_own_error_ends_its_request_and_is_paid_for():
     request = bench.request(call=Call(fail, bench))
     outcome = bench.attempt(request)
 
-    assert (Next.FAILED, TokenCost(10, 20), 1) == (outcome.next, outcome.charged, outcome.error.attempts)
+    assert (Disposition.FAILED, TokenCost(10, 20), 1) == (outcome.next, outcome.charged, outcome.error.attempts)
     assert (request.id, "mine") == (outcome.error.request_id, outcome.error.custom_id)
     assert (30, 0) == bench.ledger()[0]
 
@@ -450,7 +459,7 @@ def test_a_callables_lost_connection_is_retried_as_ours():
 
     outcome = bench.attempt(bench.request(call=Call(fail, bench)))
 
-    assert (Next.AGAIN, TokenCost(0)) == (outcome.next, outcome.charged)
+    assert (Disposition.AGAIN, TokenCost(0)) == (outcome.next, outcome.charged)
     assert (0, 30) == bench.ledger()[0]
 
 
@@ -473,7 +482,7 @@ def test_the_head_of_a_stream_teaches_the_limits_that_others_wait_for():
     outcome = bench.attempt(bench.request(call=Call(read, bench)))
 
     assert ["learning", None] == [blocked and blocked.reason for blocked in seen]
-    assert Next.DONE is outcome.next
+    assert Disposition.DONE is outcome.next
     assert [("TPM", 8_000)] == [
         (level.dimension, level.limit) for level in bench.meter.levels(bench.clock.now_ns()) if level.dimension == "TPM"
     ]

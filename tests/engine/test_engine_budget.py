@@ -12,7 +12,7 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits
 from groq_queue.core.price_table import PriceTable
 from groq_queue.core.token_estimate import PromptSize, TokenCost
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.errors import (
     APIConnectionError,
     CostLimitReached,
@@ -91,7 +91,7 @@ def test_a_lease_that_ends_wakes_the_leader_only_if_the_head_passes_earlier_for_
 
 def test_a_purse_of_one_cent_is_never_overdrawn(stage):
     play = stage(max_workers=32, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
-    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(100))
+    play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(100))
     play.hold()
 
     futures = [play.submit(size=tokens(100)) for _ in range(200)]  # 100 of them cost one cent
@@ -106,7 +106,7 @@ def test_a_purse_of_one_cent_is_never_overdrawn(stage):
 
 def test_money_that_was_reserved_and_not_spent_comes_back(stage):
     play = stage(max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
-    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(1_000))
+    play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(1_000))
 
     futures = [play.submit(size=tokens(10_000)) for _ in range(3)]
 
@@ -130,7 +130,7 @@ def test_an_outage_is_not_amplified_and_nothing_is_lost(stage):
         request.retries += 1
         error = InternalServerError("HTTP 500", status_code=500)
         wait_ns = round(rng.uniform(0, min(30, 0.5 * 2**request.retries)) * NS_PER_S)
-        return Outcome(Next.AGAIN, error=error, wait_ns=wait_ns)
+        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_ns)
 
     play.script = script
     futures = [play.submit() for _ in range(200)]
@@ -163,9 +163,13 @@ def test_every_lease_ends_once_under_random_schedules(stage):
                 [
                     None,
                     None,
-                    Outcome(Next.FAILED, error=lost),
-                    Outcome(Next.AGAIN, error=lost, wait_ns=rng.randint(1, 10**10)) if request.attempts < 4 else None,
-                    Outcome(Next.REFUSED, error=lost, wait_ns=rng.randint(1, 10**9)) if request.attempts < 4 else None,
+                    Outcome(Disposition.FAILED, error=lost),
+                    Outcome(Disposition.AGAIN, error=lost, wait_ns=rng.randint(1, 10**10))
+                    if request.attempts < 4
+                    else None,
+                    Outcome(Disposition.REFUSED, error=lost, wait_ns=rng.randint(1, 10**9))
+                    if request.attempts < 4
+                    else None,
                 ]
             )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from groq_queue.engine.callables import Call, Told, current_call, hidden_retries, priceable
+from groq_queue.engine.callables import Call, CallOutcome, current_call, hidden_retries, priceable
 from groq_queue.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, BadRequestError
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
@@ -51,7 +51,7 @@ def named(name, *bases, **attributes):
     ],
 )
 def test_usage_is_found_wherever_an_sdk_puts_it(value, usage):
-    assert Told(200, {}, usage=usage) == run(lambda: value)
+    assert CallOutcome(200, {}, usage=usage) == run(lambda: value)
 
 
 def test_the_usage_of_a_body_that_was_read_counts_too():
@@ -61,7 +61,7 @@ def test_the_usage_of_a_body_that_was_read_counts_too():
     body = json.dumps({"usage": USAGE}).encode()
     response = SimpleNamespace(status_code=200, headers={"X-RateLimit": "5"}, _content=body)
 
-    assert Told(200, {"x-ratelimit": "5"}, usage=(7, 3, 0)) == run(lambda: response)
+    assert CallOutcome(200, {"x-ratelimit": "5"}, usage=(7, 3, 0)) == run(lambda: response)
 
 
 def test_a_raw_response_is_read_through_its_wrapper():
@@ -70,9 +70,9 @@ def test_a_raw_response_is_read_through_its_wrapper():
     parsed = SimpleNamespace(status_code=200, headers={"A": "b"}, parse=lambda: {"usage": USAGE})
     without_headers = SimpleNamespace(status_code=200, parse=lambda: {"usage": USAGE})
 
-    assert Told(200, {"a": "b"}, usage=(7, 3, 0)) == run(lambda: raw)
-    assert Told(200, {"a": "b"}, usage=(7, 3, 0)) == run(lambda: parsed)
-    assert Told(200, {}) == run(lambda: without_headers), "not everything that has a parse() is an answer"
+    assert CallOutcome(200, {"a": "b"}, usage=(7, 3, 0)) == run(lambda: raw)
+    assert CallOutcome(200, {"a": "b"}, usage=(7, 3, 0)) == run(lambda: parsed)
+    assert CallOutcome(200, {}) == run(lambda: without_headers), "not everything that has a parse() is an answer"
 
 
 @pytest.mark.parametrize(("status", "told"), [(399, 200), (400, 400), (429, 429), (599, 599), (600, 200), (99, 200)])
@@ -90,7 +90,7 @@ def test_what_is_no_number_is_no_status(status):
 
 
 def test_an_error_status_without_a_body_has_an_empty_one():
-    assert Told(503, {}, b"") == run(lambda: SimpleNamespace(status_code=503))
+    assert CallOutcome(503, {}, b"") == run(lambda: SimpleNamespace(status_code=503))
 
 
 def test_a_property_that_raises_is_a_property_that_is_not_there():
@@ -103,7 +103,7 @@ def test_a_property_that_raises_is_a_property_that_is_not_there():
         def headers(self):
             raise KeyError("none")
 
-    assert Told(200, {}) == run(Hostile)
+    assert CallOutcome(200, {}) == run(Hostile)
 
 
 # -- errors
@@ -132,7 +132,7 @@ def test_the_response_of_an_error_tells_more_than_the_error():
     response = SimpleNamespace(status_code=429, headers={"Retry-After": "9"}, _content=b"body")
     error = named("RateLimitError", response=response, headers={"Retry-After": "1"}, body="other")
 
-    assert Told(429, {"retry-after": "9"}, b"body") == run_raising(error)
+    assert CallOutcome(429, {"retry-after": "9"}, b"body") == run_raising(error)
 
 
 def test_an_error_may_carry_the_headers_itself():

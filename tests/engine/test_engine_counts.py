@@ -9,9 +9,9 @@ import pytest
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import PromptSize, TokenCost
-from groq_queue.engine.attempt import Next, Outcome
-from groq_queue.engine.history import History, cause_of
-from groq_queue.engine.metrics import Tally
+from groq_queue.engine.attempt import Disposition, Outcome
+from groq_queue.engine.history import RunMetrics, cause_of
+from groq_queue.engine.metrics import Counters
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.errors import (
     APIConnectionError,
@@ -36,7 +36,7 @@ def request(model="m", client="default", priority=5, submitted_ns=START_NS, tier
 
 
 def test_a_history_before_the_first_start_is_empty_and_says_now():
-    facts = History().facts(START_NS, 7)
+    facts = RunMetrics().facts(START_NS, 7)
 
     assert (START_NS, START_NS, START_NS, START_NS) == (facts.began_ns, facts.ended_ns, facts.now_ns, facts.origin_ns)
     assert (7, BIN_NS) == (facts.flight_ns, facts.width_ns)
@@ -44,7 +44,7 @@ def test_a_history_before_the_first_start_is_empty_and_says_now():
 
 
 def test_the_course_of_a_lane_is_counted_by_quarters_of_a_second():
-    history, sent = History(), request()
+    history, sent = RunMetrics(), request()
     history.started(sent, START_NS)
     history.started(sent, START_NS + BIN_NS - 1)
     history.ended(sent, TokenCost(5, 2), START_NS + BIN_NS, is_answer=True, is_refused=False)
@@ -67,7 +67,7 @@ def test_the_course_of_a_lane_is_counted_by_quarters_of_a_second():
 
 
 def test_lanes_share_one_timeline_and_have_each_their_own_counts():
-    history = History()
+    history = RunMetrics()
     history.started(request("m"), START_NS)
     history.started(request("m", tier="flex"), START_NS + 2 * BIN_NS)
 
@@ -82,7 +82,7 @@ def test_a_timeline_that_is_full_is_joined_two_by_two_for_every_lane():
     """
     240 bins are a minute at first; what comes after that doubles the width of all.
     """
-    history, sent, other = History(), request(), request("n")
+    history, sent, other = RunMetrics(), request(), request("n")
     history.started(other, START_NS)
     for place in (0, 1, 2, 239):
         history.started(sent, START_NS + place * BIN_NS)
@@ -104,7 +104,7 @@ def test_a_timeline_that_is_full_is_joined_two_by_two_for_every_lane():
 
 
 def test_a_clock_that_another_thread_read_first_may_lie_before_the_origin():
-    history, sent = History(), request()
+    history, sent = RunMetrics(), request()
     history.started(sent, START_NS)
     history.started(sent, START_NS - 5)
 
@@ -115,7 +115,7 @@ def test_a_clock_that_another_thread_read_first_may_lie_before_the_origin():
 
 
 def test_only_the_first_start_of_a_request_is_a_wait():
-    history, first, later = History(), request(priority=1, client="a"), request(priority=1, client="b")
+    history, first, later = RunMetrics(), request(priority=1, client="a"), request(priority=1, client="b")
     first.submitted_ns, later.submitted_ns = START_NS, START_NS - NS_PER_S
     history.started(first, START_NS + NS_PER_S)
     history.started(later, START_NS + NS_PER_S)
@@ -131,7 +131,7 @@ def test_only_the_first_start_of_a_request_is_a_wait():
 
 
 def test_a_hundred_clients_have_waits_of_their_own_and_all_others_share():
-    history = History()
+    history = RunMetrics()
     for number in range(150):
         for priority in (1, 8):
             history.started(request(client=f"c{number}", priority=priority), START_NS)
@@ -145,7 +145,7 @@ def test_a_hundred_clients_have_waits_of_their_own_and_all_others_share():
 
 
 def test_facts_are_a_copy():
-    history, sent = History(), request()
+    history, sent = RunMetrics(), request()
     history.started(sent, START_NS)
     facts = history.facts(START_NS, 0)
 
@@ -157,7 +157,7 @@ def test_facts_are_a_copy():
 
 
 def test_retries_are_counted_by_cause_the_most_frequent_first():
-    history, sent = History(), request()
+    history, sent = RunMetrics(), request()
     for error in (None, APITimeoutError("slow"), APITimeoutError("slow")):
         sent.last_error = error
         history.retried(sent)
@@ -185,117 +185,117 @@ def test_causes_are_few_words(error, cause):
 
 
 def test_who_waits_is_counted_by_client_level_and_lane_and_forgotten_at_zero():
-    tally, one, other = Tally(), request(client="a", priority=1), request("n", client="a", priority=8)
-    tally.count_pending(one, 1)
-    tally.count_pending(one, 2)
-    tally.count_pending(other, 1)
+    counters, one, other = Counters(), request(client="a", priority=1), request("n", client="a", priority=8)
+    counters.count_pending(one, 1)
+    counters.count_pending(one, 2)
+    counters.count_pending(other, 1)
     assert (4, {"a": 4}, {1: 3, 8: 1}, {"m": 3, "n": 1}) == (
-        tally.pending,
-        tally.pending_by_client,
-        tally.pending_by_priority,
-        tally.pending_by_lane,
+        counters.pending,
+        counters.pending_by_client,
+        counters.pending_by_priority,
+        counters.pending_by_lane,
     )
 
-    tally.count_pending(one, -3)
+    counters.count_pending(one, -3)
 
     assert (1, {"a": 1}, {8: 1}, {"n": 1}) == (
-        tally.pending,
-        dict(tally.pending_by_client),
-        dict(tally.pending_by_priority),
-        dict(tally.pending_by_lane),
+        counters.pending,
+        dict(counters.pending_by_client),
+        dict(counters.pending_by_priority),
+        dict(counters.pending_by_lane),
     )
-    tally.count_nobody_pending()
+    counters.count_nobody_pending()
     assert (0, {}, {}, {}) == (
-        tally.pending,
-        dict(tally.pending_by_client),
-        dict(tally.pending_by_priority),
-        dict(tally.pending_by_lane),
+        counters.pending,
+        dict(counters.pending_by_client),
+        dict(counters.pending_by_priority),
+        dict(counters.pending_by_lane),
     )
 
 
 def test_attempts_are_counted_from_start_to_landing():
-    tally, sent = Tally(), request()
+    counters, sent = Counters(), request()
     refused = RateLimitError("429", status_code=429)
-    tally.started(sent, START_NS + NS_PER_S)
+    counters.started(sent, START_NS + NS_PER_S)
     sent.attempts = 1
-    tally.started(sent, START_NS + 9 * NS_PER_S)
-    assert (2, 2, {50: 1.0, 90: 1.0, 99: 1.0}) == (tally.attempts, tally.in_flight, tally.wait_percentiles())
+    counters.started(sent, START_NS + 9 * NS_PER_S)
+    assert (2, 2, {50: 1.0, 90: 1.0, 99: 1.0}) == (counters.attempts, counters.in_flight, counters.wait_percentiles())
 
-    tally.landed(sent, Outcome(Next.DONE, charged=TokenCost(7, 3)), 0, START_NS)
-    tally.landed(sent, Outcome(Next.REFUSED, error=refused, charged=TokenCost(1, 1)), 0, START_NS)
-    tally.waits_again(sent)
+    counters.landed(sent, Outcome(Disposition.DONE, charged=TokenCost(7, 3)), 0, START_NS)
+    counters.landed(sent, Outcome(Disposition.REFUSED, error=refused, charged=TokenCost(1, 1)), 0, START_NS)
+    counters.waits_again(sent)
 
     assert (0, 1, 1, 8, 4) == (
-        tally.in_flight,
-        tally.refused,
-        tally.retried,
-        tally.prompt_tokens,
-        tally.completion_tokens,
+        counters.in_flight,
+        counters.refused,
+        counters.retried,
+        counters.prompt_tokens,
+        counters.completion_tokens,
     )
-    (lane,) = tally.history.facts(START_NS, 0).lanes
+    (lane,) = counters.history.facts(START_NS, 0).lanes
     assert (1, 1, 8) == (lane.answered, lane.refused, lane.prompt_tokens)
 
 
 def test_a_failure_is_neither_an_answer_nor_a_refusal():
-    tally, sent = Tally(), request()
-    tally.started(sent, START_NS)
-    tally.landed(sent, Outcome(Next.FAILED, error=APIConnectionError("lost")), 0, START_NS)
+    counters, sent = Counters(), request()
+    counters.started(sent, START_NS)
+    counters.landed(sent, Outcome(Disposition.FAILED, error=APIConnectionError("lost")), 0, START_NS)
 
-    (lane,) = tally.history.facts(START_NS, 0).lanes
-    assert (0, 0, 0) == (lane.answered, lane.refused, tally.refused)
+    (lane,) = counters.history.facts(START_NS, 0).lanes
+    assert (0, 0, 0) == (lane.answered, lane.refused, counters.refused)
 
 
 def test_percentiles_of_waits_are_of_the_last_thousand_starts():
-    tally = Tally()
-    assert {} == tally.wait_percentiles()
+    counters = Counters()
+    assert {} == counters.wait_percentiles()
     for seconds in range(1_100):
-        tally.started(request(), START_NS + seconds * NS_PER_S)
+        counters.started(request(), START_NS + seconds * NS_PER_S)
 
-    assert {50: 600.0, 90: 1_000.0, 99: 1_090.0} == tally.wait_percentiles()
+    assert {50: 600.0, 90: 1_000.0, 99: 1_090.0} == counters.wait_percentiles()
 
 
 def test_the_time_of_an_attempt_is_a_mean_that_follows_the_last_fifty():
-    tally, sent = Tally(), request()
-    assert 0 == tally.mean_flight_ns()
+    counters, sent = Counters(), request()
+    assert 0 == counters.mean_flight_ns()
     for flight_ns in (100, 200, 600):
-        tally.started(sent, START_NS)
-        tally.landed(sent, Outcome(Next.DONE), flight_ns, START_NS)
-    assert 300 == tally.mean_flight_ns()
+        counters.started(sent, START_NS)
+        counters.landed(sent, Outcome(Disposition.DONE), flight_ns, START_NS)
+    assert 300 == counters.mean_flight_ns()
 
     for _ in range(47):
-        tally.landed(sent, Outcome(Next.DONE), 300, START_NS)
-    tally.landed(sent, Outcome(Next.DONE), 300 + 50, START_NS)
-    assert 301 == tally.mean_flight_ns()
-    tally.landed(sent, Outcome(Next.DONE), 301 + 50_000, START_NS)
-    assert 1_301 == tally.mean_flight_ns(), "a fiftieth of it"
+        counters.landed(sent, Outcome(Disposition.DONE), 300, START_NS)
+    counters.landed(sent, Outcome(Disposition.DONE), 300 + 50, START_NS)
+    assert 301 == counters.mean_flight_ns()
+    counters.landed(sent, Outcome(Disposition.DONE), 301 + 50_000, START_NS)
+    assert 1_301 == counters.mean_flight_ns(), "a fiftieth of it"
 
 
 def test_the_time_between_starts_is_a_mean_over_the_last_64():
-    tally = Tally()
-    assert None is tally.start_interval_ns()
-    tally.started(request(), START_NS)
-    assert None is tally.start_interval_ns()
-    tally.started(request(), START_NS + 10)
-    assert 10 == tally.start_interval_ns()
-    tally.started(request(), START_NS + 40)
-    assert 20 == tally.start_interval_ns()
+    counters = Counters()
+    assert None is counters.start_interval_ns()
+    counters.started(request(), START_NS)
+    assert None is counters.start_interval_ns()
+    counters.started(request(), START_NS + 10)
+    assert 10 == counters.start_interval_ns()
+    counters.started(request(), START_NS + 40)
+    assert 20 == counters.start_interval_ns()
 
     for n in range(1, 65):
-        tally.started(request(), START_NS + 100 * n)
+        counters.started(request(), START_NS + 100 * n)
 
-    assert 100 == tally.start_interval_ns()
+    assert 100 == counters.start_interval_ns()
 
 
 def test_a_snapshot_holds_every_count():
-    tally = Tally()
-    tally.submitted, tally.attempts, tally.refused, tally.retried = 20, 5, 6, 7
-    tally.prompt_tokens, tally.completion_tokens, tally.in_flight = 8, 9, 10
+    counters = Counters()
+    counters.submitted, counters.attempts, counters.refused, counters.retried = 20, 5, 6, 7
+    counters.prompt_tokens, counters.completion_tokens, counters.in_flight = 8, 9, 10
     for state, count in ((State.COMPLETED, 1), (State.FAILED, 2), (State.CANCELLED, 3), (State.EXPIRED, 4)):
-        tally.ended[state] = count
-    tally.count_pending(request(client="b", priority=8), 2)
-    tally.count_pending(request(client="a", priority=1), 1)
+        counters.ended[state] = count
+    counters.count_pending(request(client="b", priority=8), 2)
+    counters.count_pending(request(client="a", priority=1), 1)
 
-    stats = tally.stats([], cost=0.5, is_running=False)
+    stats = counters.stats([], cost=0.5, is_running=False)
 
     assert (
         Stats(

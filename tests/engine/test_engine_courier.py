@@ -9,7 +9,7 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.engine.courier import Courier
+from groq_queue.engine.courier import BackgroundTask
 
 PATIENCE_S = 10.0
 
@@ -47,11 +47,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def hired(clock: FakeClock) -> Iterator[Callable[[Errand], Courier]]:
-    couriers: list[Courier] = []
+def hired(clock: FakeClock) -> Iterator[Callable[[Errand], BackgroundTask]]:
+    couriers: list[BackgroundTask] = []
 
-    def hire(errand: Errand) -> Courier:
-        couriers.append(Courier(errand, clock, "courier"))
+    def hire(errand: Errand) -> BackgroundTask:
+        couriers.append(BackgroundTask(errand, clock, "courier"))
         return couriers[-1]
 
     yield hire
@@ -59,49 +59,49 @@ def hired(clock: FakeClock) -> Iterator[Callable[[Errand], Courier]]:
         courier.close(PATIENCE_S)
 
 
-def test_nothing_runs_until_stirred(hired: Callable[[Errand], Courier]) -> None:
+def test_nothing_runs_until_stirred(hired: Callable[[Errand], BackgroundTask]) -> None:
     errand = Errand()
     courier = hired(errand)
     courier.start()
     before = errand.runs
 
-    courier.stir()
+    courier.wake()
     errand.wait_for(1)
 
     assert 0 == before
 
 
-def test_a_stir_before_the_start_is_not_lost(hired: Callable[[Errand], Courier]) -> None:
+def test_a_stir_before_the_start_is_not_lost(hired: Callable[[Errand], BackgroundTask]) -> None:
     errand = Errand()
     courier = hired(errand)
 
-    courier.stir()
+    courier.wake()
     courier.start()
 
     errand.wait_for(1)
 
 
-def test_a_stir_while_it_runs_makes_it_run_again(hired: Callable[[Errand], Courier]) -> None:
-    courier: list[Courier] = []
+def test_a_stir_while_it_runs_makes_it_run_again(hired: Callable[[Errand], BackgroundTask]) -> None:
+    courier: list[BackgroundTask] = []
 
     def stir_once(run: int) -> None:
         if run == 1:
-            courier[0].stir()
+            courier[0].wake()
 
     errand = Errand(stir_once)
     courier.append(hired(errand))
     courier[0].start()
-    courier[0].stir()
+    courier[0].wake()
 
     errand.wait_for(2)
 
 
-def test_it_runs_again_when_due(hired: Callable[[Errand], Courier], clock: FakeClock) -> None:
+def test_it_runs_again_when_due(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
     due_ns = clock.now_ns() + 5 * NS_PER_S
     errand = Errand(lambda run: due_ns if run == 1 else None)
     courier = hired(errand)
     courier.start()
-    courier.stir()
+    courier.wake()
     errand.wait_for(1)
     wait_until(lambda: clock.is_awaited(5))
 
@@ -111,7 +111,7 @@ def test_it_runs_again_when_due(hired: Callable[[Errand], Courier], clock: FakeC
 
 
 def test_a_broken_run_is_logged_and_tried_again(
-    hired: Callable[[Errand], Courier], clock: FakeClock, caplog: pytest.LogCaptureFixture
+    hired: Callable[[Errand], BackgroundTask], clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_once(run: int) -> None:
         if run == 1:
@@ -120,16 +120,16 @@ def test_a_broken_run_is_logged_and_tried_again(
     errand = Errand(break_once)
     courier = hired(errand)
     courier.start()
-    courier.stir()
+    courier.wake()
     errand.wait_for(1)
-    courier.stir()
+    courier.wake()
     errand.wait_for(2)
 
     assert "an errand of courier failed" in caplog.text
 
 
 @pytest.mark.parametrize("starts", [True, False])
-def test_it_finishes_once_whether_or_not_it_ever_ran(hired: Callable[[Errand], Courier], starts: bool) -> None:
+def test_it_finishes_once_whether_or_not_it_ever_ran(hired: Callable[[Errand], BackgroundTask], starts: bool) -> None:
     errand = Errand()
     courier = hired(errand)
     if starts:
@@ -138,25 +138,25 @@ def test_it_finishes_once_whether_or_not_it_ever_ran(hired: Callable[[Errand], C
     courier.close(PATIENCE_S)
     courier.close(PATIENCE_S)
     courier.start()
-    courier.stir()
+    courier.wake()
 
     assert (1, 0) == (errand.finished, errand.runs)
 
 
-def test_all_runs_are_on_one_thread_of_its_own(hired: Callable[[Errand], Courier]) -> None:
+def test_all_runs_are_on_one_thread_of_its_own(hired: Callable[[Errand], BackgroundTask]) -> None:
     errand = Errand()
     courier = hired(errand)
     for _ in range(3):
         courier.start()
     for run in (1, 2, 3):
-        courier.stir()
+        courier.wake()
         errand.wait_for(run)
 
     assert 1 == len(errand.threads)
     assert threading.get_ident() not in errand.threads
 
 
-def wait_until_it_rests(courier: Courier) -> None:
+def wait_until_it_rests(courier: BackgroundTask) -> None:
     """Return when its thread waits, and was not notified."""
     pause = threading.Event()
     for _ in range(round(PATIENCE_S / 0.0005)):
@@ -167,11 +167,11 @@ def wait_until_it_rests(courier: Courier) -> None:
     raise AssertionError("it does not come to rest")
 
 
-def test_one_stir_is_one_run(hired: Callable[[Errand], Courier]) -> None:
+def test_one_stir_is_one_run(hired: Callable[[Errand], BackgroundTask]) -> None:
     errand = Errand()
     courier = hired(errand)
     courier.start()
-    courier.stir()
+    courier.wake()
     errand.wait_for(1)
 
     wait_until_it_rests(courier)
@@ -179,12 +179,12 @@ def test_one_stir_is_one_run(hired: Callable[[Errand], Courier]) -> None:
     assert 1 == errand.runs
 
 
-def test_it_does_not_run_before_it_is_due(hired: Callable[[Errand], Courier], clock: FakeClock) -> None:
+def test_it_does_not_run_before_it_is_due(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
     due_ns = clock.now_ns() + 5 * NS_PER_S
     errand = Errand(lambda run: due_ns if run == 1 else None)
     courier = hired(errand)
     courier.start()
-    courier.stir()
+    courier.wake()
     errand.wait_for(1)
     wait_until_it_rests(courier)
 
@@ -198,17 +198,17 @@ def test_it_does_not_run_before_it_is_due(hired: Callable[[Errand], Courier], cl
     errand.wait_for(2)
 
 
-def test_a_run_that_is_due_already_comes_at_once(hired: Callable[[Errand], Courier], clock: FakeClock) -> None:
+def test_a_run_that_is_due_already_comes_at_once(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
     errand = Errand(lambda run: clock.now_ns() if run < 3 else None)
     courier = hired(errand)
     courier.start()
-    courier.stir()
+    courier.wake()
 
     errand.wait_for(3)
 
 
 def test_a_broken_run_is_tried_again_in_a_second(
-    hired: Callable[[Errand], Courier], clock: FakeClock, caplog: pytest.LogCaptureFixture
+    hired: Callable[[Errand], BackgroundTask], clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_once(run: int) -> None:
         if run == 1:
@@ -217,7 +217,7 @@ def test_a_broken_run_is_tried_again_in_a_second(
     errand = Errand(break_once)
     courier = hired(errand)
     courier.start()
-    courier.stir()
+    courier.wake()
     errand.wait_for(1)
     wait_until_it_rests(courier)
     assert clock.is_awaited(1)
@@ -228,7 +228,7 @@ def test_a_broken_run_is_tried_again_in_a_second(
     assert ["errand_failed"] == [record.groq_queue_event for record in caplog.records]  # type: ignore[attr-defined]
 
 
-def test_its_thread_is_a_daemon_of_its_name_and_ends_with_it(hired: Callable[[Errand], Courier]) -> None:
+def test_its_thread_is_a_daemon_of_its_name_and_ends_with_it(hired: Callable[[Errand], BackgroundTask]) -> None:
     courier = hired(Errand())
     courier.start()
     thread = courier._thread
@@ -240,7 +240,7 @@ def test_its_thread_is_a_daemon_of_its_name_and_ends_with_it(hired: Callable[[Er
     assert not thread.is_alive()
 
 
-def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], Courier]) -> None:
+def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], BackgroundTask]) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def linger(run: int) -> None:
@@ -250,7 +250,7 @@ def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], Courier]
     errand = Errand(linger)
     courier = hired(errand)
     courier.start()
-    courier.stir()
+    courier.wake()
     assert entered.wait(PATIENCE_S)
 
     courier.close(0.001)
@@ -262,9 +262,9 @@ def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], Courier]
 
 
 def test_an_errand_may_close_its_own_courier(
-    hired: Callable[[Errand], Courier], caplog: pytest.LogCaptureFixture
+    hired: Callable[[Errand], BackgroundTask], caplog: pytest.LogCaptureFixture
 ) -> None:
-    courier: list[Courier] = []
+    courier: list[BackgroundTask] = []
 
     def close(run: int) -> None:
         courier[0].close(PATIENCE_S)
@@ -272,7 +272,7 @@ def test_an_errand_may_close_its_own_courier(
     errand = Errand(close)
     courier.append(hired(errand))
     courier[0].start()
-    courier[0].stir()
+    courier[0].wake()
 
     errand.wait_for(1)
     courier[0].close(PATIENCE_S)

@@ -9,7 +9,7 @@ from waiting import wait_until
 
 from groq_queue.clock import FakeClock
 from groq_queue.engine import courier as room
-from groq_queue.engine.courier import Courier
+from groq_queue.engine.courier import BackgroundTask
 
 PATIENCE_S = 10.0
 ERRORS = [ValueError("a bug"), MemoryError(), SystemExit(3), KeyboardInterrupt()]
@@ -49,7 +49,7 @@ class Clock(FakeClock):
 @pytest.fixture
 def hired():
     errand, clock = Errand(), Clock()
-    courier = Courier(errand, clock, "courier")
+    courier = BackgroundTask(errand, clock, "courier")
     yield courier, errand, clock
     courier.close(PATIENCE_S)
 
@@ -59,7 +59,7 @@ def test_an_errand_that_raises_is_run_again_by_the_same_thread(hired, caplog, er
     courier, errand, clock = hired
     errand.errors = [error] * 3
     courier.start()
-    courier.stir()
+    courier.wake()
     for left in (2, 1, 0):
         wait_until(lambda left=left: len(errand.errors) == left and clock.is_awaited(1))
         clock.advance(1)
@@ -74,11 +74,11 @@ def test_a_clock_that_raises_while_it_waits_and_while_that_is_told_costs_no_erra
     courier, errand, clock = hired
     clock.errors = [error] * 3
     courier.start()
-    courier.stir()
+    courier.wake()
 
     assert errand.runs.acquire(timeout=PATIENCE_S)
     wait_until(lambda: not clock.errors)
-    courier.stir()
+    courier.wake()
     assert errand.runs.acquire(timeout=PATIENCE_S)
     assert {"errand_failed"} == {record.groq_queue_event for record in caplog.records}
 
@@ -88,16 +88,16 @@ def test_an_errand_that_raises_once_more_after_it_went_well_is_told_again(hired,
     courier.start()
     for told in (1, 2):
         errand.errors = [ValueError("a bug")]
-        courier.stir()
+        courier.wake()
         wait_until(lambda told=told: told == len(caplog.records))
-        courier.stir()
+        courier.wake()
         assert errand.runs.acquire(timeout=PATIENCE_S)
 
 
 def test_an_end_that_raises_is_told(caplog):
     errand = Errand()
     errand.finish = lambda: (_ for _ in ()).throw(MemoryError())
-    courier = Courier(errand, FakeClock(), "courier")
+    courier = BackgroundTask(errand, FakeClock(), "courier")
     courier.start()
 
     courier.close(PATIENCE_S)

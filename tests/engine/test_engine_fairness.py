@@ -161,13 +161,13 @@ class Watched:
         self.waiting = {}  # request: its number in the order of lining up
         self.wrong = []
         self._count = 0
-        started = self.engine._roster.tally.started
+        started = self.engine._table.counters.started
 
         def check(request, now_ns):
             self._check_take(request)
             started(request, now_ns)
 
-        self.engine._roster.tally.started = check
+        self.engine._table.counters.started = check
 
     def submit(self, client, priority):
         with self.engine._lock:
@@ -190,7 +190,7 @@ class Watched:
         while True:
             with self.engine._lock:
                 taken, stats = len(self.play.taken), self.engine.stats()
-                head = self.engine._roster.lanes["m"].head() if self.engine._roster.lanes else None
+                head = self.engine._table.lanes["m"].head() if self.engine._table.lanes else None
                 blocked = head and self.play.limiter.meter("m", "m").blocks(head.size, self.play.clock.now_ns())
             if stats.in_flight or head is None or blocked is not None:
                 return

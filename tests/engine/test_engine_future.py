@@ -290,7 +290,7 @@ def test_only_a_future_on_the_shelf_is_kept_for_its_callback():
     future: RequestFuture[Any] = RequestFuture(request, desk)
     future.add_done_callback(print)
     request.row_id = 7
-    request.is_shelved = True
+    request.is_paged_out = True
     future.add_done_callback(print)
     assert [(future, 7)] == desk.kept
 

@@ -66,7 +66,7 @@ def check(play, futures):
     assert (0, 0) == (stats.pending, stats.in_flight)
     assert stats.submitted == stats.completed + stats.failed + stats.cancelled + stats.expired
     assert {} == stats.pending_by_client == stats.pending_by_priority
-    assert not play.engine._roster.open
+    assert not play.engine._table.open
     return stats
 
 
@@ -195,7 +195,7 @@ def test_a_second_interrupt_is_put_right_by_whoever_comes_next(stage):
     play.hold()
     futures = [play.submit("first")]
     play.wait_for_sends(1)
-    rebuild = play.engine._roster.rebuild
+    rebuild = play.engine._table.rebuild
     interrupted = []
 
     def interrupt(ended_as):
@@ -204,12 +204,12 @@ def test_a_second_interrupt_is_put_right_by_whoever_comes_next(stage):
         interrupted.append(ended_as)
         raise KeyboardInterrupt
 
-    play.engine._roster.rebuild = interrupt
+    play.engine._table.rebuild = interrupt
     for entry in range(1, 60):
         future = play.submit(f"new {entry}")
         futures.append(future)
         interrupted_at(entry, future.cancel)
-    play.engine._roster.rebuild = rebuild
+    play.engine._table.rebuild = rebuild
 
     assert interrupted
     play.engine.resume(None)
@@ -293,8 +293,8 @@ def test_a_full_queue_that_refuses_is_not_put_right_each_time(stage):
     play.wait_for_sends(1)
     futures += [play.submit("a"), play.submit("b")]
     rebuilt = []
-    rebuild = play.engine._roster.rebuild
-    play.engine._roster.rebuild = lambda ended_as: (rebuilt.append(ended_as), rebuild(ended_as))[1]
+    rebuild = play.engine._table.rebuild
+    play.engine._table.rebuild = lambda ended_as: (rebuilt.append(ended_as), rebuild(ended_as))[1]
 
     with pytest.raises(QueueFull):
         play.submit("c")

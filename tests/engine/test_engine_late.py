@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import State
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.late import LateCalls
 from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull, QueueTimeout
 
@@ -271,7 +271,9 @@ def test_the_callback_of_an_expired_request_may_wait_for_a_retry(stage, bound):
     first, noted, answers = play.submit("first"), Noted(), []
     play.wait_for_sends(1)
     play.script = lambda request: (
-        Outcome(Next.AGAIN, wait_ns=NS_PER_S) if request.custom_id == "instead" and request.attempts == 1 else None
+        Outcome(Disposition.AGAIN, wait_ns=NS_PER_S)
+        if request.custom_id == "instead" and request.attempts == 1
+        else None
     )
 
     def ask(future):
@@ -283,7 +285,7 @@ def test_the_callback_of_an_expired_request_may_wait_for_a_retry(stage, bound):
     assert isinstance(future.exception(PATIENCE_S), QueueTimeout)
     assert noted.called.wait(PATIENCE_S)
     play.release()
-    wait_until(lambda: play.engine._roster.away)
+    wait_until(lambda: play.engine._table.away)
     play.clock.advance(1)
     assert play.engine.join(PATIENCE_S)
 

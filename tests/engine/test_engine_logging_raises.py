@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from groq_queue.clock import NS_PER_S
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.errors import APIConnectionError, AuthenticationError
 from groq_queue.logger import SafeLogger
 
@@ -60,7 +60,11 @@ def broken_logging(request, monkeypatch):
 
 
 def lost(request):
-    return Outcome(Next.AGAIN, error=APIConnectionError("lost"), wait_ns=NS_PER_S) if request.attempts == 1 else None
+    return (
+        Outcome(Disposition.AGAIN, error=APIConnectionError("lost"), wait_ns=NS_PER_S)
+        if request.attempts == 1
+        else None
+    )
 
 
 def bug(request):
@@ -68,7 +72,7 @@ def bug(request):
 
 
 def denied(request):
-    return Outcome(Next.STOP, error=AuthenticationError("no", status_code=401, body=None, headers={}))
+    return Outcome(Disposition.STOP, error=AuthenticationError("no", status_code=401, body=None, headers={}))
 
 
 @pytest.mark.parametrize("script", [lost, bug, denied])

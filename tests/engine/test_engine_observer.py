@@ -12,7 +12,7 @@ from groq_queue import BadRequestError, Completion, ConfigurationError, GroqQueu
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.observer import Observed
 from groq_queue.errors import APIConnectionError, APIResponseError, AuthenticationError, RateLimitError
 from groq_queue.simulator import Fault
@@ -171,7 +171,7 @@ def watched(ends, *, waited_s=4, seconds=3):
 
 
 def test_an_event_tells_how_long_each_part_took():
-    event = watched(Outcome(Next.AGAIN, error=APIConnectionError("reset"), wait_ns=7 * NS_PER_S))
+    event = watched(Outcome(Disposition.AGAIN, error=APIConnectionError("reset"), wait_ns=7 * NS_PER_S))
 
     assert (4.0, 3.0, 7.0) == (event.waited_s, event.seconds, event.retry_s)
     assert ("again", None, 1) == (event.outcome, event.status, event.attempt)
@@ -187,11 +187,11 @@ def test_an_attempt_that_breaks_is_told_and_breaks_on():
 @pytest.mark.parametrize(
     ("outcome", "name", "status"),
     [
-        (Outcome(Next.DONE, result="what a callable returned"), "done", 200),
-        (Outcome(Next.AGAIN, error=APIResponseError("html")), "again", 200),
-        (Outcome(Next.FAILED, error=APIConnectionError("reset")), "failed", None),
-        (Outcome(Next.STOP, error=AuthenticationError("401", status_code=401)), "stopped", 401),
-        (Outcome(Next.REFUSED, error=RateLimitError("429", status_code=429)), "refused", 429),
+        (Outcome(Disposition.DONE, result="what a callable returned"), "done", 200),
+        (Outcome(Disposition.AGAIN, error=APIResponseError("html")), "again", 200),
+        (Outcome(Disposition.FAILED, error=APIConnectionError("reset")), "failed", None),
+        (Outcome(Disposition.STOP, error=AuthenticationError("401", status_code=401)), "stopped", 401),
+        (Outcome(Disposition.REFUSED, error=RateLimitError("429", status_code=429)), "refused", 429),
     ],
 )
 def test_every_end_has_a_name_and_the_status_there_was(outcome, name, status):
@@ -204,10 +204,10 @@ def test_every_end_has_a_name_and_the_status_there_was(outcome, name, status):
 def test_odd_answers_make_no_odd_events():
     answer = Completion({"id": 7, "model": None, "choices": [{"finish_reason": "stop"}, "odd", {"finish_reason": 5}]})
 
-    event = watched(Outcome(Next.DONE, result=answer))
+    event = watched(Outcome(Disposition.DONE, result=answer))
 
     assert (None, None, ("stop",)) == (event.answer_id, event.answer_model, event.finish_reasons)
-    assert () == watched(Outcome(Next.DONE, result=Completion({"choices": None}))).finish_reasons
+    assert () == watched(Outcome(Disposition.DONE, result=Completion({"choices": None}))).finish_reasons
 
 
 def test_a_body_that_is_no_json_is_no_payload():
@@ -220,7 +220,7 @@ def test_a_body_that_is_no_json_is_no_payload():
     clock = FakeClock()
     for body in (b"RIFF", b'{"a": 1}'):
         request = Request("m", "e", body, PromptSize(1, 1), 5)
-        Observed(Taking(clock, 0, Outcome(Next.DONE)), [curious], clock).attempt(request, None, None)
+        Observed(Taking(clock, 0, Outcome(Disposition.DONE)), [curious], clock).attempt(request, None, None)
 
     assert [None, {"a": 1}] == [event.payload for event in events]
     assert [0.0, 0.0] == [event.waited_s for event in events]

@@ -8,7 +8,7 @@ import pytest
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.retry import RetryPolicy
-from groq_queue.engine.attempt import Next
+from groq_queue.engine.attempt import Disposition
 from groq_queue.errors import APIConnectionError
 from tests.engine.test_engine_attempt import Answer as Reply
 from tests.engine.test_engine_attempt import Bench
@@ -42,7 +42,7 @@ class Impatient(Bench):
 
     def seconds_until_the_last(self, request):
         start_ns = self.clock.now_ns()
-        while self.attempt(request).next is Next.AGAIN:
+        while self.attempt(request).next is Disposition.AGAIN:
             pass
         return (self.clock.now_ns() - start_ns) / NS_PER_S
 

@@ -17,7 +17,7 @@ from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import paging as shelf_module
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.paging import AlreadyFetched, Group
 from groq_queue.errors import APIConnectionError, AuthenticationError, DailyLimitReached, JournalError, QueueFull
 from tests.conftest import PATIENCE_S
@@ -115,7 +115,7 @@ def submit(file):
 
 
 def in_memory(played):
-    return len(played.engine._roster.open)
+    return len(played.engine._table.open)
 
 
 def test_a_hundred_wait_and_six_are_in_memory(stage, file, submit):
@@ -340,7 +340,7 @@ def test_shutdown_ends_every_future_and_leaves_the_rows(stage, file, submit):
 def test_a_rejected_key_ends_every_future_and_leaves_the_rows(stage, file, submit):
     played = stage(max_workers=1, keeper=file)
     refusal = AuthenticationError("wrong key", status_code=401)
-    played.script = lambda request: Outcome(Next.STOP, error=refusal)
+    played.script = lambda request: Outcome(Disposition.STOP, error=refusal)
     played.engine.pause(None)
     futures = [submit(played, f"r{number}") for number in range(30)]
     played.engine.resume(None)
@@ -522,7 +522,7 @@ def test_a_full_queue_with_a_shelf_counts_what_is_on_it(stage, file, submit):
 def test_how_each_request_ended_is_written_down_before_its_future_ends(stage, file, submit):
     played = stage(keeper=file, max_workers=1)
     written = []
-    played.script = lambda request: Outcome(Next.FAILED, error=LOST) if request.custom_id == "bad" else None
+    played.script = lambda request: Outcome(Disposition.FAILED, error=LOST) if request.custom_id == "bad" else None
     for name in ("good", "bad"):
         submit(played, name, callback=lambda future: written.append(file.ends[-1]))
 
@@ -577,7 +577,7 @@ def test_a_page_that_was_read_before_an_end_was_stored_brings_nothing_back(stage
     played.engine.pause(None)
     cancelled = submit(played, "cancelled")
     others = [submit(played, f"{n}") for n in range(5)] + [submit(played, "on the shelf")]
-    assert "on the shelf" not in {request.custom_id for request in played.engine._roster.open}
+    assert "on the shelf" not in {request.custom_id for request in played.engine._table.open}
     file.fetch, file.ended = slow_fetch, slow_ended
     making_room = threading.Thread(target=lambda: [future.cancel() for future in others[:5]])
     cancelled.cancel()
@@ -666,5 +666,5 @@ def test_nothing_is_lost_or_sent_twice_whatever_happens_at_once(stage, file, sub
     assert all(future.done() for future in futures)
     assert {} == stats.pending_by_client == stats.pending_by_priority
     assert {} == file.rows
-    roster = played.engine._roster
-    assert ({}, {}) == (roster.rows, roster.shelf._stacks)
+    table = played.engine._table
+    assert ({}, {}) == (table.rows, table.pager._stacks)

@@ -78,7 +78,7 @@ class Play(Stage):
         """Let time pass, a step after everybody has come to rest."""
         until_s = self.now_s() + seconds
         self.settle_down()
-        while self.now_s() < until_s and self.engine._roster.open:
+        while self.now_s() < until_s and self.engine._table.open:
             self.clock.advance(step_s)
             self.settle_down()
 
@@ -186,7 +186,7 @@ def test_one_request_that_is_always_refused_does_not_hold_up_the_others(play, li
     stage = play(server, limits=limits, max_workers=1)  # one sender: who comes first does not hang on threads
     futures = dict(zip(names, stage.ask(*names), strict=True))
     stage.run(8, step_s=0.02)
-    assert 1 == len(stage.engine._roster.open), "only the bad one is left"
+    assert 1 == len(stage.engine._table.open), "only the bad one is left"
     stage.run(300, step_s=0.5)
 
     bad = futures.pop("bad")

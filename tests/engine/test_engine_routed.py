@@ -9,8 +9,8 @@ import pytest
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import leaving
-from groq_queue.engine.attempt import Next, Outcome
-from groq_queue.engine.routed import Line, Switch
+from groq_queue.engine.attempt import Disposition, Outcome
+from groq_queue.engine.routed import AccountBackend, AccountRouter
 from groq_queue.errors import AuthenticationError, ConfigurationError
 
 PATIENCE_S = 10.0
@@ -22,7 +22,7 @@ class Account:
     def __init__(self, name, lanes=()):
         self.name, self.lanes = name, lanes
         self.sent, self.closed = [], []
-        self.outcome = Outcome(Next.DONE, result=name)
+        self.outcome = Outcome(Disposition.DONE, result=name)
 
     def attempt(self, request, lease, meter):
         self.sent.append(request)
@@ -57,13 +57,13 @@ def accounts():
 
 @pytest.fixture
 def lines(accounts):
-    return tuple(Line(account, account) for account in accounts)
+    return tuple(AccountBackend(account, account) for account in accounts)
 
 
 @pytest.fixture
 def switch(lines):
     one, two = lines
-    return Switch({"a": one, "b": two, "c": two}, one)
+    return AccountRouter({"a": one, "b": two, "c": two}, one)
 
 
 def test_each_model_goes_over_the_line_of_its_account(switch, accounts):
@@ -79,26 +79,26 @@ def test_each_model_goes_over_the_line_of_its_account(switch, accounts):
 
 def test_a_model_that_no_account_serves_is_refused_with_those_that_are_served(lines):
     with pytest.raises(ConfigurationError, match=r"model='x': no account serves it \(known: a, b\)"):
-        Switch({"b": lines[0], "a": lines[1]}, None).meter("x", "x")
+        AccountRouter({"b": lines[0], "a": lines[1]}, None).meter("x", "x")
 
 
 def test_an_account_that_stops_fails_its_own_models_unsent_and_leaves_the_others_alone(switch, accounts):
     one, two = accounts
     denied = AuthenticationError("HTTP 401", status_code=401)
-    two.outcome = Outcome(Next.STOP, error=denied)
+    two.outcome = Outcome(Disposition.STOP, error=denied)
 
     first = switch.attempt(request("b"), "lease", Meter())
-    two.outcome = Outcome(Next.DONE)
+    two.outcome = Outcome(Disposition.DONE)
     meter, waiting = Meter(), request("c", "mine")
     second = switch.attempt(waiting, "its lease", meter)
 
-    assert (Next.FAILED, denied) == (first.next, first.error)
-    assert (Next.FAILED, AuthenticationError) == (second.next, type(second.error))
+    assert (Disposition.FAILED, denied) == (first.next, first.error)
+    assert (Disposition.FAILED, AuthenticationError) == (second.next, type(second.error))
     assert denied is not second.error
     assert (waiting.id, "mine") == (second.error.request_id, second.error.custom_id)
     assert ["its lease"] == meter.refunded
     assert 1 == len(two.sent)
-    assert Next.DONE is switch.attempt(request("a"), "lease", Meter()).next
+    assert Disposition.DONE is switch.attempt(request("a"), "lease", Meter()).next
     assert 1 == len(one.sent)
 
 
@@ -116,7 +116,7 @@ def test_a_lane_counts_with_the_account_that_serves_its_model(switch):
 
 def test_closing_closes_each_account_once(switch, accounts, lines):
     switch.close(7)
-    Switch({"a": lines[0]}, None).close(8)
+    AccountRouter({"a": lines[0]}, None).close(8)
 
     assert ([7, 8], [7]) == (accounts[0].closed, accounts[1].closed)
 

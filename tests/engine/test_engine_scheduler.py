@@ -13,7 +13,7 @@ from groq_queue.core.price_table import PriceTable, SpendCap
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.engine import failures
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.explain import (
     bounds_of,
     check_in_time,
@@ -26,8 +26,8 @@ from groq_queue.engine.explain import (
     stats_of,
     timed_out,
 )
-from groq_queue.engine.pending import Roster
-from groq_queue.engine.scheduler import Chooser, Job
+from groq_queue.engine.pending import PendingRequests
+from groq_queue.engine.scheduler import Job, Scheduler
 from groq_queue.errors import (
     APIConnectionError,
     APIError,
@@ -47,7 +47,7 @@ class Table:
 
     def __init__(self, limits=Limits(), *, max_usd=None, raises_daily=True, max_in_flight=None):  # noqa: B008
         self.limiter = ProcessLimiter(limits)
-        self.roster = Roster(
+        self.table = PendingRequests(
             meter_of=self.limiter.meter,
             on_freed=lambda lane: None,
             max_pending=None,
@@ -56,8 +56,8 @@ class Table:
             ageing_ns=None,
         )
         self.told = []
-        self.chooser = Chooser(
-            self.roster, PriceTable(PRICES), max_usd, raises_daily=raises_daily, tell_later=self.told.append
+        self.scheduler = Scheduler(
+            self.table, PriceTable(PRICES), max_usd, raises_daily=raises_daily, tell_later=self.told.append
         )
 
     def stand(self, name=None, model="m", priority=5, prompt=10, completion=0, **options):
@@ -65,12 +65,12 @@ class Table:
         request = Request(model, "e", b"{}", size, priority, "default", name, **options)
         request.submitted_ns = NOW_NS
         request.rank = priority
-        self.roster.accept(request)
-        self.roster.line_up(request)
+        self.table.accept(request)
+        self.table.line_up(request)
         return request
 
     def choose(self, seconds=0):
-        return self.chooser.choose(NOW_NS + round(seconds * NS_PER_S))
+        return self.scheduler.choose(NOW_NS + round(seconds * NS_PER_S))
 
     def spend(self, **options):
         """Have a request sent and answered at once."""
@@ -80,12 +80,12 @@ class Table:
         self.land(job)
         return job
 
-    def land(self, job, charged=TokenCost(0), flight_s=0, way=Next.DONE):  # noqa: B008
+    def land(self, job, charged=TokenCost(0), flight_s=0, way=Disposition.DONE):  # noqa: B008
         end_ns = job.began_ns + round(flight_s * NS_PER_S)
         job.lane.meter.settle(job.lease, job.request.size, None, (), end_ns)
-        self.chooser.pay(job, charged)
-        self.roster.land(job.request, job.lane, Outcome(way), job.began_ns, end_ns)
-        self.roster.end(job.request, State.COMPLETED)
+        self.scheduler.pay(job, charged)
+        self.table.land(job.request, job.lane, Outcome(way), job.began_ns, end_ns)
+        self.table.end(job.request, State.COMPLETED)
 
 
 # -- who goes next
@@ -115,11 +115,11 @@ def test_a_blocked_lane_lets_others_pass_and_tells_when_the_first_may_go():
         table.stand(model=model, priority=priority)
 
     assert (None, NOW_NS + 30 * NS_PER_S) == table.choose()
-    assert [True, True, True] == [lane.is_blocked for lane in table.roster.lanes.values()]
+    assert [True, True, True] == [lane.is_blocked for lane in table.table.lanes.values()]
 
     job, _ = table.choose(30)
     assert "n" == job.request.model
-    assert [True, False, True] == [lane.is_blocked for lane in table.roster.lanes.values()]
+    assert [True, False, True] == [lane.is_blocked for lane in table.table.lanes.values()]
 
 
 def test_until_the_first_answer_nobody_can_tell_when_the_budget_is_free():
@@ -152,20 +152,20 @@ def test_a_head_that_waits_for_the_end_of_an_attempt_names_no_instant():
 def test_a_head_that_was_cancelled_while_its_lease_was_granted_gives_it_back():
     table = Table(Limits(rpm=10), max_usd=1.0)
     doomed, other = table.stand("doomed"), table.stand("other")
-    meter = table.roster.lane(doomed).meter
+    meter = table.table.lane(doomed).meter
     lease = meter.lease
 
     def lease_late(*arguments):
         granted = lease(*arguments)
         meter.lease = lease
-        table.roster.withdraw(doomed, State.CANCELLED)
+        table.table.withdraw(doomed, State.CANCELLED)
         return granted
 
     meter.lease = lease_late
 
     assert (None, NOW_NS) == table.choose()
     assert (1, 0, 1, 0) == meter.ledger()["RPM"]
-    assert 0 == table.chooser.purse.reserved
+    assert 0 == table.scheduler.purse.reserved
     job, _ = table.choose()
     assert other is job.request
 
@@ -185,27 +185,27 @@ def test_a_request_that_never_fits_is_ended_without_an_attempt():
         job.error.request_id,
     )
     assert "tokens per minute (TPM)" in str(job.error)
-    assert 1 == table.roster.tally.ended[State.FAILED]
+    assert 1 == table.table.counters.ended[State.FAILED]
 
 
 def test_an_error_of_the_budget_ends_each_request_as_its_own():
     table = Table(max_usd=1.0)
     request = table.stand("mine")
     away = APIConnectionError("the store is away", sent="no")
-    table.roster.lane(request).meter.lease = lambda *arguments: away
+    table.table.lane(request).meter.lease = lambda *arguments: away
 
     job, _ = table.choose()
 
     assert away is not job.error
     assert (APIConnectionError, "mine", request.id) == (type(job.error), job.error.custom_id, job.error.request_id)
     assert (None, None) == (away.custom_id, away.request_id)
-    assert 0 == table.chooser.purse.reserved
+    assert 0 == table.scheduler.purse.reserved
 
 
 def test_a_budget_that_asks_whose_turn_it_is_is_told():
     table = Table()
     request = table.stand(turn_cost=7)
-    meter, turns = table.roster.lane(request).meter, []
+    meter, turns = table.table.lane(request).meter, []
     lease = meter.lease
     meter.lease = lambda size, now_ns, turn: (turns.append(turn), lease(size, now_ns))[1]
 
@@ -270,10 +270,10 @@ def test_without_a_cap_money_is_counted_and_refuses_nobody():
     table.stand(prompt=10, completion=5)
 
     job, _ = table.choose()
-    assert 10 * 1_000_000 + 5 * 2_000_000 == job.reserved == table.chooser.purse.reserved
+    assert 10 * 1_000_000 + 5 * 2_000_000 == job.reserved == table.scheduler.purse.reserved
     table.land(job, charged=TokenCost(3, 1))
 
-    assert (0, 5_000_000) == (table.chooser.purse.reserved, table.chooser.purse.spent)
+    assert (0, 5_000_000) == (table.scheduler.purse.reserved, table.scheduler.purse.spent)
 
 
 def test_a_model_without_a_price_costs_nothing_that_is_known():
@@ -285,7 +285,7 @@ def test_a_model_without_a_price_costs_nothing_that_is_known():
         assert None is job.reserved
         table.land(job, charged=TokenCost(3, 1))
 
-        assert (0, 0) == (table.chooser.purse.reserved, table.chooser.purse.spent)
+        assert (0, 0) == (table.scheduler.purse.reserved, table.scheduler.purse.spent)
 
 
 def test_a_request_waits_for_money_that_is_set_aside_and_ends_if_there_is_none():
@@ -295,7 +295,7 @@ def test_a_request_waits_for_money_that_is_set_aside_and_ends_if_there_is_none()
     job, _ = table.choose()
 
     assert (None, None) == table.choose(), "60 may come back unused"
-    assert table.roster.lane(waiting).is_blocked
+    assert table.table.lane(waiting).is_blocked
     table.land(job, charged=TokenCost(41))
     ended, _ = table.choose()
 
@@ -313,7 +313,7 @@ def test_money_that_came_back_lets_the_next_one_pass():
 
     job, _ = table.choose()
 
-    assert (waiting, 60_000_000) == (job.request, table.chooser.purse.reserved)
+    assert (waiting, 60_000_000) == (job.request, table.scheduler.purse.reserved)
 
 
 def test_a_request_above_the_cap_ends_at_once_whatever_is_set_aside():
@@ -331,7 +331,7 @@ def test_money_of_a_request_that_may_not_pass_yet_is_given_back():
     table.stand()
 
     assert (None, NOW_NS + 60 * NS_PER_S) == table.choose()
-    assert 0 == table.chooser.purse.reserved
+    assert 0 == table.scheduler.purse.reserved
 
 
 # -- bounds
@@ -390,9 +390,9 @@ def test_who_would_start_after_its_deadline_is_refused_with_what_is_missing():
     for _ in range(4):
         table.stand()
 
-    check_in_time(table.roster, late(table, 300), workers=8)
+    check_in_time(table.table, late(table, 300), workers=8)
     with pytest.raises(QueueTimeout) as caught:
-        check_in_time(table.roster, request := late(table, 299), workers=8)
+        check_in_time(table.table, request := late(table, 299), workers=8)
 
     assert (1.0, "late", request.id) == (caught.value.retry_after, caught.value.custom_id, caught.value.request_id)
     assert "would start in about 300 s, too late for its deadline of 299 s (4 requests ahead)" in str(caught.value)
@@ -400,10 +400,10 @@ def test_who_would_start_after_its_deadline_is_refused_with_what_is_missing():
 
 def test_a_request_that_may_not_go_before_its_deadline_is_refused():
     with pytest.raises(QueueTimeout) as caught:
-        check_in_time(Table().roster, late(None, 5, not_before_ns=7 * NS_PER_S), workers=1)
+        check_in_time(Table().table, late(None, 5, not_before_ns=7 * NS_PER_S), workers=1)
 
     assert 2.0 == caught.value.retry_after
-    check_in_time(Table().roster, late(None, 7, not_before_ns=7 * NS_PER_S), workers=1)
+    check_in_time(Table().table, late(None, 7, not_before_ns=7 * NS_PER_S), workers=1)
 
 
 def test_where_nobody_can_tell_the_start_the_request_is_taken_in():
@@ -411,7 +411,7 @@ def test_where_nobody_can_tell_the_start_the_request_is_taken_in():
     table.stand()
     table.choose()
 
-    check_in_time(table.roster, late(table, 0), workers=1)
+    check_in_time(table.table, late(table, 0), workers=1)
 
 
 def test_without_a_deadline_nothing_is_checked():
@@ -419,7 +419,7 @@ def test_without_a_deadline_nothing_is_checked():
     table.stand()
     table.choose()
 
-    check_in_time(table.roster, Request("m", "e", b"{}", PromptSize(1, 0), 5, max_wait_ns=1), workers=1)
+    check_in_time(table.table, Request("m", "e", b"{}", PromptSize(1, 0), 5, max_wait_ns=1), workers=1)
 
 
 @pytest.mark.parametrize(("attempts", "tried"), [(0, "it was not sent"), (3, "3 attempts failed")])
@@ -430,7 +430,7 @@ def test_a_request_whose_time_has_passed_is_told_what_its_lane_waits_for(attempt
     request = table.stand("mine")
     request.attempts, request.last_error = attempts, APIConnectionError("reset")
 
-    error = timed_out(table.roster, request, "deadline", 5 * NS_PER_S, NOW_NS)
+    error = timed_out(table.table, request, "deadline", 5 * NS_PER_S, NOW_NS)
 
     assert f"ended by deadline=5: {tried}; its lane waits for requests per minute, 1 of 1 used" in str(error)
     assert (request.last_error, "mine", request.id) == (error.__cause__, error.custom_id, error.request_id)
@@ -476,9 +476,9 @@ def test_what_an_attempt_raised_becomes_an_error_of_ours_without_its_frames():
         raise MemoryError("no room")
     except MemoryError as error:
         theirs = error
-        told = failures.broken(error, request)
+        told = failures.internal_error(error, request)
 
-    assert ours is failures.broken(ours, request)
+    assert ours is failures.internal_error(ours, request)
     assert (APIError, "mine", request.id) == (type(told), told.custom_id, told.request_id)
     assert theirs is told.__cause__
     assert None is theirs.__traceback__
@@ -489,7 +489,7 @@ def test_a_price_that_max_cost_does_not_leave_is_told_in_dollars():
     purse = SpendCap(1.0)
     purse.settle(0, 250_000_000_000)
 
-    error = failures.too_dear(Request("m", "e", b"{}", PromptSize(1, 0), 5), 800_000_000_000, purse)
+    error = failures.over_cost_limit(Request("m", "e", b"{}", PromptSize(1, 0), 5), 800_000_000_000, purse)
 
     assert "may cost 0.800000 USD, more than max_cost leaves after 0.250000 USD" in str(error)
 
@@ -500,7 +500,7 @@ def test_a_price_that_max_cost_does_not_leave_is_told_in_dollars():
 def test_what_a_lane_waits_for_is_said_in_order_of_weight():
     table = Table(Limits(rpm=2), max_in_flight=1)
     request = table.stand()
-    lane = table.roster.lane(request)
+    lane = table.table.lane(request)
     assert "a free worker" == reason_of(lane, NOW_NS)
 
     job, _ = table.choose()
@@ -522,10 +522,10 @@ def test_the_start_is_expected_when_the_budget_allows_or_when_a_worker_is_free()
     waiting = table.stand()
     ahead = Backlog(requests=3)
 
-    assert None is expected_start(table.roster, waiting, ahead, NOW_NS, workers=5), "three free, three ahead"
-    assert 0 == expected_start(table.roster, waiting, ahead, NOW_NS, workers=6)
+    assert None is expected_start(table.table, waiting, ahead, NOW_NS, workers=5), "three free, three ahead"
+    assert 0 == expected_start(table.table, waiting, ahead, NOW_NS, workers=6)
     table.land(jobs[0], flight_s=4)
-    one_runs = expected_start(table.roster, waiting, ahead, NOW_NS, workers=2)
+    one_runs = expected_start(table.table, waiting, ahead, NOW_NS, workers=2)
     assert (3 - 1 + 1) * 4 * NS_PER_S // 2 == one_runs
 
 
@@ -537,9 +537,9 @@ def test_a_snapshot_shows_each_lane_and_what_its_next_one_waits_for():
         table.stand()
     table.stand(model="n")
     table.choose()
-    table.roster.pause("n")
+    table.table.pause("n")
 
-    stats = stats_of(table.roster, NOW_NS, is_running=True, cost=0.5)
+    stats = stats_of(table.table, NOW_NS, is_running=True, cost=0.5)
 
     assert (2, 2, True, 0.5) == (stats.pending, stats.in_flight, stats.running, stats.cost)
     assert [
@@ -554,10 +554,10 @@ def test_the_state_of_one_request():
     request = table.stand("mine", priority=8, prompt=10, completion=5)
     request.last_error = error = APIConnectionError("reset")
 
-    waiting = info_of(table.roster, request, NOW_NS + 2 * NS_PER_S)
+    waiting = info_of(table.table, request, NOW_NS + 2 * NS_PER_S)
     table.choose(3)
     request.attempts = 1
-    running = info_of(table.roster, request, NOW_NS + 9 * NS_PER_S)
+    running = info_of(table.table, request, NOW_NS + 9 * NS_PER_S)
 
     assert ("mine", "default", "m", 8, "pending", 0, 2.0, 15, error) == (
         waiting.custom_id,
@@ -579,10 +579,10 @@ def test_who_is_away_waits_for_its_instant(attempts, reason, due_s, start_s):
     table = Table()
     request = Request("m", "e", b"{}", PromptSize(1, 0), 5)
     request.attempts, request.due_ns = attempts, None if due_s is None else NOW_NS + due_s * NS_PER_S
-    table.roster.accept(request)
-    table.roster.away.add(request)
+    table.table.accept(request)
+    table.table.away.add(request)
 
-    told = explanation_of(table.roster, request, NOW_NS, workers=1)
+    told = explanation_of(table.table, request, NOW_NS, workers=1)
 
     assert ("pending", None, reason, start_s) == (told.state, told.position, told.waits_for, told.expected_start)
 
@@ -593,19 +593,19 @@ def test_who_stands_in_line_is_told_its_place_and_a_paused_one_no_start():
     table.choose()
     first, second = table.stand(), table.stand("mine")
 
-    told = explanation_of(table.roster, second, NOW_NS, workers=1)
+    told = explanation_of(table.table, second, NOW_NS, workers=1)
     assert ("mine", "pending", 2, 120.0) == (told.custom_id, told.state, told.position, told.expected_start)
-    table.roster.pause(None)
-    assert None is explanation_of(table.roster, second, NOW_NS, workers=1).expected_start
-    table.roster.withdraw(first, State.CANCELLED)
-    told = explanation_of(table.roster, first, NOW_NS, workers=1)
+    table.table.pause(None)
+    assert None is explanation_of(table.table, second, NOW_NS, workers=1).expected_start
+    table.table.withdraw(first, State.CANCELLED)
+    told = explanation_of(table.table, first, NOW_NS, workers=1)
     assert ("cancelled", None, None, None) == (told.state, told.position, told.waits_for, told.expected_start)
 
 
 def test_a_job_in_hand_says_what_it_is():
     table = Table()
     request = table.stand()
-    lane = table.roster.lane(request)
+    lane = table.table.lane(request)
 
     job = Job(request, lane, 5, None)
 

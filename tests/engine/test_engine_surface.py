@@ -13,7 +13,7 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import PromptSize, TokenCost
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.callables import Call
 from groq_queue.errors import (
     APIConnectionError,
@@ -136,7 +136,7 @@ def test_cancel_says_whether_it_will_never_be_sent(stage):
 
 def test_a_retry_that_waits_can_be_cancelled_and_never_comes_back(stage):
     play = stage()
-    play.script = lambda request: Outcome(Next.AGAIN, error=LOST, wait_ns=NS_PER_S)
+    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST, wait_ns=NS_PER_S)
     future = play.submit()
     play.wait_for_landings(1)
     play.settle_down()
@@ -214,7 +214,7 @@ def test_max_wait_bounds_the_first_start_only(stage):
     """
     play = stage()
     play.script = lambda request: (
-        Outcome(Next.AGAIN, error=LOST, wait_ns=9 * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.AGAIN, error=LOST, wait_ns=9 * NS_PER_S) if request.attempts == 1 else None
     )
     play.hold()
     under_way = play.submit(max_wait_ns=5 * NS_PER_S)
@@ -253,7 +253,7 @@ def test_a_deadline_that_passes_during_an_attempt_does_not_end_it(stage):
 def test_who_is_kept_back_or_retried_is_told_when_it_comes_back(stage):
     play = stage()
     play.script = lambda request: (
-        Outcome(Next.AGAIN, error=LOST, wait_ns=7 * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.AGAIN, error=LOST, wait_ns=7 * NS_PER_S) if request.attempts == 1 else None
     )
     later, again = play.submit(not_before_ns=30 * NS_PER_S), play.submit()
     play.wait_for_landings(1)
@@ -304,7 +304,7 @@ def test_a_blocked_submitter_goes_on_when_a_request_is_taken_cancelled_or_expire
 def test_a_stop_wakes_a_blocked_submitter_whose_future_ends_with_it(stage):
     play = stage(max_workers=1, max_pending=1)
     denied = AuthenticationError("HTTP 401", status_code=401)
-    play.script = lambda request: Outcome(Next.STOP, error=denied)
+    play.script = lambda request: Outcome(Disposition.STOP, error=denied)
     play.hold()
     play.submit("running")
     play.wait_for_sends(1)
@@ -325,7 +325,7 @@ def test_a_stop_wakes_a_blocked_submitter_whose_future_ends_with_it(stage):
 def test_after_a_stop_every_count_agrees_and_nothing_is_taken_in(stage, caplog):
     play = stage(max_workers=1)
     denied = AuthenticationError("HTTP 401", status_code=401)
-    play.script = lambda request: Outcome(Next.STOP, error=denied)
+    play.script = lambda request: Outcome(Disposition.STOP, error=denied)
     play.hold()
     futures = [play.submit(f"{n}") for n in range(5)]
     play.wait_for_sends(1)
@@ -357,9 +357,9 @@ def test_a_request_that_is_under_way_when_the_queue_stops_is_not_retried(stage):
 
     def script(request):
         if request.custom_id == "a":
-            return Outcome(Next.STOP, error=denied)
+            return Outcome(Disposition.STOP, error=denied)
         assert order.wait(PATIENCE_S)
-        return Outcome(Next.AGAIN, error=LOST, wait_ns=NS_PER_S)
+        return Outcome(Disposition.AGAIN, error=LOST, wait_ns=NS_PER_S)
 
     play.script = script
     play.hold()
@@ -383,7 +383,7 @@ def test_a_request_that_is_under_way_when_the_queue_stops_is_not_retried(stage):
 def test_a_retry_that_would_come_at_its_deadline_or_later_is_not_waited_for(stage, wait_s, expires):
     play = stage()
     play.script = lambda request: (
-        Outcome(Next.AGAIN, error=LOST, wait_ns=wait_s * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.AGAIN, error=LOST, wait_ns=wait_s * NS_PER_S) if request.attempts == 1 else None
     )
     future = play.submit(deadline_ns=5 * NS_PER_S)
     play.wait_for_landings(1)
@@ -403,7 +403,7 @@ def test_a_retry_that_would_come_at_its_deadline_or_later_is_not_waited_for(stag
 def test_a_refused_request_counts_as_refused_and_a_failed_one_as_retried(stage):
     play = stage()
     refused = RateLimitError("429", status_code=429)
-    outcomes = iter([Outcome(Next.REFUSED, error=refused), Outcome(Next.AGAIN, error=LOST), None])
+    outcomes = iter([Outcome(Disposition.REFUSED, error=refused), Outcome(Disposition.AGAIN, error=LOST), None])
     play.script = lambda request: next(outcomes)
 
     play.submit().result(PATIENCE_S)
@@ -415,7 +415,9 @@ def test_a_refused_request_counts_as_refused_and_a_failed_one_as_retried(stage):
 
 def test_the_last_error_is_seen_while_it_waits_and_forgotten_with_the_answer(stage):
     play = stage()
-    play.script = lambda request: Outcome(Next.AGAIN, error=LOST, wait_ns=NS_PER_S) if request.attempts == 1 else None
+    play.script = lambda request: (
+        Outcome(Disposition.AGAIN, error=LOST, wait_ns=NS_PER_S) if request.attempts == 1 else None
+    )
     future = play.submit()
     play.wait_for_landings(1)
     play.settle_down()
@@ -463,7 +465,7 @@ def test_the_end_of_an_attempt_lets_the_next_of_a_capped_lane_pass(stage):
 
 def test_money_that_comes_back_at_the_end_of_an_attempt_lets_the_next_pass(stage):
     play = stage(max_workers=2, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.000_1)
-    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(40))
+    play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(40))
     play.hold()
     first, second = (play.submit(size=PromptSize(60, 0, is_exact=True)) for _ in range(2))
     play.wait_for_sends(1)
@@ -561,7 +563,7 @@ def test_what_was_dropped_stays_dropped_whatever_a_later_shutdown_says(stage):
     1. Shut down with cancel. 2. Shut down without. 3. An attempt under way fails: its retry does not come.
     """
     play = stage(max_workers=1)
-    play.script = lambda request: Outcome(Next.AGAIN, error=LOST)
+    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST)
     play.hold()
     future = play.submit()
     play.wait_for_sends(1)
@@ -577,7 +579,7 @@ def test_what_was_dropped_stays_dropped_whatever_a_later_shutdown_says(stage):
 
 def test_a_draining_queue_sends_its_retries_and_what_is_paused(stage):
     play = stage(max_workers=1)
-    play.script = lambda request: Outcome(Next.AGAIN, error=LOST) if request.attempts == 1 else None
+    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST) if request.attempts == 1 else None
     play.engine.pause("m")
     futures = [play.submit(f"{n}") for n in range(3)]
 
@@ -676,7 +678,7 @@ def test_leaving_gives_attempts_under_way_their_time_and_no_more(stage):
 
 def test_an_attempt_that_fails_while_leaving_counts_as_unsent(stage):
     play = stage(max_workers=1)
-    play.script = lambda request: Outcome(Next.AGAIN, error=LOST)
+    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST)
     play.hold()
     play.submit()
     play.wait_for_sends(1)
@@ -703,7 +705,7 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     """
     play = stage(Limits(rpm=2), max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}))
     play.engine.set_weight("heavy", 3)
-    play.script = lambda request: Outcome(Next.DONE, charged=TokenCost(500_000))
+    play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(500_000))
     play.submit().result(PATIENCE_S)
     play.engine.pause("m")
     waiting = play.submit("waiting")
@@ -713,12 +715,12 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     parent = play.engine._lock, play.engine._pool
     with parent[0]:
         play.engine._closed = True  # so that the parent's workers go home
-        play.engine._roster.withdraw_all(State.CANCELLED)
-        play.engine._roster.open.clear()
+        play.engine._table.withdraw_all(State.CANCELLED)
+        play.engine._table.open.clear()
         parent[1].dismiss()
     parent[1].join()
     called.clear()
-    play.engine._roster.open.add(waiting._request)
+    play.engine._table.open.add(waiting._request)
     play.engine._closed = False
 
     play.engine.renew()
@@ -732,7 +734,7 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     assert (0, 0, 0.5) == (stats.pending, stats.submitted, stats.cost)
     held = play.submit("of the child", client="heavy")
     play.settle_down()
-    lane = play.engine._roster.lane(held._request)
+    lane = play.engine._table.lane(held._request)
     assert (True, 3) == (lane.is_paused, lane.turn_of(held._request).weight)
     play.engine.shutdown(wait=True, cancel_futures=True)
     assert {"everybody's"} == set(called)
@@ -756,7 +758,7 @@ def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
 
     stats = play.engine.stats()
     assert (0, 0, 0) == (stats.in_flight, stats.completed, stats.failed)
-    assert (0.000_01, 0) == (stats.cost, play.engine._chooser.purse.reserved), "it may still be charged"
+    assert (0.000_01, 0) == (stats.cost, play.engine._scheduler.purse.reserved), "it may still be charged"
 
 
 # -- looking
@@ -813,7 +815,7 @@ def test_an_ended_request_is_forgotten_with_its_prompt_and_its_callable(stage):
 
     assert alive() is None
     assert (None, None, ()) == (future._request.body, future._request.future, future._request.timers)
-    assert set() == play.engine._roster.open
+    assert set() == play.engine._table.open
 
 
 def test_a_delivered_request_is_forgotten_before_the_worker_looks_for_more(stage):
@@ -821,7 +823,7 @@ def test_a_delivered_request_is_forgotten_before_the_worker_looks_for_more(stage
     play.submit().result(PATIENCE_S)
     play.settle_down()
 
-    assert (set(), []) == (play.engine._roster.open, play.engine._delivered)
+    assert (set(), []) == (play.engine._table.open, play.engine._delivered)
 
 
 def test_not_before_does_not_count_as_lateness_for_the_order(stage):

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
-from groq_queue.engine.courier import Courier
+from groq_queue.engine.courier import BackgroundTask
 from groq_queue.errors import APIConnectionError, GroqQueueError, QueueTimeout
 
 PATIENCE_S = 10.0
@@ -82,7 +82,7 @@ def test_retries_and_bounds_are_kept_without_a_timer_thread(stage, refuse, times
     play = stage(max_workers=2)
     error = APIConnectionError("lost")
     play.script = lambda request: (
-        Outcome(Next.AGAIN, error=error, wait_ns=2 * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.AGAIN, error=error, wait_ns=2 * NS_PER_S) if request.attempts == 1 else None
     )
     again = play.submit("again")
     play.wait_for_sends(1)
@@ -116,11 +116,11 @@ def test_a_background_thread_refused_once_is_started_by_the_next_call(refuse):
         def finish(self):
             pass
 
-    courier = Courier(Errand(), FakeClock(), "background")
+    courier = BackgroundTask(Errand(), FakeClock(), "background")
     with pytest.raises(GroqQueueError, match="could not be started"):
         courier.start()
     courier.start()
-    courier.stir()
+    courier.wake()
 
     assert ran.wait(PATIENCE_S)
     courier.close(PATIENCE_S)

@@ -17,7 +17,7 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine.attempt import Next, Outcome
+from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import APIConnectionError, QueueClosed
@@ -40,12 +40,12 @@ def workers_of(play):
 
 def assert_all_is_back_at_zero(play):
     """Counters, places and budgets of a stage on which everything has ended."""
-    roster, stats = play.engine._roster, play.engine.stats()
+    table, stats = play.engine._table, play.engine.stats()
     assert (0, 0) == (stats.pending, stats.in_flight)
     assert ({}, {}, {}) == (stats.pending_by_client, stats.pending_by_priority, stats.pending_by_model)
-    assert (set(), set(), {}) == (roster.open, roster.away, roster._by_custom_id)
+    assert (set(), set(), {}) == (table.open, table.away, table._by_custom_id)
     assert stats.submitted == stats.done
-    for lane in roster.lanes.values():
+    for lane in table.lanes.values():
         assert lane.head() is None
         assert 0 == lane.in_flight
         ledger = lane.meter.ledger()
@@ -192,7 +192,7 @@ def test_results_may_be_waited_for_five_callbacks_deep_on_a_pool_of_one(stage):
 def test_an_error_may_be_waited_for_inside_a_callback_on_a_pool_of_one(stage):
     play = stage(max_workers=1)
     lost = APIConnectionError("reset", sent="no")
-    play.script = lambda request: Outcome(Next.FAILED, error=lost) if request.custom_id == "inner" else None
+    play.script = lambda request: Outcome(Disposition.FAILED, error=lost) if request.custom_id == "inner" else None
     errors = []
 
     play.submit("outer", callback=lambda future: errors.append(play.submit("inner").exception(10)))
@@ -308,10 +308,10 @@ def test_every_future_ends_once_and_nothing_is_left_whatever_interferes(stage, s
     def script(request):
         turn = int(request.id[:4], 16) % 40
         if request.attempts == 1 and turn == 0:
-            return Outcome(Next.AGAIN, error=lost)
+            return Outcome(Disposition.AGAIN, error=lost)
         if request.attempts == 1 and turn == 1:
-            return Outcome(Next.REFUSED, error=lost)
-        return Outcome(Next.FAILED, error=lost) if turn == 2 else None
+            return Outcome(Disposition.REFUSED, error=lost)
+        return Outcome(Disposition.FAILED, error=lost) if turn == 2 else None
 
     play.script = script
     futures, endings, guard = [], Counter(), threading.Lock()
@@ -434,7 +434,7 @@ class AtOnce:
     def attempt(self, request, lease, meter):
         request.attempts += 1
         meter.settle(lease, request.size, None, (), self._clock.now_ns())
-        return Outcome(Next.DONE, result=Completion({"choices": []}))
+        return Outcome(Disposition.DONE, result=Completion({"choices": []}))
 
 
 def engine_at_once(clock, limits, workers):

@@ -119,7 +119,7 @@ def test_only_the_engine_and_its_pool_keep_the_engines_lock():
         timers=Timers(clock, "lock"),
         max_workers=1,
     )
-    engine._roster.lane(type("Request", (), {"lane": "m", "model": "m"})())  # type: ignore[arg-type]
+    engine._table.lane(type("Request", (), {"lane": "m", "model": "m"})())  # type: ignore[arg-type]
 
     assert {"ThreadEngine", "WorkerPool"} == keepers(engine, engine._lock)
 

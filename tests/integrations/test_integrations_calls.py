@@ -31,7 +31,7 @@ from groq_queue.core.retry import RetryPolicy
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Runner
 from groq_queue.engine.background import Timers
-from groq_queue.engine.callables import Call, Told, priceable
+from groq_queue.engine.callables import Call, CallOutcome, priceable
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 
@@ -284,7 +284,7 @@ def test_the_budget_is_settled_to_the_usage_of_the_result(play):
 def test_usage_is_read_wherever_a_result_keeps_it(value, usage):
     told = Call(lambda: value, None).run(lambda headers: None)
 
-    assert isinstance(told, Told)
+    assert isinstance(told, CallOutcome)
     assert usage == told.usage
 
 
@@ -296,7 +296,7 @@ def test_a_value_whose_attributes_raise_tells_nothing():
         def __bool__(self) -> bool:
             raise RuntimeError("ambiguous")
 
-    assert Told(200, {}) == Call(Hostile, None).run(lambda headers: None)
+    assert CallOutcome(200, {}) == Call(Hostile, None).run(lambda headers: None)
 
 
 def test_headers_of_the_result_teach_the_limits(play):

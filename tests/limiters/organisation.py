@@ -27,7 +27,7 @@ class Desk:
 
     def start(self) -> None: ...
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         self.is_stirred = True
 
     def close(self, timeout_s: float) -> None:

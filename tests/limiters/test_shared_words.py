@@ -76,7 +76,7 @@ class Desk:
     def start(self) -> None:
         self.started += 1
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         self.stirred += 1
 
     def close(self, timeout_s: float) -> None:

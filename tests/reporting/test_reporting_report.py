@@ -23,8 +23,8 @@ from groq_queue.clock import FakeClock
 from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize, TokenCost
-from groq_queue.engine.attempt import Next, Outcome
-from groq_queue.engine.history import History
+from groq_queue.engine.attempt import Disposition, Outcome
+from groq_queue.engine.history import RunMetrics
 from groq_queue.reporting.report import report_of
 from groq_queue.simulator import Fault
 
@@ -178,7 +178,7 @@ def test_memory_is_bounded_however_long_it_runs_and_whoever_sends():
     """
     A hundred clients by name, all others together; 240 bins.
     """
-    record = History()
+    record = RunMetrics()
     for number in range(5_000):
         one = request(client=f"client {number}")
         record.started(one, number * 10**9)
@@ -198,7 +198,7 @@ def test_lanes_share_one_timeline():
     """
     Bins of all models are equally wide, also of one that began late or went quiet.
     """
-    record = History()
+    record = RunMetrics()
     record.started(request(model="early"), 0)
     record.started(request(model="late"), 500 * 10**9)
 
@@ -214,9 +214,9 @@ def test_retries_are_counted_by_cause(stage):
     """
     limited = stage(Limits(rpm=100))
     outcomes = [
-        Outcome(Next.AGAIN, error=APITimeoutError("slow"), wait_ns=0),
-        Outcome(Next.REFUSED, error=RateLimitError("no", status_code=429), wait_ns=0),
-        Outcome(Next.AGAIN, error=APITimeoutError("slow"), wait_ns=0),
+        Outcome(Disposition.AGAIN, error=APITimeoutError("slow"), wait_ns=0),
+        Outcome(Disposition.REFUSED, error=RateLimitError("no", status_code=429), wait_ns=0),
+        Outcome(Disposition.AGAIN, error=APITimeoutError("slow"), wait_ns=0),
     ]
     limited.script = lambda _: outcomes.pop() if outcomes else None
 
