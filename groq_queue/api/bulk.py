@@ -286,7 +286,8 @@ class BulkMethods:
         custom_id = options.pop("custom_id", None)
         if custom_id is not None and (not isinstance(custom_id, str) or "{}" not in custom_id):
             raise ConfigurationError(
-                f"custom_id={safe_repr(custom_id)}: each request needs its own; put {{}} where its number goes: 'row-{{}}'"
+                f"custom_id={safe_repr(custom_id)}: each request needs its own; "
+                "put {} where its number goes: 'row-{}'"
             )
         check_options(options)
 

@@ -170,7 +170,7 @@ class LaneState:
                 bucket.settle(0, units, units, now_ns)
 
     def observe(self, ended: Reservation, seen: Mapping[str, ServerLimit], new: set[str], now_ns: int) -> None:
-        """Take the headers of an answer to the settled *ended* as truth; see ``Ledger.settle``."""
+        """Take the headers of an answer to the settled *ended* as truth; see ``BudgetStore.settle``."""
         for name, header in seen.items():
             bucket = self.buckets.get(name)
             if bucket is None:

@@ -39,5 +39,5 @@ def open_ledger(address: str, clock: Clock) -> BudgetStore:
 
         return SqliteBudgetStore.open(address, clock)
     module = import_module("groq_queue.limiters.redis")
-    ledger: BudgetStore = module.RedisLedger.open(address)
-    return ledger
+    store: BudgetStore = module.RedisBudgetStore.open(address)
+    return store

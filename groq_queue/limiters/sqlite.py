@@ -40,7 +40,7 @@ _KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that
 
 
 class SqliteBudgetStore:
-    """Budgets in a file; see ``Ledger``. Not thread-safe; useless in a forked child until ``renew``."""
+    """Budgets in a file; see ``BudgetStore``. Not thread-safe; useless in a forked child until ``renew``."""
 
     def __init__(self, path: str, clock: Clock | None = None, boot_id: str | None = None) -> None:
         """

@@ -60,7 +60,7 @@ else:
 
 _KILLS = "tests/durability/test_durable_kills.py::test_killed"
 _OWNERS = "tests/durability/test_durable_owners.py::test"
-_LEDGER = "tests/limiters/test_redis_ledger.py"
+_LEDGER = "tests/limiters/test_redis_store.py"
 _FLEET = "tests/limiters/test_redis_fleet.py::test"
 _CRASH = "tests/journal/test_journal_crash.py::test"
 _REPLACED = "tests/journal/test_journal_replaced.py::test"

@@ -35,7 +35,7 @@ def read_toml() -> object:
 
 
 def open_redis() -> object:
-    return room("limiters.redis").RedisLedger.open("redis://127.0.0.1:1/0")
+    return room("limiters.redis").RedisBudgetStore.open("redis://127.0.0.1:1/0")
 
 
 # file that raises it: the extra, what is hidden, what is done then

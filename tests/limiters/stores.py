@@ -44,7 +44,7 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-class _Ledgers:
+class _Stores:
     """The ledgers of one store, alive and dead, and a clock that the test moves."""
 
     longest_step_s = 1.0
@@ -78,7 +78,7 @@ class _Ledgers:
             ledger.close()
 
 
-class SqliteStore(_Ledgers):
+class SqliteStore(_Stores):
     """A file, on a clock that the test moves."""
 
     slack_ns = 0
@@ -103,7 +103,7 @@ class RunningClock(FakeClock):
         return super().now_ns() + time.monotonic_ns() - self._began_ns
 
 
-class RedisStore(_Ledgers):
+class RedisStore(_Stores):
     """A Redis, whose clock is its own: what time would have done is done to what it holds."""
 
     slack_ns = NS_PER_S

@@ -19,7 +19,7 @@ MS = 1_000_000
 NEVER_FREE = Blocked("limit", None, "TPM", 1_000, 1_000)
 
 
-class PlayedLedger:
+class PlayedStore:
     """Says what it is told to say, and notes when it was asked for what."""
 
     address = "played"
@@ -114,7 +114,7 @@ class Office:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.ledger = PlayedLedger(self.clock)
+        self.ledger = PlayedStore(self.clock)
         self.agent = ReservationClient(self.ledger, self.clock)  # type: ignore[arg-type]
 
     def meter(self, lane: str = "lane", *, wants: bool = True) -> PlayedMeter:

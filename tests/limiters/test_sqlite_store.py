@@ -624,7 +624,8 @@ from groq_queue.core.priority import LeaseApplicant
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.limiters.shared import SharedLimiter
 from groq_queue.limiters.sqlite import SqliteBudgetStore
-limits, size, turn, clock = Limits(tpm=500, minute_s=86_400), PromptSize(150, 0, is_exact=True), LeaseApplicant("r"), SystemClock()
+limits, size = Limits(tpm=500, minute_s=86_400), PromptSize(150, 0, is_exact=True)
+turn, clock = LeaseApplicant("r"), SystemClock()
 ledger, desks = SqliteBudgetStore(sys.argv[1]), []
 alone = ProcessLimiter(limits, "u", "account")
 shared = SharedLimiter(ledger, limits, "u", "account", clock, lambda agent: desks.append(Desk(agent)) or desks[-1])
