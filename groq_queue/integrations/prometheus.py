@@ -102,8 +102,8 @@ def _refuse_rivals(queues: _Queues, fresh: _Queues) -> None:
         if before is not None and before is not ref() and before.stats().running:
             which = f"as {name!r}" if name else "without a name"
             raise ConfigurationError(
-                f"queue={safe_repr(ref())}: another queue, which is not shut down, is scraped {which}: give each a name "
-                "of its own, as in register({'bulk': queue}), or shut that one down first"
+                f"queue={safe_repr(ref())}: another queue, which is not shut down, is scraped {which}: give each a "
+                "name of its own, as in register({'bulk': queue}), or shut that one down first"
             )
 
 
