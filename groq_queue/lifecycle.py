@@ -24,7 +24,7 @@ from typing import Protocol
 class Renewable(Protocol):
     """Something that can begin anew in a forked child."""
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Called in the child before anything else runs there; takes no lock of the parent's."""
         ...
 
@@ -32,7 +32,7 @@ class Renewable(Protocol):
 _known: weakref.WeakSet[Renewable] = weakref.WeakSet()
 
 
-def renew_in_children(thing: Renewable) -> None:
+def register_for_fork(thing: Renewable) -> None:
     """Have *thing* begin anew in every child that is forked while it lives."""
     _known.add(thing)
 
@@ -44,31 +44,31 @@ class Steps(Protocol):
     def release(self) -> None: ...
 
 
-def fork_between(steps: Steps) -> None:
+def fork_between(critical_section: Steps) -> None:
     """Have every fork of another thread wait until nobody holds *steps*."""
-    _steps.add(steps)
+    _steps.add(critical_section)
 
 
 _steps: weakref.WeakSet[Steps] = weakref.WeakSet()
-_mine = threading.local()  # .held: the locks that the forking thread took
+_local = threading.local()  # .held: the locks that the forking thread took
 
 
 def _before() -> None:
-    _mine.held = list(_steps)
-    for steps in _mine.held:
-        steps.acquire()
+    _local.held = list(_steps)
+    for critical_section in _local.held:
+        critical_section.acquire()
 
 
 def _after() -> None:
-    held, _mine.held = _mine.held, []
-    for steps in held:
-        steps.release()
+    held, _local.held = _local.held, []
+    for critical_section in held:
+        critical_section.release()
 
 
 def _in_child() -> None:
     _after()
     for thing in list(_known):
-        thing.renew()
+        thing.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -138,7 +138,7 @@ class Stage:
             if self._free is not None:
                 self._free -= 1
         outcome = self.script(request)
-        if outcome is not None and outcome.next is Disposition.REFUSED:
+        if outcome is not None and outcome.next is Disposition.RATE_LIMITED:
             told = Refusal(False, "", None, None, None, outcome.wait_ns)
             meter.refused(lease, request.size, told, outcome.wait_ns, self.clock.now_ns())
         else:

@@ -118,6 +118,6 @@ def test_every_record_names_its_event():
 def test_every_event_is_written_down_and_used():
     root = Path(groq_queue.__file__).parent
     text = "".join(path.read_text() for path in root.rglob("*.py") if path.name != "log.py")
-    used = set(re.findall(r'told\(\s*"(\w+)"|"groq_queue_event": "(\w+)"', text))
+    used = set(re.findall(r'log_fields\(\s*"(\w+)"|"groq_queue_event": "(\w+)"', text))
 
     assert set(EVENTS) == {first or second for first, second in used}

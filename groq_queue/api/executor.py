@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from groq_queue.errors import QueueClosed
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 
 
 class QueueExecutor(Executor):
@@ -26,10 +26,10 @@ class QueueExecutor(Executor):
     def __init__(self, queue: Any) -> None:
         self._queue = queue
         self._is_closed = False
-        self.renew()
-        renew_in_children(self)
+        self.reset_after_fork()
+        register_for_fork(self)
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin with no call open; in a forked child those of the parent are its own."""
         self._lock = threading.RLock()
         self._open: set[Future[Any]] = set()

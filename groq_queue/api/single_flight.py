@@ -24,7 +24,7 @@ from groq_queue.engine.failures import submitted_elsewhere
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.stats import Explanation, RequestInfo
 from groq_queue.errors import ConfigurationError, GroqQueueError, QueueBusy
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 
 _Seen = TypeVar("_Seen", RequestInfo, Explanation)
 
@@ -39,7 +39,7 @@ class SharedEngine(Protocol):
     def set_priority(self, request: Request, priority: int) -> bool: ...
     def request_of(self, custom_id: str) -> Request | None: ...
     def is_inside(self) -> bool: ...
-    def aside(self) -> AbstractContextManager[None]: ...
+    def blocking_section(self) -> AbstractContextManager[None]: ...
     def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
 
 
@@ -105,14 +105,14 @@ class SingleFlight:
         self._engine = engine
         self._submit = submit
         self._begin()
-        renew_in_children(self)
+        register_for_fork(self)
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._calls: dict[tuple[Any, ...], _SharedRequest] = {}  # those that newcomers may join
         self._by_custom_id: dict[str, SharedFuture] = {}
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Share nothing with the parent of a forked child."""
         inherited = [future for call in self._calls.values() for future in call.members]
         self._begin()
@@ -209,9 +209,9 @@ class SingleFlight:
         """Return whether the caller runs on a worker or inside a callback."""
         return self._engine.is_inside()
 
-    def aside(self) -> AbstractContextManager[None]:
+    def blocking_section(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""
-        return self._engine.aside()
+        return self._engine.blocking_section()
 
     def keep(self, future: RequestFuture[Any], row_id: int) -> None:
         """Nothing to do: whoever shares a call holds its Future."""

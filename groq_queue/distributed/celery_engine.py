@@ -348,9 +348,9 @@ class CeleryEngine:
                 reason = "a worker: none is running; start one with `groq-queue worker`"
         return Explanation(request.id, request.custom_id, state.value, None, reason, None)
 
-    def aside(self) -> AbstractContextManager[None]:
+    def blocking_section(self) -> AbstractContextManager[None]:
         """Let another thread end Futures while the calling one waits for one."""
-        return self._pool.aside()
+        return self._pool.blocking_section()
 
     def is_inside(self) -> bool:
         """Return whether the caller runs inside a callback."""

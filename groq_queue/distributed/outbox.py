@@ -56,7 +56,7 @@ class Submitter:
         )
         try:
             if waiting <= _CALLS:
-                self._bell.ring(lane_for(request.priority))
+                self._bell.notify(lane_for(request.priority))
         except EngineUnavailable:
             # Redis has it but the broker is away. If it can be taken back submit() says so; if a worker was
             # faster, or Redis is away now too, it is accepted: workers look for what nobody was woken for.
@@ -81,7 +81,7 @@ class Submitter:
         if not self._store.move(id, priority):
             return False
         try:
-            self._bell.ring(lane_for(priority))
+            self._bell.notify(lane_for(priority))
         except EngineUnavailable as error:  # workers also look by themselves
             _log.debug("no worker is woken: %s", error, extra=log_fields("store_away"))
         return True

@@ -81,7 +81,7 @@ class SubmittedRequests:
         if request is None or request.state is not State.RUNNING:
             return
         request.last_error = error
-        self._land(request, Outcome(Disposition.AGAIN, error=error), now_ns)
+        self._land(request, Outcome(Disposition.RETRY, error=error), now_ns)
         self.counters.waits_again(request)
         self.counters.count_pending(request, 1)
         request.state = State.PENDING

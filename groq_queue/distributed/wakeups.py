@@ -88,7 +88,7 @@ class Notifier:
         app = self._app
         self._trouble = (*app.connection_for_write().connection_errors, *app.connection_for_write().channel_errors)
 
-    def ring(self, lane: BrokerQueue, times: int = 1) -> None:
+    def notify(self, lane: BrokerQueue, times: int = 1) -> None:
         """Send wake-up calls.
 
         Raises:

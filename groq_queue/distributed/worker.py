@@ -182,16 +182,16 @@ class LeasedJobs:
         until_ns = self._clock.now_ns() + _LONGEST_TURN_NS
         while not self._is_stopping and self.stopped_by is None:
             if self._clock.now_ns() > until_ns:
-                self._bell.ring(lane)
+                self._bell.notify(lane)
                 break
             claimed = self._store.claim(self._owner, self._lease_ms, lane.first, lane.last, self._stuck(lane))
             if claimed is None:
                 break
-            self._work_on(_Job(claimed, lane, self._clock.now_ns()), claimed)
+            self._process(_Job(claimed, lane, self._clock.now_ns()), claimed)
             count += 1
         return count
 
-    def _work_on(self, job: _Job, claimed: Claimed) -> None:
+    def _process(self, job: _Job, claimed: Claimed) -> None:
         with self._changed:
             self._jobs[job.id] = job
         try:
@@ -200,7 +200,7 @@ class LeasedJobs:
             except BaseException as error:
                 ending = self._broken(job, claimed, error)
             if ending is not None:
-                self._file(job, ending)
+                self._store_result(job, ending)
             elif not job.is_gone:
                 self._give_back(job)
         finally:
@@ -262,7 +262,7 @@ class LeasedJobs:
         ours = GroqQueueError(f"request {job.id[:8]}: its worker broke on it: {error!r:.200}")
         return Ending(State.FAILED, error=ours, attempts=claimed.attempts)
 
-    def _file(self, job: _Job, ending: Ending) -> None:
+    def _store_result(self, job: _Job, ending: Ending) -> None:
         """Store how a request ended: for as long as that takes, since it is paid for."""
         broken = 0
         while True:
@@ -312,7 +312,7 @@ class LeasedJobs:
             if job.untold is not None:
                 job.untold()
             if self._store.release(job.id, self._owner):
-                self._bell.ring(job.lane)
+                self._bell.notify(job.lane)
         except EngineUnavailable as error:  # its lease ends by itself, and somebody sweeps
             _log.warning(
                 "request %s could not be given back, so it waits until its lease ends: %s",
@@ -382,10 +382,10 @@ class LeasedJobs:
         if job is None:
             return
         job.charged = outcome.charged
-        if outcome.next is Disposition.STOP:
+        if outcome.next is Disposition.STOP_ALL:
             self.stopped_by = outcome.error
             self._on_stopped()
-        elif outcome.next in (Disposition.AGAIN, Disposition.REFUSED):
+        elif outcome.next in (Disposition.RETRY, Disposition.RATE_LIMITED):
             job.is_sending = False
             job.held_ns = self._clock.now_ns()
             error = "" if outcome.error is None else json.dumps(record_of(outcome.error))
@@ -493,7 +493,7 @@ class LeasedJobs:
             if waiting:
                 missing = waiting - self._bell.waiting(lane)
                 if missing > 0:
-                    self._bell.ring(lane, min(missing, _MOST_CALLS))
+                    self._bell.notify(lane, min(missing, _MOST_CALLS))
 
 
 class _Fenced:
@@ -507,12 +507,12 @@ class _Fenced:
         """Ask whether the request may be sent, send it, and tell what became of it."""
         if self._holding.is_stopping:  # its lease was granted just before: the engine gives it back
             meter.refund(lease)
-            return Outcome(Disposition.REFUSED)
+            return Outcome(Disposition.RATE_LIMITED)
         try:
             number = self._holding.begin_attempt(request)
         except EngineUnavailable as error:
             meter.refund(lease)
-            return Outcome(Disposition.AGAIN, error=error, wait_ns=_AGAIN_S * NS_PER_S)
+            return Outcome(Disposition.RETRY, error=error, wait_ns=_AGAIN_S * NS_PER_S)
         if number is None:
             meter.refund(lease)
             return Outcome(Disposition.FAILED, error=GroqQueueError("it is not this worker's any more"))

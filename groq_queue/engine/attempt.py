@@ -34,7 +34,7 @@ from groq_queue.engine.callables import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import error_fields, log_fields
 from groq_queue.errors import APIConnectionError, APIError, APIResponseError, GroqQueueError, excerpt, status_error
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -70,10 +70,10 @@ class Disposition(Enum):
     """What is to happen to the request after an attempt."""
 
     DONE = "done"
-    AGAIN = "again"  # after a backoff of its own
-    REFUSED = "refused"  # back to its place; the lane waits
+    RETRY = "again"  # after a backoff of its own
+    RATE_LIMITED = "refused"  # back to its place; the lane waits
     FAILED = "failed"
-    STOP = "stop"  # and everybody else with it
+    STOP_ALL = "stop"  # and everybody else with it
 
 
 class Outcome(NamedTuple):
@@ -103,9 +103,9 @@ class Runner:
         self._clock = clock
         self._rng = rng
         self._lanes: dict[str, LaneHealth] = {}  # by lane
-        renew_in_children(self)
+        register_for_fork(self)
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Throw other dice in a forked child, or all children would come back at the same instants."""
         self._rng.seed()
         self._lanes = {}
@@ -122,10 +122,10 @@ class Runner:
         try:
             reply = self._transport.send(request.endpoint, request.body, timeout=self._timeout)
         except APIConnectionError as error:
-            return self._lost(request, lease, meter, error)
+            return self._on_connection_error(request, lease, meter, error)
         if 200 <= reply.status < 300:
             return self._answered(request, lease, meter, reply)
-        return self._turned_down(request, lease, meter, reply)
+        return self._on_error_status(request, lease, meter, reply)
 
     def _answered(self, request: Request, lease: Lease, meter: Meter, reply: ReplyLike) -> Outcome:
         now_ns = self._clock.now_ns()
@@ -175,7 +175,7 @@ class Runner:
         log_fields = call.run(lambda headers: self._begun(request, lease, meter, headers))
         now_ns = self._clock.now_ns()
         if isinstance(log_fields, APIConnectionError):
-            outcome = self._lost(request, lease, meter, log_fields)
+            outcome = self._on_connection_error(request, lease, meter, log_fields)
         elif isinstance(log_fields, APIError):
             log_fields.request_id, log_fields.custom_id = request.id, request.custom_id
             meter.settle(lease, request.size, None, None, now_ns)
@@ -186,9 +186,9 @@ class Runner:
                 Disposition.DONE, charged=self._settled(request, lease, meter, log_fields.usage, headers, now_ns)
             )
         else:
-            outcome = self._turned_down(request, lease, meter, log_fields)
+            outcome = self._on_error_status(request, lease, meter, log_fields)
         call.failed_with(outcome.error)
-        return outcome._replace(next=Disposition.FAILED) if outcome.next is Disposition.STOP else outcome
+        return outcome._replace(next=Disposition.FAILED) if outcome.next is Disposition.STOP_ALL else outcome
 
     def _begun(self, request: Request, lease: Lease, meter: Meter, headers: Mapping[str, str]) -> None:
         """Learn from the head of an answer that somebody reads at leisure, if others wait for the first one.
@@ -200,7 +200,7 @@ class Runner:
         if blocked is not None and blocked.reason == "learning":
             self._settled(request, lease, meter, None, headers, now_ns)
 
-    def _lost(self, request: Request, lease: Lease, meter: Meter, error: APIConnectionError) -> Outcome:
+    def _on_connection_error(self, request: Request, lease: Lease, meter: Meter, error: APIConnectionError) -> Outcome:
         now_ns = self._clock.now_ns()
         error.request_id, error.custom_id = request.id, request.custom_id
         if error.sent == "no":
@@ -215,10 +215,10 @@ class Runner:
             # once, once, whatever the policy, but as an attempt like any other, since it may have been read.
             request.was_stale = True
             self._log_failed(request, error, 0)
-            return Outcome(Disposition.AGAIN, error=error, charged=lease.cost)
+            return Outcome(Disposition.RETRY, error=error, charged=lease.cost)
         return self._unsure(request, lease, meter, error, 0, now_ns, allowed=not error.is_final)
 
-    def _turned_down(self, request: Request, lease: Lease, meter: Meter, reply: ReplyLike) -> Outcome:
+    def _on_error_status(self, request: Request, lease: Lease, meter: Meter, reply: ReplyLike) -> Outcome:
         now_ns = self._clock.now_ns()
         body = _decoded(reply.body)
         meaning, refusal = meaning_of(reply.status, body)
@@ -230,14 +230,14 @@ class Runner:
         if refusal is not None:
             self._tell(request, meter.refused(lease, request.size, refusal, 0, now_ns))
             return (
-                Outcome(Disposition.REFUSED, error=error)
+                Outcome(Disposition.RATE_LIMITED, error=error)
                 if self._shrunk(request, refusal)
                 else self._failed(request, error)
             )
         if meaning is Meaning.STOP:
             meter.refund(lease)
             error.attempts = request.attempts
-            return Outcome(Disposition.STOP, error=error)
+            return Outcome(Disposition.STOP_ALL, error=error)
         if reply.status == 498:
             meter.refund(lease)
         else:
@@ -301,8 +301,8 @@ class Runner:
         if is_new_round and health.rounds in _OTHERS_TRY and request.refused_ns == lease.granted_ns:
             # Let another be tried when the hold ends: it may be this one alone that is refused. If others are refused
             # as well, it is a limit, and the first in line is to be the first again when it opens.
-            return Outcome(Disposition.AGAIN, error=error, wait_ns=hold_ns + _ASIDE_NS)
-        return Outcome(Disposition.REFUSED, error=error)
+            return Outcome(Disposition.RETRY, error=error, wait_ns=hold_ns + _ASIDE_NS)
+        return Outcome(Disposition.RATE_LIMITED, error=error)
 
     def _refused_alone(self, request: Request, lease: Lease, meter: Meter, error: APIError, told_ns: int) -> Outcome:
         """Let a request wait by itself that is refused while those sent after it are answered."""
@@ -314,7 +314,7 @@ class Runner:
         error.attempts = request.attempts
         wait_ns = max(told_ns, self._policy.blind_hold_ns(request.overtaken, self._rng))
         self._log_failed(request, error, wait_ns)
-        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_ns)
+        return Outcome(Disposition.RETRY, error=error, wait_ns=wait_ns)
 
     def _unsure(
         self,
@@ -347,7 +347,7 @@ class Runner:
             wait_ns = max(wait_ns, self._policy.outage_wait_ns(left, now_ns - began_ns, self._rng))
         request.retries += 1
         self._log_failed(request, error, wait_ns)
-        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_ns)
+        return Outcome(Disposition.RETRY, error=error, wait_ns=wait_ns)
 
     def _health(self, request: Request) -> LaneHealth:
         health = self._lanes.get(request.lane)

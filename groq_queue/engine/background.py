@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.engine.log import log_fields
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -41,10 +41,10 @@ class Timers:
         self._count = 0
         self._is_closed = False
         self.on_refused: Callable[[], None] | None = None  # called when there is a timer more and no thread for it
-        self.renew()
-        renew_in_children(self)
+        self.reset_after_fork()
+        register_for_fork(self)
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin with nothing to call; in a forked child the thread and the timers are the parent's."""
         self._lock = threading.RLock()  # taken as such: a Condition's own __exit__ is a place where a Ctrl-C can come
         self._changed = threading.Condition(self._lock)

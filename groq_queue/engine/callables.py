@@ -160,7 +160,7 @@ def current_call(owner: object) -> Call | None:
 
 
 @contextmanager
-def waiting(request: Request, aside: AbstractContextManager[None], *, is_bounded: bool) -> Iterator[None]:
+def waiting(request: Request, blocking_section: AbstractContextManager[None], *, is_bounded: bool) -> Iterator[None]:
     """Wait for *request* as whatever runs on this thread, which steps *aside* meanwhile.
 
     Raises:
@@ -169,12 +169,12 @@ def waiting(request: Request, aside: AbstractContextManager[None], *, is_bounded
     call = next(reversed(_running()), None)
     owner: Any = None if call is None else call._owner
     if call is None or not hasattr(owner, "begin_wait"):  # workers elsewhere run no callables
-        with aside:
+        with blocking_section:
             yield
         return
     owner.begin_wait(call, request, is_bounded=is_bounded)
     try:
-        with aside:
+        with blocking_section:
             yield
     finally:
         if not is_bounded:

@@ -46,7 +46,7 @@ class Owner(Protocol):
 
     def cancel(self, request: Request) -> bool: ...
     def is_inside(self) -> bool: ...
-    def aside(self) -> AbstractContextManager[None]: ...
+    def blocking_section(self) -> AbstractContextManager[None]: ...
     def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
 
 
@@ -348,7 +348,7 @@ class RequestFuture(Future[_T]):
     def _waiting(self, *, is_bounded: bool = False) -> AbstractContextManager[None]:
         if self.done() or not self._engine.is_inside():
             return nullcontext()
-        return waiting(self._request, self._engine.aside(), is_bounded=is_bounded)
+        return waiting(self._request, self._engine.blocking_section(), is_bounded=is_bounded)
 
     def _block(self, timeout: float | None) -> None:
         watch, waiter = self._watched(), _Waiter()
@@ -379,8 +379,8 @@ class _Hooks:
         self._waiters.append(waiter)
         hung = getattr(waiter, "hung", 0)
         if not hung:
-            waiter.aside = self._future._waiting(is_bounded=True)  # by this Future or by another
-            waiter.aside.__enter__()
+            waiter.blocking_section = self._future._waiting(is_bounded=True)  # by this Future or by another
+            waiter.blocking_section.__enter__()
         waiter.hung = hung + 1
 
     def remove(self, waiter: Any) -> None:
@@ -389,7 +389,7 @@ class _Hooks:
         hung = getattr(waiter, "hung", 0)  # another thread, which nobody need replace, may have hung it up
         waiter.hung = hung - 1
         if hung == 1:
-            waiter.aside.__exit__(None, None, None)
+            waiter.blocking_section.__exit__(None, None, None)
 
     def __len__(self) -> int:
         return len(self._waiters)

@@ -219,5 +219,5 @@ class Lane:
         self._stale = 0  # entries of the heap to be skipped
 
     def _freed(self) -> None:
-        if self.is_blocked:  # see ``Chooser._try``
+        if self.is_blocked:  # see ``Chooser._try_lease``
             self._on_freed(self)

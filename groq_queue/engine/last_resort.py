@@ -28,7 +28,7 @@ from collections.abc import Hashable
 from types import TracebackType
 
 from groq_queue.errors import APIResponseError, APIStatusError, excerpt
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 
 EVERY_S = 60.0  # long enough to be read, short enough to notice that it goes on
 _MOST_KINDS = 256  # a program that makes up code as it runs must not fill memory; beyond that all are of one kind
@@ -49,10 +49,10 @@ class LastResort(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.set_name(_NAME)
-        self.renew()
-        renew_in_children(self)
+        self.reset_after_fork()
+        register_for_fork(self)
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child: what was left out is for the parent to tell."""
         self._guard = threading.RLock()
         self._kinds: dict[Hashable, _Telling] = {}

@@ -31,10 +31,10 @@ _log = SafeLogger("groq_queue")
 
 _OUTCOMES = {
     Disposition.DONE: "done",
-    Disposition.AGAIN: "again",
-    Disposition.REFUSED: "refused",
+    Disposition.RETRY: "again",
+    Disposition.RATE_LIMITED: "refused",
     Disposition.FAILED: "failed",
-    Disposition.STOP: "stopped",
+    Disposition.STOP_ALL: "stopped",
 }
 
 
@@ -139,7 +139,7 @@ class Observed:
             self._tell(_event(request, "broke", error, started_at, self._seconds_since(began_ns)), body, None, noted)
             raise
         event = _event(request, _OUTCOMES[outcome.next], outcome.error, started_at, self._seconds_since(began_ns))
-        if noted and outcome.next not in (Disposition.AGAIN, Disposition.REFUSED):
+        if noted and outcome.next not in (Disposition.RETRY, Disposition.RATE_LIMITED):
             request.noted = ()  # its Future may be kept for long
         self._tell(_with_answer(event, outcome), body, outcome.result, noted)
         return outcome

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from groq_queue.core.request import Request
 
-_NEAR_IN_ALL = 20_000  # requests of all stacks that may stand in memory, about 1 kB each
-_NEAR_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no shelf
-_NEAR_AT_LEAST = 4
+_RESIDENT_IN_ALL = 20_000  # requests of all stacks that may stand in memory, about 1 kB each
+_RESIDENT_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no shelf
+_RESIDENT_AT_LEAST = 4
 _LOW = 500  # near requests below which a page is fetched
 _PAGE = 256
 
@@ -47,11 +47,11 @@ class Page(NamedTuple):
 
 
 class _Stack:
-    __slots__ = ("after", "far", "has_grown", "has_more", "is_fetching", "near")
+    __slots__ = ("after", "has_grown", "has_more", "is_fetching", "resident", "stored")
 
     def __init__(self) -> None:
-        self.near = 0  # in memory, not ended
-        self.far = 0  # on the shelf, as far as known
+        self.resident = 0  # in memory, not ended
+        self.stored = 0  # on the shelf, as far as known
         self.has_more = False  # there may be rows with ids above ``after`` that are in the file only
         self.after = 0
         self.is_fetching = False
@@ -86,10 +86,10 @@ class BacklogPager:
         """Some stack may need a page. May be read without the lock."""
         return bool(self._low)
 
-    def stock(self, group: Group, count: int) -> None:
+    def add_stored(self, group: Group, count: int) -> None:
         """Note that *count* requests of *group* stand in the file."""
         stack = self._stack(group)
-        stack.far += count
+        stack.stored += count
         stack.has_more = True
         self.count += count
         self._low[group] = None
@@ -98,18 +98,18 @@ class BacklogPager:
 
     def joined(self, request: Request) -> None:
         """Note that a request is in memory."""
-        self._stack(group_of(request)).near += 1
+        self._stack(group_of(request)).resident += 1
 
     def left(self, request: Request) -> None:
         """Note that a request which was in memory has ended, or has changed its group."""
         group = group_of(request)
         stack = self._stacks[group]
-        stack.near -= 1
+        stack.resident -= 1
         if self._fetching and request.row_id is not None:
             self._gone.add(request.row_id)
         if stack.has_more:
             self._low[group] = None
-        elif not stack.near and not stack.is_fetching:
+        elif not stack.resident and not stack.is_fetching:
             self._remove(group, stack)
 
     def forgotten(self, row_id: int) -> None:
@@ -144,7 +144,7 @@ class BacklogPager:
         if _has_bounds(request):
             return False  # its time may come on the shelf
         stack = self._stacks.get(group_of(request))
-        return stack is not None and (stack.has_more or stack.near >= self._near_at_most())
+        return stack is not None and (stack.has_more or stack.resident >= self._resident_at_most())
 
     def holds(self, request: Request) -> bool:
         """Return whether the row of *request*, which nobody has a Future of, stands here."""
@@ -158,7 +158,7 @@ class BacklogPager:
         group = group_of(request)
         stack = self._stack(group)
         stack.has_more = stack.has_grown = True
-        stack.far += is_new
+        stack.stored += is_new
         self.count += is_new
         self._futures[row_id] = future
         if is_kept:
@@ -205,35 +205,35 @@ class BacklogPager:
         cleared: list[tuple[Group, int, int]] = []
         for group, stack in self._stacks.items():
             if stack.has_more and is_meant(group):
-                cleared.append((group, stack.far, stack.after))
-                self.count -= stack.far
-                stack.far, stack.has_more = 0, False
+                cleared.append((group, stack.stored, stack.after))
+                self.count -= stack.stored
+                stack.stored, stack.has_more = 0, False
                 self._low.pop(group, None)
         return cleared
 
-    def recount(self, near: Iterable[Request]) -> list[tuple[Group, int]]:
+    def recount(self, resident: Iterable[Request]) -> list[tuple[Group, int]]:
         """Count anew what is in memory: a change was broken off in the middle; return each group with what is not."""
         for stack in self._stacks.values():
-            stack.near = 0
-        for request in near:
-            self._stack(group_of(request)).near += 1
-        self.count = sum(stack.far for stack in self._stacks.values())
+            stack.resident = 0
+        for request in resident:
+            self._stack(group_of(request)).resident += 1
+        self.count = sum(stack.stored for stack in self._stacks.values())
         self._low.update(dict.fromkeys(group for group, stack in self._stacks.items() if stack.has_more))
-        return [(group, stack.far) for group, stack in self._stacks.items()]
+        return [(group, stack.stored) for group, stack in self._stacks.items()]
 
     # -- pages
 
     def next_page(self) -> Page | None:
         """Return a page to be fetched, or None; ``stack_up`` or ``give_up`` must follow."""
-        low = min(_LOW, self._near_at_most() // 2)
+        low = min(_LOW, self._resident_at_most() // 2)
         while self._low:
             group = next(iter(self._low))
             del self._low[group]
             stack = self._stacks.get(group)
-            if stack is not None and stack.has_more and stack.near < max(1, low) and not stack.is_fetching:
+            if stack is not None and stack.has_more and stack.resident < max(1, low) and not stack.is_fetching:
                 stack.is_fetching, stack.has_grown = True, False
                 self.begin_reading()
-                return Page(group, stack.after, min(_PAGE, self._near_at_most()))
+                return Page(group, stack.after, min(_PAGE, self._resident_at_most()))
         return None
 
     def give_up(self, page: Page) -> None:
@@ -243,7 +243,7 @@ class BacklogPager:
         self._low[page.group] = None
 
     def stack_up(
-        self, page: Page, fetched: Iterable[Request], near: Container[int], *, is_last: bool
+        self, page: Page, fetched: Iterable[Request], resident: Container[int], *, is_last: bool
     ) -> tuple[list[Request], int]:
         """Take the requests of a page off the shelf.
 
@@ -265,7 +265,7 @@ class BacklogPager:
             if not stack.has_more:
                 break  # the shelf was cleared meanwhile
             stack.after = request.row_id
-            if request.row_id in self._gone or request.row_id in near:
+            if request.row_id in self._gone or request.row_id in resident:
                 continue
             future = self._forget(request.row_id)
             if future is not None:
@@ -277,12 +277,12 @@ class BacklogPager:
         self._has_come(stack)
         if is_last and not stack.has_grown:
             stack.has_more = False
-            uncounted -= stack.far
-            self.count -= stack.far
-            stack.far = 0
+            uncounted -= stack.stored
+            self.count -= stack.stored
+            stack.stored = 0
         if stack.has_more:
             self._low[page.group] = None
-        elif not stack.near and not taken:
+        elif not stack.resident and not taken:
             self._remove(page.group, stack)
         return taken, uncounted
 
@@ -300,14 +300,14 @@ class BacklogPager:
         self._passed = max(self._passed, stack.after)
         del self._stacks[group]
 
-    def _near_at_most(self) -> int:
-        return max(_NEAR_AT_LEAST, min(_NEAR_AT_MOST, _NEAR_IN_ALL // max(1, len(self._stacks))))
+    def _resident_at_most(self) -> int:
+        return max(_RESIDENT_AT_LEAST, min(_RESIDENT_AT_MOST, _RESIDENT_IN_ALL // max(1, len(self._stacks))))
 
     def _count_off(self, stack: _Stack) -> bool:
         """Count one less; return whether it had been counted."""
-        if not stack.far:
+        if not stack.stored:
             return False
-        stack.far -= 1
+        stack.stored -= 1
         self.count -= 1
         return True
 

@@ -150,10 +150,10 @@ class PendingRequests:
             self.counters.submitted += 1
             self.counters.count_pending(request, 1)
 
-    def stock(self, group: Group, count: int) -> None:
+    def add_stored(self, group: Group, count: int) -> None:
         """Take in *count* requests that a journal kept for us."""
         assert self.pager is not None
-        self.pager.stock(group, count)
+        self.pager.add_stored(group, count)
         self.counters.submitted += count
         self.counters.count_pending(group, count)
 
@@ -193,7 +193,7 @@ class PendingRequests:
             known = future
         return known
 
-    def let_go(self, request: Request) -> None:
+    def forget(self, request: Request) -> None:
         """Forget a request whose Future has ended."""
         self.open.discard(request)
         if request.row_id is not None:
@@ -203,7 +203,7 @@ class PendingRequests:
                 if self.pager is not None:
                     self.pager.forgotten(request.row_id)
 
-    def line_up(self, request: Request) -> bool:
+    def enqueue(self, request: Request) -> bool:
         """Put a request into its lane; return whether that changed who is next there."""
         lane = self.lanes.get(request.lane) or self.lane(request)
         return lane.put_back(request) if request.was_taken else lane.add(request)
@@ -253,7 +253,7 @@ class PendingRequests:
         request.was_taken, request.seq = False, None
         self.counters.count_pending(request, 1)
         if stands_in_line:
-            self.line_up(request)
+            self.enqueue(request)
         return lane.head() is not before
 
     def withdraw(self, request: Request, state: State) -> None:
@@ -361,11 +361,11 @@ class PendingRequests:
             self.lanes[name].in_flight = sum(request.lane == name for request in running)
         counted: list[tuple[Request | Group, int]] = [(request, 1) for request in waiting]
         if self.pager is not None:
-            near = [request for request in (*waiting, *running) if request.row_id is not None]
-            for request in near:
+            resident = [request for request in (*waiting, *running) if request.row_id is not None]
+            for request in resident:
                 if request.future is not None and request.row_id is not None:
                     self.rows.setdefault(request.row_id, request.future)
-            counted += self.pager.recount(near)
+            counted += self.pager.recount(resident)
         self.counters.recount(counted, len(running), ended_as)
         return list(self.away)
 

@@ -56,7 +56,7 @@ class AccountRouter:
             meter.refund(lease)
             return Outcome(Disposition.FAILED, error=failures.of(request, line.stopped_by))
         outcome = line.attempts.attempt(request, lease, meter)
-        if outcome.next is not Disposition.STOP:
+        if outcome.next is not Disposition.STOP_ALL:
             return outcome
         line.stopped_by = outcome.error
         return outcome._replace(next=Disposition.FAILED)

@@ -69,7 +69,7 @@ class Scheduler:
         self._is_capped = max_usd is not None
         self.purse = SpendCap(max_usd)
 
-    def choose(self, now_ns: int) -> tuple[Job | None, int | None]:
+    def next_job(self, now_ns: int) -> tuple[Job | None, int | None]:
         """Take the most urgent head that may pass.
 
         Returns:
@@ -77,7 +77,7 @@ class Scheduler:
         """
         next_ns: int | None = None
         for lane, head in self._table.by_urgency():
-            found = self._try(lane, head, now_ns)
+            found = self._try_lease(lane, head, now_ns)
             if type(found) is Job:
                 return found, None
             lane.is_blocked = True
@@ -101,7 +101,7 @@ class Scheduler:
             return False
         return self.purse.can_ever_hold(amount) and self.purse.reserved > 0
 
-    def _try(self, lane: Lane, head: Request, now_ns: int) -> Job | int | None:
+    def _try_lease(self, lane: Lane, head: Request, now_ns: int) -> Job | int | None:
         """Take *head* if money and every limit allow.
 
         Returns:
@@ -114,7 +114,7 @@ class Scheduler:
             if amount is not None and not self.purse.reserve(amount):
                 if self.purse.can_ever_hold(amount) and self.purse.reserved:
                     return None
-                return self._doom(lane, head, now_ns, failures.over_cost_limit(head, amount, self.purse))
+                return self._fail_job(lane, head, now_ns, failures.over_cost_limit(head, amount, self.purse))
         lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
         granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
         if type(granted) is Lease:
@@ -135,20 +135,20 @@ class Scheduler:
         if amount is not None:
             self.purse.settle(amount, 0)
         if isinstance(granted, TooLarge):
-            return self._doom(lane, head, now_ns, failures.too_large(head, granted))
+            return self._fail_job(lane, head, now_ns, failures.too_large(head, granted))
         if isinstance(granted, GroqQueueError):
-            return self._doom(lane, head, now_ns, failures.of(head, granted))
+            return self._fail_job(lane, head, now_ns, failures.of(head, granted))
         if granted.is_daily:
             error = failures.day_is_spent(head, granted)
             if self._raises_daily:
-                return self._doom(lane, head, now_ns, error)
+                return self._fail_job(lane, head, now_ns, error)
             if not lane.told_daily:
                 lane.told_daily = True
                 facts = log_fields("daily_limit", head, limit=error.limit)
                 self._tell_later(lambda: _log.warning("%s waits: %s", excerpt(lane.name), error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns
 
-    def _doom(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:
+    def _fail_job(self, lane: Lane, head: Request, now_ns: int, error: GroqQueueError) -> Job:
         """Withdraw a head that will never be sent."""
         self._table.withdraw(head, State.FAILED)
         return Job(head, lane, now_ns, None, error=error)

@@ -50,7 +50,7 @@ from groq_queue.errors import (
     JournalError,
     QueueClosed,
 )
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -146,7 +146,7 @@ class ThreadEngine:
         self._cancelling = False  # shut down with cancel_futures: nothing waits any more
         self._stop_error: GroqQueueError | None = None  # what failed them all, such as a rejected key
         self._begin()
-        renew_in_children(self)
+        register_for_fork(self)
 
     def _begin(self) -> None:
         """Make locks, workers and places for requests."""
@@ -164,7 +164,7 @@ class ThreadEngine:
         self._scheduler = self._new_chooser(self._table)
         self._nested = Nested(self._table, self._scheduler, self._clock)
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
         table, spent = self._table, self._scheduler.purse
         self._late.leave_to_parent()
@@ -275,12 +275,12 @@ class ThreadEngine:
         with self._lock:
             return self._table.open_future(row_id)
 
-    def stock(self, counts: dict[Group, int]) -> None:
+    def add_stored(self, counts: dict[Group, int]) -> None:
         """Take in the pending requests of a journal, fetching the first of each group."""
         self._pool.ensure_one()
         with self._lock:
             for group, count in counts.items():
-                self._table.stock(group, count)
+                self._table.add_stored(group, count)
         self._prefetch()
 
     def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
@@ -463,7 +463,7 @@ class ThreadEngine:
             counters = self._table.counters
             return self.stats(), counters.history.facts(self._clock.now_ns(), counters.mean_flight_ns())
 
-    def steps(self) -> threading.RLock:
+    def critical_section(self) -> threading.RLock:
         """Return the lock of every step: in a forked child it is another."""
         return self._lock
 
@@ -477,11 +477,11 @@ class ThreadEngine:
         with self._lock:
             return explanation_of(self._table, request, self._clock.now_ns(), self._max_workers)
 
-    def aside(self) -> AbstractContextManager[None]:
+    def blocking_section(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""
         if self._late.is_mine():
             return self._late_call_aside()
-        return self._pool.aside() if self._pool.is_worker() else nullcontext()
+        return self._pool.blocking_section() if self._pool.is_worker() else nullcontext()
 
     def begin_wait(self, call: Call, request: Request, *, is_bounded: bool) -> None:
         """Let *call* wait for *request* until ``end_wait``; see ``Nested.begin``.
@@ -520,7 +520,7 @@ class ThreadEngine:
             return self._late, None
         if self._failures >= _FAILURES:
             return None, None  # the queue has stopped
-        job, next_ns = self._scheduler.choose(self._clock.now_ns())
+        job, next_ns = self._scheduler.next_job(self._clock.now_ns())
         self._failures = 0
         if job is None and self._nested.waits:
             job = self._nested.give_up()
@@ -571,17 +571,17 @@ class ThreadEngine:
         if outcome.error is not request.last_error:
             request.last_error = outcome.error
         way = outcome.next
-        if way is Disposition.AGAIN or way is Disposition.REFUSED:
+        if way is Disposition.RETRY or way is Disposition.RATE_LIMITED:
             self._requeue(job, outcome)
             return
-        if way is Disposition.STOP and outcome.error is not None:
+        if way is Disposition.STOP_ALL and outcome.error is not None:
             self._stop(outcome.error)
         with self._lock:
             self._finish_attempt(job, outcome, self._clock.now_ns())
             self._table.end(request, State.COMPLETED if way is Disposition.DONE else State.FAILED)
         if self._pool.is_short:
             self._pool.grow()
-        self._complete_on_worker(request, outcome.result, outcome.error, is_final=way is not Disposition.STOP)
+        self._complete_on_worker(request, outcome.result, outcome.error, is_final=way is not Disposition.STOP_ALL)
 
     def broke(self, job: Job | LateCalls | None, error: BaseException) -> bool:
         """End the request of a worker that *error* interrupted; stop the queue if it cannot even look for a job."""
@@ -729,7 +729,7 @@ class ThreadEngine:
             self._table.away.add(request)
         elif request.not_before_ns:
             self._defer(request, request.submitted_ns + request.not_before_ns)
-        elif self._table.line_up(request):
+        elif self._table.enqueue(request):
             self._pool.wake()  # the head is another; behind an unchanged one nothing has changed for those who wait
 
     def _defer(self, request: Request, due_ns: int) -> None:
@@ -746,7 +746,7 @@ class ThreadEngine:
             self._table.away.discard(request)
             if not request.was_taken:
                 request.rank = self._table.rank(request, self._clock.now_ns())
-            if self._table.line_up(request):
+            if self._table.enqueue(request):
                 self._pool.wake()
         self._pool.grow()
 
@@ -863,7 +863,7 @@ class ThreadEngine:
             now_ns = self._clock.now_ns()
             self._finish_attempt(job, outcome, now_ns)
             wait_ns = outcome.wait_ns
-            if outcome.next is Disposition.AGAIN:
+            if outcome.next is Disposition.RETRY:
                 wait_ns = max(
                     wait_ns, job.lane.meter.retry_spacing_ns(self._table.counters.pending_by_lane[request.lane])
                 )
@@ -880,9 +880,9 @@ class ThreadEngine:
             else:
                 has_ended = False
                 self._table.wait_again(request)
-                if outcome.next is not Disposition.REFUSED:
+                if outcome.next is not Disposition.RATE_LIMITED:
                     self._defer(request, due_ns)
-                elif self._table.line_up(request):
+                elif self._table.enqueue(request):
                     self._pool.wake()
         self._pool.grow()
         if has_ended:
@@ -1032,7 +1032,7 @@ class ThreadEngine:
         while delivered:
             request = delivered.pop()
             if request.future is None:
-                self._table.let_go(request)
+                self._table.forget(request)
         if not self._table.open:
             self._note_if_quiet()
 

@@ -95,7 +95,7 @@ class WorkerPool(Generic[_Job]):
         self._parked_count = 0
         self._has_leader = False
         self._leads_until: int | None = None  # when the leader looks again by itself, if there is one
-        self._mine = threading.local()  # .is_starting, while this thread starts a worker
+        self._local = threading.local()  # .is_starting, while this thread starts a worker
         self.inside = threading.local()  # .depth > 0 on workers, and on other threads while they run callbacks
 
     def ensure_one(self) -> None:
@@ -139,7 +139,7 @@ class WorkerPool(Generic[_Job]):
         one, and holds a lock of ``threading`` that it would wait for for ever; so it
         leaves the rest to whom it interrupted.
         """
-        while self._wanted and not getattr(self._mine, "is_starting", False):
+        while self._wanted and not getattr(self._local, "is_starting", False):
             self._start(is_vital=False)
 
     def dismiss(self) -> None:
@@ -169,7 +169,7 @@ class WorkerPool(Generic[_Job]):
         return threading.current_thread() in self._crew
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def blocking_section(self) -> Iterator[None]:
         """Let another worker take the place of the calling one while it waits."""
         with self._lock:
             self._aside += 1
@@ -194,7 +194,7 @@ class WorkerPool(Generic[_Job]):
     def _start(self, *, is_vital: bool) -> None:
         """Start one of the workers that are wanted."""
         thread = threading.Thread(target=self._loop, name=f"{self._name}-worker", daemon=True)
-        self._mine.is_starting = True
+        self._local.is_starting = True
         try:
             with self._lock:
                 if not self._wanted:
@@ -223,7 +223,7 @@ class WorkerPool(Generic[_Job]):
                 extra=log_fields("no_thread"),
             )
         finally:
-            self._mine.is_starting = False
+            self._local.is_starting = False
 
     def _loop(self) -> None:
         me = threading.current_thread()

@@ -13,7 +13,7 @@ from groq_queue.core.limits import Limits, tightest
 from groq_queue.core.priority import LeaseApplicant
 from groq_queue.core.token_estimate import Backlog, Estimator, PromptSize, TokenCost, cost_of
 from groq_queue.errors import ConfigurationError, GroqQueueError
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 
 UserLimits = Limits | Mapping[str, Limits] | None
 """Limits of every model, by model, or None: to be learnt."""
@@ -125,9 +125,9 @@ class ProcessLimiter:
         self._address, self._name = address, account
         self._is_open = True
         self._begin(now_ns)
-        renew_in_children(self)
+        register_for_fork(self)
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Count anew in a forked child: the parent's levels may be half changed, and its leases end there."""
         self._begin(0)
 

@@ -206,7 +206,7 @@ class RedisBudgetStore:
                 lane.due_ns, is_due = None, True
         return is_due
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         self._token = uuid.uuid4().hex
         self._client = self._listener = None  # redis-py closes the child's copies without a word to the server
         self._lanes, self._subscribed = {}, {}

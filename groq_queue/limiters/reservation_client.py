@@ -43,7 +43,7 @@ class LeaseWaiter(Protocol):
 
     @property
     def lane(self) -> str: ...
-    def wish(self) -> tuple[ReservationRequest, KnownLimits] | None: ...
+    def pending_claim(self) -> tuple[ReservationRequest, KnownLimits] | None: ...
     def deliver(self, claim: ReservationRequest, reply: Reserved | Blocked | TooLarge, now_ns: int) -> None: ...
     def give_back_late(self, now_ns: int) -> int | None: ...
     def is_open(self) -> bool: ...
@@ -143,11 +143,11 @@ class ReservationClient:
 
     def _ask(self, asker: LeaseWaiter, may_have_freed: bool, now_ns: int) -> None:
         """Ask the ledger for what a meter wants, if there is reason to."""
-        wish = asker.wish()
-        if wish is None:
+        pending_claim = asker.pending_claim()
+        if pending_claim is None:
             self._due.pop(asker.lane, None)
             return
-        claim, limits = wish
+        claim, limits = pending_claim
         asked, due_ns, _ = self._due.get(asker.lane, ("", 0, 0))
         if asked == claim.id and now_ns < due_ns and not may_have_freed:
             return

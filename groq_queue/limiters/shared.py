@@ -19,7 +19,7 @@ from groq_queue.core.limits import DIMENSIONS, Limits
 from groq_queue.core.priority import LeaseApplicant
 from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.errors import GroqQueueError, LimiterUnavailable
-from groq_queue.lifecycle import renew_in_children
+from groq_queue.lifecycle import register_for_fork
 from groq_queue.limiters.in_process import ProcessMeter, UserLimits, charged
 from groq_queue.limiters.reservation_client import End, ReservationClient
 from groq_queue.limiters.store import BudgetStore, KnownLimits, LaneStatus, ReservationRequest, Reserved, ServerLimit
@@ -72,7 +72,7 @@ class SharedLimiter:
         self._on_outage: OnOutage = on_outage
         self._ledger, self._clock, self._hire = ledger, clock, hire
         self._begin()
-        renew_in_children(self)
+        register_for_fork(self)
 
     def _begin(self) -> None:
         self._agent = ReservationClient(self._ledger, self._clock)
@@ -80,9 +80,9 @@ class SharedLimiter:
         self._token, self._numbers = self._ledger.token, itertools.count(1)
         self._meters: dict[str, SharedMeter] = {}  # by lane; engines ask under their lock, and dicts are atomic
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Be another process in a forked child; what the parent has reserved stays the parent's."""
-        self._ledger.renew()
+        self._ledger.reset_after_fork()
         self._begin()
 
     def meter(self, lane: str, model: str) -> SharedMeter:
@@ -351,7 +351,7 @@ class SharedMeter(ProcessMeter):
 
     # -- what the agent asks and brings
 
-    def wish(self) -> tuple[ReservationRequest, KnownLimits] | None:
+    def pending_claim(self) -> tuple[ReservationRequest, KnownLimits] | None:
         """Return what the ledger is to be asked for, or None."""
         with self._lock:
             return None if self._claim is None else (self._claim, self._budget.capacities())

@@ -40,7 +40,7 @@ _KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that
 
 
 class SqliteBudgetStore:
-    """Budgets in a file; see ``BudgetStore``. Not thread-safe; useless in a forked child until ``renew``."""
+    """Budgets in a file; see ``BudgetStore``. Not thread-safe; useless in a forked child until ``reset_after_fork``."""
 
     def __init__(self, path: str, clock: Clock | None = None, boot_id: str | None = None) -> None:
         """
@@ -172,7 +172,7 @@ class SqliteBudgetStore:
             self._note_time(db, now_ns)
             db.execute("INSERT OR REPLACE INTO processes VALUES (?, ?)", (self.token, now_ns + _LEASE_NS))
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         self.token = secrets.token_hex(8)
         self._pid = os.getpid()
         self._db = None  # not closed: that would take the parent's locks away

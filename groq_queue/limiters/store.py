@@ -207,7 +207,7 @@ class BudgetStore(Protocol):
         """
         ...
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child, as another process with another token; the parent's connection is not touched.
 
         No I/O: the next step connects. Raises nothing.

@@ -180,10 +180,10 @@ def fault_reply(fault: Fault, call: ApiCall) -> HttpReply:
     kind, code, message = _STATUS_ERRORS.get(status, _STATUS_ERRORS[500] if status >= 500 else _PLAIN_ERROR)
     reply = error_reply(ApiError(status, message, kind=kind, code=code))
     reply.headers = base_headers(call.request_id)
-    return bend(reply, fault)
+    return corrupt(reply, fault)
 
 
-def bend(reply: HttpReply, fault: Fault) -> HttpReply:
+def corrupt(reply: HttpReply, fault: Fault) -> HttpReply:
     """Put the body, the page and the headers of *fault* into *reply*."""
     if fault.html:
         page = f"<html><head><title>{reply.status}</title></head><body><h1>{reply.status} Bad answer</h1></body></html>"

@@ -336,7 +336,7 @@ class Service:
             reply = answers.success_reply(call, use, self._set.seed, fault)
             reply.headers = shown + reply.headers
             if fault is not None:
-                reply = answers.bend(reply, fault)
+                reply = answers.corrupt(reply, fault)
         _deliver(connection, reply, fault)
 
     def _later(self, delay_s: float, function: Callable[..., None], *args: object) -> None:

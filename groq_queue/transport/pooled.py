@@ -95,16 +95,16 @@ class PooledTransport(BaseTransport):
     def _exchange(self, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
         if connection := self._kept_connection():
             try:
-                return self._speak(connection, attempt, endpoint, body)
+                return self._round_trip(connection, attempt, endpoint, body)
             except FOREIGN_ERRORS as error:
                 if attempt.ended_s is not None or not attempt.wrote:
                     self._forget_inherited()  # what ended this one has probably ended the others
                 if not attempt.has_ended_unread(error):
                     raise
             attempt.begins_anew()
-        return self._speak(self._new_connection(), attempt, endpoint, body)
+        return self._round_trip(self._new_connection(), attempt, endpoint, body)
 
-    def _speak(self, connection: WatchedConnection, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
+    def _round_trip(self, connection: WatchedConnection, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
         answer: Answer | None = None
         try:
             if connection.sock is None:

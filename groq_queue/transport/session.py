@@ -96,14 +96,14 @@ class SessionTransport(BaseTransport):
         with watching(attempt):
             for _ in range(_MOST_UNREAD):
                 try:
-                    return self._speak(prepared, settings, attempt)
+                    return self._round_trip(prepared, settings, attempt)
                 except requests.ConnectionError as error:
                     if not attempt.has_ended_unread(error):
                         raise
                 attempt.begins_anew()
-            return self._speak(prepared, settings, attempt)
+            return self._round_trip(prepared, settings, attempt)
 
-    def _speak(self, prepared: requests.PreparedRequest, settings: Any, attempt: Attempt) -> Reply:
+    def _round_trip(self, prepared: requests.PreparedRequest, settings: Any, attempt: Attempt) -> Reply:
         self._watch_connections(prepared, settings)
         try:
             attempt.has_begun = True

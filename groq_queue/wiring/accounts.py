@@ -21,7 +21,7 @@ class Account(NamedTuple):
 
     base_url: str
     key: Secret
-    payer: str
+    billing_id: str
 
 
 class Accounts(NamedTuple):
@@ -43,7 +43,7 @@ class Accounts(NamedTuple):
     @property
     def name(self) -> str:
         """What the budgets of all of them are stored under."""
-        return " ".join(f"{account.base_url} {account.payer}" for account in self.all())
+        return " ".join(f"{account.base_url} {account.billing_id}" for account in self.all())
 
     @property
     def address(self) -> str:

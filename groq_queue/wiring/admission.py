@@ -34,7 +34,7 @@ class Admission:
         self._tariff = tariff
         self._is_capped = is_capped
         self._by_tokens = by_tokens
-        self.steps: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.critical_section: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def prepare(self, request: Request) -> None:
         """Set what the turn of *request* costs; one that may be shrunk is made to fit.
@@ -55,7 +55,7 @@ class Admission:
             raise failures.too_large(request, excess)
         if not self._is_capped and not self._by_tokens:
             return
-        with self.steps():
+        with self.critical_section():
             cost = self._limiter.meter(request.lane, request.model).price(request.size)
         if self._is_capped and self._tariff.price(request.model, cost) is None:
             raise ConfigurationError(
@@ -66,5 +66,5 @@ class Admission:
 
     def _excess(self, request: Request) -> TooLarge | None:
         """Return which limit is too small for it, or None."""
-        with self.steps():
+        with self.critical_section():
             return self._limiter.meter(request.lane, request.model).too_large(request.size)

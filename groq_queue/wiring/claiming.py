@@ -85,4 +85,4 @@ class JournaledAttempts:
             error,
             extra=log_fields("journal_trouble", request),
         )
-        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_s * NS_PER_S)
+        return Outcome(Disposition.RETRY, error=error, wait_ns=wait_s * NS_PER_S)

@@ -112,7 +112,7 @@ class JournalBridge:
                 meter.begin(level, wall_ns - saved.at_wall_ns, now_ns)
         stacks = self._journal.stacks()
         if stacks:
-            engine.stock(
+            engine.add_stored(
                 {Group(stack.lane, stack.model, stack.priority, stack.client): stack.waiting for stack in stacks}
             )
 

@@ -81,7 +81,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         max_usd=settings.max_cost,
         keeper=keeping,
     )
-    admission.steps = engine.steps
+    admission.critical_section = engine.critical_section
     for close in closes:
         engine.at_close(close)
     if keeping is not None:
@@ -96,10 +96,10 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
     clock = settings.clock
     lines: dict[Account, AccountBackend] = {}
     try:
-        for payer in settings.payers.all():
+        for billing_id in settings.payers.all():
             transport = make_transport(
-                base_url=payer.base_url,
-                key=payer.key,
+                base_url=billing_id.base_url,
+                key=billing_id.key,
                 session=settings.session,
                 max_connections=settings.max_workers,
                 max_response_bytes=settings.max_response_bytes,
@@ -110,7 +110,7 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
             attempts: Attempts = Runner(transport, settings.policy, settings.timeout_s, clock, random.Random())
             if settings.observers:
                 attempts = Observed(attempts, settings.observers, clock)
-            lines[payer] = AccountBackend(attempts, _limiter(settings, payer))
+            lines[billing_id] = AccountBackend(attempts, _limiter(settings, billing_id))
     except BaseException:
         for line in lines.values():
             line.limiter.close(clock.now_ns())
@@ -118,7 +118,7 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
     return lines
 
 
-def _limiter(settings: Settings, payer: Account) -> Limiter:
+def _limiter(settings: Settings, billing_id: Account) -> Limiter:
     """Return where the budgets of an account are counted.
 
     Raises:
@@ -127,16 +127,16 @@ def _limiter(settings: Settings, payer: Account) -> Limiter:
     """
     clock = settings.clock
     if settings.limiter is None:
-        account = payer.payer + _time_of(clock)
-        return ProcessLimiter(settings.limits, payer.base_url, account, clock.now_ns(), settings.margin)
+        account = billing_id.billing_id + _time_of(clock)
+        return ProcessLimiter(settings.limits, billing_id.base_url, account, clock.now_ns(), settings.margin)
     from groq_queue.limiters.opening import open_ledger
     from groq_queue.limiters.shared import SharedLimiter
 
     return SharedLimiter(
         open_ledger(settings.limiter, clock),
         settings.limits,
-        payer.base_url,
-        payer.payer,
+        billing_id.base_url,
+        billing_id.billing_id,
         clock,
         hire=lambda agent: BackgroundTask(agent, clock, "groq_queue-limiter"),
         margin=settings.margin,
@@ -163,7 +163,7 @@ def _joined(lines: Mapping[Account, AccountBackend], payers: Accounts) -> tuple[
     default = None if payers.default is None else lines[payers.default]
     if default is not None and not payers.by_model:
         return default.attempts, default.limiter
-    switch = AccountRouter({model: lines[payer] for model, payer in payers.by_model.items()}, default)
+    switch = AccountRouter({model: lines[billing_id] for model, billing_id in payers.by_model.items()}, default)
     return switch, switch
 
 

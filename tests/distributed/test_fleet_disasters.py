@@ -236,7 +236,7 @@ def test_a_call_that_takes_longer_than_the_lease_is_made_once(fleet):
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(16)]
         assert ours.groq.wait_for_requests(8, PATIENCE_S)
-        bell.ring(LANES[1], 40)
+        bell.notify(LANES[1], 40)
         answers = [future.result(S) for future in futures]
     bell.close()
 

@@ -296,7 +296,7 @@ def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
     bell = Notifier(ours.broker)
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(50)]
-        bell.ring(NORMAL, 100)
+        bell.notify(NORMAL, 100)
         worker = ours.start_worker()
         wait(futures, S)
         ours.stop_worker(worker)

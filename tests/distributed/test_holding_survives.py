@@ -47,7 +47,7 @@ class Store:
 
 
 class Bell:
-    def ring(self, lane, times=1): ...
+    def notify(self, lane, times=1): ...
 
 
 @pytest.fixture

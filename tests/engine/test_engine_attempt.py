@@ -124,7 +124,7 @@ def test_an_unreadable_answer_may_have_been_billed(body, status):
 
     outcome = bench.attempt(request)
 
-    assert (Disposition.AGAIN, 1, 1, TokenCost(10, 20)) == (
+    assert (Disposition.RETRY, 1, 1, TokenCost(10, 20)) == (
         outcome.next,
         request.unknown,
         request.retries,
@@ -145,7 +145,7 @@ def test_an_unreadable_answer_is_asked_for_again_twice_at_most():
     bench = Bench(*[Answer(body=b'{"choices": [')] * 3)
     request = bench.request()
 
-    assert [Disposition.AGAIN, Disposition.AGAIN, Disposition.FAILED] == [bench.attempt(request).next for _ in range(3)]
+    assert [Disposition.RETRY, Disposition.RETRY, Disposition.FAILED] == [bench.attempt(request).next for _ in range(3)]
 
 
 def test_other_endpoints_answer_without_choices():
@@ -161,7 +161,7 @@ def test_a_lost_connection_gives_back_what_was_certainly_not_sent(sent, settled,
 
     outcome = bench.attempt(request)
 
-    assert Disposition.AGAIN is outcome.next
+    assert Disposition.RETRY is outcome.next
     assert (settled, refunded) == bench.ledger()[0]
     assert (TokenCost(10, 20) if settled else TokenCost(0)) == outcome.charged
     assert (1 if settled else 0) == request.unknown
@@ -172,7 +172,7 @@ def test_what_may_have_been_billed_is_repeated_twice_and_what_was_not_sent_as_of
     for sent, attempts in (("unknown", 3), ("no", 6)):
         bench = Bench(*[APIConnectionError("reset", sent=sent)] * 6)
         request, outcomes = bench.request(), []
-        while not outcomes or outcomes[-1].next is Disposition.AGAIN:
+        while not outcomes or outcomes[-1].next is Disposition.RETRY:
             outcomes.append(bench.attempt(request))
 
         assert (attempts, Disposition.FAILED) == (len(outcomes), outcomes[-1].next)
@@ -188,8 +188,8 @@ def test_a_passing_fault_waits_as_long_as_the_server_said_and_at_least_its_backo
 
     told, not_told = bench.attempt(request), bench.attempt(request)
 
-    assert (Disposition.AGAIN, 40 * NS_PER_S) == (told.next, told.wait_ns)
-    assert Disposition.AGAIN is not_told.next
+    assert (Disposition.RETRY, 40 * NS_PER_S) == (told.next, told.wait_ns)
+    assert Disposition.RETRY is not_told.next
     assert 0 < not_told.wait_ns <= NS_PER_S, "the second backoff is at most a second"
     assert 2 == request.retries
     assert ((0, 60) if refunded else (60, 0)) == bench.ledger()[0]
@@ -227,7 +227,7 @@ def test_passing_faults_end_with_the_retries():
     bench = Bench(*[Answer(500, {})] * 2, max_retries=1)
     request = bench.request()
 
-    assert [Disposition.AGAIN, Disposition.FAILED] == [bench.attempt(request).next for _ in range(2)]
+    assert [Disposition.RETRY, Disposition.FAILED] == [bench.attempt(request).next for _ in range(2)]
     assert 1 == request.retries
 
 
@@ -252,7 +252,7 @@ def test_a_rejected_key_stops_everything_and_costs_nothing():
 
     outcome = bench.attempt(bench.request())
 
-    assert (Disposition.STOP, 1) == (outcome.next, outcome.error.attempts)
+    assert (Disposition.STOP_ALL, 1) == (outcome.next, outcome.error.attempts)
     assert isinstance(outcome.error, AuthenticationError)
     assert (0, 30) == bench.ledger()[0]
 
@@ -263,7 +263,7 @@ def test_a_refusal_holds_the_lane_for_the_servers_wait_and_a_little_more():
 
     outcome = bench.attempt(request)
 
-    assert (Disposition.REFUSED, 1, 0) == (outcome.next, request.refusals, request.retries)
+    assert (Disposition.RATE_LIMITED, 1, 0) == (outcome.next, request.refusals, request.retries)
     assert isinstance(outcome.error, RateLimitError)
     assert (0, 30) == bench.ledger()[0]
     blocked = bench.meter.blocks(request.size, bench.clock.now_ns())
@@ -277,7 +277,7 @@ def test_refusals_that_name_their_wait_count_ten_for_a_retry():
     for _ in range(11):
         outcomes.append(bench.attempt(request).next)
 
-    assert [Disposition.REFUSED] * 10 + [Disposition.FAILED] == outcomes
+    assert [Disposition.RATE_LIMITED] * 10 + [Disposition.FAILED] == outcomes
 
 
 def test_a_refusal_without_numbers_counts_as_a_retry():
@@ -288,7 +288,7 @@ def test_a_refusal_without_numbers_counts_as_a_retry():
     blocked = bench.meter.blocks(request.size, bench.clock.now_ns())
     second = bench.attempt(request)
 
-    assert [(Disposition.REFUSED, 1), (Disposition.FAILED, 2)] == [
+    assert [(Disposition.RATE_LIMITED, 1), (Disposition.FAILED, 2)] == [
         (first.next, 1),
         (second.next, second.error.attempts),
     ]
@@ -319,7 +319,7 @@ def test_a_forked_child_begins_with_the_first_hold_and_other_dice():
         bench.attempt(request)
     state = bench.runner._rng.getstate()
 
-    bench.runner.renew()
+    bench.runner.reset_after_fork()
 
     assert state != bench.runner._rng.getstate()
     bench.attempt(request)
@@ -339,7 +339,7 @@ def test_a_request_too_large_for_its_limit_is_final():
 @pytest.mark.parametrize(
     ("shrinks", "asked", "told", "way"),
     [
-        (True, 8_000, TOO_LARGE, Disposition.REFUSED),
+        (True, 8_000, TOO_LARGE, Disposition.RATE_LIMITED),
         (False, 8_000, TOO_LARGE, Disposition.FAILED),
         (True, 2_000, TOO_LARGE, Disposition.FAILED),
         (True, None, TOO_LARGE, Disposition.FAILED),
@@ -358,7 +358,7 @@ def test_a_request_that_may_shrink_asks_for_what_fits(shrinks, asked, told, way)
     outcome = bench.attempt(request)
 
     assert way is outcome.next
-    if way is Disposition.REFUSED:
+    if way is Disposition.RATE_LIMITED:
         assert {"max_completion_tokens": 5_990} == json.loads(request.body)
         assert PromptSize(10, 5_990, 0, is_exact=True) == request.size
     else:
@@ -411,7 +411,7 @@ def test_a_callable_is_run_instead_of_sending():
 
 @pytest.mark.parametrize(
     ("status", "way"),
-    [(400, Disposition.FAILED), (401, Disposition.FAILED), (500, Disposition.AGAIN), (429, Disposition.REFUSED)],
+    [(400, Disposition.FAILED), (401, Disposition.FAILED), (500, Disposition.RETRY), (429, Disposition.RATE_LIMITED)],
 )
 def test_a_callables_error_status_is_read_as_our_own_but_stops_nobody_else(status, way):
     """
@@ -459,7 +459,7 @@ def test_a_callables_lost_connection_is_retried_as_ours():
 
     outcome = bench.attempt(bench.request(call=Call(fail, bench)))
 
-    assert (Disposition.AGAIN, TokenCost(0)) == (outcome.next, outcome.charged)
+    assert (Disposition.RETRY, TokenCost(0)) == (outcome.next, outcome.charged)
     assert (0, 30) == bench.ledger()[0]
 
 

@@ -239,7 +239,7 @@ def test_a_forked_child_begins_with_nothing_to_call(timers, clock, bell, monkeyp
     timers.after(2, bell.named("of the parent"))
     monkeypatch.undo()
 
-    timers.renew()
+    timers.reset_after_fork()
 
     assert (0, 0) == (len(timers._heap), timers._dead)
     clock.advance(2)

@@ -18,7 +18,7 @@ IDLE = [409, 425, 498, 503, 521, 522, 523, 525, 526, 529, 530]
 def attempts_of(bench, request):
     """Run attempts until the last; return their outcomes."""
     outcomes = [bench.attempt(request)]
-    while outcomes[-1].next is Disposition.AGAIN:
+    while outcomes[-1].next is Disposition.RETRY:
         outcomes.append(bench.attempt(request))
     return outcomes
 
@@ -34,7 +34,7 @@ def test_an_error_after_which_the_work_may_have_been_done_is_booked_and_repeated
     outcomes = attempts_of(bench, request)
 
     assert [TokenCost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
-    assert [Disposition.AGAIN, Disposition.AGAIN, Disposition.FAILED] == [outcome.next for outcome in outcomes]
+    assert [Disposition.RETRY, Disposition.RETRY, Disposition.FAILED] == [outcome.next for outcome in outcomes]
     assert [1, 2, 3] == [outcome.error.attempts for outcome in outcomes]
     assert (90, 0) == bench.ledger()[0]
 
@@ -57,14 +57,14 @@ def test_repeats_of_what_may_have_been_billed_are_counted_together_whatever_went
 
     outcomes = attempts_of(bench, bench.request())
 
-    assert [Disposition.AGAIN, Disposition.AGAIN, Disposition.FAILED] == [outcome.next for outcome in outcomes]
+    assert [Disposition.RETRY, Disposition.RETRY, Disposition.FAILED] == [outcome.next for outcome in outcomes]
     assert [TokenCost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
 
 
 def test_fewer_retries_than_repeats_are_the_bound():
     bench = Bench(*[Answer(504, {})] * 2, max_retries=1)
 
-    assert [Disposition.AGAIN, Disposition.FAILED] == [outcome.next for outcome in attempts_of(bench, bench.request())]
+    assert [Disposition.RETRY, Disposition.FAILED] == [outcome.next for outcome in attempts_of(bench, bench.request())]
 
 
 def test_a_callables_gateway_error_is_booked_too():
@@ -111,7 +111,7 @@ def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_even_with
 
     first, second = bench.attempt(request), bench.attempt(request)
 
-    assert (Disposition.AGAIN, 0, TokenCost(10, 20)) == (first.next, first.wait_ns, first.charged)
+    assert (Disposition.RETRY, 0, TokenCost(10, 20)) == (first.next, first.wait_ns, first.charged)
     assert (Disposition.DONE, 2) == (second.next, second.result.attempts)
     assert (0, 0) == (request.retries, request.unknown)
     assert (2, 0) == bench.ledger()[1]
@@ -124,7 +124,7 @@ def test_a_second_closing_connection_is_a_lost_one():
     bench = Bench(stale(), stale(), max_retries=0)
     request = bench.request()
 
-    assert [Disposition.AGAIN, Disposition.FAILED] == [bench.attempt(request).next for _ in range(2)]
+    assert [Disposition.RETRY, Disposition.FAILED] == [bench.attempt(request).next for _ in range(2)]
     assert 1 == request.unknown
 
 
@@ -138,7 +138,7 @@ def test_whoever_is_ended_by_anothers_rejected_key_is_told_how_often_it_was_sent
     def reject(request):
         error = AuthenticationError("no", status_code=401)
         error.attempts = request.attempts
-        return Outcome(Disposition.STOP, error=error)
+        return Outcome(Disposition.STOP_ALL, error=error)
 
     made.script = reject
     sent, waiting = made.submit("sent"), made.submit("waiting")

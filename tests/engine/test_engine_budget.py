@@ -130,7 +130,7 @@ def test_an_outage_is_not_amplified_and_nothing_is_lost(stage):
         request.retries += 1
         error = InternalServerError("HTTP 500", status_code=500)
         wait_ns = round(rng.uniform(0, min(30, 0.5 * 2**request.retries)) * NS_PER_S)
-        return Outcome(Disposition.AGAIN, error=error, wait_ns=wait_ns)
+        return Outcome(Disposition.RETRY, error=error, wait_ns=wait_ns)
 
     play.script = script
     futures = [play.submit() for _ in range(200)]
@@ -164,10 +164,10 @@ def test_every_lease_ends_once_under_random_schedules(stage):
                     None,
                     None,
                     Outcome(Disposition.FAILED, error=lost),
-                    Outcome(Disposition.AGAIN, error=lost, wait_ns=rng.randint(1, 10**10))
+                    Outcome(Disposition.RETRY, error=lost, wait_ns=rng.randint(1, 10**10))
                     if request.attempts < 4
                     else None,
-                    Outcome(Disposition.REFUSED, error=lost, wait_ns=rng.randint(1, 10**9))
+                    Outcome(Disposition.RATE_LIMITED, error=lost, wait_ns=rng.randint(1, 10**9))
                     if request.attempts < 4
                     else None,
                 ]

@@ -222,7 +222,7 @@ def test_attempts_are_counted_from_start_to_landing():
     assert (2, 2, {50: 1.0, 90: 1.0, 99: 1.0}) == (counters.attempts, counters.in_flight, counters.wait_percentiles())
 
     counters.landed(sent, Outcome(Disposition.DONE, charged=TokenCost(7, 3)), 0, START_NS)
-    counters.landed(sent, Outcome(Disposition.REFUSED, error=refused, charged=TokenCost(1, 1)), 0, START_NS)
+    counters.landed(sent, Outcome(Disposition.RATE_LIMITED, error=refused, charged=TokenCost(1, 1)), 0, START_NS)
     counters.waits_again(sent)
 
     assert (0, 1, 1, 8, 4) == (

@@ -35,7 +35,7 @@ class Desk:
     def is_inside(self) -> bool:
         return self.is_called_back
 
-    def aside(self) -> AbstractContextManager[None]:
+    def blocking_section(self) -> AbstractContextManager[None]:
         self.stepped_aside += 1
         return nullcontext()
 

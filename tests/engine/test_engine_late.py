@@ -271,7 +271,7 @@ def test_the_callback_of_an_expired_request_may_wait_for_a_retry(stage, bound):
     first, noted, answers = play.submit("first"), Noted(), []
     play.wait_for_sends(1)
     play.script = lambda request: (
-        Outcome(Disposition.AGAIN, wait_ns=NS_PER_S)
+        Outcome(Disposition.RETRY, wait_ns=NS_PER_S)
         if request.custom_id == "instead" and request.attempts == 1
         else None
     )

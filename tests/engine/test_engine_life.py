@@ -102,7 +102,7 @@ def test_max_wait_ends_a_request_that_has_not_started(stage):
 def test_deadline_ends_a_request_between_two_attempts_with_the_last_error_as_cause(stage):
     play = stage()
     lost = APIConnectionError("reset", sent="no")
-    play.script = lambda request: Outcome(Disposition.AGAIN, error=lost, wait_ns=10 * NS_PER_S)
+    play.script = lambda request: Outcome(Disposition.RETRY, error=lost, wait_ns=10 * NS_PER_S)
     future = play.submit(deadline_ns=5 * NS_PER_S)
 
     error = future.exception(10)
@@ -138,7 +138,7 @@ def test_not_before_keeps_a_request_back_without_a_worker(stage):
 
 def test_a_retry_waits_in_no_workers_hand_and_keeps_its_place(stage):
     play = stage(max_workers=1)
-    again = Outcome(Disposition.AGAIN, error=APIConnectionError("reset", sent="no"), wait_ns=10 * NS_PER_S)
+    again = Outcome(Disposition.RETRY, error=APIConnectionError("reset", sent="no"), wait_ns=10 * NS_PER_S)
     play.script = lambda request: again if request.custom_id == "flaky" and request.attempts == 1 else None
     flaky = play.submit("flaky")
     play.submit("other").result(10)
@@ -161,7 +161,7 @@ def test_a_refused_request_goes_first_again_when_the_hold_ends(stage):
     A refusal is not a failure: nobody overtakes, nobody sends while the lane is held.
     """
     play = stage(max_workers=1)
-    refused = Outcome(Disposition.REFUSED, error=RateLimitError("429", status_code=429), wait_ns=5 * NS_PER_S)
+    refused = Outcome(Disposition.RATE_LIMITED, error=RateLimitError("429", status_code=429), wait_ns=5 * NS_PER_S)
     play.script = lambda request: refused if request.attempts == 1 and request.custom_id == "a" else None
     play.hold()
     futures = [play.submit(name) for name in ("a", "b", "c")]
@@ -181,7 +181,7 @@ def test_a_refused_request_goes_first_again_when_the_hold_ends(stage):
 def test_a_rejected_key_stops_everything_with_one_clear_error(stage):
     play = stage(max_workers=4)
     denied = AuthenticationError("HTTP 401: Invalid API Key", status_code=401)
-    play.script = lambda request: Outcome(Disposition.STOP, error=denied)
+    play.script = lambda request: Outcome(Disposition.STOP_ALL, error=denied)
     play.hold()
     futures = [play.submit() for _ in range(1_000)]
 

@@ -61,7 +61,7 @@ def broken_logging(request, monkeypatch):
 
 def lost(request):
     return (
-        Outcome(Disposition.AGAIN, error=APIConnectionError("lost"), wait_ns=NS_PER_S)
+        Outcome(Disposition.RETRY, error=APIConnectionError("lost"), wait_ns=NS_PER_S)
         if request.attempts == 1
         else None
     )
@@ -72,7 +72,7 @@ def bug(request):
 
 
 def denied(request):
-    return Outcome(Disposition.STOP, error=AuthenticationError("no", status_code=401, body=None, headers={}))
+    return Outcome(Disposition.STOP_ALL, error=AuthenticationError("no", status_code=401, body=None, headers={}))
 
 
 @pytest.mark.parametrize("script", [lost, bug, denied])

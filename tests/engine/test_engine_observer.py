@@ -171,7 +171,7 @@ def watched(ends, *, waited_s=4, seconds=3):
 
 
 def test_an_event_tells_how_long_each_part_took():
-    event = watched(Outcome(Disposition.AGAIN, error=APIConnectionError("reset"), wait_ns=7 * NS_PER_S))
+    event = watched(Outcome(Disposition.RETRY, error=APIConnectionError("reset"), wait_ns=7 * NS_PER_S))
 
     assert (4.0, 3.0, 7.0) == (event.waited_s, event.seconds, event.retry_s)
     assert ("again", None, 1) == (event.outcome, event.status, event.attempt)
@@ -188,10 +188,10 @@ def test_an_attempt_that_breaks_is_told_and_breaks_on():
     ("outcome", "name", "status"),
     [
         (Outcome(Disposition.DONE, result="what a callable returned"), "done", 200),
-        (Outcome(Disposition.AGAIN, error=APIResponseError("html")), "again", 200),
+        (Outcome(Disposition.RETRY, error=APIResponseError("html")), "again", 200),
         (Outcome(Disposition.FAILED, error=APIConnectionError("reset")), "failed", None),
-        (Outcome(Disposition.STOP, error=AuthenticationError("401", status_code=401)), "stopped", 401),
-        (Outcome(Disposition.REFUSED, error=RateLimitError("429", status_code=429)), "refused", 429),
+        (Outcome(Disposition.STOP_ALL, error=AuthenticationError("401", status_code=401)), "stopped", 401),
+        (Outcome(Disposition.RATE_LIMITED, error=RateLimitError("429", status_code=429)), "refused", 429),
     ],
 )
 def test_every_end_has_a_name_and_the_status_there_was(outcome, name, status):

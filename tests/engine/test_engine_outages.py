@@ -42,7 +42,7 @@ class Impatient(Bench):
 
     def seconds_until_the_last(self, request):
         start_ns = self.clock.now_ns()
-        while self.attempt(request).next is Disposition.AGAIN:
+        while self.attempt(request).next is Disposition.RETRY:
             pass
         return (self.clock.now_ns() - start_ns) / NS_PER_S
 

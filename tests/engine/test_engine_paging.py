@@ -91,7 +91,7 @@ class File:
 @pytest.fixture
 def file(monkeypatch):
     """A file, and so little memory that nearly everything stands in it only."""
-    monkeypatch.setattr(shelf_module, "_NEAR_AT_MOST", 6)
+    monkeypatch.setattr(shelf_module, "_RESIDENT_AT_MOST", 6)
     monkeypatch.setattr(shelf_module, "_PAGE", 4)
     return File()
 
@@ -184,7 +184,7 @@ def test_what_a_file_held_at_the_start_is_sent(stage, file):
         file.add(f"r{number}", client="ab"[number % 2])
     played = stage(keeper=file)
 
-    played.engine.stock({Group("m", "m", 5, client): 20 for client in "ab"})
+    played.engine.add_stored({Group("m", "m", 5, client): 20 for client in "ab"})
 
     assert played.engine.join(10)
     assert {f"r{number}" for number in range(40)} == set(played.taken)
@@ -197,7 +197,7 @@ def test_join_waits_for_what_is_in_the_file_only(stage, file):
     played = stage(keeper=file)
     played.hold()
 
-    played.engine.stock({Group("m", "m", 5, "default"): 40})
+    played.engine.add_stored({Group("m", "m", 5, "default"): 40})
 
     assert not played.engine.join(0)
     played.release()
@@ -215,7 +215,7 @@ def test_a_wrong_count_is_mended_by_the_last_page(stage, file):
         for number in range(10 if counted == 30 else 0):
             file.add(f"again{number}")
         played = stage(keeper=file)
-        played.engine.stock({Group("m", "m", 5, "default"): counted})
+        played.engine.add_stored({Group("m", "m", 5, "default"): counted})
 
         assert played.engine.join(10)
 
@@ -340,7 +340,7 @@ def test_shutdown_ends_every_future_and_leaves_the_rows(stage, file, submit):
 def test_a_rejected_key_ends_every_future_and_leaves_the_rows(stage, file, submit):
     played = stage(max_workers=1, keeper=file)
     refusal = AuthenticationError("wrong key", status_code=401)
-    played.script = lambda request: Outcome(Disposition.STOP, error=refusal)
+    played.script = lambda request: Outcome(Disposition.STOP_ALL, error=refusal)
     played.engine.pause(None)
     futures = [submit(played, f"r{number}") for number in range(30)]
     played.engine.resume(None)
@@ -357,10 +357,10 @@ def test_a_rejected_key_ends_every_future_and_leaves_the_rows(stage, file, submi
 def test_a_row_that_is_here_already_gives_its_future(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
-    near, far = [submit(played, f"r{number}") for number in range(20)][::19]
+    resident, stored = [submit(played, f"r{number}") for number in range(20)][::19]
 
-    assert near is submit(played, row=1, is_new=False)
-    assert far is submit(played, row=20, is_new=False)
+    assert resident is submit(played, row=1, is_new=False)
+    assert stored is submit(played, row=20, is_new=False)
     assert 20 == played.engine.stats().pending
 
 
@@ -369,7 +369,7 @@ def test_a_row_on_the_shelf_gets_a_future_when_somebody_asks(stage, file, submit
         file.add(f"r{number}")
     played = stage(keeper=file)
     played.engine.pause(None)
-    played.engine.stock({Group("m", "m", 5, "default"): 20})
+    played.engine.add_stored({Group("m", "m", 5, "default"): 20})
 
     future = submit(played, row=18, is_new=False)
 
@@ -385,7 +385,7 @@ def test_a_page_that_cannot_be_read_is_read_later(stage, file):
         file.add(f"r{number}")
     played = stage(keeper=file)
     file.is_broken = True
-    played.engine.stock({Group("m", "m", 5, "default"): 20})
+    played.engine.add_stored({Group("m", "m", 5, "default"): 20})
     assert 20 == played.engine.stats().pending
 
     file.is_broken = False
@@ -421,7 +421,7 @@ def test_a_callback_of_a_row_that_is_here_already_is_called_once_whoever_holds_t
         file.add(f"r{number}")
     played = stage(keeper=file)
     played.engine.pause(None)
-    played.engine.stock({Group("m", "m", 5, "default"): 20})
+    played.engine.add_stored({Group("m", "m", 5, "default"): 20})
     called = []
 
     for row in (1, 20, 20, 19):
@@ -474,7 +474,7 @@ def test_one_that_is_taken_off_the_shelf_is_sent_though_all_who_work_are_busy(st
     played.wait_for_sends(1)
     file.is_broken = True
     row = file.add("mine")
-    played.engine.stock({Group("m", "m", 5, "default"): 1})
+    played.engine.add_stored({Group("m", "m", 5, "default"): 1})
     future = submit(played, row=row, is_new=False)
     played.settle_down()
     assert (1, 1) == (len(played.sent), played.engine._pool._workers)
@@ -491,7 +491,7 @@ def test_a_page_that_cannot_be_read_is_told_and_asked_for_each_second(stage, fil
     file.add("r")
     played = stage(keeper=file)
     file.is_broken = True
-    played.engine.stock({Group("m", "m", 5, "default"): 1})
+    played.engine.add_stored({Group("m", "m", 5, "default"): 1})
     for _ in range(2):
         played.settle_down()
         assert played.clock.is_awaited(1)

@@ -18,7 +18,7 @@ OTHER = Group("m", "m", 1, "default")
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
     """At most 6 of a stack in memory; below 3 a page of 4 is fetched."""
-    monkeypatch.setattr(shelf_module, "_NEAR_AT_MOST", 6)
+    monkeypatch.setattr(shelf_module, "_RESIDENT_AT_MOST", 6)
     monkeypatch.setattr(shelf_module, "_PAGE", 4)
 
 
@@ -47,8 +47,8 @@ def put(pager, row_id, group=GROUP, is_kept=False, is_new=True):
     return future
 
 
-def stack(pager, page, rows, near=(), is_last=False):
-    taken, uncounted = pager.stack_up(page, rows, near, is_last=is_last)
+def stack(pager, page, rows, resident=(), is_last=False):
+    taken, uncounted = pager.stack_up(page, rows, resident, is_last=is_last)
     return [request.row_id for request in taken], uncounted
 
 
@@ -62,7 +62,7 @@ def test_an_empty_shelf_wants_nothing_and_knows_nothing(pager):
 
 
 def test_what_a_file_held_is_fetched_page_by_page_behind_the_last_row(pager):
-    pager.stock(GROUP, 6)
+    pager.add_stored(GROUP, 6)
     assert (False, True, 6) == (pager.is_empty, pager.is_low, pager.count)
 
     first = pager.next_page()
@@ -78,17 +78,17 @@ def test_what_a_file_held_is_fetched_page_by_page_behind_the_last_row(pager):
 
 
 def test_a_page_is_fetched_when_fewer_than_half_of_what_may_be_near_are_left(pager):
-    pager.stock(GROUP, 10)
-    near = [row(n) for n in range(1, 5)]
-    stack(pager, pager.next_page(), near)
-    for request in near:
+    pager.add_stored(GROUP, 10)
+    resident = [row(n) for n in range(1, 5)]
+    stack(pager, pager.next_page(), resident)
+    for request in resident:
         pager.joined(request)
     assert (True, None) == (pager.is_low, pager.next_page())
     assert not pager.is_low, "it was looked at, and enough are near"
 
-    pager.left(near[0])
+    pager.left(resident[0])
     assert (True, None) == (pager.is_low, pager.next_page())
-    pager.left(near[1])
+    pager.left(resident[1])
     assert Page(GROUP, 4, 4) == pager.next_page()
 
 
@@ -100,20 +100,20 @@ def test_a_new_request_stands_on_the_shelf_if_others_of_its_group_do_or_too_many
     assert pager.wants(row(7))
     assert not pager.wants(row(7, OTHER))
 
-    pager.stock(OTHER, 1)
+    pager.add_stored(OTHER, 1)
     assert pager.wants(row(7, OTHER))
 
 
 @pytest.mark.parametrize("bound", ["max_wait_ns", "deadline_ns", "not_before_ns"])
 def test_whose_time_may_come_stands_in_memory(pager, bound):
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
 
     assert not pager.wants(row(2, **{bound: 1}))
     assert pager.wants(row(2))
 
 
 def test_what_may_be_near_is_shared_by_the_stacks_but_never_less_than_four(pager, monkeypatch):
-    monkeypatch.setattr(shelf_module, "_NEAR_IN_ALL", 10)
+    monkeypatch.setattr(shelf_module, "_RESIDENT_IN_ALL", 10)
     for client in range(2):
         for n in range(5):
             pager.joined(row(n, Group("m", "m", 5, f"{client}")))
@@ -137,7 +137,7 @@ def test_a_request_put_here_is_light_and_known_by_its_row(pager):
 
 
 def test_one_that_is_not_new_was_counted_before(pager):
-    pager.stock(GROUP, 3)
+    pager.add_stored(GROUP, 3)
     future = put(pager, 2, is_new=False)
 
     assert 3 == pager.count
@@ -171,18 +171,18 @@ def test_a_page_brings_the_future_that_somebody_holds(pager):
 
 
 def test_rows_that_nobody_counted_and_counts_without_rows_are_told(pager):
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
     assert ([1, 2, 3], 2) == stack(pager, pager.next_page(), [row(1), row(2), row(3)], is_last=True)
 
-    pager.stock(GROUP, 5)
+    pager.add_stored(GROUP, 5)
     assert ([4], -4) == stack(pager, pager.next_page(), [row(4)], is_last=True)
     assert (0, True) == (pager.count, pager.is_empty)
 
 
 def test_rows_that_are_in_memory_are_passed_over(pager):
-    pager.stock(GROUP, 3)
+    pager.add_stored(GROUP, 3)
 
-    assert ([1, 3], 0) == stack(pager, pager.next_page(), [row(1), row(2), row(3)], near={2})
+    assert ([1, 3], 0) == stack(pager, pager.next_page(), [row(1), row(2), row(3)], resident={2})
     assert 1 == pager.count
     assert 3 == pager.next_page().after
 
@@ -191,22 +191,22 @@ def test_rows_that_ended_while_a_page_was_on_its_way_are_passed_over(pager):
     """
     1. A page is asked for. 2. One of its rows is cancelled on the shelf, one ended in memory. 3. The page comes.
     """
-    pager.joined(near := row(2))
+    pager.joined(resident := row(2))
     held = put(pager, 3)
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
     page = pager.next_page()
-    pager.left(near)
+    pager.left(resident)
     pager.take_off(held._request)
 
     assert ([1, 4], 1) == stack(pager, page, [row(n) for n in (1, 2, 3, 4)])
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
     again = pager.next_page()
     assert ([2], 0) == stack(pager, again, [row(2)]), "with the last page on its way that is forgotten"
 
 
 def test_what_ended_is_remembered_while_another_page_is_on_its_way(pager):
-    pager.stock(GROUP, 2)
-    pager.stock(OTHER, 1)
+    pager.add_stored(GROUP, 2)
+    pager.add_stored(OTHER, 1)
     one, other = pager.next_page(), pager.next_page()
     pager.joined(ended := row(2))
     pager.left(ended)
@@ -218,9 +218,9 @@ def test_what_ended_is_remembered_while_another_page_is_on_its_way(pager):
 def test_nothing_is_remembered_while_no_page_is_on_its_way(pager):
     put(pager, 1, is_kept=True)
     held = put(pager, 2)
-    pager.joined(near := row(3))
+    pager.joined(resident := row(3))
     pager.take_off(held._request)
-    pager.left(near)
+    pager.left(resident)
 
     assert set() == pager._gone
 
@@ -242,7 +242,7 @@ def test_a_request_that_comes_while_the_last_page_is_on_its_way_is_not_lost(page
     """
     1. A page is asked for. 2. Another row is added behind it. 3. The file said that nothing was behind.
     """
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
     page = pager.next_page()
     put(pager, 2, is_kept=True)
 
@@ -252,7 +252,7 @@ def test_a_request_that_comes_while_the_last_page_is_on_its_way_is_not_lost(page
 
 
 def test_a_page_that_could_not_be_read_is_asked_for_again(pager):
-    pager.stock(GROUP, 3)
+    pager.add_stored(GROUP, 3)
     page = pager.next_page()
     assert not pager.is_low
 
@@ -263,8 +263,8 @@ def test_a_page_that_could_not_be_read_is_asked_for_again(pager):
 
 
 def test_clearing_forgets_the_rows_of_the_groups_that_are_meant(pager):
-    pager.stock(GROUP, 3)
-    pager.stock(OTHER, 2)
+    pager.add_stored(GROUP, 3)
+    pager.add_stored(OTHER, 2)
     page = pager.next_page()
     assert GROUP == page.group
     stack(pager, page, [row(1)])
@@ -278,7 +278,7 @@ def test_clearing_forgets_the_rows_of_the_groups_that_are_meant(pager):
 
 
 def test_a_page_of_a_shelf_that_was_cleared_meanwhile_brings_nothing(pager):
-    pager.stock(GROUP, 3)
+    pager.add_stored(GROUP, 3)
     page = pager.next_page()
     pager.clear(lambda group: True)
 
@@ -287,7 +287,7 @@ def test_a_page_of_a_shelf_that_was_cleared_meanwhile_brings_nothing(pager):
 
 
 def test_rows_of_a_group_that_were_fetched_are_passed_also_when_the_group_is_gone(pager):
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
     (request,) = pager.stack_up(pager.next_page(), [row(5)], (), is_last=True)[0]
     pager.joined(request)
     assert [True, False] == [pager.has_passed(n, row(n)) for n in (5, 6)]
@@ -302,7 +302,7 @@ def test_rows_of_a_group_that_were_fetched_are_passed_also_when_the_group_is_gon
 
 def test_a_stack_that_was_passed_farther_counts_from_its_own_row(pager):
     for group, last in ((OTHER, 9), (GROUP, 5)):
-        pager.stock(group, 1)
+        pager.add_stored(group, 1)
         (request,) = pager.stack_up(pager.next_page(), [row(last, group)], (), is_last=True)[0]
         pager.joined(request)
         pager.left(request)
@@ -312,7 +312,7 @@ def test_a_stack_that_was_passed_farther_counts_from_its_own_row(pager):
 
 @pytest.mark.parametrize(("row_id", "expected"), [(1, False), (2, False), (3, True), (None, False)])
 def test_the_shelf_holds_what_stands_behind_the_last_row_fetched(pager, row_id, expected):
-    pager.stock(GROUP, 9)
+    pager.add_stored(GROUP, 9)
     stack(pager, pager.next_page(), [row(1), row(2)])
 
     assert expected is pager.holds(row(row_id))
@@ -320,7 +320,7 @@ def test_the_shelf_holds_what_stands_behind_the_last_row_fetched(pager, row_id, 
 
 
 def test_a_shelf_whose_last_page_has_come_holds_nothing(pager):
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
     for request in pager.stack_up(pager.next_page(), [row(1)], (), is_last=True)[0]:
         pager.joined(request)
 
@@ -336,7 +336,7 @@ def test_a_stack_is_forgotten_with_its_last_request_but_not_while_a_page_of_it_i
     assert {} == pager._stacks
 
     pager.joined(three := row(3))
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
     page = pager.next_page()
     pager.clear(lambda group: True)
     pager.left(three)
@@ -345,7 +345,7 @@ def test_a_stack_is_forgotten_with_its_last_request_but_not_while_a_page_of_it_i
 
 
 def test_an_empty_last_page_ends_the_stack(pager):
-    pager.stock(GROUP, 1)
+    pager.add_stored(GROUP, 1)
 
     assert ([], -1) == stack(pager, pager.next_page(), [], is_last=True)
     assert ({}, 0, True) == (pager._stacks, pager.count, pager.is_empty)

@@ -47,7 +47,7 @@ def stand(table, *requests):
     for each in requests:
         each.rank = table.rank(each, NOW_NS)
         table.accept(each)
-        table.line_up(each)
+        table.enqueue(each)
     return requests[0] if len(requests) == 1 else requests
 
 
@@ -68,7 +68,7 @@ def test_a_request_is_found_by_its_custom_id_until_it_ends():
     assert None is table.find("mine")
     assert (State.CANCELLED, 1, 1) == (mine.state, table.counters.ended[State.CANCELLED], table.counters.pending)
     assert mine in table.open, "until its Future has ended"
-    table.let_go(mine)
+    table.forget(mine)
     assert mine not in table.open
 
 
@@ -80,12 +80,12 @@ def test_an_attempt_is_counted_in_its_lane_from_take_to_landing():
     assert mine is table.take(lane, NOW_NS + 5)
     assert (State.RUNNING, 1, 0, NOW_NS + 5) == (mine.state, lane.in_flight, table.counters.pending, mine.started_ns)
 
-    table.land(mine, lane, Outcome(Disposition.AGAIN), NOW_NS + 5, NOW_NS + 12)
+    table.land(mine, lane, Outcome(Disposition.RETRY), NOW_NS + 5, NOW_NS + 12)
     table.wait_again(mine)
     assert (State.PENDING, 0, 1, 1) == (mine.state, lane.in_flight, table.counters.pending, table.counters.retried)
     assert 7 == table.counters.mean_flight_ns()
 
-    assert table.line_up(mine), "it is next"
+    assert table.enqueue(mine), "it is next"
     table.take(lane, NOW_NS + 20)
     assert NOW_NS + 5 == mine.started_ns, "of its first attempt"
     table.end(mine, State.COMPLETED)
@@ -99,8 +99,8 @@ def test_who_was_taken_before_goes_back_to_its_place():
     table.take(lane, NOW_NS)
     table.take(lane, NOW_NS)
 
-    assert table.line_up(second)
-    assert table.line_up(first)
+    assert table.enqueue(second)
+    assert table.enqueue(first)
 
     assert [first, second, third] == [table.take(lane, NOW_NS) for _ in range(3)]
 
@@ -109,11 +109,11 @@ def test_lining_up_tells_whether_that_changed_who_is_next():
     table = make_roster()
     table.accept(normal := request(priority=5))
 
-    assert table.line_up(normal)
-    assert not table.line_up(request(priority=5))
-    assert not table.line_up(request(priority=8))
+    assert table.enqueue(normal)
+    assert not table.enqueue(request(priority=5))
+    assert not table.enqueue(request(priority=8))
     urgent = request(priority=1)
-    assert table.line_up(urgent)
+    assert table.enqueue(urgent)
     assert urgent is table.lane(urgent).head()
 
 
@@ -593,17 +593,17 @@ def test_a_row_that_was_taken_in_anew_is_not_forgotten_with_the_old_request():
         each.future = Future(each)
         stand(table, each)
 
-    table.let_go(old)
+    table.forget(old)
     assert {7: new.future} == table.rows
-    table.let_go(new)
+    table.forget(new)
     assert {} == table.rows
-    table.let_go(request(row_id=8))
+    table.forget(request(row_id=8))
 
 
 def test_what_is_shelved_counts_as_pending_once():
     table = shelved_roster()
     group = Group("m", "m", 5, "default")
-    table.stock(group, 3)
+    table.add_stored(group, 3)
     assert (3, 3, {5: 3}) == (
         table.counters.submitted,
         table.counters.pending,
@@ -621,7 +621,7 @@ def test_what_is_shelved_counts_as_pending_once():
 def test_a_page_mends_the_count():
     table = shelved_roster()
     group = Group("m", "m", 5, "default")
-    table.stock(group, 1)
+    table.add_stored(group, 1)
     page = table.pager.next_page()
     rows = [request(f"r{n}", row_id=n) for n in (1, 2, 3)]
 
@@ -636,8 +636,8 @@ def test_a_page_mends_the_count():
 def test_clearing_the_shelf_counts_what_was_cancelled():
     table = shelved_roster()
     group, other = Group("m", "m", 5, "a"), Group("m", "m", 5, "b")
-    table.stock(group, 3)
-    table.stock(other, 2)
+    table.add_stored(group, 3)
+    table.add_stored(other, 2)
 
     assert [(group, 0)] == table.clear_shelf(lambda each: each.client == "a")
 
@@ -650,7 +650,7 @@ def test_clearing_the_shelf_counts_what_was_cancelled():
 
 def test_a_page_is_asked_for_behind_the_rows_that_have_come():
     table = shelved_roster()
-    table.stock(Group("m", "m", 5, "default"), 9)
+    table.add_stored(Group("m", "m", 5, "default"), 9)
     table.page_in(table.pager.next_page(), [request(row_id=4)], is_last=False)
 
     page = table.pager.next_page()

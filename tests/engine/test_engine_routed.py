@@ -85,7 +85,7 @@ def test_a_model_that_no_account_serves_is_refused_with_those_that_are_served(li
 def test_an_account_that_stops_fails_its_own_models_unsent_and_leaves_the_others_alone(switch, accounts):
     one, two = accounts
     denied = AuthenticationError("HTTP 401", status_code=401)
-    two.outcome = Outcome(Disposition.STOP, error=denied)
+    two.outcome = Outcome(Disposition.STOP_ALL, error=denied)
 
     first = switch.attempt(request("b"), "lease", Meter())
     two.outcome = Outcome(Disposition.DONE)

@@ -66,16 +66,16 @@ class Table:
         request.submitted_ns = NOW_NS
         request.rank = priority
         self.table.accept(request)
-        self.table.line_up(request)
+        self.table.enqueue(request)
         return request
 
-    def choose(self, seconds=0):
-        return self.scheduler.choose(NOW_NS + round(seconds * NS_PER_S))
+    def next_job(self, seconds=0):
+        return self.scheduler.next_job(NOW_NS + round(seconds * NS_PER_S))
 
     def spend(self, **options):
         """Have a request sent and answered at once."""
         request = self.stand(**options)
-        job, _ = self.choose()
+        job, _ = self.next_job()
         assert request is job.request
         self.land(job)
         return job
@@ -92,7 +92,7 @@ class Table:
 
 
 def test_nobody_waits_and_nobody_is_chosen():
-    assert (None, None) == Table().choose()
+    assert (None, None) == Table().next_job()
 
 
 def test_the_most_urgent_head_is_taken_with_its_lease():
@@ -100,7 +100,7 @@ def test_the_most_urgent_head_is_taken_with_its_lease():
     table.stand("normal")
     urgent = table.stand("urgent", priority=1)
 
-    job, next_ns = table.choose(2)
+    job, next_ns = table.next_job(2)
 
     assert (urgent, None, NOW_NS + 2 * NS_PER_S, None) == (job.request, next_ns, job.began_ns, job.error)
     assert isinstance(job.lease, Lease)
@@ -114,10 +114,10 @@ def test_a_blocked_lane_lets_others_pass_and_tells_when_the_first_may_go():
     for model, priority in (("m", 1), ("n", 5), ("o", 8)):
         table.stand(model=model, priority=priority)
 
-    assert (None, NOW_NS + 30 * NS_PER_S) == table.choose()
+    assert (None, NOW_NS + 30 * NS_PER_S) == table.next_job()
     assert [True, True, True] == [lane.is_blocked for lane in table.table.lanes.values()]
 
-    job, _ = table.choose(30)
+    job, _ = table.next_job(30)
     assert "n" == job.request.model
     assert [True, False, True] == [lane.is_blocked for lane in table.table.lanes.values()]
 
@@ -128,13 +128,13 @@ def test_until_the_first_answer_nobody_can_tell_when_the_budget_is_free():
     """
     table = Table(Limits(rpm=1))
     table.stand()
-    job, _ = table.choose()
+    job, _ = table.next_job()
     table.stand()
-    assert (None, None) == table.choose()
+    assert (None, None) == table.next_job()
 
     table.land(job, flight_s=2)
 
-    assert (None, NOW_NS + 62 * NS_PER_S) == table.choose(2)
+    assert (None, NOW_NS + 62 * NS_PER_S) == table.next_job(2)
 
 
 def test_a_head_that_waits_for_the_end_of_an_attempt_names_no_instant():
@@ -143,10 +143,10 @@ def test_a_head_that_waits_for_the_end_of_an_attempt_names_no_instant():
     """
     table = Table(None)
     table.stand("first")
-    table.choose()
+    table.next_job()
     table.stand("second")
 
-    assert (None, None) == table.choose()
+    assert (None, None) == table.next_job()
 
 
 def test_a_head_that_was_cancelled_while_its_lease_was_granted_gives_it_back():
@@ -163,10 +163,10 @@ def test_a_head_that_was_cancelled_while_its_lease_was_granted_gives_it_back():
 
     meter.lease = lease_late
 
-    assert (None, NOW_NS) == table.choose()
+    assert (None, NOW_NS) == table.next_job()
     assert (1, 0, 1, 0) == meter.ledger()["RPM"]
     assert 0 == table.scheduler.purse.reserved
-    job, _ = table.choose()
+    job, _ = table.next_job()
     assert other is job.request
 
 
@@ -174,7 +174,7 @@ def test_a_request_that_never_fits_is_ended_without_an_attempt():
     table = Table(Limits(tpm=100))
     request = table.stand("mine", prompt=150)
 
-    job, _ = table.choose()
+    job, _ = table.next_job()
 
     assert (request, None, State.FAILED) == (job.request, job.lease, request.state)
     assert isinstance(job.error, RequestTooLarge)
@@ -194,7 +194,7 @@ def test_an_error_of_the_budget_ends_each_request_as_its_own():
     away = APIConnectionError("the store is away", sent="no")
     table.table.lane(request).meter.lease = lambda *arguments: away
 
-    job, _ = table.choose()
+    job, _ = table.next_job()
 
     assert away is not job.error
     assert (APIConnectionError, "mine", request.id) == (type(job.error), job.error.custom_id, job.error.request_id)
@@ -209,11 +209,11 @@ def test_a_budget_that_asks_whose_turn_it_is_is_told():
     lease = meter.lease
     meter.lease = lambda size, now_ns, turn: (turns.append(turn), lease(size, now_ns))[1]
 
-    table.choose()
+    table.next_job()
     assert [None] == turns
     meter.asks_whose_turn = True
     asked = table.stand(turn_cost=7)
-    table.choose()
+    table.next_job()
 
     assert (asked.id, 7) == (turns[1].request_id, turns[1].cost)
 
@@ -226,7 +226,7 @@ def test_a_spent_day_ends_the_request_if_so_configured():
     table.spend(prompt=86_400)
     request = table.stand("mine", prompt=3_600)
 
-    job, _ = table.choose()
+    job, _ = table.next_job()
 
     assert isinstance(job.error, DailyLimitReached)
     assert (State.FAILED, 3_600.0) == (request.state, job.error.resets_in)
@@ -240,16 +240,16 @@ def test_a_spent_day_is_told_once_and_again_after_it_has_passed(caplog):
     table.stand("mine", prompt=3_600)
 
     for _ in range(3):
-        assert (None, NOW_NS + 3_600 * NS_PER_S) == table.choose()
+        assert (None, NOW_NS + 3_600 * NS_PER_S) == table.next_job()
     assert 1 == len(table.told)
     with caplog.at_level(logging.WARNING, "groq_queue"):
         table.told[0]()
     assert ["daily_limit"] == [record.groq_queue_event for record in caplog.records]
     assert "mine" == caplog.records[0].custom_id
 
-    assert table.choose(3_600)[0] is not None
+    assert table.next_job(3_600)[0] is not None
     table.stand(prompt=3_600)
-    table.choose(3_600)
+    table.next_job(3_600)
     assert 2 == len(table.told)
 
 
@@ -257,7 +257,7 @@ def test_a_spent_minute_is_not_told():
     table = Table(Limits(rpm=1), raises_daily=False)
     for _ in range(2):
         table.stand()
-        table.choose()
+        table.next_job()
 
     assert [] == table.told
 
@@ -269,7 +269,7 @@ def test_without_a_cap_money_is_counted_and_refuses_nobody():
     table = Table()
     table.stand(prompt=10, completion=5)
 
-    job, _ = table.choose()
+    job, _ = table.next_job()
     assert 10 * 1_000_000 + 5 * 2_000_000 == job.reserved == table.scheduler.purse.reserved
     table.land(job, charged=TokenCost(3, 1))
 
@@ -281,7 +281,7 @@ def test_a_model_without_a_price_costs_nothing_that_is_known():
         table = Table(max_usd=max_usd)
         table.stand(model="mystery")
 
-        job, _ = table.choose()
+        job, _ = table.next_job()
         assert None is job.reserved
         table.land(job, charged=TokenCost(3, 1))
 
@@ -292,12 +292,12 @@ def test_a_request_waits_for_money_that_is_set_aside_and_ends_if_there_is_none()
     table = Table(max_usd=0.000_1)  # 100 tokens
     table.stand(prompt=60)
     waiting = table.stand("waiting", prompt=60)
-    job, _ = table.choose()
+    job, _ = table.next_job()
 
-    assert (None, None) == table.choose(), "60 may come back unused"
+    assert (None, None) == table.next_job(), "60 may come back unused"
     assert table.table.lane(waiting).is_blocked
     table.land(job, charged=TokenCost(41))
-    ended, _ = table.choose()
+    ended, _ = table.next_job()
 
     assert waiting is ended.request
     assert isinstance(ended.error, CostLimitReached)
@@ -309,9 +309,9 @@ def test_money_that_came_back_lets_the_next_one_pass():
     table = Table(max_usd=0.000_1)
     table.stand(prompt=60)
     waiting = table.stand(prompt=60)
-    table.land(table.choose()[0], charged=TokenCost(40))
+    table.land(table.next_job()[0], charged=TokenCost(40))
 
-    job, _ = table.choose()
+    job, _ = table.next_job()
 
     assert (waiting, 60_000_000) == (job.request, table.scheduler.purse.reserved)
 
@@ -319,10 +319,10 @@ def test_money_that_came_back_lets_the_next_one_pass():
 def test_a_request_above_the_cap_ends_at_once_whatever_is_set_aside():
     table = Table(max_usd=0.000_1)
     table.stand(prompt=60)
-    table.choose()
+    table.next_job()
     table.stand(prompt=101)
 
-    assert isinstance(table.choose()[0].error, CostLimitReached)
+    assert isinstance(table.next_job()[0].error, CostLimitReached)
 
 
 def test_money_of_a_request_that_may_not_pass_yet_is_given_back():
@@ -330,7 +330,7 @@ def test_money_of_a_request_that_may_not_pass_yet_is_given_back():
     table.spend()
     table.stand()
 
-    assert (None, NOW_NS + 60 * NS_PER_S) == table.choose()
+    assert (None, NOW_NS + 60 * NS_PER_S) == table.next_job()
     assert 0 == table.scheduler.purse.reserved
 
 
@@ -386,7 +386,7 @@ def late(table, deadline_s, **options):
 def test_who_would_start_after_its_deadline_is_refused_with_what_is_missing():
     table = Table(Limits(rpm=1))
     table.stand()
-    table.choose()
+    table.next_job()
     for _ in range(4):
         table.stand()
 
@@ -409,7 +409,7 @@ def test_a_request_that_may_not_go_before_its_deadline_is_refused():
 def test_where_nobody_can_tell_the_start_the_request_is_taken_in():
     table = Table()
     table.stand()
-    table.choose()
+    table.next_job()
 
     check_in_time(table.table, late(table, 0), workers=1)
 
@@ -417,7 +417,7 @@ def test_where_nobody_can_tell_the_start_the_request_is_taken_in():
 def test_without_a_deadline_nothing_is_checked():
     table = Table(Limits(rpm=1))
     table.stand()
-    table.choose()
+    table.next_job()
 
     check_in_time(table.table, Request("m", "e", b"{}", PromptSize(1, 0), 5, max_wait_ns=1), workers=1)
 
@@ -426,7 +426,7 @@ def test_without_a_deadline_nothing_is_checked():
 def test_a_request_whose_time_has_passed_is_told_what_its_lane_waits_for(attempts, tried):
     table = Table(Limits(rpm=1))
     table.stand()
-    table.choose()
+    table.next_job()
     request = table.stand("mine")
     request.attempts, request.last_error = attempts, APIConnectionError("reset")
 
@@ -503,12 +503,12 @@ def test_what_a_lane_waits_for_is_said_in_order_of_weight():
     lane = table.table.lane(request)
     assert "a free worker" == reason_of(lane, NOW_NS)
 
-    job, _ = table.choose()
+    job, _ = table.next_job()
     assert "one of 1 attempts of its model to end" == reason_of(lane, NOW_NS)
     table.land(job)
     assert "a free worker" == reason_of(lane, NOW_NS), "and nobody is in line"
     table.stand()
-    table.land(table.choose()[0])
+    table.land(table.next_job()[0])
     table.stand()
     assert "requests per minute, 2 of 2 used" == reason_of(lane, NOW_NS)
     lane.is_paused = True
@@ -518,7 +518,7 @@ def test_what_a_lane_waits_for_is_said_in_order_of_weight():
 def test_the_start_is_expected_when_the_budget_allows_or_when_a_worker_is_free():
     table = Table(Limits(rpm=100))
     running = [table.stand() for _ in range(2)]
-    jobs = [table.choose()[0] for _ in running]
+    jobs = [table.next_job()[0] for _ in running]
     waiting = table.stand()
     ahead = Backlog(requests=3)
 
@@ -532,11 +532,11 @@ def test_the_start_is_expected_when_the_budget_allows_or_when_a_worker_is_free()
 def test_a_snapshot_shows_each_lane_and_what_its_next_one_waits_for():
     table = Table({"m": Limits(rpm=1), "n": Limits()})
     table.stand()
-    table.choose()
+    table.next_job()
     for _ in range(2):
         table.stand()
     table.stand(model="n")
-    table.choose()
+    table.next_job()
     table.table.pause("n")
 
     stats = stats_of(table.table, NOW_NS, is_running=True, cost=0.5)
@@ -555,7 +555,7 @@ def test_the_state_of_one_request():
     request.last_error = error = APIConnectionError("reset")
 
     waiting = info_of(table.table, request, NOW_NS + 2 * NS_PER_S)
-    table.choose(3)
+    table.next_job(3)
     request.attempts = 1
     running = info_of(table.table, request, NOW_NS + 9 * NS_PER_S)
 
@@ -590,7 +590,7 @@ def test_who_is_away_waits_for_its_instant(attempts, reason, due_s, start_s):
 def test_who_stands_in_line_is_told_its_place_and_a_paused_one_no_start():
     table = Table(Limits(rpm=1))
     table.stand()
-    table.choose()
+    table.next_job()
     first, second = table.stand(), table.stand("mine")
 
     told = explanation_of(table.table, second, NOW_NS, workers=1)

@@ -136,7 +136,7 @@ def test_cancel_says_whether_it_will_never_be_sent(stage):
 
 def test_a_retry_that_waits_can_be_cancelled_and_never_comes_back(stage):
     play = stage()
-    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST, wait_ns=NS_PER_S)
+    play.script = lambda request: Outcome(Disposition.RETRY, error=LOST, wait_ns=NS_PER_S)
     future = play.submit()
     play.wait_for_landings(1)
     play.settle_down()
@@ -214,7 +214,7 @@ def test_max_wait_bounds_the_first_start_only(stage):
     """
     play = stage()
     play.script = lambda request: (
-        Outcome(Disposition.AGAIN, error=LOST, wait_ns=9 * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.RETRY, error=LOST, wait_ns=9 * NS_PER_S) if request.attempts == 1 else None
     )
     play.hold()
     under_way = play.submit(max_wait_ns=5 * NS_PER_S)
@@ -253,7 +253,7 @@ def test_a_deadline_that_passes_during_an_attempt_does_not_end_it(stage):
 def test_who_is_kept_back_or_retried_is_told_when_it_comes_back(stage):
     play = stage()
     play.script = lambda request: (
-        Outcome(Disposition.AGAIN, error=LOST, wait_ns=7 * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.RETRY, error=LOST, wait_ns=7 * NS_PER_S) if request.attempts == 1 else None
     )
     later, again = play.submit(not_before_ns=30 * NS_PER_S), play.submit()
     play.wait_for_landings(1)
@@ -304,7 +304,7 @@ def test_a_blocked_submitter_goes_on_when_a_request_is_taken_cancelled_or_expire
 def test_a_stop_wakes_a_blocked_submitter_whose_future_ends_with_it(stage):
     play = stage(max_workers=1, max_pending=1)
     denied = AuthenticationError("HTTP 401", status_code=401)
-    play.script = lambda request: Outcome(Disposition.STOP, error=denied)
+    play.script = lambda request: Outcome(Disposition.STOP_ALL, error=denied)
     play.hold()
     play.submit("running")
     play.wait_for_sends(1)
@@ -325,7 +325,7 @@ def test_a_stop_wakes_a_blocked_submitter_whose_future_ends_with_it(stage):
 def test_after_a_stop_every_count_agrees_and_nothing_is_taken_in(stage, caplog):
     play = stage(max_workers=1)
     denied = AuthenticationError("HTTP 401", status_code=401)
-    play.script = lambda request: Outcome(Disposition.STOP, error=denied)
+    play.script = lambda request: Outcome(Disposition.STOP_ALL, error=denied)
     play.hold()
     futures = [play.submit(f"{n}") for n in range(5)]
     play.wait_for_sends(1)
@@ -357,9 +357,9 @@ def test_a_request_that_is_under_way_when_the_queue_stops_is_not_retried(stage):
 
     def script(request):
         if request.custom_id == "a":
-            return Outcome(Disposition.STOP, error=denied)
+            return Outcome(Disposition.STOP_ALL, error=denied)
         assert order.wait(PATIENCE_S)
-        return Outcome(Disposition.AGAIN, error=LOST, wait_ns=NS_PER_S)
+        return Outcome(Disposition.RETRY, error=LOST, wait_ns=NS_PER_S)
 
     play.script = script
     play.hold()
@@ -383,7 +383,7 @@ def test_a_request_that_is_under_way_when_the_queue_stops_is_not_retried(stage):
 def test_a_retry_that_would_come_at_its_deadline_or_later_is_not_waited_for(stage, wait_s, expires):
     play = stage()
     play.script = lambda request: (
-        Outcome(Disposition.AGAIN, error=LOST, wait_ns=wait_s * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.RETRY, error=LOST, wait_ns=wait_s * NS_PER_S) if request.attempts == 1 else None
     )
     future = play.submit(deadline_ns=5 * NS_PER_S)
     play.wait_for_landings(1)
@@ -403,7 +403,7 @@ def test_a_retry_that_would_come_at_its_deadline_or_later_is_not_waited_for(stag
 def test_a_refused_request_counts_as_refused_and_a_failed_one_as_retried(stage):
     play = stage()
     refused = RateLimitError("429", status_code=429)
-    outcomes = iter([Outcome(Disposition.REFUSED, error=refused), Outcome(Disposition.AGAIN, error=LOST), None])
+    outcomes = iter([Outcome(Disposition.RATE_LIMITED, error=refused), Outcome(Disposition.RETRY, error=LOST), None])
     play.script = lambda request: next(outcomes)
 
     play.submit().result(PATIENCE_S)
@@ -416,7 +416,7 @@ def test_a_refused_request_counts_as_refused_and_a_failed_one_as_retried(stage):
 def test_the_last_error_is_seen_while_it_waits_and_forgotten_with_the_answer(stage):
     play = stage()
     play.script = lambda request: (
-        Outcome(Disposition.AGAIN, error=LOST, wait_ns=NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.RETRY, error=LOST, wait_ns=NS_PER_S) if request.attempts == 1 else None
     )
     future = play.submit()
     play.wait_for_landings(1)
@@ -563,7 +563,7 @@ def test_what_was_dropped_stays_dropped_whatever_a_later_shutdown_says(stage):
     1. Shut down with cancel. 2. Shut down without. 3. An attempt under way fails: its retry does not come.
     """
     play = stage(max_workers=1)
-    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST)
+    play.script = lambda request: Outcome(Disposition.RETRY, error=LOST)
     play.hold()
     future = play.submit()
     play.wait_for_sends(1)
@@ -579,7 +579,7 @@ def test_what_was_dropped_stays_dropped_whatever_a_later_shutdown_says(stage):
 
 def test_a_draining_queue_sends_its_retries_and_what_is_paused(stage):
     play = stage(max_workers=1)
-    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST) if request.attempts == 1 else None
+    play.script = lambda request: Outcome(Disposition.RETRY, error=LOST) if request.attempts == 1 else None
     play.engine.pause("m")
     futures = [play.submit(f"{n}") for n in range(3)]
 
@@ -678,7 +678,7 @@ def test_leaving_gives_attempts_under_way_their_time_and_no_more(stage):
 
 def test_an_attempt_that_fails_while_leaving_counts_as_unsent(stage):
     play = stage(max_workers=1)
-    play.script = lambda request: Outcome(Disposition.AGAIN, error=LOST)
+    play.script = lambda request: Outcome(Disposition.RETRY, error=LOST)
     play.hold()
     play.submit()
     play.wait_for_sends(1)
@@ -723,9 +723,9 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     play.engine._table.open.add(waiting._request)
     play.engine._closed = False
 
-    play.engine.renew()
+    play.engine.reset_after_fork()
 
-    assert parent[0] is not play.engine.steps()
+    assert parent[0] is not play.engine.critical_section()
     error = waiting.exception(0)
     assert isinstance(error, QueueClosed)
     assert ("waiting", waiting.request_id) == (error.custom_id, error.request_id)
@@ -746,7 +746,7 @@ def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
     """
     play = stage(max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}))
     lock, pool = play.engine._lock, play.engine._pool
-    play.script = lambda request: play.engine.renew()
+    play.script = lambda request: play.engine.reset_after_fork()
 
     future = play.submit()
     wait_until(future.done)

@@ -82,7 +82,7 @@ def test_retries_and_bounds_are_kept_without_a_timer_thread(stage, refuse, times
     play = stage(max_workers=2)
     error = APIConnectionError("lost")
     play.script = lambda request: (
-        Outcome(Disposition.AGAIN, error=error, wait_ns=2 * NS_PER_S) if request.attempts == 1 else None
+        Outcome(Disposition.RETRY, error=error, wait_ns=2 * NS_PER_S) if request.attempts == 1 else None
     )
     again = play.submit("again")
     play.wait_for_sends(1)

@@ -308,9 +308,9 @@ def test_every_future_ends_once_and_nothing_is_left_whatever_interferes(stage, s
     def script(request):
         turn = int(request.id[:4], 16) % 40
         if request.attempts == 1 and turn == 0:
-            return Outcome(Disposition.AGAIN, error=lost)
+            return Outcome(Disposition.RETRY, error=lost)
         if request.attempts == 1 and turn == 1:
-            return Outcome(Disposition.REFUSED, error=lost)
+            return Outcome(Disposition.RATE_LIMITED, error=lost)
         return Outcome(Disposition.FAILED, error=lost) if turn == 2 else None
 
     play.script = script

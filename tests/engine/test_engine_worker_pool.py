@@ -286,7 +286,7 @@ def test_another_worker_takes_the_place_of_one_that_steps_aside_and_the_last_one
     (job,) = held(one, 1)
     inner = []
 
-    with one.pool.aside():
+    with one.pool.blocking_section():
         (inner,) = held(one, 1)
         assert (2, 1) == (one.pool._workers, one.pool._aside)
     assert 0 == one.pool._aside
@@ -301,9 +301,9 @@ def test_another_worker_takes_the_place_of_one_that_steps_aside_and_the_last_one
 def test_two_that_step_aside_make_room_for_two(desk):
     one = desk(1)
     jobs = held(one, 1)
-    with one.pool.aside():
+    with one.pool.blocking_section():
         jobs += held(one, 1)
-        with one.pool.aside():
+        with one.pool.blocking_section():
             jobs += held(one, 1)
             assert (3, 2) == (one.pool._workers, one.pool._aside)
             waiting = Held()
@@ -449,7 +449,7 @@ def test_threads_that_have_ended_are_forgotten(desk):
     one = desk(1)
     outer = held(one, 1)
     for _ in range(5):
-        with one.pool.aside():
+        with one.pool.blocking_section():
             (inner,) = held(one, 1)
         release([inner])
         one.wait_until(lambda: 1 == one.pool._workers)

@@ -278,7 +278,7 @@ q.shutdown()
 def test_children_do_not_come_back_at_the_same_instants(groq):
     script = """
 q = opened()
-print(len({in_child(lambda: q._engine._attempts._dice.random()) for _ in range(4)}))
+print(len({in_child(lambda: q._engine._attempts._rng.random()) for _ in range(4)}))
 q.shutdown()
 """
 

@@ -85,7 +85,7 @@ def test_a_file_of_the_engine_takes_no_lock_but_its_own(path):
         "class A:\n    def go(self):\n        with self._lock: pass",
         "class A:\n    def go(self):\n        with self._guard: pass",
         "class A:\n    def go(self):\n        with self._engine._lock: pass",
-        "class A:\n    def go(self):\n        with self._engine.steps(): pass",
+        "class A:\n    def go(self):\n        with self._engine.critical_section(): pass",
         "class A:\n    def go(self):\n        self._engine._lock.acquire()",
         "enter = lambda lock: lock",
     ],

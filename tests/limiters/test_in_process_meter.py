@@ -385,7 +385,7 @@ def test_in_a_forked_child_a_limiter_counts_from_nothing_by_the_same_limits(monk
 
     monkeypatch.setattr(os, "getpid", lambda: -pid)
     for each in (limiter, closed):
-        each.renew()
+        each.reset_after_fork()
 
     assert [("TPM", 0, 500)] == [level[:3] for level in limiter.meter("m", "m").levels(NOW)]
     assert limiter.meter("m", "m") is closed.meter("m", "m")

@@ -882,7 +882,7 @@ class TestStanding:
         ledger.reserve(claim(ledger, 1, 40_000), SLOW)
         token, parents = ledger.token, ledger._client
 
-        ledger.renew()
+        ledger.reset_after_fork()
         blocked = ledger.reserve(claim(ledger, 1, 40_000), SLOW)
         parents.close()
 

@@ -79,7 +79,7 @@ class PlayedMeter:
     def want(self, number: int = 1) -> None:
         self.claim, self.open = ReservationRequest(f"{self.lane}-{number}", self.lane, {"TPM": 10}), True
 
-    def wish(self) -> Any:
+    def pending_claim(self) -> Any:
         return None if self.claim is None else (self.claim, TPM)
 
     def deliver(self, claim: ReservationRequest, reply: Any, now_ns: int) -> None:

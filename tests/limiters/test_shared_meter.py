@@ -216,7 +216,7 @@ def test_what_is_granted_to_a_claim_that_was_given_up_goes_back(org: Organisatio
     """
     meter = org.process(TPM)
     meter.lease(exact(500), org.now_ns(), LeaseApplicant("r"))
-    claim, limits = meter.wish()
+    claim, limits = meter.pending_claim()
     meter.withdraw()
     reply = org.store._alive[0].reserve(claim, limits)
 

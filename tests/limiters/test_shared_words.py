@@ -53,7 +53,7 @@ class Recorder:
 
     def heartbeat(self) -> None: ...
 
-    def renew(self) -> None:
+    def reset_after_fork(self) -> None:
         self.token = "child"
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ def test_in_a_forked_child_everything_begins_anew_under_another_token() -> None:
     one = Bench()
     one.leased(exact(600))
 
-    one.limiter.renew()
+    one.limiter.reset_after_fork()
     meter = one.limiter.meter("m (flex)", "m")
     meter.lease(exact(600), one.now_ns(), TURN)
     one.ledger.words.clear()
@@ -277,7 +277,7 @@ def test_withdrawing_gives_up_the_claim_or_the_grant_and_nothing_twice() -> None
     assert [("refund", "https://api org m (flex)", "token-1")] == claim
     assert [("refund", "https://api org m (flex)", "token-2")] == one.told()
     assert not one.meter.is_open()
-    assert one.meter.wish() is None
+    assert one.meter.pending_claim() is None
 
 
 def test_while_a_lease_is_open_the_lane_is() -> None:
@@ -356,7 +356,7 @@ def test_a_lease_uses_its_grant_up() -> None:
 def test_an_answer_to_a_claim_that_was_given_up_is_not_taken() -> None:
     one = Bench()
     one.ask(exact(500), LeaseApplicant("a"))
-    old, _ = one.meter.wish()
+    old, _ = one.meter.pending_claim()
     one.ask(exact(600), LeaseApplicant("b"))
 
     one.meter.deliver(old, Reserved(old.id), one.now_ns())
@@ -398,7 +398,7 @@ def test_the_engine_hears_waits_of_days_and_lets_the_agent_wait_for_the_others(
 def test_a_claim_that_is_too_large_is_news_once() -> None:
     one = Bench()
     one.ask(exact(500))
-    claim, _ = one.meter.wish()
+    claim, _ = one.meter.pending_claim()
 
     for _ in range(3):
         one.meter.deliver(claim, TooLarge(500, 400, "TPM"), one.now_ns())
@@ -449,7 +449,7 @@ def test_what_never_fits_is_told_without_asking() -> None:
 
     assert TooLarge(1_001, 1_000, "TPM") == one.ask(exact(1_001)) == one.meter.too_large(exact(1_001))
     assert one.meter.too_large(exact(1_000)) is None
-    assert (None, 0) == (one.meter.wish(), one.desk.stirred)
+    assert (None, 0) == (one.meter.pending_claim(), one.desk.stirred)
 
 
 # -- how leases end

@@ -506,7 +506,7 @@ def test_renewed_it_is_another_process_with_another_connection(store: SqliteStor
     token, parents = ledger.token, ledger._db
     assert parents is not None
 
-    ledger.renew()
+    ledger.reset_after_fork()
     blocked = ledger.reserve(ReservationRequest(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM)
     parents.close()
     budgetfile.let_go(parents)
@@ -531,7 +531,7 @@ def test_renewed_in_a_child_it_is_the_childs(store: SqliteStore, monkeypatch: py
     assert parents is not None
 
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    ledger.renew()
+    ledger.reset_after_fork()
 
     assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
     parents.close()

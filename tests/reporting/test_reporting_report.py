@@ -214,9 +214,9 @@ def test_retries_are_counted_by_cause(stage):
     """
     limited = stage(Limits(rpm=100))
     outcomes = [
-        Outcome(Disposition.AGAIN, error=APITimeoutError("slow"), wait_ns=0),
-        Outcome(Disposition.REFUSED, error=RateLimitError("no", status_code=429), wait_ns=0),
-        Outcome(Disposition.AGAIN, error=APITimeoutError("slow"), wait_ns=0),
+        Outcome(Disposition.RETRY, error=APITimeoutError("slow"), wait_ns=0),
+        Outcome(Disposition.RATE_LIMITED, error=RateLimitError("no", status_code=429), wait_ns=0),
+        Outcome(Disposition.RETRY, error=APITimeoutError("slow"), wait_ns=0),
     ]
     limited.script = lambda _: outcomes.pop() if outcomes else None
 
