@@ -828,7 +828,7 @@ def test_a_wait_that_times_out_in_a_coroutine_loses_nothing(stage):
     assert "patient" == answer.custom_id
     assert impatient.cancelled()
     assert ["first", "patient"] == play.names()
-    assert {"RPM": (2, 2, 0, 0)} == play.limiter.meter("m", "m").ledger()
+    assert {"RPM": (2, 2, 0, 0)} == play.limiter.meter("m", "m").accounting()
 
 
 def test_what_the_documents_call_a_timeout_ends_a_request_unsent(stage):

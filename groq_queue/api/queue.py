@@ -186,7 +186,7 @@ class GroqQueue(BulkMethods):
         self._engine = parts.engine
         self._limiter = parts.limiter
         self._admission = parts.admission
-        self._keeping = parts.keeping
+        self._bridge = parts.bridge
         self._accept = noting(parts.accept, settings.observers)
         self._submitting = parts.submitting
         self._sharing = SingleFlight(self._engine, self._accept)
@@ -198,10 +198,10 @@ class GroqQueue(BulkMethods):
         # that holds any lock, so it must take none: it only starts a bare thread.
         self._finalizer = weakref.finalize(self, _thread.start_new_thread, drain_dropped, (self._engine,))
         self._finalizer.atexit = False
-        if self._keeping is not None:
+        if self._bridge is not None:
             assert isinstance(self._engine, ThreadEngine)
             try:
-                self._keeping.resume(self._engine)
+                self._bridge.resume(self._engine)
             except BaseException:
                 self.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -425,7 +425,7 @@ class GroqQueue(BulkMethods):
         if shrink:
             request.shrinks = True
         # With a journal an answer is stored under its request's own name, if it has one.
-        if dedupe and (self._keeping is None or custom_id is None):
+        if dedupe and (self._bridge is None or custom_id is None):
             return self._sharing.submit(request, callback)
         return self._accept(request, callback)
 
@@ -481,7 +481,7 @@ class GroqQueue(BulkMethods):
                 f"engine={self._settings.engine!r}: a callable or a stream cannot travel to the workers; "
                 "use submit(), or another queue for calls and adapters"
             )
-        if self._keeping is not None:
+        if self._bridge is not None:
             raise ConfigurationError(
                 "journal: a callable cannot be stored in a file, so a queue with a journal takes none; "
                 "use submit(), or another queue for calls and adapters"
@@ -497,7 +497,7 @@ class GroqQueue(BulkMethods):
         request = self._engine.request_of(custom_id)
         if request is not None:
             return self._engine.cancel(request)
-        return self._keeping is not None and self._keeping.cancel(custom_id)
+        return self._bridge is not None and self._bridge.cancel(custom_id)
 
     def get(self, custom_id: str) -> Record:
         """Return where the request of that custom_id stands, and how it ended.
@@ -508,8 +508,8 @@ class GroqQueue(BulkMethods):
             JournalError: The journal cannot be read.
         """
         check_id(custom_id, "use queue.info(future)")
-        if self._keeping is not None:
-            return self._keeping.get(custom_id)
+        if self._bridge is not None:
+            return self._bridge.get(custom_id)
         request = self._engine.request_of(custom_id)
         if request is None:
             return Record(custom_id, "unknown")
@@ -569,7 +569,7 @@ class GroqQueue(BulkMethods):
         """Return what became of everything so far: counts, waits, retries, tokens, cost, use of the limits."""
         from groq_queue.reporting.report import report_of
 
-        return report_of(*self._engine.facts(), self._settings.tariff)
+        return report_of(*self._engine.facts(), self._settings.price_table)
 
     def estimate(
         self,
@@ -605,7 +605,7 @@ class GroqQueue(BulkMethods):
         return estimate_load(
             sized_prompts(prompts, model or self._settings.model, endpoint, params),
             meter_of=self._limiter.meter,
-            tariff=self._settings.tariff,
+            price_table=self._settings.price_table,
             latency_s=latency if latency is not None else facts.flight_ns / NS_PER_S or 1.0,
             max_workers=self._settings.max_workers,
             output_share=output_share,

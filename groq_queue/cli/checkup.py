@@ -289,7 +289,7 @@ def _contents(path: str) -> Iterator[Check]:
 
 
 def _limiter(address: str, clock: Clock) -> Check:
-    from groq_queue.limiters.opening import check_address, open_ledger
+    from groq_queue.limiters.opening import check_address, open_store
 
     try:
         if check_address(address).startswith("sqlite:"):
@@ -299,7 +299,7 @@ def _limiter(address: str, clock: Clock) -> Check:
             if not os.path.exists(path):  # looking must not make it
                 check_place(path)
                 return Check("limiter", "ok", f"{path} does not exist; {os.path.dirname(path)} is writable")
-        ledger = open_ledger(address, clock)
+        ledger = open_store(address, clock)
         try:
             began_ns = clock.now_ns()
             alive = ledger.standing("").processes

@@ -80,7 +80,7 @@ def estimate(args: argparse.Namespace) -> int:
             told = estimate_load(
                 iter(lines),
                 meter_of=fresh_meters(limits),
-                tariff=PriceTable(),
+                price_table=PriceTable(),
                 latency_s=args.latency,
                 max_workers=args.workers,
                 output_share=args.output_share,

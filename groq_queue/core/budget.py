@@ -433,7 +433,7 @@ class Budget:
                 bucket = self._dormant.setdefault(name, Bucket(limit, period_ns / 1e9))
             bucket.at_least(left, 0, now_ns)
 
-    def ledger(self) -> dict[str, tuple[int, int, int, int]]:
+    def accounting(self) -> dict[str, tuple[int, int, int, int]]:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
         return {name: (b.leased, b.settled, b.refunded, b.held) for name, b in self._buckets.items()}
 

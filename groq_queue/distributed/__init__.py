@@ -4,7 +4,7 @@
 * ``scripts`` and ``store``: where each request stands, in Redis, changed by Lua scripts only;
 * ``broker``: the Celery app whose messages are wake-up calls, one for each request accepted;
 * ``engine`` and ``replies``: the submitting process;
-* ``holding`` and ``worker``: the process that sends.
+* ``leased`` and ``worker``: the process that sends.
 
 A message names no request. Whoever gets one asks the store for the request that is next by priority and by
 its client's turn. So a message that comes twice finds another request or none, one that is lost is sent again by

@@ -24,11 +24,11 @@ from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed.codec import Ending, decode_ending, is_final
-from groq_queue.distributed.inbox import ReplyReader
 from groq_queue.distributed.job_store import JobStore
-from groq_queue.distributed.outbox import Submitter
 from groq_queue.distributed.replies import ReplyListener
+from groq_queue.distributed.reply_reader import ReplyReader
 from groq_queue.distributed.submitted import SubmittedRequests
+from groq_queue.distributed.submitter import Submitter
 from groq_queue.distributed.wakeups import Notifier
 from groq_queue.engine import failures
 from groq_queue.engine.background import Timers
@@ -73,14 +73,14 @@ class CeleryEngine:
         self,
         *,
         store: JobStore,
-        bell: Notifier,
+        notifier: Notifier,
         clock: Clock,
         timers: Timers,
         price: Callable[[Request], int],
         max_pending: int | None = None,
         max_pending_per_client: int | None = None,
         when_full: str = "block",
-        tariff: PriceTable | None = None,
+        price_table: PriceTable | None = None,
         base_url: str | None = None,
     ) -> None:
         self._store = store
@@ -93,10 +93,10 @@ class CeleryEngine:
         self._room = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._pool: WorkerPool[_Task] = WorkerPool(self, self._lock, clock, 1, "groq_queue-celery")
-        self._register = SubmittedRequests(tariff or PriceTable(), max_pending, max_pending_per_client)
+        self._register = SubmittedRequests(price_table or PriceTable(), max_pending, max_pending_per_client)
         self._tasks: deque[_Task] = deque()
         self._weights: dict[str, float] = {}
-        self._outbox = Submitter(store, bell, self._reply, base_url)
+        self._outbox = Submitter(store, notifier, self._reply, base_url)
         inbox = ReplyReader(store, self._register, self._room, clock, self._end_soon)
         self._listener = ReplyListener(
             store, clock, self._reply, on_news=inbox.hear, on_doubt=inbox.ask_all, on_end=self._outbox.close

@@ -22,7 +22,7 @@ class SubmittedRequests:
         stored: Ids of those that Redis has accepted.
     """
 
-    def __init__(self, tariff: PriceTable, max_pending: int | None, max_pending_per_client: int | None) -> None:
+    def __init__(self, price_table: PriceTable, max_pending: int | None, max_pending_per_client: int | None) -> None:
         self.open: dict[str, Request] = {}
         self.stored: set[str] = set()
         self.counters = Counters()
@@ -30,8 +30,8 @@ class SubmittedRequests:
         self._by_custom_id: dict[str, Request] = {}
         self._lanes: dict[str, tuple[str, int]] = {}  # name -> model, attempts on their way
         self._began_ns: dict[str, int] = {}
-        self._purse = SpendCap(None)
-        self._tariff = tariff
+        self._spend_cap = SpendCap(None)
+        self._price_table = price_table
         self._max_pending = max_pending
         self._max_pending_per_client = max_pending_per_client
 
@@ -99,8 +99,8 @@ class SubmittedRequests:
                 Disposition.DONE if is_answer else Disposition.FAILED, error=ending.error, charged=ending.charged
             )
             self._land(request, outcome, now_ns)
-            amount = self._tariff.price(request.model, ending.charged)
-            self._purse.settle(0, amount or 0)
+            amount = self._price_table.price(request.model, ending.charged)
+            self._spend_cap.settle(0, amount or 0)
         else:
             self.counters.count_pending(request, -1)
         request.attempts = ending.attempts or request.attempts
@@ -173,7 +173,7 @@ class SubmittedRequests:
         for name, (model, in_flight) in self._lanes.items():
             pending = counters.pending_by_lane[name]
             lanes.append(LaneStats(name, model, pending, in_flight, False, _FIRST if pending else None, ()))
-        return counters.stats(lanes, cost=self._purse.spent_usd, is_running=is_running)
+        return counters.stats(lanes, cost=self._spend_cap.spent_usd, is_running=is_running)
 
     # -- inside
 

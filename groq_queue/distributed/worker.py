@@ -112,7 +112,7 @@ class LeasedJobs:
     def __init__(
         self,
         store: JobStore,
-        bell: Notifier,
+        notifier: Notifier,
         clock: Clock,
         *,
         owner: str,
@@ -122,7 +122,7 @@ class LeasedJobs:
         on_stopped: Callable[[], None],
     ) -> None:
         self._store = store
-        self._bell = bell
+        self._notifier = notifier
         self._clock = clock
         self._owner = owner
         self._lease_ms = round(lease_s * 1_000)
@@ -182,7 +182,7 @@ class LeasedJobs:
         until_ns = self._clock.now_ns() + _LONGEST_TURN_NS
         while not self._is_stopping and self.stopped_by is None:
             if self._clock.now_ns() > until_ns:
-                self._bell.notify(lane)
+                self._notifier.notify(lane)
                 break
             claimed = self._store.claim(self._owner, self._lease_ms, lane.first, lane.last, self._stuck(lane))
             if claimed is None:
@@ -312,7 +312,7 @@ class LeasedJobs:
             if job.untold is not None:
                 job.untold()
             if self._store.release(job.id, self._owner):
-                self._bell.notify(job.lane)
+                self._notifier.notify(job.lane)
         except EngineUnavailable as error:  # its lease ends by itself, and somebody sweeps
             _log.warning(
                 "request %s could not be given back, so it waits until its lease ends: %s",
@@ -491,25 +491,25 @@ class LeasedJobs:
         for lane in LANES if counts is not None else ():
             waiting = sum(counts[lane.first : lane.last + 1]) if counts is not None else 0
             if waiting:
-                missing = waiting - self._bell.waiting(lane)
+                missing = waiting - self._notifier.waiting(lane)
                 if missing > 0:
-                    self._bell.notify(lane, min(missing, _MOST_CALLS))
+                    self._notifier.notify(lane, min(missing, _MOST_CALLS))
 
 
 class _Fenced:
     """Makes attempts for requests that are still this worker's."""
 
-    def __init__(self, attempts: Attempts, holding: LeasedJobs) -> None:
+    def __init__(self, attempts: Attempts, leased: LeasedJobs) -> None:
         self._attempts = attempts
-        self._holding = holding
+        self._leased = leased
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Ask whether the request may be sent, send it, and tell what became of it."""
-        if self._holding.is_stopping:  # its lease was granted just before: the engine gives it back
+        if self._leased.is_stopping:  # its lease was granted just before: the engine gives it back
             meter.refund(lease)
             return Outcome(Disposition.RATE_LIMITED)
         try:
-            number = self._holding.begin_attempt(request)
+            number = self._leased.begin_attempt(request)
         except EngineUnavailable as error:
             meter.refund(lease)
             return Outcome(Disposition.RETRY, error=error, wait_ns=_AGAIN_S * NS_PER_S)
@@ -518,5 +518,5 @@ class _Fenced:
             return Outcome(Disposition.FAILED, error=GroqQueueError("it is not this worker's any more"))
         request.attempts = number - 1  # the runner counts this one
         outcome = self._attempts.attempt(request, lease, meter)
-        self._holding.end_attempt(request, outcome)
+        self._leased.end_attempt(request, outcome)
         return outcome

@@ -52,10 +52,10 @@ def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
     )
 
 
-def over_cost_limit(request: Request, amount: int, purse: SpendCap) -> CostLimitReached:
+def over_cost_limit(request: Request, amount: int, spend_cap: SpendCap) -> CostLimitReached:
     """Return the error of a request whose price, *amount* picodollars, ``max_cost`` does not leave."""
     return CostLimitReached(
-        f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {purse.spent_usd:.6f} USD: "
+        f"{request} may cost {amount / 1e12:.6f} USD, more than max_cost leaves after {spend_cap.spent_usd:.6f} USD: "
         "raise max_cost or lower max_completion_tokens",
         request_id=request.id,
         custom_id=request.custom_id,

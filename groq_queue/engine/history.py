@@ -98,7 +98,7 @@ class RunMetrics:
             submitted_ns = request.submitted_ns
             if self._began_ns is None or submitted_ns < self._began_ns:
                 self._began_ns = submitted_ns
-            sketch = self._waits.get((request.priority, request.client)) or self._sketch(request)
+            sketch = self._waits.get((request.priority, request.client)) or self._new_quantiles(request)
             sketch.add(now_ns - submitted_ns)
         lane = self._lanes.get(request.lane)
         if lane is None:
@@ -147,7 +147,7 @@ class RunMetrics:
             lanes=tuple(replace(lane, bins=[each.copy() for each in lane.bins]) for lane in self._lanes.values()),
         )
 
-    def _sketch(self, request: Request) -> QuantileSketch:
+    def _new_quantiles(self, request: Request) -> QuantileSketch:
         """Return where the wait of *request* is to be counted, if its client has no place of its own yet or ever."""
         if len(self._clients) < _CLIENTS:
             self._clients.add(request.client)

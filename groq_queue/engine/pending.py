@@ -240,7 +240,7 @@ class PendingRequests:
         lane = self.lane(request)
         before = lane.head()
         if request.is_paged_out:
-            self._take_off_shelf(request)
+            self._take_stored(request)
         elif stands_in_line:
             lane.discard(request)
         self.counters.count_pending(request, -1)
@@ -259,7 +259,7 @@ class PendingRequests:
     def withdraw(self, request: Request, state: State) -> None:
         """End a pending request where it stands."""
         if request.is_paged_out:
-            self._take_off_shelf(request)
+            self._take_stored(request)
         elif request in self.away:
             self.away.discard(request)
         else:
@@ -271,7 +271,7 @@ class PendingRequests:
         """End every pending request and return them; what nobody holds a Future of is forgotten, its row stays."""
         if self.pager is not None:
             for future in self.pager.held():
-                self._take_off_shelf(future._request)
+                self._take_stored(future._request)
             self.pager.clear(lambda group: True)
         pending = [request for request in self.open if request.state is State.PENDING]
         for lane in self.lanes.values():
@@ -294,7 +294,7 @@ class PendingRequests:
             self.withdraw(request, state)
         return meant
 
-    def clear_shelf(self, is_meant: Callable[[Request | Group], bool]) -> list[tuple[Group, int]]:
+    def clear_stored(self, is_meant: Callable[[Request | Group], bool]) -> list[tuple[Group, int]]:
         """Forget what stands in the file only and *is_meant*; return each group, and the row behind which it stands."""
         if self.pager is None:
             return []
@@ -316,7 +316,7 @@ class PendingRequests:
         if request.row_id is not None and self.pager is not None:
             self.pager.left(request)
 
-    def _take_off_shelf(self, request: Request) -> None:
+    def _take_stored(self, request: Request) -> None:
         """Have a request that stands on the shelf in memory; one that was not counted before is now."""
         assert self.pager is not None
         if not self.pager.take_off(request):

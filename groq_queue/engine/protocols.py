@@ -57,7 +57,7 @@ class Attempts(Protocol):
 
 
 class Keeper(Protocol):
-    """Keeps requests in a file; see ``keeping``. Called outside every lock, on any thread."""
+    """Keeps requests in a file; see ``wiring.durable``. Called outside every lock, on any thread."""
 
     def fetch(self, page: Page) -> tuple[list[Request], bool]:
         """Return the requests of a page, and whether no row is behind them.

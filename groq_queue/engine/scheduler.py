@@ -56,18 +56,18 @@ class Scheduler:
     def __init__(
         self,
         table: PendingRequests,
-        tariff: PriceTable,
+        price_table: PriceTable,
         max_usd: float | None,
         *,
         raises_daily: bool,
         tell_later: Callable[[Callable[[], None]], object],
     ) -> None:
         self._table = table
-        self._tariff = tariff
+        self._price_table = price_table
         self._raises_daily = raises_daily
         self._tell_later = tell_later
         self._is_capped = max_usd is not None
-        self.purse = SpendCap(max_usd)
+        self.spend_cap = SpendCap(max_usd)
 
     def next_job(self, now_ns: int) -> tuple[Job | None, int | None]:
         """Take the most urgent head that may pass.
@@ -89,17 +89,17 @@ class Scheduler:
     def pay(self, job: Job, charged: TokenCost) -> None:
         """Turn the money set aside for an attempt into what it cost."""
         if job.reserved is not None:
-            self.purse.settle(job.reserved, self._tariff.price(job.request.model, charged) or 0)
+            self.spend_cap.settle(job.reserved, self._price_table.price(job.request.model, charged) or 0)
 
     def awaits_money(self, request: Request, lane: Lane) -> bool:
         """Return whether only what others have set aside would pay for *request*."""
-        amount = self._tariff.price(request.model, lane.meter.price(request.size)) if self._is_capped else None
+        amount = self._price_table.price(request.model, lane.meter.price(request.size)) if self._is_capped else None
         if amount is None:
             return False
-        if self.purse.reserve(amount):
-            self.purse.settle(amount, 0)
+        if self.spend_cap.reserve(amount):
+            self.spend_cap.settle(amount, 0)
             return False
-        return self.purse.can_ever_hold(amount) and self.purse.reserved > 0
+        return self.spend_cap.can_ever_hold(amount) and self.spend_cap.reserved > 0
 
     def _try_lease(self, lane: Lane, head: Request, now_ns: int) -> Job | int | None:
         """Take *head* if money and every limit allow.
@@ -110,11 +110,11 @@ class Scheduler:
         meter = lane.meter
         amount: int | None = None
         if self._is_capped:
-            amount = self._tariff.price(head.model, meter.price(head.size))
-            if amount is not None and not self.purse.reserve(amount):
-                if self.purse.can_ever_hold(amount) and self.purse.reserved:
+            amount = self._price_table.price(head.model, meter.price(head.size))
+            if amount is not None and not self.spend_cap.reserve(amount):
+                if self.spend_cap.can_ever_hold(amount) and self.spend_cap.reserved:
                     return None
-                return self._fail_job(lane, head, now_ns, failures.over_cost_limit(head, amount, self.purse))
+                return self._fail_job(lane, head, now_ns, failures.over_cost_limit(head, amount, self.spend_cap))
         lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
         granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
         if type(granted) is Lease:
@@ -122,18 +122,18 @@ class Scheduler:
                 lane.is_blocked = False  # nobody need be told: we look again
                 meter.refund(granted)
                 if amount is not None:
-                    self.purse.settle(amount, 0)
+                    self.spend_cap.settle(amount, 0)
                 return now_ns
             lane.is_blocked = lane.told_daily = False
             self._table.take(lane, now_ns)
             if not self._is_capped:  # nothing could be refused for it, so it was not priced before
-                amount = self._tariff.price(head.model, granted.cost)
+                amount = self._price_table.price(head.model, granted.cost)
                 if amount is not None:
-                    self.purse.reserve(amount)
+                    self.spend_cap.reserve(amount)
             return Job(head, lane, now_ns, granted, amount)
         assert not isinstance(granted, Lease)
         if amount is not None:
-            self.purse.settle(amount, 0)
+            self.spend_cap.settle(amount, 0)
         if isinstance(granted, TooLarge):
             return self._fail_job(lane, head, now_ns, failures.too_large(head, granted))
         if isinstance(granted, GroqQueueError):

@@ -107,7 +107,7 @@ class ThreadEngine:
         max_in_flight: int | None = None,
         ageing_ns: int | None = None,
         raises_daily: bool = True,
-        tariff: PriceTable | None = None,
+        price_table: PriceTable | None = None,
         max_usd: float | None = None,
         keeper: Keeper | None = None,
         name: str = "groq_queue",
@@ -131,7 +131,7 @@ class ThreadEngine:
         )
         self._new_chooser: Callable[[PendingRequests], Scheduler] = lambda table: Scheduler(
             table,
-            tariff or PriceTable(),
+            price_table or PriceTable(),
             max_usd,
             raises_daily=raises_daily,
             tell_later=lambda tell: timers.after(0, tell),
@@ -166,11 +166,11 @@ class ThreadEngine:
 
     def reset_after_fork(self) -> None:
         """Begin anew in a forked child; the requests, and what is to be closed with them, stay the parent's."""
-        table, spent = self._table, self._scheduler.purse
+        table, spent = self._table, self._scheduler.spend_cap
         self._late.leave_to_parent()
         self._begin()
         self._table.keep_settings_of(table)
-        self._scheduler.purse.inherit(spent)
+        self._scheduler.spend_cap.inherit(spent)
         self._closes = [entry for entry in self._closes if entry[1]]
         for future in table.open_futures():
             future._request.state = State.FAILED
@@ -316,7 +316,7 @@ class ThreadEngine:
             with self._lock:
                 was_torn, self._is_torn = self._is_torn, True
                 meant = self._table.withdraw_meant(is_meant, State.CANCELLED)
-                cleared = self._table.clear_shelf(is_meant)
+                cleared = self._table.clear_stored(is_meant)
                 self._is_torn = was_torn
                 self._not_full.notify_all()
                 if any(lane.is_blocked for lane in self._table.lanes.values()):
@@ -454,7 +454,7 @@ class ThreadEngine:
         """Return one consistent snapshot."""
         with self._lock:
             is_running = not self._closed and self._stop_error is None
-            spent_usd = self._scheduler.purse.spent_usd
+            spent_usd = self._scheduler.spend_cap.spent_usd
             return stats_of(self._table, self._clock.now_ns(), is_running=is_running, cost=spent_usd)
 
     def facts(self) -> tuple[Stats, RunFacts]:
@@ -806,9 +806,9 @@ class ThreadEngine:
                     pager.give_up(page)
                 self._timers.after(_FETCH_AGAIN_S, self._prefetch)
                 return
-            self._unshelve(page, fetched, is_last)
+            self._page_in(page, fetched, is_last)
 
-    def _unshelve(self, page: Page, fetched: list[Request], is_last: bool) -> None:
+    def _page_in(self, page: Page, fetched: list[Request], is_last: bool) -> None:
         for request in fetched:
             request.future = RequestFuture(request, self)
         with self._lock:

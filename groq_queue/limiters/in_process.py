@@ -326,10 +326,10 @@ class ProcessMeter:
             charged = self._estimator.expect(backlog, refunds_unused=self._budget.expects_credits)
             return charged, self._estimator.expect(backlog, refunds_unused=True)
 
-    def ledger(self) -> dict[str, tuple[int, int, int, int]]:
+    def accounting(self) -> dict[str, tuple[int, int, int, int]]:
         """Return ``{dimension: (leased, settled, refunded, open)}``, in units."""
         with self._lock:
-            return self._budget.ledger()
+            return self._budget.accounting()
 
     def _price(self, size: PromptSize) -> TokenCost:
         cost = self._estimator.price(size)

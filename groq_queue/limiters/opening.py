@@ -26,7 +26,7 @@ def check_address(limiter: object) -> str:
     )
 
 
-def open_ledger(address: str, clock: Clock) -> BudgetStore:
+def open_store(address: str, clock: Clock) -> BudgetStore:
     """Open the store at *address*.
 
     Raises:

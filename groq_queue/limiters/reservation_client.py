@@ -56,7 +56,7 @@ class LeaseWaiter(Protocol):
 class ReservationClient:
     """An errand: ``run`` whenever stirred or due, ``finish`` at the end.
 
-    ``_lock`` guards ``_outbox`` and ``_askers`` and is a leaf. Everything else is the errand's own, and the
+    ``_lock`` guards ``_outbox`` and ``_waiters`` and is a leaf. Everything else is the errand's own, and the
     ledger is used by nobody else.
     """
 
@@ -65,17 +65,17 @@ class ReservationClient:
         self._clock = clock
         self._lock = threading.Lock()
         self._outbox: deque[End] = deque()
-        self._askers: list[LeaseWaiter] = []
+        self._waiters: list[LeaseWaiter] = []
         self._due: dict[str, tuple[str, int, int]] = {}  # by lane: claim asked for, when to ask again, look interval
         self._looked_ns = 0
         self._beat_ns = 0
         self._failures = 0
         self._retry_ns = 0
 
-    def add(self, asker: LeaseWaiter) -> None:
+    def add(self, waiter: LeaseWaiter) -> None:
         """Serve one more meter."""
         with self._lock:
-            self._askers.append(asker)
+            self._waiters.append(waiter)
 
     def send(self, ends: list[End]) -> None:
         """Have the ledger told of *ends*, in order; ``wake`` the courier afterwards."""
@@ -88,25 +88,25 @@ class ReservationClient:
         if now_ns < self._retry_ns:
             return self._retry_ns
         with self._lock:
-            askers = list(self._askers)
+            waiters = list(self._waiters)
         try:
-            next_ns = self._serve(askers, now_ns)
+            next_ns = self._serve(waiters, now_ns)
         except LimiterUnavailable as error:
-            return self._failed(error, askers)
+            return self._failed(error, waiters)
         if self._failures:
             if self._failures >= _OUTAGE_AFTER:
                 _log.warning("the shared budget at %s can be reached again", self._ledger.address, extra=_TROUBLE)
             self._failures = 0
-            for asker in askers:
-                asker.found(now_ns)
+            for waiter in waiters:
+                waiter.found(now_ns)
         return next_ns
 
     def finish(self) -> None:
         """Give back what nobody will use, tell the last ends and close the ledger."""
         with self._lock:
-            askers = list(self._askers)
-        for asker in askers:
-            asker.withdraw()
+            waiters = list(self._waiters)
+        for waiter in waiters:
+            waiter.withdraw()
         try:
             self._flush()
         except LimiterUnavailable as error:
@@ -120,49 +120,49 @@ class ReservationClient:
             )
         self._ledger.close()
 
-    def _serve(self, askers: list[LeaseWaiter], now_ns: int) -> int | None:
+    def _serve(self, waiters: list[LeaseWaiter], now_ns: int) -> int | None:
         if self._failures:
             self._ledger.heartbeat()  # nothing may be due now, which would prove nothing
-        for asker in askers:
-            asker.give_back_late(now_ns)
+        for waiter in waiters:
+            waiter.give_back_late(now_ns)
         may_have_freed = self._flush() or self._has_changed(now_ns)
-        for asker in askers:
-            self._ask(asker, may_have_freed, now_ns)
-        if not any(asker.is_open() for asker in askers):
+        for waiter in waiters:
+            self._ask(waiter, may_have_freed, now_ns)
+        if not any(waiter.is_open() for waiter in waiters):
             return None
         if now_ns - self._beat_ns >= _BEAT_NS:
             self._ledger.heartbeat()
             self._beat_ns = now_ns
-            for asker in askers:
-                if asker.is_open():
-                    asker.stand(self._ledger.standing(asker.lane), now_ns)
-        late = [when for asker in askers if (when := asker.give_back_late(now_ns)) is not None]
+            for waiter in waiters:
+                if waiter.is_open():
+                    waiter.stand(self._ledger.standing(waiter.lane), now_ns)
+        late = [when for waiter in waiters if (when := waiter.give_back_late(now_ns)) is not None]
         looks = [max(self._looked_ns + every_ns, now_ns + 1) for _, _, every_ns in self._due.values()]
         dues = [due_ns for _, due_ns, _ in self._due.values()]
         return min([*late, *looks, *dues, self._beat_ns + _BEAT_NS])
 
-    def _ask(self, asker: LeaseWaiter, may_have_freed: bool, now_ns: int) -> None:
+    def _ask(self, waiter: LeaseWaiter, may_have_freed: bool, now_ns: int) -> None:
         """Ask the ledger for what a meter wants, if there is reason to."""
-        pending_claim = asker.pending_claim()
+        pending_claim = waiter.pending_claim()
         if pending_claim is None:
-            self._due.pop(asker.lane, None)
+            self._due.pop(waiter.lane, None)
             return
         claim, limits = pending_claim
-        asked, due_ns, _ = self._due.get(asker.lane, ("", 0, 0))
+        asked, due_ns, _ = self._due.get(waiter.lane, ("", 0, 0))
         if asked == claim.id and now_ns < due_ns and not may_have_freed:
             return
         reply = self._ledger.reserve(claim, limits)
         if isinstance(reply, Blocked):
             wait_ns = _ASK_AGAIN_NS if reply.wait_ns is None else reply.wait_ns
             every_ns = _LOOK_NS if reply.wait_ns is None else reply.wait_ns // 20
-            self._due[asker.lane] = (
+            self._due[waiter.lane] = (
                 claim.id,
                 self._clock.now_ns() + max(1, wait_ns),
                 min(max(every_ns, _LOOK_NS), _LONGEST_LOOK_NS),
             )
         else:
-            self._due.pop(asker.lane, None)
-        asker.deliver(claim, reply, self._clock.now_ns())
+            self._due.pop(waiter.lane, None)
+        waiter.deliver(claim, reply, self._clock.now_ns())
 
     def _has_changed(self, now_ns: int) -> bool:
         if not self._due or now_ns - self._looked_ns < min(every_ns for _, _, every_ns in self._due.values()):
@@ -188,7 +188,7 @@ class ReservationClient:
             with self._lock:
                 self._outbox.popleft()
 
-    def _failed(self, error: LimiterUnavailable, askers: list[LeaseWaiter]) -> int:
+    def _failed(self, error: LimiterUnavailable, waiters: list[LeaseWaiter]) -> int:
         now_ns = self._clock.now_ns()
         wait_ns = _RETRY_NS[min(self._failures, len(_RETRY_NS) - 1)]
         self._failures += 1
@@ -200,6 +200,6 @@ class ReservationClient:
                 error,
                 extra=_TROUBLE,
             )
-            for asker in askers:
-                asker.lost(error, now_ns)
+            for waiter in waiters:
+                waiter.lost(error, now_ns)
         return self._retry_ns

@@ -83,7 +83,7 @@ class SqliteBudgetStore:
             self._changes = _changes(db)
             if _reservation(db, claim.id) is not None:
                 return Reserved(claim.id)
-            books = _books(db, claim.lane)
+            books = _lane_state(db, claim.lane)
             if books.differs_from(limits):
                 books.fit(limits, _open_costs(db, claim.lane), now_ns)
                 _store(db, claim.lane, books)
@@ -115,7 +115,7 @@ class SqliteBudgetStore:
             if ended is None:
                 return
             db.execute("DELETE FROM reservations WHERE id = ?", (claim_id,))
-            books = _books(db, lane)
+            books = _lane_state(db, lane)
             books.settle(ended, requested, used, now_ns)
             new = books.fit(limits, _open_costs(db, lane), now_ns)
             books.observe(ended, seen, new, now_ns)
@@ -129,7 +129,7 @@ class SqliteBudgetStore:
                 self._leave_line(db, lane, claim_id)
                 return
             db.execute("DELETE FROM reservations WHERE id = ?", (claim_id,))
-            books = _books(db, lane)
+            books = _lane_state(db, lane)
             books.refund(ended)
             _store(db, lane, books)
             self._note_change(db)
@@ -137,15 +137,15 @@ class SqliteBudgetStore:
     # -- what the server, or an outage, adds
 
     def charge(self, lane: str, used: Units, limits: KnownLimits) -> None:
-        with self._books_changed(lane, limits) as (books, now_ns):
+        with self._state_changed(lane, limits) as (books, now_ns):
             books.charge(used, now_ns)
 
     def hold(self, lane: str, wait_ns: int, dimension: str) -> None:
-        with self._books_changed(lane, {}) as (books, now_ns):
+        with self._state_changed(lane, {}) as (books, now_ns):
             books.hold(wait_ns, dimension, now_ns)
 
     def at_least(self, lane: str, dimension: str, used: int, age_ns: int, limits: KnownLimits) -> None:
-        with self._books_changed(lane, limits) as (books, now_ns):
+        with self._state_changed(lane, limits) as (books, now_ns):
             books.at_least(dimension, used, age_ns, now_ns)
 
     # -- looking
@@ -153,7 +153,7 @@ class SqliteBudgetStore:
     def standing(self, lane: str) -> LaneStatus:
         with self._step() as (db, now_ns):
             alive = db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0]
-            return _books(db, lane).standing(alive, now_ns)
+            return _lane_state(db, lane).standing(alive, now_ns)
 
     def has_changed(self) -> bool:
         with self._translated() as db:
@@ -219,9 +219,9 @@ class SqliteBudgetStore:
                 raise
 
     @contextmanager
-    def _books_changed(self, lane: str, limits: KnownLimits) -> Iterator[tuple[LaneState, int]]:
+    def _state_changed(self, lane: str, limits: KnownLimits) -> Iterator[tuple[LaneState, int]]:
         with self._step() as (db, now_ns):
-            books = _books(db, lane)
+            books = _lane_state(db, lane)
             books.fit(limits, _open_costs(db, lane), now_ns)
             yield books, now_ns
             _store(db, lane, books)
@@ -280,7 +280,7 @@ class SqliteBudgetStore:
             "SELECT lane, granted_ns, cost, ended FROM reservations WHERE process = ?", (token,)
         ).fetchall()
         for lane, granted_ns, cost, ended in left:
-            books = _books(db, lane)
+            books = _lane_state(db, lane)
             books.expire(Reservation(granted_ns, json.loads(cost), json.loads(ended)), now_ns)
             _store(db, lane, books)
         db.execute("DELETE FROM reservations WHERE process = ?", (token,))
@@ -340,7 +340,7 @@ class SqliteBudgetStore:
         self._changes += 1
 
 
-def _books(db: sqlite3.Connection, lane: str) -> LaneState:
+def _lane_state(db: sqlite3.Connection, lane: str) -> LaneState:
     row = db.execute("SELECT state FROM lanes WHERE name = ?", (lane,)).fetchone()
     return LaneState(None if row is None else json.loads(row[0]))
 

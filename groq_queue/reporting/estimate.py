@@ -78,7 +78,7 @@ def estimate(
     return estimate_load(
         sized_prompts(prompts, model, endpoint, params),
         meter_of=fresh_meters(limits),
-        tariff=PriceTable(prices),
+        price_table=PriceTable(prices),
         latency_s=latency,
         max_workers=max_workers,
         output_share=output_share,
@@ -125,7 +125,7 @@ def estimate_load(
     load: Iterable[Sized],
     *,
     meter_of: Callable[[str, str], Meter],
-    tariff: PriceTable,
+    price_table: PriceTable,
     latency_s: float,
     max_workers: int,
     output_share: float | None = None,
@@ -170,7 +170,7 @@ def estimate_load(
         too_large_count += 1
         if len(too_large) < _KEPT:
             too_large.append(Unsendable(each.place, each.custom_id, excess.cost, excess.capacity, excess.dimension))
-    models = [lane.estimate(tariff, max_workers) for lane in lanes.values() if lane.backlog.requests]
+    models = [lane.estimate(price_table, max_workers) for lane in lanes.values() if lane.backlog.requests]
     slowest = max(models, key=lambda model: model.seconds, default=None)
     by_workers_s = requests * latency_s / max_workers
     is_bound = slowest is not None and slowest.seconds > by_workers_s
@@ -214,10 +214,10 @@ class _Lane:
         if self._has_daily and self.daily is None:
             self.daily = self._stop(by_workers_s)
 
-    def estimate(self, tariff: PriceTable, max_workers: int) -> ModelEstimate:
+    def estimate(self, price_table: PriceTable, max_workers: int) -> ModelEstimate:
         """Return this lane's part."""
         charged, paid = self._expected()
-        price = tariff.price(self.model, paid)
+        price = price_table.price(self.model, paid)
         wait_s, level = self._drain(charged, self.levels, max_workers)
         workers_s = self.backlog.requests * self._latency_s / max_workers
         # What is on its way does not drain, so the first answers come before the first drop.

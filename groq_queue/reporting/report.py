@@ -220,10 +220,10 @@ class Report:
         return f" and what {', '.join(names[:3])} cost, whose price is not known" if names else ""
 
 
-def report_of(stats: Stats, facts: RunFacts, tariff: PriceTable) -> Report:
+def report_of(stats: Stats, facts: RunFacts, price_table: PriceTable) -> Report:
     """Make a report of a snapshot."""
     levels = {lane.name: lane.limits for lane in stats.lanes}
-    models = [_model_of(lane, levels.get(lane.name, ()), facts, tariff) for lane in facts.lanes]
+    models = [_model_of(lane, levels.get(lane.name, ()), facts, price_table) for lane in facts.lanes]
     return Report(
         seconds=max(0, facts.ended_ns - facts.began_ns) / NS_PER_S,
         submitted=stats.submitted,
@@ -246,8 +246,8 @@ def report_of(stats: Stats, facts: RunFacts, tariff: PriceTable) -> Report:
     )
 
 
-def _model_of(lane: LaneFacts, levels: tuple[Level, ...], facts: RunFacts, tariff: PriceTable) -> ModelReport:
-    price = tariff.price(lane.model, TokenCost(lane.prompt_tokens, lane.completion_tokens))
+def _model_of(lane: LaneFacts, levels: tuple[Level, ...], facts: RunFacts, price_table: PriceTable) -> ModelReport:
+    price = price_table.price(lane.model, TokenCost(lane.prompt_tokens, lane.completion_tokens))
     uses = [use for level in levels if (use := _use_of(lane, level)) is not None]
     return ModelReport(
         name=lane.name,

@@ -29,9 +29,9 @@ class Admission:
             waits for the meter.
     """
 
-    def __init__(self, limiter: Limiter, tariff: PriceTable, *, is_capped: bool, by_tokens: bool) -> None:
+    def __init__(self, limiter: Limiter, price_table: PriceTable, *, is_capped: bool, by_tokens: bool) -> None:
         self._limiter = limiter
-        self._tariff = tariff
+        self._price_table = price_table
         self._is_capped = is_capped
         self._by_tokens = by_tokens
         self.critical_section: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -57,7 +57,7 @@ class Admission:
             return
         with self.critical_section():
             cost = self._limiter.meter(request.lane, request.model).price(request.size)
-        if self._is_capped and self._tariff.price(request.model, cost) is None:
+        if self._is_capped and self._price_table.price(request.model, cost) is None:
             raise ConfigurationError(
                 f"max_cost: no price of model {request.model!r} is known; pass prices={{{request.model!r}: (…, …)}}"
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.engine.attempt import Runner
 from groq_queue.engine.background import Timers
-from groq_queue.engine.courier import BackgroundTask
+from groq_queue.engine.background_task import BackgroundTask
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.observer import Observed
 from groq_queue.engine.protocols import Attempts
@@ -53,13 +53,13 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
     try:
         admission = Admission(
             limiter,
-            settings.tariff,
+            settings.price_table,
             is_capped=settings.max_cost is not None,
             by_tokens=settings.fair_by == "tokens",
         )
-        keeping = None
+        bridge = None
         if settings.journal is not None:
-            attempts, keeping = _kept(settings, attempts, limiter, admission, timers)
+            attempts, bridge = _kept(settings, attempts, limiter, admission, timers)
         if around is not None:
             attempts = around(attempts)
     except BaseException:  # a queue that was not made must leave no limits behind
@@ -77,18 +77,18 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         max_in_flight=settings.max_concurrency,
         ageing_ns=settings.ageing_ns,
         raises_daily=settings.on_daily_limit == "raise",
-        tariff=settings.tariff,
+        price_table=settings.price_table,
         max_usd=settings.max_cost,
-        keeper=keeping,
+        keeper=bridge,
     )
     admission.critical_section = engine.critical_section
     for close in closes:
         engine.at_close(close)
-    if keeping is not None:
+    if bridge is not None:
         # Before the limiter forgets the limits whose levels it stores.
-        engine.at_close(keeping.close, in_children=False)
+        engine.at_close(bridge.close, in_children=False)
     engine.at_close(lambda: limiter.close(clock.now_ns()))
-    return Parts(engine, limiter, admission, keeping, Submitting())
+    return Parts(engine, limiter, admission, bridge, Submitting())
 
 
 def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, AccountBackend]:
@@ -129,11 +129,11 @@ def _limiter(settings: Settings, billing_id: Account) -> Limiter:
     if settings.limiter is None:
         account = billing_id.billing_id + _time_of(clock)
         return ProcessLimiter(settings.limits, billing_id.base_url, account, clock.now_ns(), settings.margin)
-    from groq_queue.limiters.opening import open_ledger
+    from groq_queue.limiters.opening import open_store
     from groq_queue.limiters.shared import SharedLimiter
 
     return SharedLimiter(
-        open_ledger(settings.limiter, clock),
+        open_store(settings.limiter, clock),
         settings.limits,
         billing_id.base_url,
         billing_id.billing_id,
@@ -188,7 +188,7 @@ def _kept(
             "%d failed because that happened too often, %d are held",
             journal.path, *found, extra=log_fields("journal_recovered"),
         )  # fmt: skip
-    keeping = JournalBridge(
+    bridge = JournalBridge(
         journal,
         limiter=limiter,
         account=settings.payers.name,
@@ -196,4 +196,4 @@ def _kept(
         timers=timers,
         prepare=admission.prepare,
     )
-    return JournaledAttempts(attempts, journal, may_repeat=settings.on_unknown == "resend"), keeping
+    return JournaledAttempts(attempts, journal, may_repeat=settings.on_unknown == "resend"), bridge

@@ -30,7 +30,7 @@ class Parts(NamedTuple):
     engine: Engine
     limiter: Limiter
     admission: Admission
-    keeping: JournalBridge | None
+    bridge: JournalBridge | None
     submitting: Submitting
 
     def accept(
@@ -39,8 +39,8 @@ class Parts(NamedTuple):
         """Price a request, store it if there is a journal, and let the engine have it."""
         self.submitting.depth += 1
         try:
-            if self.keeping is not None:
-                return self.keeping.submit(request, callback)
+            if self.bridge is not None:
+                return self.bridge.submit(request, callback)
             self.admission.prepare(request)
             return self.engine.submit(request, callback=callback)
         finally:

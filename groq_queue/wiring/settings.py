@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     on_outage: Literal["wait", "raise", "local_share"]
     on_daily_limit: str
     max_cost: float | None
-    tariff: PriceTable
+    price_table: PriceTable
     journal: str | os.PathLike[str] | None
     durability: Literal["full", "normal"]
     on_unknown: Literal["resend", "hold"]
@@ -101,7 +101,7 @@ def checked(given: Mapping[str, Any]) -> Settings:
         on_outage=check_choice("on_outage", given["on_outage"], ("wait", "raise", "local_share")),
         on_daily_limit=check_choice("on_daily_limit", given["on_daily_limit"], ("raise", "wait")),
         max_cost=check_dollars("max_cost", given["max_cost"]),
-        tariff=PriceTable(_prices(given["prices"])),
+        price_table=PriceTable(_prices(given["prices"])),
         journal=given["journal"],
         durability=check_choice("durability", given["durability"], ("full", "normal")),
         on_unknown=check_choice("on_unknown", given["on_unknown"], ("resend", "hold")),

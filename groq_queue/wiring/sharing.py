@@ -65,13 +65,13 @@ def assemble_shared(settings: Settings) -> Parts:
     engine_of, addresses = _opened(settings.broker, settings.state, clock)
     limiter = ProcessLimiter(settings.limits, shown_address(addresses.broker), "celery", clock.now_ns())
     try:
-        admission = Admission(limiter, settings.tariff, is_capped=False, by_tokens=settings.fair_by == "tokens")
+        admission = Admission(limiter, settings.price_table, is_capped=False, by_tokens=settings.fair_by == "tokens")
         engine = engine_of(
             price=lambda request: limiter.meter(request.lane, request.model).price(request.size).tokens,
             max_pending=settings.max_pending,
             max_pending_per_client=settings.max_pending_per_client,
             when_full=settings.when_full,
-            tariff=settings.tariff,
+            price_table=settings.price_table,
             base_url=settings.only_base_url,
         )
     except BaseException:
@@ -98,10 +98,10 @@ def attach(request_id: str, broker: str | None, state: str | None) -> RequestFut
 
 def _opened(broker: str | None, state: str | None, clock: Clock) -> tuple[Callable[..., CeleryEngine], Addresses]:
     addresses = addresses_of(broker, state)
-    bell = Notifier(addresses.broker)
+    notifier = Notifier(addresses.broker)
     store = JobStore(addresses.state, clock)
 
     def engine_of(**options: Any) -> CeleryEngine:
-        return CeleryEngine(store=store, bell=bell, clock=clock, timers=Timers(clock, "groq_queue"), **options)
+        return CeleryEngine(store=store, notifier=notifier, clock=clock, timers=Timers(clock, "groq_queue"), **options)
 
     return engine_of, addresses

@@ -45,7 +45,7 @@ class Worker:
         self._bell = Notifier(addresses.broker)
         self._store = JobStore(addresses.state, settings.clock)
         self._store.check()
-        self._holding = LeasedJobs(
+        self._leased = LeasedJobs(
             self._store,
             self._bell,
             settings.clock,
@@ -55,8 +55,8 @@ class Worker:
             base_url=settings.payers.address,
             on_stopped=on_stopped,
         )
-        self._parts = assemble(settings, around=self._holding.fence)
-        self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._holding.work, on_dead)
+        self._parts = assemble(settings, around=self._leased.fence)
+        self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._leased.work, on_dead)
 
     def start(self) -> None:
         """Begin to work.
@@ -65,7 +65,7 @@ class Worker:
             EngineUnavailable: Redis cannot be reached.
             GroqQueueError: The system refuses a thread.
         """
-        self._holding.begin(self._parts.accept, self._parts.engine)
+        self._leased.begin(self._parts.accept, self._parts.engine)
         try:
             self._lanes.start()
         except BaseException:
@@ -75,9 +75,9 @@ class Worker:
     def stop(self) -> None:
         """Take nothing more, give back what is not on its way, and wait for what is."""
         self._lanes.stop()
-        self._holding.stop()
+        self._leased.stop()
         self._lanes.join()
-        self._holding.close()
+        self._leased.close()
         self._parts.engine.shutdown(wait=True, cancel_futures=True)
         self._store.close()
         self._bell.close()
@@ -85,4 +85,4 @@ class Worker:
     @property
     def stopped_by(self) -> Exception | None:
         """The error that made further work pointless, or None."""
-        return self._holding.stopped_by
+        return self._leased.stopped_by

@@ -142,7 +142,7 @@ def test_a_budgets_books_always_balance(moves: list[tuple[int, int, str, int]]) 
             else:
                 budget.settle(lease, TokenCost(prompt, completion), TokenCost(prompt, 0), now_ns)
 
-        ledger = budget.ledger()
+        ledger = budget.accounting()
         still_open = [lease for lease in leases if lease.is_open]
         assert 8 == len(ledger)
         for dimension, (leased, settled, refunded, held) in ledger.items():

@@ -101,14 +101,14 @@ def test_a_lease_is_refused_by_any_one_limit_and_then_takes_nothing(dimension: s
     cost = TokenCost(prompt=20, completion=30, audio_s=7)
     budget = Budget(Limits(**{**roomy, ALL_EIGHT[dimension]: cost.units(dimension)}))  # type: ignore[arg-type]
     spend(budget, cost)
-    before = budget.ledger(), budget.levels(NOW)
+    before = budget.accounting(), budget.levels(NOW)
 
     refused = blocked(budget, cost)
 
     assert ("limit", dimension) == (refused.reason, refused.dimension)
     assert (cost.units(dimension), cost.units(dimension)) == (refused.used, refused.limit)
     assert refused.wait_ns is not None
-    assert before == (budget.ledger(), budget.levels(NOW))
+    assert before == (budget.accounting(), budget.levels(NOW))
     assert isinstance(budget.lease(cost, NOW + refused.wait_ns), Lease)
 
 
@@ -118,7 +118,7 @@ def test_a_lease_takes_its_share_of_every_limit() -> None:
     leased(budget, TokenCost(prompt=20, completion=30, audio_s=7))
 
     units = {"RPM": 1, "RPD": 1, "TPM": 50, "TPD": 50, "ITPM": 20, "OTPM": 30, "ASPH": 7, "ASPD": 7}
-    assert {name: (taken, 0, 0, taken) for name, taken in units.items()} == budget.ledger()
+    assert {name: (taken, 0, 0, taken) for name, taken in units.items()} == budget.accounting()
 
 
 def test_the_limit_that_blocks_longest_is_named() -> None:
@@ -145,7 +145,7 @@ def test_without_limits_everything_passes() -> None:
     budget = Budget(Limits())
 
     assert all(isinstance(budget.lease(TokenCost(10**9), NOW), Lease) for _ in range(100))
-    assert {} == budget.ledger()
+    assert {} == budget.accounting()
 
 
 # -- ends
@@ -155,14 +155,14 @@ def test_a_second_end_of_a_lease_does_nothing() -> None:
     budget = Budget(Limits(tpm=1_000, rpm=10))
     lease = leased(budget, TokenCost(100))
     budget.settle(lease, TokenCost(100), TokenCost(40), NOW)
-    after = budget.ledger(), budget.levels(NOW)
+    after = budget.accounting(), budget.levels(NOW)
 
     budget.settle(lease, TokenCost(900), TokenCost(900), NOW)
     budget.refund(lease)
     budget.refused(lease, None, 0, NOW)
 
-    assert after == (budget.ledger(), budget.levels(NOW))
-    assert {"TPM": (100, 100, 0, 0), "RPM": (1, 1, 0, 0)} == budget.ledger()
+    assert after == (budget.accounting(), budget.levels(NOW))
+    assert {"TPM": (100, 100, 0, 0), "RPM": (1, 1, 0, 0)} == budget.accounting()
 
 
 def test_a_refund_gives_everything_back() -> None:
@@ -173,7 +173,7 @@ def test_a_refund_gives_everything_back() -> None:
     budget.refund(lease)
     budget.settle(lease, TokenCost(100), TokenCost(100), NOW)
 
-    assert {"TPM": (100, 0, 100, 0), "RPM": (1, 0, 1, 0)} == budget.ledger()
+    assert {"TPM": (100, 0, 100, 0), "RPM": (1, 0, 1, 0)} == budget.accounting()
     assert isinstance(budget.lease(TokenCost(100), NOW), Lease)
 
 
@@ -187,7 +187,7 @@ def test_a_refusal_charges_nothing_and_holds_everybody_for_exactly_its_wait() ->
     notices = budget.refused(lease, None, 7 * SECOND, NOW)
 
     assert [] == notices
-    assert {"TPM": (100, 0, 100, 0)} == budget.ledger()
+    assert {"TPM": (100, 0, 100, 0)} == budget.accounting()
     assert Blocked("hold", 7 * SECOND) == budget.lease(TokenCost(1), NOW)
     assert Blocked("hold", 1) == budget.lease(TokenCost(1), NOW + 7 * SECOND - 1)
     assert isinstance(budget.lease(TokenCost(1), NOW + 7 * SECOND), Lease)
@@ -774,7 +774,7 @@ def test_what_passes_is_blocked_by_nothing_and_asking_takes_nothing() -> None:
     budget = Budget(Limits(tpm=100))
 
     assert budget.blocks(TokenCost(100), NOW) is None
-    assert {"TPM": (0, 0, 0, 0)} == budget.ledger()
+    assert {"TPM": (0, 0, 0, 0)} == budget.accounting()
 
 
 def test_of_several_limits_that_block_the_longest_wait_is_named_wherever_it_stands() -> None:
@@ -835,9 +835,9 @@ def test_a_limit_that_is_set_counts_what_is_on_its_way() -> None:
     budget.set_limits(Limits(otpm=1_000, rpm=7), NOW)
 
     assert TokenCost(200, 100) == budget.held()
-    assert {"OTPM": (100, 0, 0, 100), "RPM": (1, 0, 0, 1)} == budget.ledger()
+    assert {"OTPM": (100, 0, 0, 100), "RPM": (1, 0, 0, 1)} == budget.accounting()
     budget.settle(lease, TokenCost(200, 100), TokenCost(200, 40), NOW)
-    assert {"OTPM": (100, 100, 0, 0), "RPM": (1, 1, 0, 0)} == budget.ledger()
+    assert {"OTPM": (100, 100, 0, 0), "RPM": (1, 1, 0, 0)} == budget.accounting()
     assert (100, 1) == (used(budget, "OTPM"), used(budget, "RPM"))
 
 

@@ -18,11 +18,11 @@ def test_an_unknown_model_has_no_price_and_not_a_price_of_zero():
 
 
 def test_own_prices_override_and_extend_the_table():
-    tariff = PriceTable({"mystery": (1, 2), "llama-3.1-8b-instant": (0, 0)})
+    price_table = PriceTable({"mystery": (1, 2), "llama-3.1-8b-instant": (0, 0)})
 
-    assert 10 * 1_000_000 + 3 * 2_000_000 == tariff.price("mystery", TokenCost(10, 3))
-    assert 0 == tariff.price("llama-3.1-8b-instant", TokenCost(10, 3))
-    assert set(PRICES) <= set(tariff._per_token)
+    assert 10 * 1_000_000 + 3 * 2_000_000 == price_table.price("mystery", TokenCost(10, 3))
+    assert 0 == price_table.price("llama-3.1-8b-instant", TokenCost(10, 3))
+    assert set(PRICES) <= set(price_table._per_token)
 
 
 @pytest.mark.parametrize("pair", [(1,), (1, 2, 3), 5, ("a", "b"), (-1, 0), (float("nan"), 1), (float("inf"), 1), None])
@@ -32,32 +32,32 @@ def test_a_price_is_a_pair_of_numbers(pair):
 
 
 def test_a_purse_holds_its_cap_and_not_a_picodollar_more():
-    purse = SpendCap(0.01)
+    spend_cap = SpendCap(0.01)
 
-    assert purse.reserve(10**10)
-    assert not purse.reserve(1)
-    purse.settle(10**10, 4 * 10**9)
-    assert purse.reserve(6 * 10**9)
-    assert not purse.can_ever_hold(6 * 10**9 + 1)
-    assert 0.004 == purse.spent_usd
+    assert spend_cap.reserve(10**10)
+    assert not spend_cap.reserve(1)
+    spend_cap.settle(10**10, 4 * 10**9)
+    assert spend_cap.reserve(6 * 10**9)
+    assert not spend_cap.can_ever_hold(6 * 10**9 + 1)
+    assert 0.004 == spend_cap.spent_usd
 
 
 def test_a_real_cost_above_its_reservation_is_counted_in_full():
-    purse = SpendCap(0.01)
-    purse.reserve(10**9)
+    spend_cap = SpendCap(0.01)
+    spend_cap.reserve(10**9)
 
-    purse.settle(10**9, 2 * 10**10)
+    spend_cap.settle(10**9, 2 * 10**10)
 
-    assert 0.02 == purse.spent_usd
-    assert not purse.reserve(1)
+    assert 0.02 == spend_cap.spent_usd
+    assert not spend_cap.reserve(1)
 
 
 def test_a_purse_without_a_cap_only_counts():
-    purse = SpendCap(None)
+    spend_cap = SpendCap(None)
 
-    assert purse.reserve(10**18)
-    assert not purse.is_capped
-    assert purse.can_ever_hold(10**30)
+    assert spend_cap.reserve(10**18)
+    assert not spend_cap.is_capped
+    assert spend_cap.can_ever_hold(10**30)
     assert SpendCap(0.01).is_capped
 
 
@@ -76,9 +76,9 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_a_million_tokens_cost_what_was_published(model):
-    tariff, prices = PriceTable(), PUBLISHED[model]
+    price_table, prices = PriceTable(), PUBLISHED[model]
 
-    told = tariff.price(model, TokenCost(10**6, 0)), tariff.price(model, TokenCost(0, 10**6))
+    told = price_table.price(model, TokenCost(10**6, 0)), price_table.price(model, TokenCost(0, 10**6))
 
     assert PUBLISHED.keys() == PRICES.keys()
     assert tuple(round(price * 1_000_000) * 10**6 for price in prices) == told
@@ -89,13 +89,13 @@ def test_audio_has_no_price_beside_its_tokens():
 
 
 def test_a_price_may_be_zero_for_one_kind_of_token():
-    tariff = PriceTable({"in": (0, 2), "out": [3, 0]})
+    price_table = PriceTable({"in": (0, 2), "out": [3, 0]})
 
     assert [0, 2_000_000, 3_000_000, 0] == [
-        tariff.price("in", TokenCost(1)),
-        tariff.price("in", TokenCost(0, 1)),
-        tariff.price("out", TokenCost(1)),
-        tariff.price("out", TokenCost(0, 1)),
+        price_table.price("in", TokenCost(1)),
+        price_table.price("in", TokenCost(0, 1)),
+        price_table.price("out", TokenCost(1)),
+        price_table.price("out", TokenCost(0, 1)),
     ]
 
 
@@ -135,23 +135,23 @@ def test_a_long_name_of_a_model_is_cut_in_what_is_told():
 
 
 def test_what_is_reserved_and_what_is_spent_both_count_against_the_cap():
-    purse = SpendCap(0.000_000_000_010)
+    spend_cap = SpendCap(0.000_000_000_010)
 
-    assert [True, True, False, True, False] == [purse.reserve(amount) for amount in (4, 3, 4, 3, 1)]
-    purse.settle(4, 1)
-    purse.settle(3, 3)
-    assert (4, 3) == (purse.spent, purse.reserved)
-    assert [False, True, False] == [purse.reserve(amount) for amount in (4, 3, 1)]
+    assert [True, True, False, True, False] == [spend_cap.reserve(amount) for amount in (4, 3, 4, 3, 1)]
+    spend_cap.settle(4, 1)
+    spend_cap.settle(3, 3)
+    assert (4, 3) == (spend_cap.spent, spend_cap.reserved)
+    assert [False, True, False] == [spend_cap.reserve(amount) for amount in (4, 3, 1)]
 
 
 def test_what_may_ever_fit_is_judged_by_what_is_spent_and_not_by_what_is_reserved():
-    purse = SpendCap(0.000_000_000_010)
-    purse.reserve(10)
+    spend_cap = SpendCap(0.000_000_000_010)
+    spend_cap.reserve(10)
 
-    assert purse.can_ever_hold(10)
-    purse.settle(10, 4)
-    assert purse.can_ever_hold(6)
-    assert not purse.can_ever_hold(7)
+    assert spend_cap.can_ever_hold(10)
+    spend_cap.settle(10, 4)
+    assert spend_cap.can_ever_hold(6)
+    assert not spend_cap.can_ever_hold(7)
 
 
 def test_a_purse_that_takes_over_counts_as_spent_whatever_the_other_may_still_be_charged():

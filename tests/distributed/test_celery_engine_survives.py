@@ -92,7 +92,7 @@ def engine(store, monkeypatch):
     monkeypatch.setattr(engines, "_TRY_AGAIN_S", 0.01)
     clock = SystemClock()
     made = CeleryEngine(
-        store=store, bell=Bell(), clock=clock, timers=Timers(clock, "groq_queue"), price=lambda request: 1
+        store=store, notifier=Bell(), clock=clock, timers=Timers(clock, "groq_queue"), price=lambda request: 1
     )
     yield made
     made.shutdown(wait=False, cancel_futures=False)
@@ -176,7 +176,7 @@ def test_a_thread_that_was_refused_is_asked_for_again_without_another_request(
 
 
 @pytest.fixture
-def holding(store, monkeypatch):
+def leased(store, monkeypatch):
     monkeypatch.setattr(holdings, "_AFTER_FAILURE_S", 0.01)
     made = LeasedJobs(
         store, Bell(), SystemClock(), owner="w", lease_s=0.03, threads={"normal": 1}, base_url="", on_stopped=list
@@ -186,8 +186,8 @@ def holding(store, monkeypatch):
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_the_heart_beats_on_whatever_is_raised_and_tells_it_once(holding, store, caplog, error):
-    holding.begin(None, None)
+def test_the_heart_beats_on_whatever_is_raised_and_tells_it_once(leased, store, caplog, error):
+    leased.begin(None, None)
     store.errors = [error] * 3
     wait_until(lambda: not store.errors)
     while store.beats.acquire(blocking=False):
@@ -197,7 +197,7 @@ def test_the_heart_beats_on_whatever_is_raised_and_tells_it_once(holding, store,
     assert 1 == len(caplog.records)
 
 
-def test_a_worker_without_a_thread_for_its_heart_beat_does_not_begin(holding, monkeypatch):
+def test_a_worker_without_a_thread_for_its_heart_beat_does_not_begin(leased, monkeypatch):
     """
     The others would take it for dead, and send once more what it sends.
     """
@@ -208,7 +208,7 @@ def test_a_worker_without_a_thread_for_its_heart_beat_does_not_begin(holding, mo
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(GroqQueueError, match=r"heartbeat could not be started \(can't start new thread\)"):
-            holding.begin(None, None)
+            leased.begin(None, None)
 
 
 def test_the_pool_gives_up_an_end_that_breaks_every_time(engine, store, monkeypatch, caplog):

@@ -232,13 +232,13 @@ def test_a_call_that_takes_longer_than_the_lease_is_made_once(fleet):
     ours = fleet(latency=3 * LEASE_S)
     ours.start_worker(lanes="normal:4")
     ours.start_worker(lanes="normal:4")
-    bell = Notifier(ours.broker)
+    notifier = Notifier(ours.broker)
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(16)]
         assert ours.groq.wait_for_requests(8, PATIENCE_S)
-        bell.notify(LANES[1], 40)
+        notifier.notify(LANES[1], 40)
         answers = [future.result(S) for future in futures]
-    bell.close()
+    notifier.close()
 
     assert [1] * 16 == [answer.attempts for answer in answers]
     assert {1} == set(Counter(ours.prompts()).values())

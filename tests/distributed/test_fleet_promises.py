@@ -293,10 +293,10 @@ def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
     """
     redis = needs("redis")
     ours = fleet()
-    bell = Notifier(ours.broker)
+    notifier = Notifier(ours.broker)
     with ours.queue() as queue:
         futures = [queue.submit(f"n {n}") for n in range(50)]
-        bell.notify(NORMAL, 100)
+        notifier.notify(NORMAL, 100)
         worker = ours.start_worker()
         wait(futures, S)
         ours.stop_worker(worker)
@@ -306,11 +306,11 @@ def test_wake_up_calls_that_come_twice_or_never_change_nothing(fleet):
         for key in client.scan_iter("gq.normal*"):
             client.delete(key)
         client.close()
-        assert 0 == bell.waiting(NORMAL)
+        assert 0 == notifier.waiting(NORMAL)
         ours.start_worker()
         for future in [*futures, *lost]:
             assert 1 == future.result(S).attempts
-    bell.close()
+    notifier.close()
     assert {1} == set(Counter(ours.prompts()).values())
 
 

@@ -70,11 +70,11 @@ def work(store, monkeypatch):
             future.set_result(Completion({"choices": []}, custom_id=None, attempts=1, waited=0.0))
             return future
 
-        holding = LeasedJobs(
+        leased = LeasedJobs(
             store, Bell(), SystemClock(), owner="w", lease_s=9, threads={"bulk": 1}, base_url="", on_stopped=list
         )
-        holding._accept = accept
-        return holding.work(BULK)
+        leased._accept = accept
+        return leased.work(BULK)
 
     return go
 

@@ -81,9 +81,9 @@ class Bench:
         assert not lease.is_open
         return outcome
 
-    def ledger(self):
+    def accounting(self):
         """Return what was settled and what was refunded of the tokens and of the requests."""
-        ledger = self.meter.ledger()
+        ledger = self.meter.accounting()
         return ledger["TPM"][1:3], ledger["RPM"][1:3]
 
     def used(self):
@@ -105,7 +105,7 @@ def test_an_answer_is_settled_to_what_it_used_and_says_how_it_came():
         outcome.result.waited,
     )
     assert TokenCost(8 - 5 // 2, 3) == outcome.charged, "a cached token costs half"
-    assert (1, 0) == bench.ledger()[1]
+    assert (1, 0) == bench.accounting()[1]
 
 
 def test_an_answer_without_usage_costs_what_was_leased():
@@ -137,7 +137,7 @@ def test_an_unreadable_answer_may_have_been_billed(body, status):
         outcome.error.custom_id,
     )
     assert f"HTTP {status} with an unreadable body" in str(outcome.error)
-    assert ((30, 0), (1, 0)) == bench.ledger()
+    assert ((30, 0), (1, 0)) == bench.accounting()
     assert 30 == bench.used()["TPM"]
 
 
@@ -162,7 +162,7 @@ def test_a_lost_connection_gives_back_what_was_certainly_not_sent(sent, settled,
     outcome = bench.attempt(request)
 
     assert Disposition.RETRY is outcome.next
-    assert (settled, refunded) == bench.ledger()[0]
+    assert (settled, refunded) == bench.accounting()[0]
     assert (TokenCost(10, 20) if settled else TokenCost(0)) == outcome.charged
     assert (1 if settled else 0) == request.unknown
     assert (request.id, "mine") == (outcome.error.request_id, outcome.error.custom_id)
@@ -192,7 +192,7 @@ def test_a_passing_fault_waits_as_long_as_the_server_said_and_at_least_its_backo
     assert Disposition.RETRY is not_told.next
     assert 0 < not_told.wait_ns <= NS_PER_S, "the second backoff is at most a second"
     assert 2 == request.retries
-    assert ((0, 60) if refunded else (60, 0)) == bench.ledger()[0]
+    assert ((0, 60) if refunded else (60, 0)) == bench.accounting()[0]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_final_status_is_the_end(status):
         outcome.error.request_id,
         outcome.error.custom_id,
     )
-    assert (30, 0) == bench.ledger()[0]
+    assert (30, 0) == bench.accounting()[0]
 
 
 def test_a_rejected_key_stops_everything_and_costs_nothing():
@@ -254,7 +254,7 @@ def test_a_rejected_key_stops_everything_and_costs_nothing():
 
     assert (Disposition.STOP_ALL, 1) == (outcome.next, outcome.error.attempts)
     assert isinstance(outcome.error, AuthenticationError)
-    assert (0, 30) == bench.ledger()[0]
+    assert (0, 30) == bench.accounting()[0]
 
 
 def test_a_refusal_holds_the_lane_for_the_servers_wait_and_a_little_more():
@@ -265,7 +265,7 @@ def test_a_refusal_holds_the_lane_for_the_servers_wait_and_a_little_more():
 
     assert (Disposition.RATE_LIMITED, 1, 0) == (outcome.next, request.refusals, request.retries)
     assert isinstance(outcome.error, RateLimitError)
-    assert (0, 30) == bench.ledger()[0]
+    assert (0, 30) == bench.accounting()[0]
     blocked = bench.meter.blocks(request.size, bench.clock.now_ns())
     assert isinstance(blocked, Blocked)
     assert 6_001_000_000 <= blocked.wait_ns <= 6_015_000_000, "the numbers in the body go before Retry-After"
@@ -333,7 +333,7 @@ def test_a_request_too_large_for_its_limit_is_final():
 
     assert Disposition.FAILED is outcome.next
     assert isinstance(outcome.error, ContentTooLargeError)
-    assert (0, 30) == bench.ledger()[0]
+    assert (0, 30) == bench.accounting()[0]
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_a_callables_own_error_ends_its_request_and_is_paid_for():
 
     assert (Disposition.FAILED, TokenCost(10, 20), 1) == (outcome.next, outcome.charged, outcome.error.attempts)
     assert (request.id, "mine") == (outcome.error.request_id, outcome.error.custom_id)
-    assert (30, 0) == bench.ledger()[0]
+    assert (30, 0) == bench.accounting()[0]
 
 
 def test_a_callables_lost_connection_is_retried_as_ours():
@@ -460,7 +460,7 @@ def test_a_callables_lost_connection_is_retried_as_ours():
     outcome = bench.attempt(bench.request(call=Call(fail, bench)))
 
     assert (Disposition.RETRY, TokenCost(0)) == (outcome.next, outcome.charged)
-    assert (0, 30) == bench.ledger()[0]
+    assert (0, 30) == bench.accounting()[0]
 
 
 def test_the_head_of_a_stream_teaches_the_limits_that_others_wait_for():
@@ -494,7 +494,7 @@ def test_the_head_of_a_stream_leaves_the_lease_alone_if_nobody_learns():
 
     def read():
         current_call(bench).begun({})
-        open_then.append(bench.meter.ledger()["RPM"])
+        open_then.append(bench.meter.accounting()["RPM"])
         return {"usage": ANSWER["usage"]}
 
     outcome = bench.attempt(bench.request(call=Call(read, bench)))

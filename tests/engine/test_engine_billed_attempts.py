@@ -36,7 +36,7 @@ def test_an_error_after_which_the_work_may_have_been_done_is_booked_and_repeated
     assert [TokenCost(10, 20)] * 3 == [outcome.charged for outcome in outcomes]
     assert [Disposition.RETRY, Disposition.RETRY, Disposition.FAILED] == [outcome.next for outcome in outcomes]
     assert [1, 2, 3] == [outcome.error.attempts for outcome in outcomes]
-    assert (90, 0) == bench.ledger()[0]
+    assert (90, 0) == bench.accounting()[0]
 
 
 @pytest.mark.parametrize("status", IDLE)
@@ -114,7 +114,7 @@ def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_even_with
     assert (Disposition.RETRY, 0, TokenCost(10, 20)) == (first.next, first.wait_ns, first.charged)
     assert (Disposition.DONE, 2) == (second.next, second.result.attempts)
     assert (0, 0) == (request.retries, request.unknown)
-    assert (2, 0) == bench.ledger()[1]
+    assert (2, 0) == bench.accounting()[1]
 
 
 def test_a_second_closing_connection_is_a_lost_one():

@@ -90,7 +90,7 @@ def test_a_lease_that_ends_wakes_the_leader_only_if_the_head_passes_earlier_for_
 
 
 def test_a_purse_of_one_cent_is_never_overdrawn(stage):
-    play = stage(max_workers=32, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
+    play = stage(max_workers=32, price_table=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
     play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(100))
     play.hold()
 
@@ -105,7 +105,7 @@ def test_a_purse_of_one_cent_is_never_overdrawn(stage):
 
 
 def test_money_that_was_reserved_and_not_spent_comes_back(stage):
-    play = stage(max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
+    play = stage(max_workers=1, price_table=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
     play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(1_000))
 
     futures = [play.submit(size=tokens(10_000)) for _ in range(3)]
@@ -187,7 +187,7 @@ def test_every_lease_ends_once_under_random_schedules(stage):
         play.engine.shutdown(wait=True, cancel_futures=True)
 
         assert not wait(futures, timeout=10).not_done
-        ledger = play.limiter.meter("m", "m").ledger()
+        ledger = play.limiter.meter("m", "m").accounting()
         assert {"RPM", "TPM"} == set(ledger)
         assert min(leased for leased, *_ in ledger.values()) >= 100
         for leased, settled, refunded, held in ledger.values():

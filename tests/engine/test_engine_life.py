@@ -50,7 +50,7 @@ def test_cancelling_wakes_whoever_waits_and_gives_the_budget_back(stage):
     play.clock.advance(60)
     play.submit("next").result(10)
     assert ["first", "next"] == play.names()
-    leased, settled, refunded, held = play.limiter.meter("m", "m").ledger()["RPM"]
+    leased, settled, refunded, held = play.limiter.meter("m", "m").accounting()["RPM"]
     assert (2, 2, 0, 0) == (leased, settled, refunded, held)
 
 

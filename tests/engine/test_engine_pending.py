@@ -159,7 +159,7 @@ def test_withdrawing_what_is_meant_takes_only_that():
     assert [mine] == table.withdraw_meant(lambda each: each.client == "a", State.CANCELLED)
 
     assert other is table.lane(other).head()
-    assert [] == table.clear_shelf(lambda each: True), "there is none"
+    assert [] == table.clear_stored(lambda each: True), "there is none"
 
 
 def test_changing_the_priority_puts_a_request_behind_the_others_of_its_new_level():
@@ -639,7 +639,7 @@ def test_clearing_the_shelf_counts_what_was_cancelled():
     table.add_stored(group, 3)
     table.add_stored(other, 2)
 
-    assert [(group, 0)] == table.clear_shelf(lambda each: each.client == "a")
+    assert [(group, 0)] == table.clear_stored(lambda each: each.client == "a")
 
     assert (2, {"b": 2}, 3) == (
         table.counters.pending,

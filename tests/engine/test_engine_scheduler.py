@@ -164,8 +164,8 @@ def test_a_head_that_was_cancelled_while_its_lease_was_granted_gives_it_back():
     meter.lease = lease_late
 
     assert (None, NOW_NS) == table.next_job()
-    assert (1, 0, 1, 0) == meter.ledger()["RPM"]
-    assert 0 == table.scheduler.purse.reserved
+    assert (1, 0, 1, 0) == meter.accounting()["RPM"]
+    assert 0 == table.scheduler.spend_cap.reserved
     job, _ = table.next_job()
     assert other is job.request
 
@@ -199,7 +199,7 @@ def test_an_error_of_the_budget_ends_each_request_as_its_own():
     assert away is not job.error
     assert (APIConnectionError, "mine", request.id) == (type(job.error), job.error.custom_id, job.error.request_id)
     assert (None, None) == (away.custom_id, away.request_id)
-    assert 0 == table.scheduler.purse.reserved
+    assert 0 == table.scheduler.spend_cap.reserved
 
 
 def test_a_budget_that_asks_whose_turn_it_is_is_told():
@@ -270,10 +270,10 @@ def test_without_a_cap_money_is_counted_and_refuses_nobody():
     table.stand(prompt=10, completion=5)
 
     job, _ = table.next_job()
-    assert 10 * 1_000_000 + 5 * 2_000_000 == job.reserved == table.scheduler.purse.reserved
+    assert 10 * 1_000_000 + 5 * 2_000_000 == job.reserved == table.scheduler.spend_cap.reserved
     table.land(job, charged=TokenCost(3, 1))
 
-    assert (0, 5_000_000) == (table.scheduler.purse.reserved, table.scheduler.purse.spent)
+    assert (0, 5_000_000) == (table.scheduler.spend_cap.reserved, table.scheduler.spend_cap.spent)
 
 
 def test_a_model_without_a_price_costs_nothing_that_is_known():
@@ -285,7 +285,7 @@ def test_a_model_without_a_price_costs_nothing_that_is_known():
         assert None is job.reserved
         table.land(job, charged=TokenCost(3, 1))
 
-        assert (0, 0) == (table.scheduler.purse.reserved, table.scheduler.purse.spent)
+        assert (0, 0) == (table.scheduler.spend_cap.reserved, table.scheduler.spend_cap.spent)
 
 
 def test_a_request_waits_for_money_that_is_set_aside_and_ends_if_there_is_none():
@@ -313,7 +313,7 @@ def test_money_that_came_back_lets_the_next_one_pass():
 
     job, _ = table.next_job()
 
-    assert (waiting, 60_000_000) == (job.request, table.scheduler.purse.reserved)
+    assert (waiting, 60_000_000) == (job.request, table.scheduler.spend_cap.reserved)
 
 
 def test_a_request_above_the_cap_ends_at_once_whatever_is_set_aside():
@@ -331,7 +331,7 @@ def test_money_of_a_request_that_may_not_pass_yet_is_given_back():
     table.stand()
 
     assert (None, NOW_NS + 60 * NS_PER_S) == table.next_job()
-    assert 0 == table.scheduler.purse.reserved
+    assert 0 == table.scheduler.spend_cap.reserved
 
 
 # -- bounds
@@ -486,10 +486,10 @@ def test_what_an_attempt_raised_becomes_an_error_of_ours_without_its_frames():
 
 
 def test_a_price_that_max_cost_does_not_leave_is_told_in_dollars():
-    purse = SpendCap(1.0)
-    purse.settle(0, 250_000_000_000)
+    spend_cap = SpendCap(1.0)
+    spend_cap.settle(0, 250_000_000_000)
 
-    error = failures.over_cost_limit(Request("m", "e", b"{}", PromptSize(1, 0), 5), 800_000_000_000, purse)
+    error = failures.over_cost_limit(Request("m", "e", b"{}", PromptSize(1, 0), 5), 800_000_000_000, spend_cap)
 
     assert "may cost 0.800000 USD, more than max_cost leaves after 0.250000 USD" in str(error)
 

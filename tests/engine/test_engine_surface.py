@@ -443,7 +443,7 @@ def test_an_attempt_that_breaks_is_logged_settled_and_counted(stage, caplog):
     assert "mine" == caplog.records[0].custom_id
     assert isinstance(error, GroqQueueError)
     assert isinstance(error.__cause__, MemoryError)
-    assert (1, 1, 0, 0) == play.limiter.meter("m", "m").ledger()["RPM"]
+    assert (1, 1, 0, 0) == play.limiter.meter("m", "m").accounting()["RPM"]
     assert 1 == play.engine.stats().failed
 
 
@@ -464,7 +464,7 @@ def test_the_end_of_an_attempt_lets_the_next_of_a_capped_lane_pass(stage):
 
 
 def test_money_that_comes_back_at_the_end_of_an_attempt_lets_the_next_pass(stage):
-    play = stage(max_workers=2, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.000_1)
+    play = stage(max_workers=2, price_table=PriceTable({"m": (1.0, 1.0)}), max_usd=0.000_1)
     play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(40))
     play.hold()
     first, second = (play.submit(size=PromptSize(60, 0, is_exact=True)) for _ in range(2))
@@ -500,7 +500,7 @@ def test_a_callback_that_lingers_keeps_nobody_from_the_money_its_attempt_has_lef
     """
     1. The lease is settled, and the next one is looked at: the money is still set aside. 2. It comes back.
     """
-    play = stage(max_workers=2, tariff=PriceTable({"m": (1.0, 1.0)}), max_usd=0.000_015)
+    play = stage(max_workers=2, price_table=PriceTable({"m": (1.0, 1.0)}), max_usd=0.000_015)
     meter, seen = play.limiter.meter("m", "m"), []
     settle = meter.settle
 
@@ -703,7 +703,7 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     """
     As after a fork, but in this process: the parent's requests are the parent's to answer.
     """
-    play = stage(Limits(rpm=2), max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}))
+    play = stage(Limits(rpm=2), max_workers=1, price_table=PriceTable({"m": (1.0, 1.0)}))
     play.engine.set_weight("heavy", 3)
     play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(500_000))
     play.submit().result(PATIENCE_S)
@@ -744,7 +744,7 @@ def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
     """
     As after a fork by a user's callable, but in this process: what comes of its request is the parent's to count.
     """
-    play = stage(max_workers=1, tariff=PriceTable({"m": (1.0, 1.0)}))
+    play = stage(max_workers=1, price_table=PriceTable({"m": (1.0, 1.0)}))
     lock, pool = play.engine._lock, play.engine._pool
     play.script = lambda request: play.engine.reset_after_fork()
 
@@ -758,7 +758,7 @@ def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
 
     stats = play.engine.stats()
     assert (0, 0, 0) == (stats.in_flight, stats.completed, stats.failed)
-    assert (0.000_01, 0) == (stats.cost, play.engine._scheduler.purse.reserved), "it may still be charged"
+    assert (0.000_01, 0) == (stats.cost, play.engine._scheduler.spend_cap.reserved), "it may still be charged"
 
 
 # -- looking

@@ -48,7 +48,7 @@ def assert_all_is_back_at_zero(play):
     for lane in table.lanes.values():
         assert lane.head() is None
         assert 0 == lane.in_flight
-        ledger = lane.meter.ledger()
+        ledger = lane.meter.accounting()
         assert {"RPM", "TPM"} == set(ledger)
         for leased, settled, refunded, held in ledger.values():
             assert 0 == held

@@ -38,7 +38,7 @@ def _own_locks(tree: ast.AST) -> set[str]:
 
 
 def _is_a_locks_name(name: str) -> bool:
-    return "lock" in name.split("_") or name == "steps"
+    return "lock" in name.split("_") or name == "critical_section"
 
 
 def borrowed_locks(source: str) -> list[str]:

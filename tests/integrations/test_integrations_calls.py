@@ -108,7 +108,7 @@ class Play:
         raise AssertionError("it never ended")
 
     def ledger(self, dimension="TPM"):
-        return self.limiter.meter("m", "m").ledger()[dimension]
+        return self.limiter.meter("m", "m").accounting()[dimension]
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_the_budget_is_settled_to_the_usage_of_the_result(play):
     made.submit(lambda: SimpleNamespace(usage=usage)).result(PATIENCE_S)
     made.engine.join(PATIENCE_S)
 
-    assert (150, 150, 0, 0) == made.ledger()
+    assert (150, 150, 0, 0) == made.accounting()
     # The unused allowance is given back only once the server was seen to do so.
     assert 80 + 50 == made.limiter.meter("m", "m").levels(made.clock.now_ns())[0].used
     assert (65, 5) == (made.engine.stats().prompt_tokens, made.engine.stats().completion_tokens)
@@ -321,7 +321,7 @@ def test_a_refusal_gives_the_budget_back_and_makes_the_lane_wait_as_long_as_it_s
     assert "hold" == still.reason
     assert "done" == future.result(PATIENCE_S)
     made.engine.join(PATIENCE_S)
-    assert (150 + 350, 350, 150, 0) == made.ledger()  # the refusal told that it costs 350
+    assert (150 + 350, 350, 150, 0) == made.accounting()  # the refusal told that it costs 350
     assert (2, 1) == (fn.times, made.engine.stats().refused)
 
 
@@ -360,12 +360,12 @@ def test_what_never_left_costs_nothing_and_what_may_have_arrived_costs_all(play)
     made = play(Limits(tpm=6_000), max_retries=0)
 
     made.submit(Scripted(ConnectionRefusedError())).exception(PATIENCE_S)
-    refunded = made.ledger()
+    refunded = made.accounting()
     made.submit(Scripted(ConnectionResetError())).exception(PATIENCE_S)
     made.submit(Scripted(ValueError())).exception(PATIENCE_S)
 
     assert (150, 0, 150, 0) == refunded
-    assert (450, 300, 150, 0) == made.ledger()
+    assert (450, 300, 150, 0) == made.accounting()
 
 
 def test_a_rejected_key_of_the_callables_own_client_stops_nobody_else(play):
@@ -429,7 +429,7 @@ def test_a_final_connection_error_of_ours_is_refunded(play):
     error = APIConnectionError("nobody waits", sent="no", is_final=True)
 
     assert error is made.submit(Scripted(error)).exception(PATIENCE_S)
-    assert (150, 0, 150, 0) == made.ledger()
+    assert (150, 0, 150, 0) == made.accounting()
 
 
 # -- the door

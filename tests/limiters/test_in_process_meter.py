@@ -339,7 +339,7 @@ def test_a_lease_that_outlives_a_change_of_limits_is_ended_in_its_bucket() -> No
     two.close(NOW)
     one.meter("m", "m").settle(lease, SMALL, (100, 50, 0), None, NOW)
 
-    assert {"TPM": (150, 150, 0, 0)} == one.meter("m", "m").ledger()
+    assert {"TPM": (150, 150, 0, 0)} == one.meter("m", "m").accounting()
 
 
 def test_the_widest_margin_of_the_open_queues_is_left_by_all() -> None:
@@ -430,7 +430,7 @@ def test_every_end_of_a_lease_is_told_to_those_who_wait(end: Any) -> None:
     Each listener once; and it may use the meter, because it is called outside its lock.
     """
     meter, heard = ProcessMeter(Limits(tpm=1_000)), []
-    meter.subscribe(lambda: heard.append(("one", meter.ledger()["TPM"][3])))
+    meter.subscribe(lambda: heard.append(("one", meter.accounting()["TPM"][3])))
     meter.subscribe(lambda: heard.append(("two", len(meter.levels(NOW)))))
     lease = leased(meter)
     before = list(heard)
@@ -461,11 +461,11 @@ def test_a_lease_ends_once(first: Any, second: Any) -> None:
     meter = ProcessMeter(Limits(tpm=1_000))
     lease = leased(meter)
     first(meter, lease)
-    books = meter.ledger()
+    books = meter.accounting()
 
     second(meter, lease)
 
-    assert books == meter.ledger()
+    assert books == meter.accounting()
     assert (150, 150, 0) in {(leased, settled + refunded, held) for leased, settled, refunded, held in books.values()}
 
 
@@ -528,7 +528,7 @@ def test_many_threads_never_take_more_than_the_limit_and_lose_no_unit() -> None:
         for _ in range(200):
             granted = meter.lease(SMALL, NOW)
             if isinstance(granted, Lease):
-                most.append(meter.ledger()["TPM"][3])
+                most.append(meter.accounting()["TPM"][3])
                 meter.refund(granted)
 
     threads = [threading.Thread(target=spend) for _ in range(8)]
@@ -536,7 +536,7 @@ def test_many_threads_never_take_more_than_the_limit_and_lose_no_unit() -> None:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
-    taken, settled, refunded, held = meter.ledger()["TPM"]
+    taken, settled, refunded, held = meter.accounting()["TPM"]
 
     assert 200 < len(most)
     assert 150 <= min(most) <= max(most) <= 1_000

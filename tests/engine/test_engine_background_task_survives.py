@@ -8,8 +8,8 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.clock import FakeClock
-from groq_queue.engine import courier as room
-from groq_queue.engine.courier import BackgroundTask
+from groq_queue.engine import background_task as room
+from groq_queue.engine.background_task import BackgroundTask
 
 PATIENCE_S = 10.0
 ERRORS = [ValueError("a bug"), MemoryError(), SystemExit(3), KeyboardInterrupt()]
@@ -48,58 +48,58 @@ class Clock(FakeClock):
 
 @pytest.fixture
 def hired():
-    errand, clock = Errand(), Clock()
-    courier = BackgroundTask(errand, clock, "courier")
-    yield courier, errand, clock
-    courier.close(PATIENCE_S)
+    task, clock = Errand(), Clock()
+    background_task = BackgroundTask(task, clock, "background_task")
+    yield background_task, task, clock
+    background_task.close(PATIENCE_S)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_an_errand_that_raises_is_run_again_by_the_same_thread(hired, caplog, error):
-    courier, errand, clock = hired
-    errand.errors = [error] * 3
-    courier.start()
-    courier.wake()
+    background_task, task, clock = hired
+    task.errors = [error] * 3
+    background_task.start()
+    background_task.wake()
     for left in (2, 1, 0):
-        wait_until(lambda left=left: len(errand.errors) == left and clock.is_awaited(1))
+        wait_until(lambda left=left: len(task.errors) == left and clock.is_awaited(1))
         clock.advance(1)
 
-    assert errand.runs.acquire(timeout=PATIENCE_S)
+    assert task.runs.acquire(timeout=PATIENCE_S)
     assert 1 == len(caplog.records)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_a_clock_that_raises_while_it_waits_and_while_that_is_told_costs_no_errand(hired, caplog, monkeypatch, error):
     monkeypatch.setattr(room, "_AFTER_FAILURE_S", 0.01)
-    courier, errand, clock = hired
+    background_task, task, clock = hired
     clock.errors = [error] * 3
-    courier.start()
-    courier.wake()
+    background_task.start()
+    background_task.wake()
 
-    assert errand.runs.acquire(timeout=PATIENCE_S)
+    assert task.runs.acquire(timeout=PATIENCE_S)
     wait_until(lambda: not clock.errors)
-    courier.wake()
-    assert errand.runs.acquire(timeout=PATIENCE_S)
+    background_task.wake()
+    assert task.runs.acquire(timeout=PATIENCE_S)
     assert {"errand_failed"} == {record.groq_queue_event for record in caplog.records}
 
 
 def test_an_errand_that_raises_once_more_after_it_went_well_is_told_again(hired, caplog):
-    courier, errand, _ = hired
-    courier.start()
+    background_task, task, _ = hired
+    background_task.start()
     for told in (1, 2):
-        errand.errors = [ValueError("a bug")]
-        courier.wake()
+        task.errors = [ValueError("a bug")]
+        background_task.wake()
         wait_until(lambda told=told: told == len(caplog.records))
-        courier.wake()
-        assert errand.runs.acquire(timeout=PATIENCE_S)
+        background_task.wake()
+        assert task.runs.acquire(timeout=PATIENCE_S)
 
 
 def test_an_end_that_raises_is_told(caplog):
-    errand = Errand()
-    errand.finish = lambda: (_ for _ in ()).throw(MemoryError())
-    courier = BackgroundTask(errand, FakeClock(), "courier")
-    courier.start()
+    task = Errand()
+    task.finish = lambda: (_ for _ in ()).throw(MemoryError())
+    background_task = BackgroundTask(task, FakeClock(), "background_task")
+    background_task.start()
 
-    courier.close(PATIENCE_S)
+    background_task.close(PATIENCE_S)
 
-    assert ["the last errand of courier failed: a bug"] == caplog.messages
+    assert ["the last errand of background_task failed: a bug"] == caplog.messages

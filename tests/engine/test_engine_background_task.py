@@ -9,7 +9,7 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.engine.courier import BackgroundTask
+from groq_queue.engine.background_task import BackgroundTask
 
 PATIENCE_S = 10.0
 
@@ -50,8 +50,8 @@ def clock() -> FakeClock:
 def hired(clock: FakeClock) -> Iterator[Callable[[Errand], BackgroundTask]]:
     couriers: list[BackgroundTask] = []
 
-    def hire(errand: Errand) -> BackgroundTask:
-        couriers.append(BackgroundTask(errand, clock, "courier"))
+    def hire(task: Errand) -> BackgroundTask:
+        couriers.append(BackgroundTask(task, clock, "courier"))
         return couriers[-1]
 
     yield hire
@@ -60,25 +60,25 @@ def hired(clock: FakeClock) -> Iterator[Callable[[Errand], BackgroundTask]]:
 
 
 def test_nothing_runs_until_stirred(hired: Callable[[Errand], BackgroundTask]) -> None:
-    errand = Errand()
-    courier = hired(errand)
+    task = Errand()
+    courier = hired(task)
     courier.start()
-    before = errand.runs
+    before = task.runs
 
     courier.wake()
-    errand.wait_for(1)
+    task.wait_for(1)
 
     assert 0 == before
 
 
 def test_a_stir_before_the_start_is_not_lost(hired: Callable[[Errand], BackgroundTask]) -> None:
-    errand = Errand()
-    courier = hired(errand)
+    task = Errand()
+    courier = hired(task)
 
     courier.wake()
     courier.start()
 
-    errand.wait_for(1)
+    task.wait_for(1)
 
 
 def test_a_stir_while_it_runs_makes_it_run_again(hired: Callable[[Errand], BackgroundTask]) -> None:
@@ -88,26 +88,26 @@ def test_a_stir_while_it_runs_makes_it_run_again(hired: Callable[[Errand], Backg
         if run == 1:
             courier[0].wake()
 
-    errand = Errand(stir_once)
-    courier.append(hired(errand))
+    task = Errand(stir_once)
+    courier.append(hired(task))
     courier[0].start()
     courier[0].wake()
 
-    errand.wait_for(2)
+    task.wait_for(2)
 
 
 def test_it_runs_again_when_due(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
     due_ns = clock.now_ns() + 5 * NS_PER_S
-    errand = Errand(lambda run: due_ns if run == 1 else None)
-    courier = hired(errand)
+    task = Errand(lambda run: due_ns if run == 1 else None)
+    courier = hired(task)
     courier.start()
     courier.wake()
-    errand.wait_for(1)
+    task.wait_for(1)
     wait_until(lambda: clock.is_awaited(5))
 
     clock.advance(5)
 
-    errand.wait_for(2)
+    task.wait_for(2)
 
 
 def test_a_broken_run_is_logged_and_tried_again(
@@ -117,21 +117,21 @@ def test_a_broken_run_is_logged_and_tried_again(
         if run == 1:
             raise ValueError("broken")
 
-    errand = Errand(break_once)
-    courier = hired(errand)
+    task = Errand(break_once)
+    courier = hired(task)
     courier.start()
     courier.wake()
-    errand.wait_for(1)
+    task.wait_for(1)
     courier.wake()
-    errand.wait_for(2)
+    task.wait_for(2)
 
     assert "an errand of courier failed" in caplog.text
 
 
 @pytest.mark.parametrize("starts", [True, False])
 def test_it_finishes_once_whether_or_not_it_ever_ran(hired: Callable[[Errand], BackgroundTask], starts: bool) -> None:
-    errand = Errand()
-    courier = hired(errand)
+    task = Errand()
+    courier = hired(task)
     if starts:
         courier.start()
 
@@ -140,20 +140,20 @@ def test_it_finishes_once_whether_or_not_it_ever_ran(hired: Callable[[Errand], B
     courier.start()
     courier.wake()
 
-    assert (1, 0) == (errand.finished, errand.runs)
+    assert (1, 0) == (task.finished, task.runs)
 
 
 def test_all_runs_are_on_one_thread_of_its_own(hired: Callable[[Errand], BackgroundTask]) -> None:
-    errand = Errand()
-    courier = hired(errand)
+    task = Errand()
+    courier = hired(task)
     for _ in range(3):
         courier.start()
     for run in (1, 2, 3):
         courier.wake()
-        errand.wait_for(run)
+        task.wait_for(run)
 
-    assert 1 == len(errand.threads)
-    assert threading.get_ident() not in errand.threads
+    assert 1 == len(task.threads)
+    assert threading.get_ident() not in task.threads
 
 
 def wait_until_it_rests(courier: BackgroundTask) -> None:
@@ -168,24 +168,24 @@ def wait_until_it_rests(courier: BackgroundTask) -> None:
 
 
 def test_one_stir_is_one_run(hired: Callable[[Errand], BackgroundTask]) -> None:
-    errand = Errand()
-    courier = hired(errand)
+    task = Errand()
+    courier = hired(task)
     courier.start()
     courier.wake()
-    errand.wait_for(1)
+    task.wait_for(1)
 
     wait_until_it_rests(courier)
 
-    assert 1 == errand.runs
+    assert 1 == task.runs
 
 
 def test_it_does_not_run_before_it_is_due(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
     due_ns = clock.now_ns() + 5 * NS_PER_S
-    errand = Errand(lambda run: due_ns if run == 1 else None)
-    courier = hired(errand)
+    task = Errand(lambda run: due_ns if run == 1 else None)
+    courier = hired(task)
     courier.start()
     courier.wake()
-    errand.wait_for(1)
+    task.wait_for(1)
     wait_until_it_rests(courier)
 
     clock.advance(4.9)
@@ -193,18 +193,18 @@ def test_it_does_not_run_before_it_is_due(hired: Callable[[Errand], BackgroundTa
         courier._changed.notify_all()  # a wake-up that means nothing
     wait_until_it_rests(courier)
 
-    assert 1 == errand.runs
+    assert 1 == task.runs
     clock.advance(0.1)
-    errand.wait_for(2)
+    task.wait_for(2)
 
 
 def test_a_run_that_is_due_already_comes_at_once(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
-    errand = Errand(lambda run: clock.now_ns() if run < 3 else None)
-    courier = hired(errand)
+    task = Errand(lambda run: clock.now_ns() if run < 3 else None)
+    courier = hired(task)
     courier.start()
     courier.wake()
 
-    errand.wait_for(3)
+    task.wait_for(3)
 
 
 def test_a_broken_run_is_tried_again_in_a_second(
@@ -214,17 +214,17 @@ def test_a_broken_run_is_tried_again_in_a_second(
         if run == 1:
             raise ValueError("broken")
 
-    errand = Errand(break_once)
-    courier = hired(errand)
+    task = Errand(break_once)
+    courier = hired(task)
     courier.start()
     courier.wake()
-    errand.wait_for(1)
+    task.wait_for(1)
     wait_until_it_rests(courier)
     assert clock.is_awaited(1)
 
     clock.advance(1)
 
-    errand.wait_for(2)
+    task.wait_for(2)
     assert ["errand_failed"] == [record.groq_queue_event for record in caplog.records]  # type: ignore[attr-defined]
 
 
@@ -247,18 +247,18 @@ def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], Backgrou
         entered.set()
         leave.wait(PATIENCE_S)
 
-    errand = Errand(linger)
-    courier = hired(errand)
+    task = Errand(linger)
+    courier = hired(task)
     courier.start()
     courier.wake()
     assert entered.wait(PATIENCE_S)
 
     courier.close(0.001)
 
-    assert 0 == errand.finished
+    assert 0 == task.finished
     leave.set()
     courier.close(PATIENCE_S)
-    assert 1 == errand.finished
+    assert 1 == task.finished
 
 
 def test_an_errand_may_close_its_own_courier(
@@ -269,12 +269,12 @@ def test_an_errand_may_close_its_own_courier(
     def close(run: int) -> None:
         courier[0].close(PATIENCE_S)
 
-    errand = Errand(close)
-    courier.append(hired(errand))
+    task = Errand(close)
+    courier.append(hired(task))
     courier[0].start()
     courier[0].wake()
 
-    errand.wait_for(1)
+    task.wait_for(1)
     courier[0].close(PATIENCE_S)
-    assert (1, 1) == (errand.runs, errand.finished)
+    assert (1, 1) == (task.runs, task.finished)
     assert [] == caplog.records, "it does not wait for itself"

@@ -39,8 +39,8 @@ class BackgroundTask:
     The errand runs without it. Nothing that the errand or the clock raises ends the thread before ``close``.
     """
 
-    def __init__(self, errand: Task, clock: Clock, name: str) -> None:
-        self._errand = errand
+    def __init__(self, task: Task, clock: Clock, name: str) -> None:
+        self._task = task
         self._clock = clock
         self._name = name
         self._lock = threading.RLock()  # taken as such: a Condition's own __exit__ is a place where a Ctrl-C can come
@@ -101,7 +101,7 @@ class BackgroundTask:
         while not self._is_closed:
             try:
                 if self._rest(due_ns):
-                    due_ns = self._errand.run()
+                    due_ns = self._task.run()
                     self._failures = 0
             except BaseException:  # a bug, or no memory, must not end the thread that everybody's budget comes from
                 due_ns = self._failed()
@@ -127,7 +127,7 @@ class BackgroundTask:
 
     def _finish(self) -> None:
         try:
-            self._errand.finish()
+            self._task.finish()
         except BaseException:
             _log.exception("the last errand of %s failed: a bug", self._name, extra=log_fields("errand_failed"))
 

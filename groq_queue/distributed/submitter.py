@@ -31,9 +31,9 @@ class Submitter:
         base_url: Where the requests may be sent only; None: wherever the workers send.
     """
 
-    def __init__(self, store: JobStore, bell: Notifier, reply: str, base_url: str | None) -> None:
+    def __init__(self, store: JobStore, notifier: Notifier, reply: str, base_url: str | None) -> None:
         self._store = store
-        self._bell = bell
+        self._notifier = notifier
         self._reply = reply
         self._base_url = base_url
 
@@ -56,7 +56,7 @@ class Submitter:
         )
         try:
             if waiting <= _CALLS:
-                self._bell.notify(lane_for(request.priority))
+                self._notifier.notify(lane_for(request.priority))
         except EngineUnavailable:
             # Redis has it but the broker is away. If it can be taken back submit() says so; if a worker was
             # faster, or Redis is away now too, it is accepted: workers look for what nobody was woken for.
@@ -81,7 +81,7 @@ class Submitter:
         if not self._store.move(id, priority):
             return False
         try:
-            self._bell.notify(lane_for(priority))
+            self._notifier.notify(lane_for(priority))
         except EngineUnavailable as error:  # workers also look by themselves
             _log.debug("no worker is woken: %s", error, extra=log_fields("store_away"))
         return True
@@ -90,7 +90,7 @@ class Submitter:
         """Let go of the connections, once nobody listens for replies any more."""
         self._store.forget_replies(self._reply)
         self._store.close()
-        self._bell.close()
+        self._notifier.close()
 
     def _is_taken_back(self, id: str) -> bool:
         try:
