@@ -16,7 +16,7 @@ RETIRED = set(
     """
     asker asking books bury chooser courier dice doom errand fate inbox keeping ledger outbox patient pricing purse
     restock roster rung shelf shelve stir stocking tally tariff unshelve verdict verdicts wish
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 
