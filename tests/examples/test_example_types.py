@@ -1,4 +1,4 @@
-"""mypy --strict and pyright find nothing in the package, nor in the recipes, which use it as its users do."""
+"""mypy --strict and pyright find nothing in the package, nor in the examples, which use it as its users do."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from extras import may_be_missing, needs, needs_program
 
-from .conftest import CHECKOUT, HERE
+from .conftest import CHECKOUT, EXAMPLES
 
 pytestmark = pytest.mark.slow
 
-RECIPES = sorted(path for path in HERE.glob("*.py") if not re.match("test_|conftest|__init__", path.name))
+PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 TYPED = ("flask", "polars", "openai", "groq")  # bring their own types
 STUBBED = ("pandas", "django", "celery", "requests")
 PATIENCE_S = 400
 
 
 @pytest.fixture(autouse=True)
-def _everything_that_recipes_use_is_here() -> None:
+def _everything_that_examples_use_is_here() -> None:
     """Without a package, or the stubs of one that has no types, a checker could only complain of that."""
     for name in (*TYPED, *STUBBED, *(f"{name}-stubs" for name in STUBBED)):
         needs(name)
@@ -44,7 +44,7 @@ def checked(*command: object, directory: Path = CHECKOUT, **environment: str) ->
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("what", [("-p", "groq_queue"), RECIPES], ids=["package", "recipes"])
+@pytest.mark.parametrize("what", [("-p", "groq_queue"), PROGRAMS], ids=["package", "examples"])
 def test_mypy_finds_nothing(what: list[object], tmp_path: Path) -> None:
     needs("mypy")
 
@@ -61,7 +61,7 @@ def test_pyright_finds_nothing() -> None:
             "--pythonpath",
             sys.executable,
             CHECKOUT / "groq_queue",
-            *RECIPES,
+            *PROGRAMS,
             PYRIGHT_PYTHON_GLOBAL_NODE="1",
             PYRIGHT_PYTHON_IGNORE_WARNINGS="1",  # or it asks a registry for a newer one
         )

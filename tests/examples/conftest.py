@@ -1,4 +1,4 @@
-"""How recipes are run: each as a program of its own, as its user would, with a simulator where Groq would be."""
+"""How examples are run: each as a program of its own, as its user would, with a simulator where Groq would be."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 import groq_queue
 from groq_queue import GroqSimulator
 
-HERE = Path(__file__).parent
 CHECKOUT = Path(groq_queue.__file__).parent.parent
+EXAMPLES = CHECKOUT / "examples"
 PATIENCE_S = 120
 
 
@@ -48,7 +48,7 @@ class Pace:
         return 0.02 if self._left >= 0 or self.is_quick.is_set() else self._then_s
 
 
-class Kitchen:
+class Bench:
     """A simulator, a directory, and the programs that run in it.
 
     Warnings of a program are errors, as in the suite. ``GROQ_BASE_URL`` is told without
@@ -90,15 +90,15 @@ class Kitchen:
         out, err = process.communicate(timeout=PATIENCE_S)
         return Ran(process.returncode, out, err)
 
-    def cook(self, recipe: str, *arguments: object) -> Ran:
-        """Run a recipe to its end, which must be a good one."""
-        ran = self.wait(self.start(sys.executable, HERE / recipe, *arguments))
+    def run_example(self, example: str, *arguments: object) -> Ran:
+        """Run an example to its end, which must be a good one."""
+        ran = self.wait(self.start(sys.executable, EXAMPLES / example, *arguments))
         assert 0 == ran.code, ran.err
         return ran
 
     def drive(self, code: str) -> Ran:
-        """Run *code* in a fresh process that can import the recipes."""
-        self.environment["PYTHONPATH"] += os.pathsep + str(HERE)
+        """Run *code* in a fresh process that can import the examples."""
+        self.environment["PYTHONPATH"] += os.pathsep + str(EXAMPLES)
         ran = self.wait(self.start(sys.executable, "-c", code))
         assert 0 == ran.code, ran.err
         return ran
@@ -114,14 +114,12 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture
-def make_kitchen(
-    groq_simulator_factory: Callable[..., GroqSimulator], tmp_path: Path
-) -> Iterator[Callable[..., Kitchen]]:
-    """Return a maker of kitchens; the arguments are the simulator's."""
+def make_bench(groq_simulator_factory: Callable[..., GroqSimulator], tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Return a maker of benchs; the arguments are the simulator's."""
     with ExitStack() as stack:
 
-        def make(**options: Any) -> Kitchen:
+        def make(**options: Any) -> Bench:
             groq = groq_simulator_factory(**{"rpm": 1_000, "tpm": 250_000, "latency": 0.02, **options})
-            return Kitchen(groq, tmp_path, stack)
+            return Bench(groq, tmp_path, stack)
 
         yield make

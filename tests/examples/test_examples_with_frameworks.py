@@ -1,4 +1,4 @@
-"""The recipes for frameworks, and for code that calls an SDK or requests already, with the real packages."""
+"""The examples for frameworks, and for code that calls an SDK or requests already, with the real packages."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from extras import needs
 
 from groq_queue.testing import Fault
 
-from .conftest import HERE, Kitchen
+from .conftest import EXAMPLES, Bench
 
-Make = Callable[..., Kitchen]
+Make = Callable[..., Bench]
 
 
-def test_the_flask_view_answers_takes_turns_and_says_when_it_is_too_much(make_kitchen: Make) -> None:
+def test_the_flask_view_answers_takes_turns_and_says_when_it_is_too_much(make_bench: Make) -> None:
     """
     Nothing is made before the first request; one person's third question at once is refused, another's is not.
     """
     needs("flask")
-    ran = make_kitchen().drive(
+    ran = make_bench().drive(
         dedent("""
         import json, threading
         from concurrent.futures import ThreadPoolExecutor
@@ -66,18 +66,18 @@ def test_the_flask_view_answers_takes_turns_and_says_when_it_is_too_much(make_ki
     assert {"pending": 0, "completed": 5, "failed": 0} == json.loads(ran.lines[5])
 
 
-def test_the_django_command_fills_the_field_of_every_row(make_kitchen: Make) -> None:
+def test_the_django_command_fills_the_field_of_every_row(make_bench: Make) -> None:
     """
     In a project of its own; a row that fails is told and left for the next run, which asks for no other.
     """
     needs("django")
-    kitchen = make_kitchen(faults=[Fault(status=400, match=lambda call: "three" in call.prompt, times=1)])
-    project = kitchen.directory
+    bench = make_bench(faults=[Fault(status=400, match=lambda call: "three" in call.prompt, times=1)])
+    project = bench.directory
     commands = project / "shop" / "management" / "commands"
     commands.mkdir(parents=True)
     for package in (project / "shop", commands.parent, commands):
         (package / "__init__.py").touch()
-    (commands / "ask_rows.py").write_text((HERE / "django_command.py").read_text())
+    (commands / "ask_rows.py").write_text((EXAMPLES / "django_command.py").read_text())
     (project / "shop" / "models.py").write_text(
         dedent("""
         from django.db import models
@@ -102,7 +102,7 @@ def test_the_django_command_fills_the_field_of_every_row(make_kitchen: Make) -> 
         """)
     )
     manage = (sys.executable, "manage.py")
-    migrated = kitchen.wait(kitchen.start(*manage, "migrate", "--run-syncdb", "--verbosity", "0"))
+    migrated = bench.wait(bench.start(*manage, "migrate", "--run-syncdb", "--verbosity", "0"))
     assert 0 == migrated.code, migrated.err
     database = sqlite3.connect(project / "tickets.sqlite3")
     with database:
@@ -110,7 +110,7 @@ def test_the_django_command_fills_the_field_of_every_row(make_kitchen: Make) -> 
         database.executemany("INSERT INTO shop_ticket (text, summary) VALUES (?, ?)", texts)
     command = (*manage, "ask_rows", "shop.Ticket", "text", "summary", "--template", "Sum up: {}")
 
-    first, second = (kitchen.wait(kitchen.start(*command)) for _ in range(2))
+    first, second = (bench.wait(bench.start(*command)) for _ in range(2))
 
     assert (1, "2 of 3 rows filled\n") == (first.code, first.out)
     assert "row 3: " in first.err
@@ -120,11 +120,11 @@ def test_the_django_command_fills_the_field_of_every_row(make_kitchen: Make) -> 
     database.close()
     assert "known" == summaries.pop(1)
     assert all(f'"Sum up: {word}"' in text for word, text in zip(("one", "three", "four"), summaries, strict=True))
-    assert 4 == kitchen.groq.stats().received
+    assert 4 == bench.groq.stats().received
 
 
 @pytest.mark.parametrize(
-    ("recipe", "package", "sent", "retried"),
+    ("example", "package", "sent", "retried"),
     [
         ("own_callable.py", "groq", 6, "Name 3 rivers."),
         ("requests_session.py", "requests", 8, "Weather in Kyiv?"),
@@ -133,81 +133,81 @@ def test_the_django_command_fills_the_field_of_every_row(make_kitchen: Make) -> 
     ],
 )
 def test_existing_code_waits_its_turn_in_the_queue(
-    recipe: str, package: str, sent: int, retried: str, make_kitchen: Make
+    example: str, package: str, sent: int, retried: str, make_bench: Make
 ) -> None:
     """
     Real answers, in the order asked; a 503 is retried by the queue, once, and by nobody else.
     """
     needs(package)
     faults = [Fault(status=503, match=lambda call: call.prompt == retried, times=1)]
-    kitchen = make_kitchen(rpm=30, tpm=6_000, faults=faults)
+    bench = make_bench(rpm=30, tpm=6_000, faults=faults)
 
-    ran = kitchen.cook(recipe)
+    ran = bench.run_example(example)
 
-    assert sent + 1 == kitchen.groq.stats().received
-    assert 0 == kitchen.groq.stats().refused
-    assert 2 == kitchen.prompts().count(retried)
+    assert sent + 1 == bench.groq.stats().received
+    assert 0 == bench.groq.stats().refused
+    assert 2 == bench.prompts().count(retried)
     assert sent == ran.out.count("Simulated answer"), ran.out
     assert f'to "{retried}"' in ran.out
     assert "" == ran.err
 
 
-def test_own_functions_run_on_the_queue_s_threads(make_kitchen: Make) -> None:
+def test_own_functions_run_on_the_queue_s_threads(make_bench: Make) -> None:
     needs("groq")
 
-    assert "a thought about tea" == make_kitchen().cook("own_callable.py").lines[-1]
+    assert "a thought about tea" == make_bench().run_example("own_callable.py").lines[-1]
 
 
-def test_a_stream_of_the_sdk_comes_in_pieces(make_kitchen: Make) -> None:
+def test_a_stream_of_the_sdk_comes_in_pieces(make_bench: Make) -> None:
     needs("groq")
 
-    assert make_kitchen().cook("groq_client.py").lines[-1].startswith("streamed: Simulated answer")
+    assert make_bench().run_example("groq_client.py").lines[-1].startswith("streamed: Simulated answer")
 
 
-def test_celery_tasks_share_the_queue_of_their_process(make_kitchen: Make) -> None:
+def test_celery_tasks_share_the_queue_of_their_process(make_bench: Make) -> None:
     """
     With task_always_eager, so without a broker.
     """
     needs("celery")
-    kitchen = make_kitchen(rpm=120, tpm=60_000, faults=[Fault(status=503, times=1)])
-    (kitchen.directory / "celeryconfig.py").write_text("task_always_eager = True\n")
+    bench = make_bench(rpm=120, tpm=60_000, faults=[Fault(status=503, times=1)])
+    (bench.directory / "celeryconfig.py").write_text("task_always_eager = True\n")
 
-    ran = kitchen.cook("celery_task.py")
+    ran = bench.run_example("celery_task.py")
 
     assert 6 == len(ran.lines)
     assert all(f'"Is {number} prime?"' in line for number, line in enumerate(ran.lines))
-    assert 7 == kitchen.groq.stats().received
-    assert 0 == kitchen.groq.stats().refused
+    assert 7 == bench.groq.stats().received
+    assert 0 == bench.groq.stats().refused
 
 
 @pytest.mark.slow
-def test_celery_tasks_run_in_the_processes_of_a_real_worker(make_kitchen: Make) -> None:
+def test_celery_tasks_run_in_the_processes_of_a_real_worker(make_bench: Make) -> None:
     """
     Two forked processes, and a broker that is a directory.
     """
     needs("celery")
-    kitchen = make_kitchen(rpm=120, tpm=60_000)
-    kitchen.environment["PYTHONWARNINGS"] = "default"
-    kitchen.environment["PYTHONPATH"] += os.pathsep + str(HERE)
+    bench = make_bench(rpm=120, tpm=60_000)
+    bench.environment["PYTHONWARNINGS"] = "default"
+    bench.environment["PYTHONPATH"] += os.pathsep + str(EXAMPLES)
     for name in ("box", "results"):
-        (kitchen.directory / name).mkdir()
-    (kitchen.directory / "celeryconfig.py").write_text(
+        (bench.directory / name).mkdir()
+    (bench.directory / "celeryconfig.py").write_text(
         dedent(f"""
         broker_url = "filesystem://"
         broker_transport_options = {{"data_folder_in": "box", "data_folder_out": "box", "control_folder": "box"}}
-        result_backend = "file://{kitchen.directory / "results"}"
+        result_backend = "file://{bench.directory / "results"}"
         """)
     )
     worker = (sys.executable, "-m", "celery", "-A", "celery_task", "worker", "--concurrency", "2", "--loglevel", "INFO")
-    process = kitchen.start(*worker)
+    process = bench.start(*worker)
 
-    ran = kitchen.cook("celery_task.py")
+    ran = bench.run_example("celery_task.py")
     process.send_signal(signal.SIGTERM)
-    ended = kitchen.wait(process)
+    ended = bench.wait(process)
 
     assert 6 == len(ran.lines)
     assert all(f'"Is {number} prime?"' in line for number, line in enumerate(ran.lines))
-    assert 6 == kitchen.groq.stats().received
+    assert 6 == bench.groq.stats().received
     assert 0 == ended.code, ended.err
     processes = set(re.findall(r"ForkPoolWorker-(\d+)\] Task answer\[.*succeeded", ended.err))
     assert 1 <= len(processes) <= 2
