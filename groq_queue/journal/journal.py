@@ -12,7 +12,7 @@ from typing import Any, Literal
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.validation import check_count, check_seconds
 from groq_queue.errors import ConfigurationError, GroqQueueError, JournalError
-from groq_queue.journal import maintenance, opener, recovery
+from groq_queue.journal import maintenance, opener
 from groq_queue.journal.group_commit import GroupCommit
 from groq_queue.journal.idempotency import IdempotencyKeys, is_short
 from groq_queue.journal.owner_lock import OwnerLock
@@ -295,7 +295,7 @@ class Journal(Reader):
         def recover(connection: sqlite3.Connection) -> Recovery:
             if self._has_claimed:
                 raise JournalError(f"journal {self.path}: recover() belongs before the first claim()")
-            return recovery.recover(connection, on_unknown == "resend", max_sends, now_ns)
+            return maintenance.recover(connection, on_unknown == "resend", max_sends, now_ns)
 
         return self._commits.run(recover, is_wide=True)
 
@@ -331,7 +331,7 @@ class Journal(Reader):
         self.check_here()
         if isinstance(kinds, str):
             raise ConfigurationError(f"kinds={kinds!r}: use a list of kinds")
-        return self._commits.run(lambda connection: recovery.retry_failed(connection, kinds))
+        return self._commits.run(lambda connection: maintenance.retry_failed(connection, kinds))
 
     def prune(self, *, keep: Collection[str] = ("pending", "processing", "failed")) -> int:
         """Delete requests that have ended, with their payloads and results, and make the file small again.

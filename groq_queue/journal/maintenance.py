@@ -1,4 +1,7 @@
-"""What is done to a journal now and then: copies of it, and making it small again."""
+"""What is done to a journal now and then: recovery after a crash, retrying what failed, copies, making it small again.
+
+Recovery decides about the requests that were in flight when a process ended.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,76 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import opener
 from groq_queue.journal.errors import journal_error
 from groq_queue.journal.group_commit import GroupCommit
-from groq_queue.journal.queries import pages
-from groq_queue.journal.records import STATUSES
+from groq_queue.journal.queries import UNFINISHED, UNHAPPY, pages
+from groq_queue.journal.records import STATUSES, Recovery, to_json
 
 _AT_ONCE = 2_000  # rows deleted in one commit, so that others get their turn in between
 _WORTH_A_REWRITE = 4  # one free page in four, or one deleted request in four
+
+
+def recover(connection: sqlite3.Connection, may_resend: bool, max_sends: int, now_ns: int) -> Recovery:
+    """Decide about each request that is in processing though nobody can be processing it."""
+    found = connection.execute(
+        f"SELECT id, attempts, unanswered + 1 FROM requests WHERE status = 'processing' AND {UNFINISHED}"
+    ).fetchall()
+    resent = poisoned = held = 0
+    for row_id, attempts, unanswered in found:
+        error = None
+        if not may_resend:
+            held += 1
+            error = _held(attempts)
+        elif unanswered >= max_sends:
+            poisoned += 1
+            error = _poisoned(attempts, unanswered)
+        else:
+            resent += 1
+        connection.execute(
+            "UPDATE requests SET status = ?, unanswered = ?, finished_ns = ?, error_kind = ?, error = ? WHERE id = ?",
+            (
+                "failed" if error else "pending",
+                unanswered,
+                now_ns if error else None,
+                error["kind"] if error else None,
+                to_json("error", error) if error else None,
+                row_id,
+            ),
+        )
+    return Recovery(resent, poisoned, held)
+
+
+def retry_failed(connection: sqlite3.Connection, kinds: Collection[str] | None) -> int:
+    """Make failed requests pending again; unanswered starts anew: who asks for a retry has judged the request."""
+    chosen = "" if kinds is None else f" AND error_kind IN ({','.join('?' * len(kinds))})"
+    return connection.execute(
+        "UPDATE requests SET status = 'pending', unanswered = 0, finished_ns = NULL, error_kind = NULL, error = NULL, "
+        "prompt_tokens = NULL, completion_tokens = NULL, cached_tokens = NULL "
+        f"WHERE status = 'failed' AND {UNHAPPY}{chosen}",
+        tuple(kinds or ()),
+    ).rowcount
+
+
+def _held(attempts: int) -> dict[str, Any]:
+    return {
+        "kind": "unknown",
+        "message": f"the process ended while attempt {attempts} was in flight, so it may have been answered and "
+        "billed; held because on_unknown='hold', retry-failed sends it again",
+        "attempts": attempts,
+    }
+
+
+def _poisoned(attempts: int, unanswered: int) -> dict[str, Any]:
+    return {
+        "kind": "poison",
+        "message": f"the process ended {unanswered} times while it was in flight ({attempts} attempts in all); "
+        "look at what its answer does to the program, retry-failed sends it again",
+        "attempts": attempts,
+    }
 
 
 def export(source: str, path: str | os.PathLike[str], timeout_s: float) -> None:
