@@ -289,7 +289,7 @@ def _contents(path: str) -> Iterator[Check]:
 
 
 def _limiter(address: str, clock: Clock) -> Check:
-    from groq_queue.limiters.opening import check_address, open_store
+    from groq_queue.limiters.store import check_address, open_store
 
     try:
         if check_address(address).startswith("sqlite:"):

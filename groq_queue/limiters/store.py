@@ -1,4 +1,4 @@
-"""What a store of shared budgets promises, whatever it is made of: a file, a Redis.
+"""What a store of shared budgets promises, whatever it is made of, a file or a Redis, and which one an address means.
 
 A ledger is the budget of ``core.budget``, kept where several processes reach it.
 The law is the same: integers; every level drains all the time at limit / period;
@@ -21,9 +21,14 @@ time in nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import NamedTuple, Protocol
 
+from groq_queue.clock import Clock
 from groq_queue.core.budget import Blocked, Level, TooLarge
+from groq_queue.errors import ConfigurationError, safe_repr
+
+SCHEMES = ("sqlite", "redis", "rediss")
 
 LEASE_S = 3.0
 """After so many seconds without a beat a process is taken for dead."""
@@ -217,3 +222,35 @@ class BudgetStore(Protocol):
     def close(self) -> None:
         """Let go of the store: claims in line leave it, open reservations are charged in full. Raises nothing."""
         ...
+
+
+def check_address(limiter: object) -> str:
+    """Return *limiter* if it may be the address of a store.
+
+    Raises:
+        ConfigurationError: It is none. Never repeats a password.
+    """
+    if isinstance(limiter, str) and limiter.partition(":")[0] in SCHEMES:
+        return limiter
+    bare = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password stands before the @
+    raise ConfigurationError(
+        f'limiter={safe_repr(bare)}: use None for this process, "sqlite:///path" for this host, '
+        'or "redis://host/0?scope=name" for many hosts'
+    )
+
+
+def open_store(address: str, clock: Clock) -> BudgetStore:
+    """Open the store at *address*.
+
+    Raises:
+        ConfigurationError: It is no address.
+        MissingExtraError: It needs a package that is not installed.
+        LimiterUnavailable: It cannot be used.
+    """
+    if check_address(address).startswith("sqlite:"):
+        from groq_queue.limiters.sqlite import SqliteBudgetStore  # here, since every store imports this file
+
+        return SqliteBudgetStore.open(address, clock)
+    module = import_module("groq_queue.limiters.redis")
+    store: BudgetStore = module.RedisBudgetStore.open(address)
+    return store

@@ -129,8 +129,8 @@ def _limiter(settings: Settings, billing_id: Account) -> Limiter:
     if settings.limiter is None:
         account = billing_id.billing_id + _time_of(clock)
         return ProcessLimiter(settings.limits, billing_id.base_url, account, clock.now_ns(), settings.margin)
-    from groq_queue.limiters.opening import open_store
     from groq_queue.limiters.shared import SharedLimiter
+    from groq_queue.limiters.store import open_store
 
     return SharedLimiter(
         open_store(settings.limiter, clock),

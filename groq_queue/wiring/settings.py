@@ -23,7 +23,7 @@ from groq_queue.core.validation import (
 )
 from groq_queue.engine.observer import Observer
 from groq_queue.errors import ConfigurationError, safe_repr
-from groq_queue.limiters.opening import check_address
+from groq_queue.limiters.store import check_address
 from groq_queue.transport import MAX_RESPONSE_BYTES as MAX_RESPONSE_BYTES
 from groq_queue.wiring.accounts import Accounts, accounts_of
 from groq_queue.wiring.elsewhere import base_url_of, refuse_what_workers_decide
