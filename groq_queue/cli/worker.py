@@ -78,7 +78,7 @@ def worker(args: argparse.Namespace) -> int:
     """Work until a signal comes or the key is rejected."""
     import logging
 
-    from groq_queue.distributed.lanes import DEFAULT_THREADS, parse_lanes
+    from groq_queue.distributed.wakeups import DEFAULT_THREADS, parse_lanes
     from groq_queue.wiring.settings import checked
     from groq_queue.wiring.sharing import addresses_of
     from groq_queue.wiring.working import Worker

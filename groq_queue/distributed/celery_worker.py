@@ -14,8 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from groq_queue.distributed.lanes import LANES, BrokerQueue
-from groq_queue.distributed.wakeups import TASK, make_app
+from groq_queue.distributed.wakeups import LANES, TASK, BrokerQueue, make_app
 from groq_queue.distributed.worker import start
 from groq_queue.engine.log import log_fields
 from groq_queue.errors import EngineUnavailable

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from groq_queue.core.request import Request, State
 from groq_queue.distributed.codec import Ending, encode_ending, encode_request
 from groq_queue.distributed.job_store import JobStore
-from groq_queue.distributed.lanes import lane_for
-from groq_queue.distributed.wakeups import Notifier
+from groq_queue.distributed.wakeups import Notifier, lane_for
 from groq_queue.engine.log import log_fields
 from groq_queue.errors import EngineUnavailable
 from groq_queue.logger import SafeLogger

@@ -1,17 +1,18 @@
 """The Celery app that submitters and workers share: one task, three queues, JSON only.
 
-Its messages are wake-up calls without content: see the package.
+Its messages are wake-up calls without content: see the package. Each of the three queues has threads that less
+urgent requests cannot occupy.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from groq_queue.distributed.job_store import shown_address
-from groq_queue.distributed.lanes import LANES, BrokerQueue
 from groq_queue.errors import ConfigurationError, EngineUnavailable, MissingExtraError
 
 TASK = "groq_queue.take_next"
+_MOST_THREADS = 1_000
 
 _SETTINGS = {
     "task_serializer": "json",
@@ -38,6 +39,54 @@ _REDIS_OPTIONS = {
     "socket_timeout": 10,
     "socket_keepalive": True,
 }
+
+
+class BrokerQueue(NamedTuple):
+    """One queue of the broker, and the priorities of the requests it is for, both ends included."""
+
+    name: str
+    first: int
+    last: int
+
+    @property
+    def queue(self) -> str:
+        """Its name in the broker."""
+        return f"gq.{self.name}"
+
+
+LANES = (BrokerQueue("urgent", 0, 4), BrokerQueue("normal", 5, 5), BrokerQueue("bulk", 6, 10))
+DEFAULT_THREADS = {"urgent": 4, "normal": 8, "bulk": 8}
+
+
+def lane_for(priority: int) -> BrokerQueue:
+    """Return the lane of requests of that priority.
+
+    >>> lane_for(1).name, lane_for(5).name, lane_for(10).queue
+    ('urgent', 'normal', 'gq.bulk')
+    """
+    return next(lane for lane in LANES if priority <= lane.last)
+
+
+def parse_lanes(text: str) -> dict[str, int]:
+    """Return ``{lane: threads}`` of ``"urgent:4,normal:8"``; lanes that are left out are not served.
+
+    >>> parse_lanes("urgent:2,bulk:16")
+    {'urgent': 2, 'bulk': 16}
+
+    Raises:
+        ConfigurationError: It has another form.
+    """
+    known = [lane.name for lane in LANES]
+    threads: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, count = part.strip().partition(":")
+        if name not in known or name in threads or not count.isdecimal() or not 1 <= int(count) <= _MOST_THREADS:
+            raise ConfigurationError(
+                f"lanes={text!r:.100}: use lane:threads, separated by commas, such as urgent:4,normal:8,bulk:8 "
+                f"(1 to {_MOST_THREADS:,} threads each)"
+            )
+        threads[name] = int(count)
+    return threads
 
 
 def make_app(broker: str) -> Any:

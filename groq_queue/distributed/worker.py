@@ -21,8 +21,7 @@ from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import TokenCost
 from groq_queue.distributed.codec import Ending, decode_request, encode_counts, encode_ending, take_over_counts
 from groq_queue.distributed.job_store import Claimed, JobStore
-from groq_queue.distributed.lanes import LANES, BrokerQueue
-from groq_queue.distributed.wakeups import Notifier
+from groq_queue.distributed.wakeups import LANES, BrokerQueue, Notifier
 from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Meter

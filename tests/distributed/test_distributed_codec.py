@@ -10,7 +10,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.distributed.codec import Ending, decode_ending, decode_request, encode_ending, encode_request
-from groq_queue.distributed.lanes import LANES, lane_for, parse_lanes
+from groq_queue.distributed.wakeups import LANES, lane_for, parse_lanes
 from groq_queue.errors import (
     APITimeoutError,
     ConfigurationError,

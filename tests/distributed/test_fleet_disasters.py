@@ -15,8 +15,7 @@ import pytest
 from worker_fleet import LEASE_S, MODEL, PATIENCE_S
 
 from groq_queue import GroqQueue
-from groq_queue.distributed.lanes import LANES
-from groq_queue.distributed.wakeups import Notifier
+from groq_queue.distributed.wakeups import LANES, Notifier
 from groq_queue.simulator import Fault
 
 S = 120

@@ -25,8 +25,7 @@ from groq_queue import (
 )
 from groq_queue.clock import NS_PER_S
 from groq_queue.distributed import job_store, replies
-from groq_queue.distributed.lanes import LANES
-from groq_queue.distributed.wakeups import Notifier
+from groq_queue.distributed.wakeups import LANES, Notifier
 from groq_queue.simulator import Fault
 
 S = 60
@@ -382,6 +381,6 @@ def test_priorities_travel_in_their_lanes():
     """
     More urgent than normal, normal, less urgent.
     """
-    from groq_queue.distributed.lanes import lane_for
+    from groq_queue.distributed.wakeups import lane_for
 
     assert ["urgent", "urgent", "normal", "bulk", "bulk"] == [lane_for(level).name for level in Priority]

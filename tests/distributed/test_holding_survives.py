@@ -14,7 +14,7 @@ from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed import worker as holdings
 from groq_queue.distributed.codec import encode_request
 from groq_queue.distributed.job_store import Claimed
-from groq_queue.distributed.lanes import LANES
+from groq_queue.distributed.wakeups import LANES
 from groq_queue.distributed.worker import LeasedJobs
 
 BULK = LANES[2]
