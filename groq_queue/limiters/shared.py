@@ -32,7 +32,7 @@ _NOBODY = LeaseApplicant("")
 
 
 class TaskThread(Protocol):
-    """The thread that runs the agent; see ``engine.background_task``."""
+    """The thread that runs the agent; see ``engine.background``."""
 
     def start(self) -> None: ...
     def wake(self) -> None: ...

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from groq_queue.clock import Clock, SystemClock
 from groq_queue.engine.attempt import Runner
-from groq_queue.engine.background import Timers
-from groq_queue.engine.background_task import BackgroundTask
+from groq_queue.engine.background import BackgroundTask, Timers
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.observer import Observed
 from groq_queue.engine.protocols import Attempts

@@ -9,7 +9,7 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.engine.background_task import BackgroundTask
+from groq_queue.engine.background import BackgroundTask
 
 PATIENCE_S = 10.0
 

@@ -8,8 +8,8 @@ import pytest
 from waiting import wait_until
 
 from groq_queue.clock import FakeClock
-from groq_queue.engine import background_task as room
-from groq_queue.engine.background_task import BackgroundTask
+from groq_queue.engine import background as room
+from groq_queue.engine.background import BackgroundTask
 
 PATIENCE_S = 10.0
 ERRORS = [ValueError("a bug"), MemoryError(), SystemExit(3), KeyboardInterrupt()]

@@ -8,8 +8,7 @@ import pytest
 
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.engine.attempt import Disposition, Outcome
-from groq_queue.engine.background import Timers
-from groq_queue.engine.background_task import BackgroundTask
+from groq_queue.engine.background import BackgroundTask, Timers
 from groq_queue.errors import APIConnectionError, GroqQueueError, QueueTimeout
 
 PATIENCE_S = 10.0

@@ -10,7 +10,7 @@ from redis_server import RedisServer
 
 from groq_queue import GroqQueue, GroqQueueError, GroqSimulator, Limits
 from groq_queue.clock import NS_PER_S
-from groq_queue.engine import background_task
+from groq_queue.engine import background
 from groq_queue.limiters.sqlite import SqliteBudgetStore
 
 S = 30
@@ -65,7 +65,7 @@ def test_a_ledger_that_raises_once_ends_no_thread_and_no_request_waits_for_ever(
         return reserve(self, *args)
 
     monkeypatch.setattr(ledger, "reserve", raising)
-    monkeypatch.setattr(background_task, "NS_PER_S", NS_PER_S // 50)  # after which an errand is tried again
+    monkeypatch.setattr(background, "_RUN_AGAIN_NS", NS_PER_S // 50)  # after which an errand is tried again
     with opened(groq, address) as queue:
         assert queue.submit("one").result(S)
 
@@ -83,7 +83,7 @@ def test_an_end_that_meets_no_memory_is_told_later(groq, shared, monkeypatch):
         return end(self, *args)
 
     monkeypatch.setattr(ledger, "settle", raising)
-    monkeypatch.setattr(background_task, "NS_PER_S", NS_PER_S // 50)
+    monkeypatch.setattr(background, "_RUN_AGAIN_NS", NS_PER_S // 50)
     with opened(groq, address) as queue:
         queue.submit("one").result(S)
         queue.submit("two").result(S)
