@@ -34,8 +34,8 @@ from groq_queue.engine import failures
 from groq_queue.engine.background import Timers
 from groq_queue.engine.explain import info_at
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.history import RunFacts
 from groq_queue.engine.log import log_fields
+from groq_queue.engine.metrics import RunFacts
 from groq_queue.engine.paging import Group
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.worker_pool import WorkerPool

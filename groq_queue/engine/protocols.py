@@ -12,8 +12,8 @@ from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.engine.attempt import Outcome
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Meter
+from groq_queue.engine.metrics import RunFacts
 from groq_queue.engine.paging import Group, Page
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 

@@ -31,11 +31,11 @@ from groq_queue.engine.explain import (
     timed_out,
 )
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.history import RunFacts
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.late import LateCalls
 from groq_queue.engine.leaving import tell_at_exit
 from groq_queue.engine.log import error_fields, error_text, log_fields
+from groq_queue.engine.metrics import RunFacts
 from groq_queue.engine.nested import Nested
 from groq_queue.engine.paging import AlreadyFetched, BacklogPager, Group, Page
 from groq_queue.engine.pending import PendingRequests

@@ -19,7 +19,7 @@ from groq_queue.core.priority import level_name
 from groq_queue.core.quantiles import QuantileSketch
 from groq_queue.core.token_estimate import TokenCost
 from groq_queue.display import Table, as_html, as_text, duration_text
-from groq_queue.engine.history import LaneFacts, RunFacts
+from groq_queue.engine.metrics import LaneFacts, RunFacts
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError
 

@@ -10,8 +10,7 @@ from groq_queue.clock import NS_PER_S
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Disposition, Outcome
-from groq_queue.engine.history import RunMetrics, cause_of
-from groq_queue.engine.metrics import Counters
+from groq_queue.engine.metrics import Counters, RunMetrics, cause_of
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.errors import (
     APIConnectionError,

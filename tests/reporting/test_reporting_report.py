@@ -24,7 +24,7 @@ from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize, TokenCost
 from groq_queue.engine.attempt import Disposition, Outcome
-from groq_queue.engine.history import RunMetrics
+from groq_queue.engine.metrics import RunMetrics
 from groq_queue.reporting.report import report_of
 from groq_queue.simulator import Fault
 
