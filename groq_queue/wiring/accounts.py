@@ -1,12 +1,22 @@
-"""Who pays: which key goes to which address for which model."""
+"""The accounts of one queue: which key goes to which address for which model, and who sends and counts for it.
+
+``accounts_of`` checks what a user passed. ``AccountRouter`` gives each model's attempts and
+budget to the account that serves it.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from groq_queue.errors import ConfigurationError, safe_repr
+from groq_queue.core.budget import Lease, Level
+from groq_queue.core.request import Request
+from groq_queue.engine import failures
+from groq_queue.engine.attempt import Disposition, Outcome
+from groq_queue.engine.lane import Meter
+from groq_queue.engine.protocols import Attempts
+from groq_queue.errors import ConfigurationError, GroqQueueError, safe_repr
 from groq_queue.transport import Secret, resolve_base_url
 
 _DEFAULT_BASE_URL = "https://api.groq.com"
@@ -16,7 +26,7 @@ class Account(NamedTuple):
     """A key and the address it is sent to.
 
     Attributes:
-        payer: Names who pays: an organisation, or the fingerprint of the key.
+        billing_id: Names who pays: an organisation, or the fingerprint of the key.
     """
 
     base_url: str
@@ -117,3 +127,91 @@ def _key(api_key: Any) -> Any:
             "or try GroqQueue.simulated(), which needs none"
         )
     return key
+
+
+class Limiter(Protocol):
+    """Where the budgets of one account are counted; see ``limiters``."""
+
+    def meter(self, lane: str, model: str) -> Meter: ...
+    def levels(self, now_ns: int) -> dict[str, list[Level]]: ...
+    def close(self, now_ns: int) -> None: ...
+
+
+class AccountBackend:
+    """One account: who sends for it and who counts for it.
+
+    ``stopped_by`` is written by any worker and never unset; a late reader sends one more attempt, which fails alike.
+    """
+
+    def __init__(self, attempts: Attempts, limiter: Limiter) -> None:
+        self.attempts = attempts
+        self.limiter = limiter
+        self.stopped_by: GroqQueueError | None = None
+
+
+class AccountRouter:
+    """Attempts and limiter at once, each by model.
+
+    An error that stops a whole queue, such as a rejected key, stops here the models of its account only: their
+    waiting requests fail with it unsent, the others go on.
+
+    Args:
+        by_model: The account of each model.
+        default: Of models that are not named, or None: they are refused.
+    """
+
+    def __init__(self, by_model: Mapping[str, AccountBackend], default: AccountBackend | None) -> None:
+        self._by_model = dict(by_model)
+        self._default = default
+
+    def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
+        """Run one attempt with the account of the request's model."""
+        backend = self._backend(request.model)
+        if backend.stopped_by is not None:
+            meter.refund(lease)
+            return Outcome(Disposition.FAILED, error=failures.of(request, backend.stopped_by))
+        outcome = backend.attempts.attempt(request, lease, meter)
+        if outcome.next is not Disposition.STOP_ALL:
+            return outcome
+        backend.stopped_by = outcome.error
+        return outcome._replace(next=Disposition.FAILED)
+
+    def meter(self, lane: str, model: str) -> Meter:
+        """Return the one meter of *lane*.
+
+        Raises:
+            ConfigurationError: No account serves *model*.
+        """
+        return self._backend(model).limiter.meter(lane, model)
+
+    def close(self, now_ns: int) -> None:
+        """Withdraw this queue's limits from every account."""
+        for backend in self._backends():
+            backend.limiter.close(now_ns)
+
+    def levels(self, now_ns: int) -> dict[str, list[Level]]:
+        """Return every limit's present state, by lane.
+
+        An account may have lanes that other queues of the process use; a lane counts only with the account that
+        serves its model here.
+        """
+        return {
+            lane: levels
+            for backend in self._backends()
+            for lane, levels in backend.limiter.levels(now_ns).items()
+            if self._by_model.get(lane.partition(" (")[0], self._default) is backend
+        }
+
+    def _backends(self) -> set[AccountBackend]:
+        found = (*self._by_model.values(), self._default)
+        return {backend for backend in found if backend is not None}
+
+    def _backend(self, model: str) -> AccountBackend:
+        backend = self._by_model.get(model, self._default)
+        if backend is None:
+            known = ", ".join(sorted(self._by_model))
+            raise ConfigurationError(
+                f"model={model!r:.100}: no account serves it (known: {known}); add it to accounts, "
+                "or give api_key for all others"
+            )
+        return backend

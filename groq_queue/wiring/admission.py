@@ -10,8 +10,8 @@ from groq_queue.core.budget import TooLarge
 from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, lower_cap
 from groq_queue.engine import failures
-from groq_queue.engine.routed import Limiter
 from groq_queue.errors import ConfigurationError
+from groq_queue.wiring.accounts import Limiter
 
 
 class Admission:

@@ -26,7 +26,6 @@ from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.paging import AlreadyFetched, Group, Page
-from groq_queue.engine.routed import Limiter
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import (
     CostLimitReached,
@@ -37,6 +36,7 @@ from groq_queue.errors import (
 )
 from groq_queue.journal import Cursor, Journal, Row, SavedLevel, Stored
 from groq_queue.logger import SafeLogger
+from groq_queue.wiring.accounts import Limiter
 from groq_queue.wiring.rows import drop_body, ended_request_of, entry_of, is_trouble, outcome_of, request_of
 
 _log = SafeLogger("groq_queue")

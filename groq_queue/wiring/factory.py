@@ -14,12 +14,11 @@ from groq_queue.engine.background import BackgroundTask, Timers
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.observer import Observed
 from groq_queue.engine.protocols import Attempts
-from groq_queue.engine.routed import AccountBackend, AccountRouter, Limiter
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.logger import SafeLogger
 from groq_queue.transport import make_transport
-from groq_queue.wiring.accounts import Account, Accounts
+from groq_queue.wiring.accounts import Account, AccountBackend, AccountRouter, Accounts, Limiter
 from groq_queue.wiring.admission import Admission
 from groq_queue.wiring.parts import Parts, Submitting
 from groq_queue.wiring.settings import Settings

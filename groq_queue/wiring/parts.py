@@ -11,7 +11,7 @@ from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.protocols import Engine
-from groq_queue.engine.routed import Limiter
+from groq_queue.wiring.accounts import Limiter
 from groq_queue.wiring.admission import Admission
 
 if TYPE_CHECKING:

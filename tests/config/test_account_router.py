@@ -10,8 +10,8 @@ from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import leaving
 from groq_queue.engine.attempt import Disposition, Outcome
-from groq_queue.engine.routed import AccountBackend, AccountRouter
 from groq_queue.errors import AuthenticationError, ConfigurationError
+from groq_queue.wiring.accounts import AccountBackend, AccountRouter
 
 PATIENCE_S = 10.0
 
