@@ -33,13 +33,14 @@ from groq_queue.core.validation import (
     check_text,
     check_wait,
 )
+from groq_queue.engine.background import drain_dropped
 from groq_queue.engine.callables import Call
 from groq_queue.engine.future import RequestFuture
-from groq_queue.engine.leaving import drain_dropped, forget, leave_at_exit
 from groq_queue.engine.observer import Observer, noting
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import ConfigurationError, refusing_unknown, safe_repr
+from groq_queue.lifecycle import forget, leave_at_exit
 from groq_queue.wiring.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.wiring.factory import assemble
 from groq_queue.wiring.settings import MAX_RESPONSE_BYTES, checked

@@ -14,12 +14,13 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.engine.log import log_fields
 from groq_queue.errors import GroqQueueError
-from groq_queue.lifecycle import register_for_fork
+from groq_queue.lifecycle import Drainable, register_for_fork
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")
@@ -314,3 +315,14 @@ class BackgroundTask:
                 self._clock.wait(self._changed, due_ns)
             self._is_woken = False
             return not self._is_closed
+
+
+def drain_dropped(engine: Drainable) -> None:
+    """Have *engine* drained by a thread that ``threading`` knows; to be called on one that it does not.
+
+    On a bare thread whoever asks for the current one, as ``join`` does, leaves a dummy
+    in ``threading.enumerate()`` for ever: one more with each queue that is dropped.
+    """
+    options = {"wait": False, "cancel_futures": False}
+    with suppress(RuntimeError):  # the interpreter ends: its exit hook drains what is open
+        threading.Thread(target=engine.shutdown, kwargs=options, name="groq_queue-drain", daemon=True).start()

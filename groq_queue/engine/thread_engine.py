@@ -33,7 +33,6 @@ from groq_queue.engine.explain import (
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.lane import Lane, Meter
 from groq_queue.engine.late import LateCalls
-from groq_queue.engine.leaving import tell_at_exit
 from groq_queue.engine.log import error_fields, error_text, log_fields
 from groq_queue.engine.metrics import RunFacts
 from groq_queue.engine.nested import Nested
@@ -50,7 +49,7 @@ from groq_queue.errors import (
     JournalError,
     QueueClosed,
 )
-from groq_queue.lifecycle import register_for_fork
+from groq_queue.lifecycle import register_for_fork, tell_at_exit
 from groq_queue.logger import SafeLogger
 
 _log = SafeLogger("groq_queue")

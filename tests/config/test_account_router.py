@@ -1,19 +1,14 @@
-"""Several accounts in one queue, and open queues at the interpreter's end: each told apart."""
+"""Several accounts in one queue, each with its own models, limits and errors."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine import leaving
 from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.errors import AuthenticationError, ConfigurationError
 from groq_queue.wiring.accounts import AccountBackend, AccountRouter
-
-PATIENCE_S = 10.0
 
 
 class Account:
@@ -119,98 +114,3 @@ def test_closing_closes_each_account_once(switch, accounts, lines):
     AccountRouter({"a": lines[0]}, None).close(8)
 
     assert ([7, 8], [7]) == (accounts[0].closed, accounts[1].closed)
-
-
-# -- the end of the interpreter
-
-
-class Engine:
-    def __init__(self, unsent=0, is_kept=False):
-        self.unsent, self.is_kept = unsent, is_kept
-        self.left, self.shut_down = [], []
-        self.done = threading.Event()
-
-    def leave(self, timeout_s):
-        self.left.append(timeout_s)
-        return self.unsent
-
-    def shutdown(self, **options):
-        self.shut_down.append(options)
-        self.done.set()
-
-
-@pytest.fixture
-def exits(monkeypatch):
-    """The hooks registered instead of at the interpreter's end, and no queues but ours."""
-    registered = []
-    monkeypatch.setattr(leaving.atexit, "register", registered.append)
-    monkeypatch.setattr(leaving.atexit, "unregister", lambda hook: registered.clear())
-    monkeypatch.setattr(leaving, "_open", type(leaving._open)())
-    return registered
-
-
-def test_open_queues_get_five_seconds_each_and_say_what_was_not_sent(exits, capsys):
-    engines = [Engine(2), Engine(3), Engine(4, is_kept=True), Engine()]
-    for engine in engines:
-        leaving.leave_at_exit(engine)
-    leaving.forget(closed := Engine(100))
-    leaving.leave_at_exit(closed)
-    leaving.forget(closed)
-    assert 1 == len(exits)
-
-    exits[0]()
-
-    assert [[5.0]] * 4 == [engine.left for engine in engines]
-    assert [] == closed.left
-    unkept, kept = sorted(capsys.readouterr().err.splitlines(), key=len)
-    assert "groq_queue: the program ended with 5 requests unsent; use `with GroqQueue(...)`" == unkept[:79]
-    assert "4 requests unsent; they stay in the journal, and the next run on it sends them; use" in kept
-
-
-def test_nothing_is_said_if_nothing_was_left_or_nobody_can_hear_it(exits, capsys, monkeypatch):
-    leaving.leave_at_exit(idle := Engine())
-    exits[0]()
-    assert [5.0] == idle.left
-    leaving.leave_at_exit(busy := Engine(3))
-    monkeypatch.setattr(leaving.sys, "stderr", None)
-    exits[0]()
-    monkeypatch.undo()
-
-    assert [5.0] == busy.left
-    assert ("", "") == capsys.readouterr()
-
-
-def test_the_hook_is_renewed_for_the_first_queue_after_all_were_closed(exits):
-    """
-    Hooks run last in, first out; a queue made later must leave before what was registered in between.
-    """
-    leaving.leave_at_exit(first := Engine())
-    leaving.leave_at_exit(Engine())
-    leaving.forget(first)
-    exits.append("another's")
-    leaving._open.clear()
-
-    leaving.leave_at_exit(again := Engine())
-
-    assert 1 == len(exits)
-    leaving.forget(again)
-
-
-def test_a_dropped_engine_is_drained_on_a_thread_that_is_known():
-    engine = Engine()
-
-    leaving.drain_dropped(engine)
-
-    assert engine.done.wait(PATIENCE_S)
-    assert [{"wait": False, "cancel_futures": False}] == engine.shut_down
-
-
-def test_a_dropped_engine_at_the_interpreters_end_is_left_to_the_hook(monkeypatch):
-    def refuse(thread):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    engine = Engine()
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    leaving.drain_dropped(engine)
-
-    assert [] == engine.shut_down

@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from groq_queue.clock import NS_PER_S, FakeClock
-from groq_queue.engine.background import Timers
+from groq_queue.engine.background import Timers, drain_dropped
 
 PATIENCE_S = 10.0
 
@@ -246,3 +246,35 @@ def test_a_forked_child_begins_with_nothing_to_call(timers, clock, bell, monkeyp
     timers.after(1, bell.named("of the child"))
     clock.advance(1)
     assert ["of the child"] == bell.wait_for(1)
+
+
+# -- a queue that is dropped
+
+
+class Dropped:
+    def __init__(self):
+        self.shut_down, self.done = [], threading.Event()
+
+    def shutdown(self, **options):
+        self.shut_down.append(options)
+        self.done.set()
+
+
+def test_a_dropped_engine_is_drained_on_a_thread_that_is_known():
+    engine = Dropped()
+
+    drain_dropped(engine)
+
+    assert engine.done.wait(PATIENCE_S)
+    assert [{"wait": False, "cancel_futures": False}] == engine.shut_down
+
+
+def test_a_dropped_engine_at_the_interpreters_end_is_left_to_the_hook(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    engine = Dropped()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    drain_dropped(engine)
+
+    assert [] == engine.shut_down
