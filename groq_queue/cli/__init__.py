@@ -1,17 +1,20 @@
-"""The command line: what the exit codes mean.
+"""The command line: its page of help, its exit codes, its signals and its streams.
 
 Results go to stdout or to ``-o``, everything else to stderr. The API key is read
 from the environment only: an argument would show it to everybody who may list
-processes. Each command stands in a file of its own, below what may be typed after
-it; what it works with is imported when it is called.
+processes. Each command has a file of its own, which registers its arguments
+first; the modules it works with are imported when it is called.
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,29 @@ from groq_queue.errors import ConfigurationError, JournalError, LimiterUnavailab
 
 if TYPE_CHECKING:
     import argparse
+
+    from groq_queue.cli.arguments import Parser
+
+EXIT_CODES = """\
+exit codes:
+  0 all done   1 some failed   2 usage, or a file or a limiter that cannot be used
+  3 configuration or key   4 stopped by a daily or spend limit
+  130 interrupted (143: by SIGTERM, 129: the terminal hung up); what is done is written, the rest unsent
+  after 3, 4, 129, 130 and 143 the same command with --resume goes on
+"""
+
+_DESCRIPTION = "Send thousands of LLM requests and stay exactly at your rate limits."
+
+_EPILOG = f"""\
+start here:
+  groq-queue demo                        see it work, no key needed
+  groq-queue run prompts.txt --model llama-3.1-8b-instant -o answers.jsonl
+
+The API key is read from the environment variable GROQ_API_KEY.
+
+{EXIT_CODES}"""
+
+_ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Exit(IntEnum):
@@ -61,8 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from groq_queue.cli.parser import build_parser
-
     try:
         args = build_parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = args.command
@@ -78,6 +102,45 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return Exit.INTERRUPTED
+
+
+def build_parser() -> Parser:
+    """Return the parser of the whole command line; what it parses has the function to call as ``command``."""
+    from groq_queue import __version__
+    from groq_queue.cli import completion, demo, doctor, estimate, journal, report, run, simulate, worker
+    from groq_queue.cli.arguments import Parser
+
+    parser = Parser(prog="groq-queue", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"groq-queue {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    for module in (demo, run, estimate, report, simulate, journal, worker, doctor, completion):
+        module.add_to(commands)
+    return parser
+
+
+@contextmanager
+def catching(on_signal: Callable[[int], None]) -> Iterator[None]:
+    """Call ``on_signal(number)`` for SIGINT, SIGTERM and SIGHUP while the block runs.
+
+    One that is ignored stays so: whoever started us, ``nohup`` or a shell in the background, wished it.
+
+    It is called in the main thread between any two steps, also while that thread
+    holds a lock: it may set flags, raise, and put into a ``queue.SimpleQueue``,
+    the one way to wake a waiter that is safe here. Off the main thread, where
+    Python has no handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+    try:
+        for number in _ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda caught, _frame: on_signal(caught))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def silence_stdout() -> None:

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction["Parser"]
 
-EXIT_CODES = """\
-exit codes:
-  0 all done   1 some failed   2 usage, or a file or a limiter that cannot be used
-  3 configuration or key   4 stopped by a daily or spend limit
-  130 interrupted (143: by SIGTERM, 129: the terminal hung up); what is done is written, the rest unsent
-  after 3, 4, 129, 130 and 143 the same command with --resume goes on
-"""
-
 _LOCAL_KEY = "local"  # servers on this machine ask for none, HTTP wants one
 
 

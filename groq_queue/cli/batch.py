@@ -25,16 +25,24 @@ from functools import partial
 from typing import Any
 
 from groq_queue.api.queue import GroqQueue
-from groq_queue.cli import UsageError, silence_stdout
-from groq_queue.cli.batch_files import Sink, StdoutSink
+from groq_queue.cli import Exit, UsageError, catching, silence_stdout
+from groq_queue.cli.batch_files import Sink, StdoutSink, Written
 from groq_queue.cli.batch_lines import BadLine, BatchLine, LineParser, answer_line, bad_line, error_line
-from groq_queue.cli.outcomes import bad_code, exit_code_of, reason, stops
-from groq_queue.cli.resume import Written
-from groq_queue.cli.signals import catching
-from groq_queue.cli.turns import InputOrder
 from groq_queue.core.response import Completion, usage_of
+from groq_queue.core.retry import Meaning, meaning_of
 from groq_queue.engine.stats import Stats
-from groq_queue.errors import GroqQueueError, JournalError, QueueClosed, excerpt
+from groq_queue.errors import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    CostLimitReached,
+    DailyLimitReached,
+    GroqQueueError,
+    JournalError,
+    LimiterUnavailable,
+    QueueClosed,
+    excerpt,
+)
 from groq_queue.reporting.line import Progress, ProgressCounts
 from groq_queue.reporting.words import plural
 
@@ -46,6 +54,38 @@ _PUT_BACK = ("pending", "processing", "completed")  # statuses of a request that
 
 class _Stopped(Exception):
     """A signal came while the main thread was reading."""
+
+
+class InputOrder:
+    """Holds what has ended until all before it are out, or lets everything out at once when it is open.
+
+    Not thread-safe: its owner's lock guards it.
+    """
+
+    def __init__(self, *, is_open: bool) -> None:
+        """
+        Args:
+            is_open: Order does not matter.
+        """
+        self._is_open = is_open
+        self._held: dict[int, Callable[[], None]] = {}
+        self._next = 0  # the place whose turn it is
+
+    def ended(self, place: int, let_out: Callable[[], None]) -> None:
+        """Call *let_out* when it is the turn of *place*: 0, 1, 2 …, each once."""
+        if self._is_open:
+            let_out()
+            return
+        self._held[place] = let_out
+        while (due := self._held.pop(self._next, None)) is not None:
+            self._next += 1
+            due()
+
+    def open(self) -> None:
+        """Let out what is held, in order, and from now on everything at once."""
+        self._is_open = True
+        for place in sorted(self._held):
+            self._held.pop(place)()
 
 
 class BatchRun:
@@ -412,6 +452,56 @@ def _unnamed_limits(stats: Stats, args: argparse.Namespace) -> Iterator[str]:
 def _skipped(tally: ProgressCounts) -> str:
     failed = f" ({tally.skipped_failed:,} of them failed)" if tally.skipped_failed else ""
     return f"{tally.skipped:,} done before{failed}"
+
+
+# What an error means for a whole run: whether it ends it, with which words and which exit code.
+
+
+def stops(error: BaseException) -> bool:
+    """Whether every other request would fail by *error* too."""
+    if isinstance(error, (DailyLimitReached, CostLimitReached, AuthenticationError, JournalError, LimiterUnavailable)):
+        return True
+    return isinstance(error, APIStatusError) and meaning_of(error.status_code, error.body)[0] is Meaning.STOP
+
+
+def exit_code_of(error: BaseException | None, failed: int) -> Exit:
+    """Return with what a run ends that *error* stopped, or nothing did, after *failed* lines failed."""
+    if isinstance(error, BrokenPipeError):
+        return Exit.SOME_FAILED
+    if isinstance(error, (OSError, UsageError, JournalError, LimiterUnavailable)):
+        return Exit.USAGE
+    if isinstance(error, (DailyLimitReached, CostLimitReached)) or _is_spend_limit(error):
+        return Exit.LIMIT
+    if isinstance(error, (APIStatusError, ConfigurationError)):
+        return Exit.CONFIGURATION
+    return Exit.SOME_FAILED if failed or error is not None else Exit.DONE
+
+
+def reason(error: BaseException) -> str:
+    """Return why a run was stopped, and what to do, on one line."""
+    if isinstance(error, OSError):
+        return f"cannot write {error.filename}: {error.strerror or error}"
+    if isinstance(error, AuthenticationError):
+        return f"{error}: check GROQ_API_KEY"
+    if isinstance(error, DailyLimitReached) and error.resets_in is not None:
+        return f"{error} (fits again in {error.resets_in:,.0f} s)"
+    if isinstance(error, (JournalError, LimiterUnavailable)):
+        return str(error)  # its cure stands at its end
+    return excerpt(str(error)) if isinstance(error, (GroqQueueError, UsageError)) else repr(error)
+
+
+def bad_code(error: GroqQueueError) -> str:
+    """Return the code of a line that could not become a request."""
+    if isinstance(error, JournalError):
+        return "custom_id_taken"
+    return "invalid_line" if isinstance(error, ConfigurationError) else "request_too_large"
+
+
+def _is_spend_limit(error: BaseException | None) -> bool:
+    """Whether the account's own spend limit stops it; the same codes as in ``core.retry``."""
+    body = error.body if isinstance(error, APIStatusError) else None
+    told = body.get("error") if isinstance(body, dict) else None
+    return isinstance(told, dict) and str(told.get("code") or "").startswith("spend_")
 
 
 class _Told(logging.Handler):

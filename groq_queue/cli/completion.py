@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from groq_queue.cli import Exit
+from groq_queue.cli import Exit, build_parser
 from groq_queue.cli.arguments import add_command
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ class Command(NamedTuple):
 
 def completion(args: argparse.Namespace) -> int:
     """Print the script for *args.shell*."""
-    from groq_queue.cli.parser import build_parser  # which knows this command, too
-
     parser = build_parser()
     print({"bash": _bash, "zsh": _zsh, "fish": _fish}[args.shell](parser.prog, list(commands_of(parser))))
     return Exit.DONE

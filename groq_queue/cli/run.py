@@ -8,9 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from groq_queue.cli import UsageError
+from groq_queue.cli import EXIT_CODES, UsageError
 from groq_queue.cli.arguments import (
-    EXIT_CODES,
     add_base_url,
     add_command,
     add_limiter,
@@ -127,9 +126,8 @@ def run(args: argparse.Namespace) -> int:
     """Send the lines of *args.input* and return the exit code."""
     from groq_queue.api.queue import GroqQueue
     from groq_queue.cli.batch import BatchRun, telling
-    from groq_queue.cli.batch_files import open_input, open_output, write_text
+    from groq_queue.cli.batch_files import Written, open_input, open_output, write_text
     from groq_queue.cli.batch_lines import NotLines, read_lines
-    from groq_queue.cli.resume import Written
     from groq_queue.reporting.line import Progress
 
     limits, api_key = limits_of(args), api_key_for(args.base_url)

@@ -10,9 +10,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from groq_queue.cli import Exit, UsageError
+from groq_queue.cli import Exit, UsageError, catching
 from groq_queue.cli.arguments import add_command, count_from_0, seconds
-from groq_queue.cli.signals import catching
 
 if TYPE_CHECKING:
     from groq_queue.cli.arguments import Commands

@@ -7,7 +7,7 @@ import queue
 import sys
 from typing import TYPE_CHECKING
 
-from groq_queue.cli import Exit, UsageError
+from groq_queue.cli import Exit, UsageError, catching
 from groq_queue.cli.arguments import (
     add_base_url,
     add_command,
@@ -20,7 +20,6 @@ from groq_queue.cli.arguments import (
     seconds,
     sending_of,
 )
-from groq_queue.cli.signals import catching
 from groq_queue.errors import ConfigurationError, GroqQueueError, MissingExtraError
 
 if TYPE_CHECKING:

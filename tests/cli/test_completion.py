@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from extras import needs_program
 
+from groq_queue.cli import build_parser
 from groq_queue.cli.completion import _bash, _fish, _zsh, commands_of
-from groq_queue.cli.parser import build_parser
 
 from .conftest import Command
 

@@ -145,7 +145,8 @@ def test_status_reads_what_it_may_not_write(path: str, folder_mode: int) -> None
     before = bytes_of(path)
     script = (
         "import locale, os, shutil, sys; from groq_queue.cli import main; "
-        "import groq_queue.cli.parser, groq_queue.journal; os.setuid(65534); sys.exit(main(sys.argv[1:]))"
+        "import groq_queue.cli, groq_queue.journal; groq_queue.cli.build_parser(); "
+        "os.setuid(65534); sys.exit(main(sys.argv[1:]))"
     )
 
     with tempfile.TemporaryDirectory() as folder:  # pytest's own may not be entered by others

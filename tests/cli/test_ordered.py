@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from groq_queue.cli.turns import InputOrder
+from groq_queue.cli.batch import InputOrder
 from groq_queue.simulator import GroqSimulator
 from groq_queue.simulator.faults import Fault
 

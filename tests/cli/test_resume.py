@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from groq_queue.cli.resume import NotAnswers, Written
+from groq_queue.cli.batch_files import NotAnswers, Written
 from groq_queue.simulator import GroqSimulator
 from groq_queue.simulator.faults import Fault
 
