@@ -60,5 +60,5 @@ def test_help_and_completion_load_no_queue_and_no_network(words):
         <= rooms
         <= {*("groq_queue.cli", "groq_queue.core", "groq_queue.errors", "groq_queue.reporting")}
     )
-    assert not loaded & {f"groq_queue.cli.{work}" for work in ("checkup", "comparison", "files", "job")}
+    assert not loaded & {f"groq_queue.cli.{work}" for work in ("batch", "batch_files", "batch_lines")}
     assert not loaded & {"requests", "urllib3", "ssl", "socket", "asyncio", "sqlite3", "concurrent.futures"}

@@ -13,7 +13,7 @@ import pytest
 from journal.making import entry
 from transport.raw_server import Peer, RawServer
 
-from groq_queue.cli.checkup import _models_check
+from groq_queue.cli.doctor import _models_check
 from groq_queue.journal import Journal
 from groq_queue.limiters.sqlite import SqliteBudgetStore
 from groq_queue.transport import Secret
