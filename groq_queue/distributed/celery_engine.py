@@ -25,8 +25,7 @@ from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed.codec import Ending, decode_ending, is_final
 from groq_queue.distributed.job_store import JobStore
-from groq_queue.distributed.replies import ReplyListener
-from groq_queue.distributed.reply_reader import ReplyReader
+from groq_queue.distributed.replies import ReplyListener, ReplyReader
 from groq_queue.distributed.submitted import SubmittedRequests
 from groq_queue.distributed.submitter import Submitter
 from groq_queue.distributed.wakeups import Notifier
