@@ -3,7 +3,7 @@
 What ``ThreadEngine`` promises holds here too: a Future ends once, is cancellable until bytes leave, and its
 callbacks run in this process. What cannot hold is refused, see ``wiring.elsewhere``.
 
-What goes out is ``outbox``, what comes back ``replies`` (the thread that hears it) and ``inbox`` (what it means).
+What comes back is heard and read in ``replies``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, State
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.distributed.codec import Ending, decode_ending, is_final
+from groq_queue.distributed.codec import Ending, decode_ending, encode_ending, encode_request, is_final
 from groq_queue.distributed.job_store import JobStore
 from groq_queue.distributed.replies import ReplyListener, ReplyReader
 from groq_queue.distributed.submitted import SubmittedRequests
-from groq_queue.distributed.submitter import Submitter
-from groq_queue.distributed.wakeups import Notifier
+from groq_queue.distributed.wakeups import Notifier, lane_for
 from groq_queue.engine import failures
 from groq_queue.engine.background import Timers
 from groq_queue.engine.explain import info_at
@@ -44,6 +43,7 @@ from groq_queue.logger import SafeLogger
 _log = SafeLogger("groq_queue")
 
 _TRY_AGAIN_S = 1
+_CALLS = 256  # more requests that wait need no further wake-up calls: who is awake goes on until none waits
 _MOST_TRIES = 25  # of what breaks, 0.2 s apart: 5 s in which there may be memory again
 _Task = Callable[[], None]
 
@@ -57,14 +57,14 @@ class CeleryEngine:
 
     Args:
         store: Where requests stand; closed with the engine.
-        bell: Wakes workers; closed with the engine.
+        notifier: Wakes workers; closed with the engine.
         clock: Tells the time.
         timers: Calls back at instants; closed with the engine.
         price: Returns how many tokens a request is priced at.
         max_pending: Most requests of this process waiting, or None.
         max_pending_per_client: The same for each client.
         when_full: ``"block"`` or ``"raise"``.
-        tariff: Prices.
+        price_table: Prices.
         base_url: Where the requests may be sent only; None: wherever the workers send.
     """
 
@@ -83,9 +83,11 @@ class CeleryEngine:
         base_url: str | None = None,
     ) -> None:
         self._store = store
+        self._notifier = notifier
         self._clock = clock
         self._timers = timers
         self._price = price
+        self._base_url = base_url
         self._when_full = when_full
         self._reply = uuid.uuid4().hex
         self._lock = threading.RLock()
@@ -95,10 +97,9 @@ class CeleryEngine:
         self._register = SubmittedRequests(price_table or PriceTable(), max_pending, max_pending_per_client)
         self._tasks: deque[_Task] = deque()
         self._weights: dict[str, float] = {}
-        self._outbox = Submitter(store, notifier, self._reply, base_url)
         inbox = ReplyReader(store, self._register, self._room, clock, self._end_soon)
         self._listener = ReplyListener(
-            store, clock, self._reply, on_news=inbox.hear, on_doubt=inbox.ask_all, on_end=self._outbox.close
+            store, clock, self._reply, on_news=inbox.hear, on_doubt=inbox.ask_all, on_end=self._disconnect
         )
         timers.on_refused = self._look_at_timers
         self._closes: list[Callable[[], None]] = []
@@ -211,7 +212,7 @@ class CeleryEngine:
                 return request.state is State.CANCELLED
             is_here = request.id in self._register.open and request.id not in self._register.stored
         cancelled = Ending(State.CANCELLED)
-        if not is_here and self._outbox.withdraw([request.id], cancelled) != [True]:
+        if not is_here and self._withdraw([request.id], cancelled) != [True]:
             return False
         self._end(request.id, cancelled)
         return True
@@ -232,7 +233,7 @@ class CeleryEngine:
             if request.state is not State.PENDING:
                 return False
             is_stored = request.id in self._register.stored
-        if is_stored and not self._outbox.move(request.id, priority):
+        if is_stored and not self._move(request.id, priority):
             return False
         with self._lock:
             if request.state is State.PENDING:
@@ -446,10 +447,32 @@ class CeleryEngine:
         self._hear()
 
     def _send_out(self, request: Request) -> None:
-        """Store a request and wake a worker."""
+        """Store a request and wake a worker.
+
+        Raises:
+            EngineUnavailable: Redis or the broker cannot be reached, and no worker will get it.
+        """
         with self._lock:
             weight = self._weights.get(request.client, 1.0)
-        self._outbox.send(request, weight)
+        waiting = self._store.enqueue(
+            request.id,
+            encode_request(request, self._base_url),
+            priority=request.priority,
+            model=request.model,
+            client=request.client,
+            weight=weight,
+            cost=request.turn_cost,
+            reply=self._reply,
+            custom_id=request.custom_id,
+        )
+        try:
+            if waiting <= _CALLS:
+                self._notifier.notify(lane_for(request.priority))
+        except EngineUnavailable:
+            # Redis has it but the broker is away. If it can be taken back submit() says so; if a worker was
+            # faster, or Redis is away now too, it is accepted: workers look for what nobody was woken for.
+            if self._is_taken_back(request.id):
+                raise
         with self._lock:
             if request.id in self._register.open:
                 self._register.stored.add(request.id)
@@ -477,12 +500,47 @@ class CeleryEngine:
             )
             self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._send_due(request)))
 
+    def _withdraw(self, ids: Sequence[str], ending: Ending) -> list[bool]:
+        """Let requests that no worker is sending end so, and return for each whether it does.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached; some may have ended so.
+        """
+        answers = self._store.withdraw(ids, ending.state.value, encode_ending(ending)) if ids else []
+        return [answer == 1 for answer in answers]
+
+    def _is_taken_back(self, id: str) -> bool:
+        try:
+            return self._withdraw([id], Ending(State.CANCELLED)) == [True]
+        except EngineUnavailable:
+            return False
+
+    def _move(self, id: str, priority: int) -> bool:
+        """Let a request wait at the end of another level; False if it is no longer in line.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached.
+        """
+        if not self._store.move(id, priority):
+            return False
+        try:
+            self._notifier.notify(lane_for(priority))
+        except EngineUnavailable as error:  # workers also look by themselves
+            _log.debug("no worker is woken: %s", error, extra=log_fields("store_away"))
+        return True
+
+    def _disconnect(self) -> None:
+        """Close the connections, once nobody listens for replies any more."""
+        self._store.forget_replies(self._reply)
+        self._store.close()
+        self._notifier.close()
+
     def _cancel_many(self, requests: Sequence[Request]) -> int:
         with self._lock:
             stored = [request.id for request in requests if request.id in self._register.stored]
             here = [request.id for request in requests if request.id not in self._register.stored]
         cancelled = Ending(State.CANCELLED)
-        withdrawn = self._outbox.withdraw(stored, cancelled)
+        withdrawn = self._withdraw(stored, cancelled)
         done = here + [id for id, is_cancelled in zip(stored, withdrawn, strict=True) if is_cancelled]
         interrupt: BaseException | None = None
         for id in done:
@@ -514,7 +572,7 @@ class CeleryEngine:
             error = failures.timed_out(request, bound, after_ns, "its turn at the workers")
         expired = Ending(State.EXPIRED, error=error, attempts=request.attempts)
         try:
-            if is_stored and self._outbox.withdraw([request.id], expired) != [True]:
+            if is_stored and self._withdraw([request.id], expired) != [True]:
                 return
         except EngineUnavailable:
             self._timers.after(_TRY_AGAIN_S, lambda: self._do(lambda: self._expire(request, bound, after_ns)))
