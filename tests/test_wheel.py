@@ -99,11 +99,13 @@ def questions(installed):
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
     """
-    Every file of ours, the marker for type checkers and the licence; no tests, no benchmarks.
+    Every file of ours, the scripts for Redis, the marker for type checkers and the licence; no tests, no benchmarks.
     """
     names = set(zipfile.ZipFile(wheel).namelist())
 
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "groq_queue").rglob("*.py")}
+    package = ROOT / "groq_queue"
+    sources = {str(path.relative_to(ROOT)) for suffix in ("py", "lua") for path in package.rglob(f"*.{suffix}")}
+    assert {"groq_queue/limiters/lua/store.lua", "groq_queue/distributed/lua/shared.lua"} <= sources
     assert sources <= names
     assert "groq_queue/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)

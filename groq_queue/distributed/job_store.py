@@ -11,11 +11,11 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.distributed import scripts
 from groq_queue.errors import ConfigurationError, EngineUnavailable, MissingExtraError
 
 PATIENCE_S = 5.0
@@ -26,6 +26,11 @@ LISTEN_S = 5  # so long a listener waits for news at a time
 _AGAIN_S = 0.1
 _PASSING = ("MISCONF ", "MASTERDOWN ")  # how what Redis says begins while its disk is full, or its master away
 _CHUNK = 500
+_FOLDER = Path(__file__).parent / "lua"
+_SCRIPTS = (
+    *("enqueue", "withdraw", "move", "attach"),  # a submitting process's
+    *("claim", "begin", "rest", "finish", "release", "beat", "sweep"),  # a worker's
+)
 _T = TypeVar("_T")
 
 
@@ -98,11 +103,8 @@ class JobStore:
             socket_timeout=LISTEN_S + SOCKET_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
-        self._scripts = {
-            name: self._redis.register_script(scripts.script(text))
-            for name, text in vars(scripts).items()
-            if name.isupper() and not name.startswith("_")
-        }
+        shared = _text_of("shared")
+        self._scripts = {name: self._redis.register_script(shared + _text_of(name)) for name in _SCRIPTS}
 
     # -- the submitting process
 
@@ -116,7 +118,7 @@ class JobStore:
             How many of its priority and model wait with it.
         """
         facts = (id, record, priority, model, client, weight, cost, reply, custom_id or "")
-        return int(self._run("ENQUEUE", *facts, UNSTARTED_TTL_MS))
+        return int(self._run("enqueue", *facts, UNSTARTED_TTL_MS))
 
     def withdraw(self, ids: Sequence[str], status: str, ending: str) -> list[int]:
         """End requests that are not on their way.
@@ -131,7 +133,7 @@ class JobStore:
 
     def move(self, id: str, priority: int) -> bool:
         """Let a request wait at the end of another level; False if no longer in line."""
-        return bool(self._run("MOVE", id, priority))
+        return bool(self._run("move", id, priority))
 
     def standings(self, ids: Sequence[str]) -> list[JobStatus]:
         """Return where requests stand."""
@@ -142,7 +144,7 @@ class JobStore:
 
     def attach(self, id: str, reply: str) -> JobStatus:
         """Return where a request stands, and have its end told to *reply* too."""
-        found = self._run("ATTACH", id, reply)
+        found = self._run("attach", id, reply)
         return JobStatus(None, None, None) if found is None else JobStatus(found[0], found[1], found[2] or None)
 
     def listen(self, reply: str) -> list[list[Any]]:
@@ -184,7 +186,7 @@ class JobStore:
 
     def claim(self, owner: str, lease_ms: int, first: int, last: int, without: Iterable[str] = ()) -> Claimed | None:
         """Take the request that is next at priorities *first* to *last*, of models other than *without*."""
-        found = self._run("CLAIM", owner, lease_ms, first, last, *without)
+        found = self._run("claim", owner, lease_ms, first, last, *without)
         if found is None:
             return None
         id, record, attempts, unknown, age_ms, priority, weight, counts, rest_ms = found
@@ -192,23 +194,23 @@ class JobStore:
 
     def begin(self, id: str, owner: str, lease_ms: int) -> int:
         """Note that a request is about to be sent; return its number of attempts, or 0 if it must not be."""
-        return int(self._run("BEGIN", id, owner, lease_ms, RESULT_TTL_MS))
+        return int(self._run("begin", id, owner, lease_ms, RESULT_TTL_MS))
 
     def rest(self, id: str, owner: str, unknown: int, error: str, counts: str = "", rest_ms: int = 0) -> bool:
         """Note that a request waits for a further attempt, at least *rest_ms*; whoever takes it is told *counts*."""
-        return bool(self._run("REST", id, owner, unknown, error, counts, rest_ms, RESULT_TTL_MS))
+        return bool(self._run("rest", id, owner, unknown, error, counts, rest_ms, RESULT_TTL_MS))
 
     def finish(self, id: str, status: str, ending: str) -> int:
         """Note how a request ended; 1, or 0 if it had ended, or -1 if nobody knows it."""
-        return int(self._run("FINISH", id, status, ending, RESULT_TTL_MS))
+        return int(self._run("finish", id, status, ending, RESULT_TTL_MS))
 
     def release(self, id: str, owner: str) -> bool:
         """Let a request that is not on its way wait for another worker, in its old place."""
-        return bool(self._run("RELEASE", id, owner))
+        return bool(self._run("release", id, owner))
 
     def beat(self, owner: str, lease_ms: int, ids: Iterable[str]) -> list[str]:
         """Extend the leases of *ids* and return those that *owner* has no more."""
-        return list(self._run("BEAT", owner, lease_ms, *ids))
+        return list(self._run("beat", owner, lease_ms, *ids))
 
     def sweep(self, period_ms: int, most_unknown: int, ending: str, *, may_expire: bool) -> list[int] | None:
         """Take back what dead workers held.
@@ -216,7 +218,7 @@ class JobStore:
         Returns:
             How many wait at each priority, or None if another worker has swept in this period.
         """
-        counts = self._run("SWEEP", period_ms, most_unknown, ending, RESULT_TTL_MS, int(may_expire))
+        counts = self._run("sweep", period_ms, most_unknown, ending, RESULT_TTL_MS, int(may_expire))
         return None if counts is None else [int(count) for count in counts[1:]]
 
     def leave(self, owner: str) -> None:
@@ -253,7 +255,7 @@ class JobStore:
     def _withdraw(self, ids: Sequence[str], status: str, ending: str) -> list[int]:
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
-                self._scripts["WITHDRAW"](args=[id, status, ending, RESULT_TTL_MS], client=pipe)
+                self._scripts["withdraw"](args=[id, status, ending, RESULT_TTL_MS], client=pipe)
             return [int(answer) for answer in pipe.execute()]
 
     def _standings(self, ids: Sequence[str]) -> list[JobStatus]:
@@ -286,6 +288,10 @@ class JobStore:
             f"the Redis at {self.address} cannot be used ({type(problem).__name__}: {problem}): {cure}",
             address=self.address,
         )
+
+
+def _text_of(script: str) -> str:
+    return (_FOLDER / f"{script}.lua").read_text(encoding="utf-8")
 
 
 def shown_address(url: str) -> str:
