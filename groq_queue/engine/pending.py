@@ -35,7 +35,8 @@ class PendingRequests:
         max_pending_per_client: The same for each client.
         max_in_flight: Most attempts at once of one lane, or None.
         ageing_ns: Nanoseconds after which a waiting request rises one level, or None.
-        shelf: Where pending requests stand in a file only, or None.
+        pager: Knows the pending requests that are in a file only, or None.
+        new_lane: Makes a lane.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class PendingRequests:
         max_in_flight: int | None,
         ageing_ns: int | None,
         pager: BacklogPager | None = None,
+        new_lane: Callable[[str, str, Meter, Callable[[Lane], None]], Lane] = Lane,
     ) -> None:
         self._meter_of = meter_of
         self._on_freed = on_freed
+        self._new_lane = new_lane
         self._max_pending = max_pending
         self._max_pending_per_client = max_pending_per_client
         self._max_in_flight = max_in_flight
@@ -81,7 +84,7 @@ class PendingRequests:
         lane = self.lanes.get(request.lane)
         if lane is None:
             meter = self._meter_of(request.lane, request.model)
-            lane = self.lanes[request.lane] = Lane(request.lane, request.model, meter, self._on_freed)
+            lane = self.lanes[request.lane] = self._new_lane(request.lane, request.model, meter, self._on_freed)
             lane.is_paused = self._is_paused or request.model in self._paused_models
             lane.max_in_flight = self._max_in_flight
             for client, weight in self._weights.items():

@@ -127,6 +127,7 @@ class ThreadEngine:
             max_in_flight=max_in_flight,
             ageing_ns=ageing_ns,
             pager=None if keeper is None else BacklogPager(),
+            new_lane=lambda *facts: Lane(*facts, lock=self._lock),
         )
         self._new_chooser: Callable[[PendingRequests], Scheduler] = lambda table: Scheduler(
             table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 
 import pytest
@@ -383,10 +384,10 @@ def test_stale_entries_are_swept_away_when_most_are_stale():
 
     for each in dead[:64]:
         lane.discard(each)
-    assert (84 + 1, 64) == (len(lane._heap), lane._stale)
+    assert (84 + 1, 64) == (len(lane.queue), lane._stale)
     lane.discard(dead[64])
 
-    assert (20, 0) == (len(lane._heap), lane._stale)
+    assert (20, 0) == (len(lane.queue), lane._stale)
     assert alive == [table.take(lane, NOW_NS) for _ in alive]
 
 
@@ -398,7 +399,7 @@ def test_stale_entries_at_the_front_are_counted_off():
         lane.discard(each)
 
     assert requests[4] is lane.head()
-    assert (0, 1) == (lane._stale, len(lane._heap))
+    assert (0, 1) == (lane._stale, len(lane.queue))
 
 
 # -- bounds
@@ -657,3 +658,20 @@ def test_a_page_is_asked_for_behind_the_rows_that_have_come():
 
     assert isinstance(page, Page)
     assert 4 == page.after
+
+
+def test_a_lane_is_a_priority_queue_whose_mutex_is_the_lock_that_it_is_given():
+    lock = threading.RLock()
+    lane = Lane("m", "m", ProcessLimiter(None).meter("m", "m"), lambda lane: None, lock=lock)
+    first, second = request(client="a"), request(client="b")
+
+    with lock:
+        lane.add(second)
+        lane.add(first)
+
+    assert isinstance(lane, queue.PriorityQueue)
+    assert lock is lane.mutex
+    assert [(5, second), (5, first)] == [
+        (rank, each) for rank, _, each in sorted(lane.queue, key=lambda entry: entry[1])
+    ]
+    assert second is lane.take()

@@ -16,9 +16,10 @@ from groq_queue.limiters.in_process import ProcessLimiter
 
 ENGINE = Path(__file__).resolve().parent.parent.parent / "groq_queue" / "engine"
 OWNER = "thread_engine.py"
-# Made with its owner's lock, which its Conditions share: who waits for a job must let go of the lock under which the
-# job will be found, or a wake-up between the look and the wait would be lost. Its tests construct it with a lock.
-PARTNER = "worker_pool.py"
+# Made with the owner's lock. The pool's Conditions share it: who waits for a job must let go of the lock under which
+# the job will be found, or a wake-up between the look and the wait would be lost. A lane is a PriorityQueue, and the
+# lock is its mutex: it takes it nowhere. The tests of both construct them with a lock.
+PARTNERS = {"worker_pool.py", "lane.py"}
 
 _MAKERS = {"threading.Lock", "threading.RLock", "threading.Condition", "Lock", "RLock", "Condition"}
 
@@ -71,7 +72,7 @@ def borrowed_locks(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(ENGINE.glob("*.py")), ids=lambda path: path.name)
 def test_a_file_of_the_engine_takes_no_lock_but_its_own(path):
-    if path.name == PARTNER:
+    if path.name in PARTNERS:
         assert borrowed_locks(path.read_text()), "it is an exception no longer"
     else:
         assert [] == borrowed_locks(path.read_text())
@@ -107,7 +108,7 @@ def test_a_lock_of_ones_own_is_not(source):
     assert [] == borrowed_locks(source)
 
 
-def test_only_the_engine_and_its_pool_keep_the_engines_lock():
+def test_only_the_engine_its_pool_and_its_lanes_keep_the_engines_lock():
     """
     Whatever it is called, in whatever it is hidden: every object that can be reached from an engine is looked into.
     """
@@ -121,7 +122,7 @@ def test_only_the_engine_and_its_pool_keep_the_engines_lock():
     )
     engine._table.lane(type("Request", (), {"lane": "m", "model": "m"})())  # type: ignore[arg-type]
 
-    assert {"ThreadEngine", "WorkerPool"} == keepers(engine, engine._lock)
+    assert {"ThreadEngine", "WorkerPool", "Lane"} == keepers(engine, engine._lock)
 
 
 def keepers(start: object, lock: object) -> set[str]:
