@@ -51,8 +51,7 @@ if TYPE_CHECKING:
         UnknownArgument,
         UnprocessableEntityError,
     )
-    from groq_queue.reporting.estimate import estimate
-    from groq_queue.reporting.plan import Estimate
+    from groq_queue.reporting.estimate import Estimate, estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
@@ -107,7 +106,7 @@ __all__ = [
 
 _HOMES = {
     "Completion": "core.response",
-    "Estimate": "reporting.plan",
+    "Estimate": "reporting.estimate",
     "Event": "engine.observer",
     "Explanation": "engine.stats",
     "GroqQueue": "api.queue",

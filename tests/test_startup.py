@@ -58,7 +58,7 @@ def test_help_and_completion_load_no_queue_and_no_network(words):
     assert (
         {"groq_queue.cli", "groq_queue.errors"}
         <= rooms
-        <= {*("groq_queue.cli", "groq_queue.core", "groq_queue.errors", "groq_queue.reporting")}
+        <= {*("groq_queue.cli", "groq_queue.display", "groq_queue.errors")}
     )
     assert not loaded & {f"groq_queue.cli.{work}" for work in ("batch", "batch_files", "batch_lines")}
     assert not loaded & {"requests", "urllib3", "ssl", "socket", "asyncio", "sqlite3", "concurrent.futures"}

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from groq_queue.reporting.plan import Estimate
+    from groq_queue.reporting.estimate import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 

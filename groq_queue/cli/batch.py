@@ -30,6 +30,7 @@ from groq_queue.cli.batch_files import Sink, StdoutSink, Written
 from groq_queue.cli.batch_lines import BadLine, BatchLine, LineParser, answer_line, bad_line, error_line
 from groq_queue.core.response import Completion, usage_of
 from groq_queue.core.retry import Meaning, meaning_of
+from groq_queue.display import plural
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import (
     APIStatusError,
@@ -43,8 +44,7 @@ from groq_queue.errors import (
     QueueClosed,
     excerpt,
 )
-from groq_queue.reporting.line import Progress, ProgressCounts
-from groq_queue.reporting.words import plural
+from groq_queue.reporting.progress import Progress, ProgressCounts
 
 _WINDOW_PER_WORKER = 4
 _WINDOW_BASE = 64

@@ -280,7 +280,7 @@ class Doctor:
         return Check("open files", "ok", f"{allowed} allowed, {self._args.workers} workers want {needed:,}")
 
     def _journal(self, path: str) -> Iterator[Check]:
-        from groq_queue.reporting.words import file_size
+        from groq_queue.display import file_size
 
         directory = os.path.dirname(os.path.abspath(path))
         if not os.path.exists(path):
@@ -342,8 +342,8 @@ def _skew(date: str | None, middle_s: float) -> Check:
 
 
 def _contents(path: str) -> Iterator[Check]:
+    from groq_queue.display import file_size
     from groq_queue.journal import Reader
-    from groq_queue.reporting.words import file_size
 
     try:
         with Reader.open(path) as reader:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from groq_queue.cli import Exit
 from groq_queue.cli.arguments import add_command
+from groq_queue.display import clock_text, file_size, plural
 from groq_queue.errors import excerpt
-from groq_queue.reporting.words import duration, file_size, plural
 
 if TYPE_CHECKING:
     from groq_queue.cli.arguments import Commands, Parser
@@ -203,7 +203,7 @@ def _as_table(summary: JournalSummary, oldest_s: float | None) -> list[str]:
     counts = summary.counts
     notes = dict.fromkeys(counts, "")
     if oldest_s is not None:
-        notes["pending"] = f"the oldest for {duration(oldest_s)}"
+        notes["pending"] = f"the oldest for {clock_text(oldest_s)}"
     if counts["processing"] and summary.owner_pid is None:
         notes["processing"] = "on their way when the last owner ended; the next one decides"
     if counts["completed"]:

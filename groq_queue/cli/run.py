@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     from groq_queue.cli.batch import BatchRun, telling
     from groq_queue.cli.batch_files import Written, open_input, open_output, write_text
     from groq_queue.cli.batch_lines import NotLines, read_lines
-    from groq_queue.reporting.line import Progress
+    from groq_queue.reporting.progress import Progress
 
     limits, api_key = limits_of(args), api_key_for(args.base_url)
     written = Written() if args.resume else None

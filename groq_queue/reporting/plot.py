@@ -1,14 +1,23 @@
-"""Figures of runs as SVG: one run over time, two runs side by side, and what a terminal showed."""
+"""Figures of runs: one run over time, two runs side by side, and what a terminal showed.
+
+As SVG, which needs nothing, on an explicit background, so that it reads in light and dark
+pages; one run also with matplotlib, the ``plots`` extra.
+"""
 
 from __future__ import annotations
 
+import importlib
+import io
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
+from groq_queue.errors import MissingExtraError
 from groq_queue.reporting.report import LimitUsage, ModelReport, Report
-from groq_queue.reporting.svg import FAINT, INK, Canvas
 
+INK = "#1f2328"
+FAINT = "#d0d7de"
+PAPER = "#ffffff"
 ANSWERS = "#1f78b4"
 REFUSALS = "#d7301f"
 _LINES = ("#1f78b4", "#e6820e", "#33a02c", "#6a3d9a")
@@ -16,6 +25,72 @@ _WIDTH = 760
 _LEFT, _RIGHT = 56, 20
 _MOST_BARS = 120
 _COUNTED = {"RPM": (0, 2), "RPD": (0, 2), "TPM": (3, None), "TPD": (3, None)}  # columns of a bin: added, taken off
+
+
+class Canvas:
+    """Shapes, in pixels from the upper left corner."""
+
+    def __init__(self, width: int, height: int, title: str, *, paper: str = PAPER) -> None:
+        self._parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+            f'height="{height}" role="img" font-family="Helvetica,Arial,sans-serif" font-size="12">',
+            f"<title>{_escaped(title)}</title>",
+            f'<rect width="{width}" height="{height}" rx="8" fill="{paper}"/>',
+        ]
+
+    def bars(self, boxes: Iterable[tuple[float, float, float, float]], fill: str) -> None:
+        """Fill rectangles of ``(x, y, width, height)``; those without an area are left out."""
+        path = "".join(
+            f"M{_number(x)} {_number(y)}h{_number(width)}v{_number(height)}h-{_number(width)}z"
+            for x, y, width, height in boxes
+            if width > 0 and height > 0
+        )
+        if path:
+            self._parts.append(f'<path d="{path}" fill="{fill}"/>')
+
+    def line(self, points: Sequence[tuple[float, float]], stroke: str, *, width: float = 1, dashes: str = "") -> None:
+        """Draw a line through *points*."""
+        told = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
+        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+        self._parts.append(f'<polyline points="{told}" fill="none" stroke="{stroke}" stroke-width="{width}"{dashed}/>')
+
+    def dot(self, x: float, y: float, radius: float, fill: str) -> None:
+        """Draw a filled circle."""
+        self._parts.append(f'<circle cx="{_number(x)}" cy="{_number(y)}" r="{_number(radius)}" fill="{fill}"/>')
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        anchor: str = "start",
+        size: int = 12,
+        fill: str = INK,
+        bold: bool = False,
+    ) -> None:
+        """Write one line of text, its base line at *y*."""
+        weight = ' font-weight="bold"' if bold else ""
+        self._parts.append(
+            f'<text x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}" font-size="{size}" '
+            f'fill="{fill}"{weight}>{_escaped(text)}</text>'
+        )
+
+    def code(self, x: float, y: float, lines: Sequence[str], *, leading: float, size: int, fill: str) -> None:
+        """Write *lines* in a fixed-width face, spaces kept."""
+        spans = "".join(
+            f'<tspan x="{_number(x)}" y="{_number(y + n * leading)}">{_escaped(line)}</tspan>'
+            for n, line in enumerate(lines)
+            if line
+        )
+        self._parts.append(
+            f'<text xml:space="preserve" font-family="ui-monospace,Menlo,Consolas,monospace" font-size="{size}" '
+            f'fill="{fill}">{spans}</text>'
+        )
+
+    def finish(self) -> str:
+        """Return the whole document."""
+        return "\n".join([*self._parts, "</svg>"]) + "\n"
 
 
 class Frame(NamedTuple):
@@ -57,6 +132,34 @@ def report_svg(report: Report) -> str:
     _shares(canvas, frame, report)
     _seconds(canvas, frame)
     return canvas.finish()
+
+
+def plot(report: Report) -> Any:
+    """Return the figure of ``report_svg`` as a ``matplotlib.figure.Figure``; see ``Report.plot``."""
+    try:
+        figures = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingExtraError.needed("report.plot()", "plots", "use report.to_svg(), which needs nothing") from error
+    figure = figures.Figure(figsize=(9, 6), layout="constrained")  # no pyplot: it would keep the figure for ever
+    sent, used = figure.subplots(2, 1, sharex=True)
+    bin_s, answers, refusals = course_of(report)
+    places = [place * bin_s for place in range(len(answers))]
+    sent.bar(places, answers, bin_s * 0.9, align="edge", color=ANSWERS, label="answers")
+    sent.bar(places, [-count for count in refusals], bin_s * 0.9, align="edge", color=REFUSALS, label="refused (429)")
+    sent.set_ylabel(f"per {bin_s:g} s")
+    sent.legend()
+    for model in report.models:
+        use = model.binding
+        points = [] if use is None else share_of(model, use, report.bin_s)
+        if use is not None and points:
+            seconds, shares = zip(*points, strict=True)
+            used.plot(seconds, [100 * share for share in shares], label=f"{model.name}: {use.limit:,} {use.dimension}")
+            used.legend()
+    used.set_ylim(0, 105)
+    used.set_ylabel("% of the limit used so far")
+    used.set_xlabel("seconds")
+    figure._repr_png_ = lambda: _png_of(figure)  # notebooks show figures of pyplot by themselves, and only these
+    return figure
 
 
 def comparison_svg(title: str, courses: Sequence[Series], bin_s: float) -> str:
@@ -177,3 +280,21 @@ def _legend(canvas: Canvas, y: float) -> None:
         x = _WIDTH - _RIGHT - 190 + 84 * place
         canvas.bars([(x, y - 10, 10, 10)], colour)
         canvas.text(x + 15, y, name)
+
+
+def _png_of(figure: Any) -> bytes:
+    page = io.BytesIO()
+    figure.savefig(page, format="png")
+    return page.getvalue()
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".rstrip("0").rstrip(".")
+
+
+def _escaped(text: str) -> str:
+    """Escape markup, and whatever XML cannot hold."""
+    import html
+
+    kept = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return html.escape(kept, quote=False)

@@ -211,7 +211,7 @@ class Report:
         Raises:
             MissingExtraError: The ``plots`` extra is not installed.
         """
-        from groq_queue.reporting.plots import plot
+        from groq_queue.reporting.plot import plot
 
         return plot(self)
 

@@ -13,7 +13,7 @@ from hasty import HastyClock
 from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits, QueueFull
-from groq_queue.reporting.line import ProgressState, described
+from groq_queue.reporting.progress import ProgressState, described
 from groq_queue.testing import FakeClock
 
 SOON_S = 10.0

@@ -58,7 +58,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...], Callable[[], object]]] = {
         lambda: room("integrations.prometheus").collector({}),
     ),
     "limiters/redis.py": ("redis", ("redis",), open_redis),
-    "reporting/plots.py": ("plots", ("matplotlib.figure",), lambda: room("reporting.plots").plot(None)),
+    "reporting/plot.py": ("plots", ("matplotlib.figure",), lambda: room("reporting.plot").plot(None)),
 }
 
 

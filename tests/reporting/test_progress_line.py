@@ -10,7 +10,7 @@ import pytest
 from groq_queue.clock import FakeClock
 from groq_queue.core.budget import Level
 from groq_queue.engine.stats import LaneStats, Stats
-from groq_queue.reporting.line import Progress, ProgressCounts, ProgressMeter, described
+from groq_queue.reporting.progress import Progress, ProgressCounts, ProgressMeter, described
 
 _COUNTS = {
     "pending": 9, "in_flight": 1, "submitted": 0, "completed": 0, "failed": 0, "cancelled": 0, "expired": 0,
