@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from groq_queue.api.queue import GroqQueue
     from groq_queue.core.limits import Limits
     from groq_queue.core.priority import Priority
-    from groq_queue.core.record import Record
-    from groq_queue.core.response import Completion
+    from groq_queue.core.response import Completion, Record
     from groq_queue.engine.observer import Event
     from groq_queue.engine.stats import Explanation, RequestInfo, Stats
     from groq_queue.errors import (
@@ -113,7 +112,7 @@ _HOMES = {
     "GroqSimulator": "simulator",
     "Limits": "core.limits",
     "Priority": "core.priority",
-    "Record": "core.record",
+    "Record": "core.response",
     "Report": "reporting.report",
     "RequestInfo": "engine.stats",
     "Stats": "engine.stats",

@@ -18,9 +18,8 @@ from groq_queue.api.single_flight import SharedFuture, SingleFlight, as_seen_by,
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
-from groq_queue.core.record import Record
 from groq_queue.core.request import CHAT, MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
-from groq_queue.core.response import Completion
+from groq_queue.core.response import Completion, Record
 from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import (
     check_count,

@@ -1,10 +1,17 @@
-"""The answer: a dict, as the API sent it, with attributes for those who like dots."""
+"""The answer: a dict, as the API sent it, with attributes for those who like dots; its usage; the record of a request.
+
+The usage may also stand in a body that is read by somebody else: one JSON object, or
+server-sent events passing by. Groq puts it into the last chunk's ``x_groq``, OpenAI into a
+chunk of its own if ``stream_options.include_usage`` was asked for.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from groq_queue.errors import GroqQueueError
 
 
 class Node(dict):  # type: ignore[type-arg]
@@ -74,6 +81,29 @@ def _rebuild(body: dict[str, Any], custom_id: str | None, attempts: int, waited:
     return Completion(body, custom_id=custom_id, attempts=attempts, waited=waited)
 
 
+class Record(NamedTuple):
+    """Where the request of one ``custom_id`` stands, and how it ended.
+
+    Attributes:
+        custom_id: Its name.
+        status: ``"unknown"`` (never submitted, or forgotten), ``"pending"``, ``"processing"`` (an
+            attempt is on its way), ``"completed"``, ``"failed"``, ``"cancelled"`` or ``"expired"``.
+        result: The answer, or None.
+        error: Why it failed, or None.
+        attempts: How many times it was sent, earlier runs of the program included.
+        created: Unix time of ``submit``, in seconds, or None if no journal tells.
+        finished: Unix time at which it ended, or None.
+    """
+
+    custom_id: str
+    status: str
+    result: Completion | None = None
+    error: GroqQueueError | None = None
+    attempts: int = 0
+    created: float | None = None
+    finished: float | None = None
+
+
 def _null(name: str) -> None:
     """Read NaN and the infinities, which servers write for a probability of zero and JSON does not have, as null.
 
@@ -123,3 +153,54 @@ def usage_of(answer: Mapping[str, Any]) -> tuple[int, int, int] | None:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, (dict, Mapping)) else 0
     return prompt, completion, min(cached, prompt) if isinstance(cached, int) and cached > 0 else 0
+
+
+_MAX_LINE = 1024 * 1024  # bytes kept of what may turn out to hold the usage
+_MARK = b'"prompt_tokens"'
+
+
+class UsageReader:
+    """Looks at the pieces of a body, uncompressed, and keeps only the line that tells the usage."""
+
+    def __init__(self) -> None:
+        self._line = b""  # the one still incomplete
+        self._told = b""  # the last complete one that tells usage
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece, of any size."""
+        *lines, self._line = (self._line + piece).split(b"\n")
+        for line in lines:
+            if _MARK in line:
+                self._told = line
+        if len(self._line) > _MAX_LINE:
+            self._line = b""
+
+    def usage(self) -> Mapping[str, Any] | None:
+        """Return the usage object seen so far, or None."""
+        return next((found for line in (self._line, self._told) if (found := _usage_in(line)) is not None), None)
+
+
+def usage_in_body(body: bytes) -> Mapping[str, Any] | None:
+    """Return the usage object of a complete body, or None if it tells none."""
+    found = _usage_in(body)
+    if found is None:
+        reader = UsageReader()
+        reader.feed(body)
+        found = reader.usage()
+    return found
+
+
+def _usage_in(text: bytes) -> Mapping[str, Any] | None:
+    """Return the usage object of one JSON text, ``data:`` before it or not."""
+    text = text.strip().removeprefix(b"data:").lstrip()
+    if _MARK not in text or not text.startswith(b"{"):
+        return None
+    try:
+        answer = decode_object(text)
+    except ValueError:
+        return None
+    for holder in (answer, answer.get("x_groq")):
+        if isinstance(holder, Mapping) and usage_of(holder) is not None:
+            usage: Mapping[str, Any] = holder["usage"]
+            return usage
+    return None

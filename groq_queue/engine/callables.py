@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from groq_queue.core.response import usage_of
-from groq_queue.core.usage import usage_in_body
+from groq_queue.core.response import usage_in_body, usage_of
 from groq_queue.errors import APIConnectionError, APIError, APITimeoutError, GroqQueueError, Sent, excerpt
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from groq_queue.core.budget import Blocked, Lease, Level, TooLarge
+from groq_queue.core.fair_queue import Entry, FairQueue, is_stale
 from groq_queue.core.headers import RateHeader, Refusal
-from groq_queue.core.priority import Entry, FairQueue, LeaseApplicant, is_stale
+from groq_queue.core.priority import LeaseApplicant
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.errors import GroqQueueError

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 from groq_queue.api.queue import GroqQueue
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.usage import UsageReader
+from groq_queue.core.response import UsageReader
 from groq_queue.core.validation import check_nanoseconds
 from groq_queue.engine.callables import Call, current_call
 from groq_queue.engine.log import log_fields

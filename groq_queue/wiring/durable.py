@@ -18,9 +18,8 @@ from concurrent.futures import Future
 
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.budget import Level
-from groq_queue.core.record import Record
 from groq_queue.core.request import Request
-from groq_queue.core.response import Completion, usage_of
+from groq_queue.core.response import Completion, Record, usage_of
 from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture

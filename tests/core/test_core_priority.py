@@ -10,18 +10,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from groq_queue.core import priority
-from groq_queue.core.priority import (
-    Entry,
-    FairQueue,
-    LeaseApplicant,
-    Priority,
-    is_stale,
-    level_index,
-    level_name,
-    parse_priority,
-    rank_of,
-)
+from groq_queue.core import fair_queue
+from groq_queue.core.fair_queue import Entry, FairQueue, is_stale
+from groq_queue.core.priority import LeaseApplicant, Priority, level_index, level_name, parse_priority, rank_of
 from groq_queue.errors import ConfigurationError
 
 
@@ -571,7 +562,7 @@ class Counted(int):
 
 
 def comparisons_per_turn(clients: int, monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(priority, "_UNIT", Counted(priority._UNIT))
+    monkeypatch.setattr(fair_queue, "_UNIT", Counted(fair_queue._UNIT))
     line = Line()
     rng = random.Random(clients)
     for client in range(clients):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from groq_queue.core import usage
-from groq_queue.core.usage import UsageReader, usage_in_body
+from groq_queue.core import response
+from groq_queue.core.response import UsageReader, usage_in_body
 
 GROQ = (
     b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
@@ -111,7 +111,7 @@ def test_only_what_mentions_usage_and_may_be_an_object_is_parsed(monkeypatch):
     Most lines of a stream tell none, and are passed by without a look.
     """
     parsed = []
-    monkeypatch.setattr(usage, "decode_object", lambda text: parsed.append(text) or {})
+    monkeypatch.setattr(response, "decode_object", lambda text: parsed.append(text) or {})
 
     for line in (b'{"choices":[]}', b'"prompt_tokens"', b'data: {"prompt_tokens":1}'):
         usage_in_body(line)
