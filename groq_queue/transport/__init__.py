@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_RESPONSE_BYTES",
-    "Alarm",
+    "CallLater",
     "PooledTransport",
     "Reply",
     "Secret",

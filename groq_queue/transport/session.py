@@ -53,7 +53,7 @@ class SessionTransport(BaseTransport):
         key: The API key; wins over ``session.auth`` and netrc.
         user_agent: None for the session's own, or ours if it has only requests' default.
         max_response_bytes: Larger answers are refused, counted after decompression.
-        alarm: Bounds what socket time-outs cannot see; see ``watch``.
+        alarm: Bounds what socket time-outs cannot see; see ``deadline``.
     """
 
     def __init__(

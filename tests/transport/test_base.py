@@ -18,7 +18,7 @@ from groq_queue.errors import APIConnectionError, ConfigurationError
 from groq_queue.transport import Secret, pooled
 from groq_queue.transport.base import BadResponse, decoded, read_body
 from groq_queue.transport.deadline import Attempt, WatchedConnection
-from groq_queue.transport.exchange import Head, fields_of, write
+from groq_queue.transport.pooled import Head, fields_of, write
 
 from .conftest import HandClock, Opener
 from .raw_server import PATIENCE_S, Peer, RawServer
