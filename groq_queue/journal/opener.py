@@ -17,8 +17,8 @@ from typing import Any
 from groq_queue.errors import ConfigurationError, JournalError, safe_repr
 from groq_queue.journal import schema
 from groq_queue.journal.errors import journal_error
-from groq_queue.mounts import is_mounted, network_kind
-from groq_queue.mounts import mounts as _mounts
+from groq_queue.sqlite_file import is_mounted, network_kind
+from groq_queue.sqlite_file import mounts as _mounts
 
 try:
     import ctypes

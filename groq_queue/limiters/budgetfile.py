@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
-from groq_queue.mounts import mounts, network_kind
+from groq_queue.sqlite_file import mounts, network_kind
 
 try:
     import ctypes

@@ -11,7 +11,7 @@ import pytest
 
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal, Reader, opener
-from groq_queue.mounts import is_mounted
+from groq_queue.sqlite_file import is_mounted
 
 from .making import entry
 
