@@ -42,6 +42,7 @@ TESTS = {
     "engine": ["tests/engine", "tests/api", "tests/test_queue_on_the_wire.py", "tests/test_log_records.py"],
     "limiters": ["tests/limiters"],
     "journal": ["tests/journal", "tests/test_journal_queue.py"],
+    "sqlite_file": ["tests/test_sqlite_file.py", "tests/journal", "tests/limiters/test_sqlite_store.py"],
     "transport": ["tests/transport"],
 }
 _CONTEXTS = "GROQ_QUEUE_MUTATION_CONTEXTS"  # where the run under coverage leaves what it learnt
@@ -227,10 +228,10 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def mutants_of(room: str) -> list[Mutant]:
-    """Return every fault that can be put into *room*, in the order of the text."""
+    """Return every fault that can be put into *room*, a folder or a file, in the order of the text."""
     package = ROOT / "groq_queue"
     found: list[Mutant] = []
-    for path in sorted((package / room).rglob("*.py")):
+    for path in sorted((package / room).rglob("*.py")) or [package / f"{room}.py"]:
         found += _Finder(str(path.relative_to(package)), path.read_bytes()).found
     assert found, f"there is no room {room}"
     return found

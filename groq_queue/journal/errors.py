@@ -27,6 +27,11 @@ _CURES = (
 )
 
 
+def refused(path: str, reason: str) -> JournalError:
+    """Return the error that *path* cannot be used, for *reason*, which names the cure."""
+    return JournalError(f"journal {path}: {reason}")
+
+
 def journal_error(path: str, error: BaseException) -> JournalError:
     """Return *error* as a ``JournalError`` that names the path and the cure; raise it ``from`` the original."""
     said = str(error)

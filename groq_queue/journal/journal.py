@@ -30,6 +30,7 @@ from groq_queue.journal.records import (
     to_json,
 )
 from groq_queue.journal.schema import END
+from groq_queue.sqlite_file import identity_of, keep, let_go
 
 
 class Journal(Reader):
@@ -60,8 +61,8 @@ class Journal(Reader):
         self._owner = owner
         self._has_claimed = False  # set in transactions only
         self._naming = IdempotencyKeys(path, *commits.run(_begin_session, is_durable=False))
-        opener.keep(writer)
-        files = [(name, opener.identity_of(name)) for name in (path, path + "-wal")]
+        keep(writer)
+        files = [(name, identity_of(name)) for name in (path, path + "-wal")]
         commits.lost = functools.partial(_lost, path, files, owner)  # not a method, which would keep us alive
         self._has_let_go = False
         self._closing = threading.RLock()
@@ -356,7 +357,7 @@ class Journal(Reader):
             with self._closing:
                 if self._commits.close() and not self._has_let_go:
                     self._has_let_go = True
-                    opener.let_go(self._writer)
+                    let_go(self._writer)
         finally:
             with self._closing:
                 self._owner.release()
@@ -371,7 +372,7 @@ class Journal(Reader):
 def _lost(path: str, files: list[tuple[str, tuple[int, int] | None]], owner: OwnerLock) -> JournalError | None:
     """Return why the file must not be written any more, or None: what was written would be found by nobody."""
     for name, known in files:
-        if known is not None and opener.identity_of(name) != known:
+        if known is not None and identity_of(name) != known:
             return JournalError(
                 f"journal {path}: {name} was deleted, moved or replaced while it was open, so nothing more "
                 "can be stored in it; move it back, or close the queue and open a journal again"

@@ -1,29 +1,21 @@
 """From a path to connections: every reason to refuse is found before a byte is written.
 
 The order matters: look at the path, take the ownership, look at the file
-through a read-only connection, and only then open it for writing. Nothing but
-SQLite opens a file that exists: closing it would drop the locks of every
-connection that this process has to it (POSIX locks are like that).
+through a read-only connection, and only then open it for writing. What holds
+for every SQLite file, the budgets' too, is in ``sqlite_file``.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import stat
-from pathlib import Path
 from typing import Any
 
 from groq_queue.errors import ConfigurationError, JournalError, safe_repr
 from groq_queue.journal import schema
 from groq_queue.journal.errors import journal_error
-from groq_queue.sqlite_file import is_mounted, network_kind
-from groq_queue.sqlite_file import mounts as _mounts
-
-try:
-    import ctypes
-except ImportError:  # a Python built without it: there a child's exit closes the connection
-    ctypes = None  # type: ignore[assignment]
+from groq_queue.journal.schema import JOURNAL_FILE
+from groq_queue.sqlite_file import connect_file, is_mounted
 
 _SMALLEST = 512  # bytes of the smallest page
 _CHECKED_BYTES = 32 * 1024 * 1024  # a file up to here is checked page by page at each opening: about 0.1 s
@@ -60,46 +52,20 @@ def check_place(path: str, *, for_writing: bool) -> None:
     Raises:
         JournalError: It names the path and the cure.
     """
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        raise JournalError(f"journal {path}: the directory {directory} does not exist; create it first")
-    try:
-        found = os.stat(path)
-        mode = found.st_mode
-    except FileNotFoundError:
-        pass  # it may be about to be made
-    except OSError as error:
-        raise JournalError(f"journal {path}: {error.strerror}; check the path and its permissions") from error
-    else:
-        if stat.S_ISDIR(mode):
-            raise JournalError(f"journal {path}: this is a directory; name a file in it")
-        if not stat.S_ISREG(mode):
-            raise JournalError(f"journal {path}: this is not a regular file; name another path")
-        if not os.access(path, os.R_OK | (os.W_OK if for_writing else 0)):
-            needed = "read-only" if os.access(path, os.R_OK) else "not readable"
-            raise JournalError(f"journal {path}: the file is {needed} for this user; change its permissions")
-        if for_writing and found.st_nlink > 1:
+    found = JOURNAL_FILE.check_file(path, for_writing=for_writing)
+    if for_writing and found is not None:
+        if found.st_nlink > 1:
             raise JournalError(
                 f"journal {path}: the file has {found.st_nlink} names (hard links), and under each of them another "
                 "process could own it; remove the other names, or copy the file"
             )
-        if for_writing and is_mounted(path, _mounts()):
+        if is_mounted(path):
             raise JournalError(
                 f"journal {path}: the file is mounted here by itself, so its lock and its write-ahead log would lie "
                 "elsewhere than those of whoever has it under another name, and be lost with this container; "
                 "mount the directory that it lies in"
             )
-    if for_writing and not os.access(directory, os.W_OK | os.X_OK):
-        raise JournalError(
-            f"journal {path}: the directory {directory} is read-only for this user; "
-            "SQLite keeps files beside the journal, so make it writable"
-        )
-    kind = network_kind(directory, _mounts())
-    if kind:
-        raise JournalError(
-            f"journal {path}: it lies on a network file system ({kind}), where write-ahead logging and locks "
-            "are not reliable; put it on a local disk"
-        )
+    JOURNAL_FILE.check_directory(path, for_writing=for_writing)
 
 
 def check_is_there(path: str) -> None:
@@ -115,18 +81,13 @@ def check_is_there(path: str) -> None:
 
 
 def create_if_missing(path: str) -> None:
-    """Make the file, readable for this user alone; what SQLite puts beside it inherits that.
+    """Make the file, for this user alone, and its name last.
 
     Raises:
         JournalError: It cannot be made.
     """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise JournalError(f"journal {path}: it cannot be created ({error.strerror}); check the directory") from error
-    sync_directory(os.path.dirname(path))
+    if JOURNAL_FILE.create_if_missing(path):
+        sync_directory(os.path.dirname(path))
 
 
 def sync_directory(directory: str) -> None:
@@ -183,11 +144,9 @@ def _empty(path: str) -> JournalError:
 
 
 def connect(path: str, mode: str, timeout_s: float) -> sqlite3.Connection:
-    """Open one connection that leaves transactions to us and may move between threads."""
-    uri = f"{Path(path).as_uri()}?mode={mode}"
-    if mode == "ro" and _is_at_rest(path):
-        uri += "&immutable=1"
-    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+    """Open one connection, see ``connect_file``; to a file at rest in a directory that is read-only, too."""
+    is_immutable = mode == "ro" and _is_at_rest(path)
+    return connect_file(path, mode, timeout_s, is_immutable=is_immutable)
 
 
 def _is_at_rest(path: str) -> bool:
@@ -244,35 +203,6 @@ def size_of(path: str) -> int:
         return 0
 
 
-def identity_of(path: str) -> tuple[int, int] | None:
-    """Return what makes a file itself, whatever its name, or None if there is none of that name."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def closed(path: str) -> JournalError:
     """Return what a call after ``close`` is told."""
     return JournalError(f"journal {path}: it was closed; open it again")
-
-
-def keep(connection: sqlite3.Connection) -> None:
-    """Let nothing but ``let_go`` free *connection*.
-
-    A forked child inherits the object. Were it freed there, at exit at the latest, SQLite
-    would close a file that it must not touch in a child. A list in a module does not help:
-    modules are cleared at exit too. So it gets one reference that belongs to nobody.
-    """
-    _count_reference("Py_IncRef", connection)
-
-
-def let_go(connection: sqlite3.Connection) -> None:
-    """Undo ``keep``, after closing."""
-    _count_reference("Py_DecRef", connection)
-
-
-def _count_reference(function: str, thing: object) -> None:
-    if ctypes is not None and hasattr(ctypes, "pythonapi"):
-        getattr(ctypes.pythonapi, function)(ctypes.py_object(thing))

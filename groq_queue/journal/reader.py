@@ -18,6 +18,7 @@ from groq_queue.errors import JournalError
 from groq_queue.journal import maintenance, opener, owner_lock, queries
 from groq_queue.journal.errors import journal_error
 from groq_queue.journal.records import Cursor, JournalSummary, Row, SavedLevel, Stack, Stored, check_text, hash_of
+from groq_queue.sqlite_file import keep, let_go
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound="Reader")
@@ -40,7 +41,7 @@ class Reader:
         self._reading = threading.Lock()
         self._pid = os.getpid()
         self._is_closed = False
-        opener.keep(connection)
+        keep(connection)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, busy_timeout_s: float = 5.0, clock: Clock | None = None) -> Reader:
@@ -209,7 +210,7 @@ class Reader:
                 return
             self._connection.close()
             self._is_closed = True  # not before: a Ctrl-C may come, and then the next call closes
-            opener.let_go(self._connection)
+            let_go(self._connection)
 
     def _read(self, look: Callable[[sqlite3.Connection], _T]) -> _T:
         self.check_here()

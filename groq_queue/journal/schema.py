@@ -1,10 +1,7 @@
 """The tables, and how a file of an older schema becomes one of this.
 
-A file says what it is in its header: ``application_id`` spells GRQJ and
-``user_version`` is the number of migrations it went through. The whole schema
-and both numbers are written in one transaction, so a crash leaves a file that
-is valid, empty and of version 0, which is a new file. A version newer than
-ours is refused before anything is written.
+A file says what it is in its header, see ``sqlite_file``: ``application_id`` spells
+GRQJ. A version newer than ours is refused before anything is written.
 
 To change the schema append a migration; never edit one that was released.
 
@@ -17,15 +14,23 @@ page, a fifth of the work of accepting it. The view ``bodies`` hides the differe
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 
-from groq_queue.errors import JournalError
+from groq_queue.journal.errors import refused
 from groq_queue.journal.records import STATUSES
+from groq_queue.sqlite_file import FileKind, Migration
 
-APPLICATION_ID = 0x4752514A  # "GRQJ"
-
-Migration = Sequence[str]
-"""SQL statements, one each, that lead from the version of its place in the list to the next."""
+JOURNAL_FILE = FileKind(
+    error=refused,
+    application_id=0x4752514A,  # "GRQJ"
+    no_access="the file is {lack} for this user",
+    sidecars="SQLite keeps files beside the journal, so make it writable",
+    remote="where write-ahead logging and locks are not reliable; put it on a local disk",
+    foreign="this is a SQLite file of another program; name another path, it was left as it is",
+    newer=(
+        "its schema is version {version} and this release knows up to {known}; "
+        "upgrade groq-queue, the file was left as it is"
+    ),
+)
 
 _FIRST: Migration = (
     f"""
@@ -112,19 +117,7 @@ def check_kind(connection: sqlite3.Connection, path: str) -> int:
         JournalError: It belongs to another program, or to a newer release of this one.
         sqlite3.Error: It cannot be read.
     """
-    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application_id != APPLICATION_ID and (application_id or version or tables):
-        raise JournalError(
-            f"journal {path}: this is a SQLite file of another program; name another path, it was left as it is"
-        )
-    if version > len(MIGRATIONS):
-        raise JournalError(
-            f"journal {path}: its schema is version {version} and this release knows up to {len(MIGRATIONS)}; "
-            "upgrade groq-queue, the file was left as it is"
-        )
-    return version
+    return JOURNAL_FILE.version_of(connection, path, len(MIGRATIONS))
 
 
 def bring_up(connection: sqlite3.Connection, path: str) -> None:
@@ -134,18 +127,5 @@ def bring_up(connection: sqlite3.Connection, path: str) -> None:
         JournalError: As ``check_kind``.
         sqlite3.Error: It cannot be written.
     """
-    if check_kind(connection, path) == len(MIGRATIONS):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = check_kind(connection, path)
-        for migration in MIGRATIONS[version:]:
-            for statement in migration:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    if check_kind(connection, path) < len(MIGRATIONS):
+        JOURNAL_FILE.bring_up(connection, path, MIGRATIONS)

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
 import sys
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
-from groq_queue.sqlite_file import mounts, network_kind
+from groq_queue.sqlite_file import FileKind, Identity, Migration, connect_file, identity_of
 
-try:
-    import ctypes
-except ImportError:  # a Python built without it: there a child's exit closes the connection
-    ctypes = None  # type: ignore[assignment]
-
-Identity = tuple[int, int]
-"""Device and number of a file: what a path leads to."""
-
-_APPLICATION = 0x67714C31  # "gqL1": tells the file from every other SQLite file
-_VERSION = 1
 _BUSY_S = 5.0  # a transaction takes less than a millisecond
 _TRY_S = 0.002  # SQLite itself would wait longer after each try, and so let newcomers pass for seconds
-_SCHEMA = """
+_FIRST: Migration = """
 CREATE TABLE clock (one INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, now_ns INTEGER NOT NULL, wall_ns INTEGER NOT NULL);
 CREATE TABLE changes (number INTEGER NOT NULL);
 CREATE TABLE processes (token TEXT PRIMARY KEY, until_ns INTEGER NOT NULL) WITHOUT ROWID;
@@ -43,8 +31,27 @@ CREATE TABLE turns (
     lane TEXT NOT NULL, priority INTEGER NOT NULL, client TEXT NOT NULL, ends INTEGER NOT NULL,
     PRIMARY KEY (lane, priority, client)
 ) WITHOUT ROWID;
-INSERT INTO changes VALUES (0);
-"""
+INSERT INTO changes VALUES (0)
+""".strip().split(";\n")
+_MIGRATIONS = (_FIRST,)
+
+
+def _unavailable(path: str, why: str) -> LimiterUnavailable:
+    return LimiterUnavailable(f"limiter {path}: {why}", address=path)
+
+
+_BUDGET_FILE = FileKind(
+    error=_unavailable,
+    application_id=0x67714C31,  # "gqL1"
+    no_access="this user may not read and write the file",
+    sidecars="SQLite keeps a file beside it, so make it writable",
+    remote=(
+        "where locks are not reliable, and other hosts have other clocks; "
+        "put it on a local disk, or share by redis:// between hosts"
+    ),
+    foreign="this SQLite file belongs to another program; name another path",
+    newer="its schema is version {version}, this release knows {known}; update groq_queue everywhere",
+)
 
 
 def path_of(url: str) -> str:
@@ -76,13 +83,12 @@ def connect(path: str) -> tuple[sqlite3.Connection, Identity]:
         LimiterUnavailable: It names the path and the cure.
     """
     check_place(path)
-    _create_if_missing(path)
+    _BUDGET_FILE.create_if_missing(path)
     db = None
     try:
-        identity = _identity(path)
-        uri = f"{Path(path).as_uri()}?mode=rw"
-        db = sqlite3.connect(uri, uri=True, timeout=_TRY_S, isolation_level=None, check_same_thread=False)
-        _bring_up(db, path)
+        found = os.stat(path)
+        db = connect_file(path, "rw", _TRY_S)
+        _BUDGET_FILE.bring_up(db, path, _MIGRATIONS, patiently)
         db.execute("PRAGMA journal_mode = PERSIST")
         db.execute("PRAGMA synchronous = OFF")
         db.execute("PRAGMA temp_store = MEMORY")
@@ -96,7 +102,7 @@ def connect(path: str) -> tuple[sqlite3.Connection, Identity]:
         if db is not None:
             db.close()
         raise
-    return db, identity
+    return db, (found.st_dev, found.st_ino)
 
 
 def patiently(db: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
@@ -117,10 +123,7 @@ def patiently(db: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
 
 def is_gone(path: str, identity: Identity) -> bool:
     """Return whether *path* leads to another file by now, or to none."""
-    try:
-        return _identity(path) != identity
-    except OSError:
-        return True
+    return identity_of(path) != identity
 
 
 def boot_id() -> str:
@@ -147,100 +150,11 @@ def told(path: str, error: Exception) -> LimiterUnavailable:
     return _unavailable(path, cure)
 
 
-def keep(db: sqlite3.Connection) -> None:
-    """Let nothing but ``let_go`` free *db*.
-
-    A forked child inherits the object. Were it freed there, SQLite might roll back, in the child, what the
-    parent is about to commit. Modules are cleared at exit, so no list of ours would hold it long enough.
-    """
-    _count_reference("Py_IncRef", db)
-
-
-def let_go(db: sqlite3.Connection) -> None:
-    """Undo ``keep``, after closing."""
-    _count_reference("Py_DecRef", db)
-
-
-def _count_reference(function: str, thing: Any) -> None:
-    if ctypes is not None and hasattr(ctypes, "pythonapi"):
-        getattr(ctypes.pythonapi, function)(ctypes.py_object(thing))
-
-
-def _unavailable(path: str, why: str) -> LimiterUnavailable:
-    return LimiterUnavailable(f"limiter {path}: {why}", address=path)
-
-
-def _identity(path: str) -> Identity:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
-
-
 def check_place(path: str) -> None:
     """Refuse what is seen to fail from outside.
 
     Raises:
         LimiterUnavailable: It names the path and the cure.
     """
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        raise _unavailable(path, f"the directory {directory} does not exist; create it first")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise _unavailable(path, f"{error.strerror}; check the path and its permissions") from error
-    else:
-        if stat.S_ISDIR(mode):
-            raise _unavailable(path, "this is a directory; name a file in it")
-        if not stat.S_ISREG(mode):
-            raise _unavailable(path, "this is not a regular file; name another path")
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise _unavailable(path, "this user may not read and write the file; change its permissions")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise _unavailable(
-            path,
-            f"the directory {directory} is read-only for this user; SQLite keeps a file beside it, so make it writable",
-        )
-    kind = network_kind(directory, mounts())
-    if kind:
-        raise _unavailable(
-            path,
-            f"it lies on a network file system ({kind}), where locks are not reliable, and other hosts have other "
-            "clocks; put it on a local disk, or share by redis:// between hosts",
-        )
-
-
-def _create_if_missing(path: str) -> None:
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise _unavailable(path, f"it cannot be created ({error.strerror}); check the directory") from error
-
-
-def _bring_up(db: sqlite3.Connection, path: str) -> None:
-    """Make the tables, if the file is new; refuse one of another kind or of a later release."""
-    patiently(db, "BEGIN IMMEDIATE")
-    try:
-        kind = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        is_new = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not is_new and kind != _APPLICATION:
-            raise _unavailable(path, "this SQLite file belongs to another program; name another path")
-        if version > _VERSION:
-            raise _unavailable(
-                path, f"its schema is version {version}, this release knows {_VERSION}; update groq_queue everywhere"
-            )
-        if is_new:
-            for statement in _SCHEMA.split(";\n"):
-                if statement.strip():
-                    db.execute(statement)
-            db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            db.execute(f"PRAGMA user_version = {_VERSION}")
-        patiently(db, "COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+    _BUDGET_FILE.check_file(path)
+    _BUDGET_FILE.check_directory(path)

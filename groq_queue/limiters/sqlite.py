@@ -34,6 +34,7 @@ from groq_queue.lifecycle import fork_between
 from groq_queue.limiters import budgetfile
 from groq_queue.limiters.lane_state import LaneState, Reservation
 from groq_queue.limiters.store import LEASE_S, KnownLimits, LaneStatus, ReservationRequest, Reserved, ServerLimit, Units
+from groq_queue.sqlite_file import keep, let_go
 
 _LEASE_NS = round(LEASE_S * NS_PER_S)
 _KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that is not written down again
@@ -229,7 +230,7 @@ class SqliteBudgetStore:
     def _connect(self) -> None:
         with self._steps:
             db, self._identity = budgetfile.connect(self.address)
-            budgetfile.keep(db)
+            keep(db)
             self._db = db
         try:
             with self._step() as (_, now_ns):
@@ -243,7 +244,7 @@ class SqliteBudgetStore:
         if db is not None:
             with self._steps, suppress(sqlite3.Error):
                 db.close()
-            budgetfile.let_go(db)
+            let_go(db)
 
     def _note_time(self, db: sqlite3.Connection, now_ns: int) -> None:
         """Write down what both clocks say, for whoever comes after the next boot."""

@@ -143,8 +143,8 @@ def fail(call: str, number: int, when: Callable[..., bool], monkeypatch: pytest.
     monkeypatch.setattr(os, call, refuse)
 
 
-@pytest.mark.parametrize("place", ["reader", "keep"])
-def test_an_opening_that_fails_at_its_end_leaves_nothing_behind(path, monkeypatch, place):
+@pytest.mark.parametrize("places", [["opener.reader"], ["journal.keep", "reader.keep"]], ids=["reader", "keep"])
+def test_an_opening_that_fails_at_its_end_leaves_nothing_behind(path, monkeypatch, places):
     """
     No owner, no connection, and nothing that fails once more when it is freed.
     """
@@ -153,7 +153,8 @@ def test_an_opening_that_fails_at_its_end_leaves_nothing_behind(path, monkeypatc
         raise JournalError("no more")
 
     Journal.open(path).close()
-    monkeypatch.setattr(opener, place, refuse)
+    for place in places:
+        monkeypatch.setattr(f"groq_queue.journal.{place}", refuse)
 
     with pytest.raises(JournalError, match="no more"):
         Journal.open(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from groq_queue.errors import JournalError
-from groq_queue.journal import Journal, Reader, opener
+from groq_queue.journal import Journal, Reader
 from groq_queue.sqlite_file import is_mounted
 
 from .making import entry
@@ -33,7 +33,7 @@ def test_a_mounted_journal_is_refused_before_a_byte_is_written_and_may_be_read(p
     with Journal.open(path) as journal:
         journal.add(entry(1))
     os.unlink(path + ".lock")
-    monkeypatch.setattr(opener, "_mounts", lambda: f"/dev/a / ext4 rw 0 0\n/dev/a {path} ext4 rw 0 0\n")
+    monkeypatch.setattr("groq_queue.sqlite_file.mounts", lambda: f"/dev/a / ext4 rw 0 0\n/dev/a {path} ext4 rw 0 0\n")
 
     with pytest.raises(JournalError, match="mount the directory that it lies in"):
         Journal.open(path)
@@ -44,7 +44,9 @@ def test_a_mounted_journal_is_refused_before_a_byte_is_written_and_may_be_read(p
 
 
 def test_the_directory_of_a_journal_may_be_mounted(path, monkeypatch):
-    monkeypatch.setattr(opener, "_mounts", lambda: f"/dev/a / ext4 rw 0 0\n/dev/b {os.path.dirname(path)} xfs rw 0 0\n")
+    monkeypatch.setattr(
+        "groq_queue.sqlite_file.mounts", lambda: f"/dev/a / ext4 rw 0 0\n/dev/b {os.path.dirname(path)} xfs rw 0 0\n"
+    )
 
     with Journal.open(path) as journal:
         assert journal.add(entry(1)).is_new

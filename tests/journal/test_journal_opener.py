@@ -15,6 +15,7 @@ import pytest
 
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal import Journal, Reader, opener, schema
+from groq_queue.sqlite_file import network_kind
 
 from .making import entry
 
@@ -302,11 +303,11 @@ def test_network_file_systems_are_told_by_their_mount(directory, kind):
         "nonsense\n"
     )
 
-    assert kind == opener.network_kind(directory, mounts)
+    assert kind == network_kind(directory, mounts)
 
 
 def test_a_network_file_system_is_refused_with_the_reason(path, monkeypatch):
-    monkeypatch.setattr(opener, "_mounts", lambda: "host:/x / nfs rw 0 0\n")
+    monkeypatch.setattr("groq_queue.sqlite_file.mounts", lambda: "host:/x / nfs rw 0 0\n")
 
     refused(path, "network file system (nfs)", "local disk")
     assert not os.path.exists(path)

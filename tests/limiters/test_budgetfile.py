@@ -14,6 +14,7 @@ import pytest
 
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
 from groq_queue.limiters import budgetfile
+from groq_queue.sqlite_file import FileKind
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_a_connection_that_cannot_be_used_is_closed(path: str, closings: Callabl
 
 
 def test_a_file_that_vanishes_while_it_is_opened_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgetfile, "_create_if_missing", lambda path: None)
+    monkeypatch.setattr(FileKind, "create_if_missing", lambda kind, path: False)
 
     with pytest.raises(LimiterUnavailable, match="No such file or directory; check the path") as caught:
         budgetfile.connect(path)
@@ -283,28 +284,3 @@ def test_each_error_of_sqlite_comes_with_its_cure(error: Exception, cure: str) -
 
     assert f"limiter /x/b.db: {cure}" in str(ours).replace("it is no budget", "no budget")
     assert "/x/b.db" == ours.address
-
-
-@pytest.mark.parametrize("ctypes", [None, object()])
-def test_where_python_has_no_such_counts_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, ctypes: object) -> None:
-    monkeypatch.setattr(budgetfile, "ctypes", ctypes)
-    thing = object()
-    before = sys.getrefcount(thing)
-
-    budgetfile.keep(thing)  # type: ignore[arg-type]
-
-    assert before == sys.getrefcount(thing)
-
-
-@pytest.mark.skipif(budgetfile.ctypes is None, reason="this Python was built without ctypes")
-def test_what_is_kept_is_freed_by_letting_go_alone() -> None:
-    thing = object()
-    counts: list[int] = []
-    steps: tuple[Callable[[Any], None] | None, ...] = (None, budgetfile.keep, budgetfile.let_go)
-
-    for step in steps:
-        if step is not None:
-            step(thing)
-        counts.append(sys.getrefcount(thing))
-
-    assert [0, 1, 0] == [count - counts[0] for count in counts]

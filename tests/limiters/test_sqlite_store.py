@@ -25,6 +25,7 @@ from groq_queue.limiters import budgetfile
 from groq_queue.limiters.lane_state import LaneState
 from groq_queue.limiters.sqlite import SqliteBudgetStore
 from groq_queue.limiters.store import KnownLimits, ReservationRequest, Reserved
+from groq_queue.sqlite_file import let_go
 
 TPM: KnownLimits = {"TPM": (6_000, 60 * NS_PER_S)}
 TPD: KnownLimits = {"TPD": (86_400, 86_400 * NS_PER_S)}  # a token drains each second
@@ -166,7 +167,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_hosts_would_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgetfile, "mounts", lambda: f"server:/home {tmp_path} nfs4 rw 0 0\n")
+    monkeypatch.setattr("groq_queue.sqlite_file.mounts", lambda: f"server:/home {tmp_path} nfs4 rw 0 0\n")
 
     with pytest.raises(LimiterUnavailable, match=r"network file system \(nfs4\).*share by redis://"):
         SqliteBudgetStore(str(tmp_path / "budgets.db"))
@@ -509,7 +510,7 @@ def test_renewed_it_is_another_process_with_another_connection(store: SqliteStor
     ledger.reset_after_fork()
     blocked = ledger.reserve(ReservationRequest(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM)
     parents.close()
-    budgetfile.let_go(parents)
+    let_go(parents)
 
     assert token != ledger.token
     assert isinstance(blocked, Blocked)
@@ -535,7 +536,7 @@ def test_renewed_in_a_child_it_is_the_childs(store: SqliteStore, monkeypatch: py
 
     assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
     parents.close()
-    budgetfile.let_go(parents)
+    let_go(parents)
 
 
 def test_two_ledgers_are_two_processes(store: SqliteStore) -> None:
