@@ -113,7 +113,7 @@ def test_a_cancelled_request_that_is_wanted_again_is_answered_though_its_cancell
             without_memory.setattr(Journal, "finish", refuse)
             assert first.cancel()
         again = queue.submit("a", custom_id="a")
-        queue._keeping._file_again()  # what its timer does after a second
+        queue._bridge._file_again()  # what its timer does after a second
         queue.resume()
         assert again.result(PATIENCE_S)
 

@@ -428,7 +428,7 @@ def test_the_result_says_how_often_it_was_sent_in_all_lives(path):
 
 def test_a_full_disk_refuses_the_request_and_the_queue_goes_on_when_there_is_room(open_queue, simulator, monkeypatch):
     with open_queue() as queue:
-        add = queue._keeping._journal.add
+        add = queue._bridge._journal.add
         is_full = True
 
         def add_if_room(entry):
@@ -436,7 +436,7 @@ def test_a_full_disk_refuses_the_request_and_the_queue_goes_on_when_there_is_roo
                 raise JournalError("the disk is full") from sqlite3.OperationalError("database or disk is full")
             return add(entry)
 
-        monkeypatch.setattr(queue._keeping._journal, "add", add_if_room)
+        monkeypatch.setattr(queue._bridge._journal, "add", add_if_room)
         with pytest.raises(JournalError, match="full"):
             queue.submit("a", custom_id="a")
         is_full = False
@@ -451,7 +451,7 @@ def test_an_attempt_that_cannot_be_counted_is_not_sent_but_tried_later(open_queu
 
     monkeypatch.setattr(claiming, "_TRY_AGAIN_S", (0.01, 0.01))
     with open_queue() as queue:
-        journal = queue._keeping._journal
+        journal = queue._bridge._journal
         claim, failures = journal.claim, [2]
 
         def claim_sometimes(row_id, **options):
@@ -472,7 +472,7 @@ def test_an_attempt_that_cannot_be_counted_is_not_sent_but_tried_later(open_queu
 
 def test_an_answer_that_cannot_be_stored_is_delivered_and_stored_later(open_queue, simulator, monkeypatch, path):
     with open_queue() as queue:
-        journal = queue._keeping._journal
+        journal = queue._bridge._journal
         finish, failures = journal.finish, [1]
 
         def finish_sometimes(*args, **kwargs):

@@ -305,7 +305,7 @@ class GroqQueue(BulkMethods):
             EngineUnavailable: Redis cannot be reached, within 10 s.
             MissingExtraError: Celery or redis is not installed.
         """
-        from groq_queue.wiring.sharing import attach
+        from groq_queue.wiring.factory import attach
 
         return attach(
             check_text("request_id", request_id),

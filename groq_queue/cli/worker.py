@@ -78,9 +78,8 @@ def worker(args: argparse.Namespace) -> int:
     import logging
 
     from groq_queue.distributed.wakeups import DEFAULT_THREADS, parse_lanes
+    from groq_queue.wiring.factory import Worker, addresses_of
     from groq_queue.wiring.settings import checked
-    from groq_queue.wiring.sharing import addresses_of
-    from groq_queue.wiring.working import Worker
 
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.WARNING,

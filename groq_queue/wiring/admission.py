@@ -15,18 +15,18 @@ from groq_queue.wiring.accounts import Limiter
 
 
 class Admission:
-    """Prices requests before they line up.
+    """Prices requests before they are queued, and refuses those that no limit ever lets through.
 
     Args:
         limiter: Knows the limits.
-        tariff: Prices.
+        price_table: Prices.
         is_capped: There is a ``max_cost``, so a model without a price is refused.
         by_tokens: Clients share tokens equally, not requests.
 
     Attributes:
-        steps: Returns the engine's re-entrant lock, once there is an engine. Workers ask meters under it; without
-            it here, a signal handler that shuts the queue down while a meter is asked would wait for a worker that
-            waits for the meter.
+        critical_section: Returns the engine's re-entrant lock, once there is an engine. Workers ask meters under it;
+            without it here, a signal handler that shuts the queue down while a meter is asked would wait for a worker
+            that waits for the meter.
     """
 
     def __init__(self, limiter: Limiter, price_table: PriceTable, *, is_capped: bool, by_tokens: bool) -> None:

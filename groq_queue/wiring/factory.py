@@ -1,32 +1,69 @@
-"""Joins the rooms into one queue."""
+"""Joins the rooms into one queue, or into one worker of ``engine="celery"``."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import socket
+import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from groq_queue.clock import Clock, SystemClock
+from groq_queue.core.request import Request
+from groq_queue.core.response import Completion
 from groq_queue.engine.attempt import Runner
 from groq_queue.engine.background import BackgroundTask, Timers
+from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.observer import Observed
-from groq_queue.engine.protocols import Attempts
+from groq_queue.engine.protocols import Attempts, Engine
 from groq_queue.engine.thread_engine import ThreadEngine
+from groq_queue.errors import ConfigurationError
 from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.logger import SafeLogger
 from groq_queue.transport import make_transport
 from groq_queue.wiring.accounts import Account, AccountBackend, AccountRouter, Accounts, Limiter
 from groq_queue.wiring.admission import Admission
-from groq_queue.wiring.parts import Parts, Submitting
 from groq_queue.wiring.settings import Settings
 
 if TYPE_CHECKING:
+    from groq_queue.distributed.celery_engine import CeleryEngine
     from groq_queue.wiring.durable import JournalBridge
 
 _log = SafeLogger("groq_queue")
+
+
+class Submitting(threading.local):
+    """Whether the calling thread is in the middle of a submit, which a signal handler may have interrupted."""
+
+    depth = 0
+
+
+class Parts(NamedTuple):
+    """What a queue consists of."""
+
+    engine: Engine
+    limiter: Limiter
+    admission: Admission
+    bridge: JournalBridge | None
+    submitting: Submitting
+
+    def accept(
+        self, request: Request, callback: Callable[[Future[Completion]], object] | None
+    ) -> RequestFuture[Completion]:
+        """Price a request, store it if there is a journal, and let the engine have it."""
+        self.submitting.depth += 1
+        try:
+            if self.bridge is not None:
+                return self.bridge.submit(request, callback)
+            self.admission.prepare(request)
+            return self.engine.submit(request, callback=callback)
+        finally:
+            self.submitting.depth -= 1
 
 
 def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None = None) -> Parts:
@@ -41,13 +78,11 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         JournalError: The journal cannot be used.
     """
     if settings.engine is not None:
-        from groq_queue.wiring.sharing import assemble_shared
-
-        return assemble_shared(settings)
+        return _assemble_shared(settings)
     clock = settings.clock
     timers = Timers(clock, "groq_queue")
     closes: list[Callable[[], None]] = []
-    attempts, limiter = _joined(_lines(settings, timers, closes), settings.payers)
+    attempts, limiter = _joined(_backends(settings, timers, closes), settings.payers)
     try:
         admission = Admission(
             limiter,
@@ -57,7 +92,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         )
         bridge = None
         if settings.journal is not None:
-            attempts, bridge = _kept(settings, attempts, limiter, admission, timers)
+            attempts, bridge = _with_journal(settings, attempts, limiter, admission, timers)
         if around is not None:
             attempts = around(attempts)
     except BaseException:  # a queue that was not made must leave no limits behind
@@ -89,15 +124,15 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
     return Parts(engine, limiter, admission, bridge, Submitting())
 
 
-def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, AccountBackend]:
+def _backends(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, AccountBackend]:
     """Return for each account who sends and who counts; what is to be closed is added to *closes*."""
     clock = settings.clock
-    lines: dict[Account, AccountBackend] = {}
+    backends: dict[Account, AccountBackend] = {}
     try:
-        for billing_id in settings.payers.all():
+        for account in settings.payers.all():
             transport = make_transport(
-                base_url=billing_id.base_url,
-                key=billing_id.key,
+                base_url=account.base_url,
+                key=account.key,
                 session=settings.session,
                 max_connections=settings.max_workers,
                 max_response_bytes=settings.max_response_bytes,
@@ -108,15 +143,15 @@ def _lines(settings: Settings, timers: Timers, closes: list[Callable[[], None]])
             attempts: Attempts = Runner(transport, settings.policy, settings.timeout_s, clock, random.Random())
             if settings.observers:
                 attempts = Observed(attempts, settings.observers, clock)
-            lines[billing_id] = AccountBackend(attempts, _limiter(settings, billing_id))
+            backends[account] = AccountBackend(attempts, _limiter(settings, account))
     except BaseException:
-        for line in lines.values():
-            line.limiter.close(clock.now_ns())
+        for backend in backends.values():
+            backend.limiter.close(clock.now_ns())
         raise
-    return lines
+    return backends
 
 
-def _limiter(settings: Settings, billing_id: Account) -> Limiter:
+def _limiter(settings: Settings, account: Account) -> Limiter:
     """Return where the budgets of an account are counted.
 
     Raises:
@@ -125,18 +160,18 @@ def _limiter(settings: Settings, billing_id: Account) -> Limiter:
     """
     clock = settings.clock
     if settings.limiter is None:
-        account = billing_id.billing_id + _time_of(clock)
-        return ProcessLimiter(settings.limits, billing_id.base_url, account, clock.now_ns(), settings.margin)
+        billed_to = account.billing_id + _time_of(clock)
+        return ProcessLimiter(settings.limits, account.base_url, billed_to, clock.now_ns(), settings.margin)
     from groq_queue.limiters.shared import SharedLimiter
     from groq_queue.limiters.store import open_store
 
     return SharedLimiter(
         open_store(settings.limiter, clock),
         settings.limits,
-        billing_id.base_url,
-        billing_id.billing_id,
+        account.base_url,
+        account.billing_id,
         clock,
-        hire=lambda agent: BackgroundTask(agent, clock, "groq_queue-limiter"),
+        hire=lambda client: BackgroundTask(client, clock, "groq_queue-limiter"),
         margin=settings.margin,
         on_outage=settings.on_outage,
     )
@@ -156,16 +191,16 @@ def _time_of(clock: Clock) -> str:
         return f" on clock {next(_numbers)}"
 
 
-def _joined(lines: Mapping[Account, AccountBackend], payers: Accounts) -> tuple[Attempts, Limiter]:
-    """Return who sends and who counts: the one account, or a switch between several."""
-    default = None if payers.default is None else lines[payers.default]
+def _joined(backends: Mapping[Account, AccountBackend], payers: Accounts) -> tuple[Attempts, Limiter]:
+    """Return who sends and who counts: the one account, or a router between several."""
+    default = None if payers.default is None else backends[payers.default]
     if default is not None and not payers.by_model:
         return default.attempts, default.limiter
-    switch = AccountRouter({model: lines[billing_id] for model, billing_id in payers.by_model.items()}, default)
-    return switch, switch
+    router = AccountRouter({model: backends[account] for model, account in payers.by_model.items()}, default)
+    return router, router
 
 
-def _kept(
+def _with_journal(
     settings: Settings, attempts: Attempts, limiter: Limiter, admission: Admission, timers: Timers
 ) -> tuple[Attempts, JournalBridge]:
     """Open the journal, decide about what was on its way, and join it to what runs the attempts."""
@@ -195,3 +230,180 @@ def _kept(
         prepare=admission.prepare,
     )
     return JournaledAttempts(attempts, journal, may_repeat=settings.on_unknown == "resend"), bridge
+
+
+# -- a queue whose requests workers send, and such a worker. Only they import ``distributed``.
+
+
+class Addresses(NamedTuple):
+    """Where the messages go, and where the requests stand."""
+
+    broker: str
+    state: str
+
+
+def addresses_of(broker: str | None, state: str | None) -> Addresses:
+    """Check and complete the two addresses.
+
+    Raises:
+        ConfigurationError: One is missing or of an unknown kind.
+    """
+    from groq_queue.distributed.job_store import shown_address
+    from groq_queue.distributed.wakeups import check_broker
+
+    broker = broker or os.environ.get("GROQ_QUEUE_BROKER")
+    if broker is None:
+        raise ConfigurationError(
+            'broker: none given and GROQ_QUEUE_BROKER is not set; engine="celery" needs one, '
+            'such as broker="redis://127.0.0.1:6379/0"'
+        )
+    scheme = check_broker(broker)
+    if state is None and not scheme.startswith("redis"):
+        raise ConfigurationError(
+            f"state: with broker={shown_address(broker)!r} requests stand in a Redis: name it, "
+            'such as state="redis://127.0.0.1:6379/0"'
+        )
+    state = state or broker
+    if state.partition("://")[0] not in ("redis", "rediss", "unix"):
+        raise ConfigurationError(f"state={shown_address(state)!r:.100}: use redis://host:6379/0 or rediss://…")
+    return Addresses(broker, state)
+
+
+def _assemble_shared(settings: Settings) -> Parts:
+    """Build the parts of a queue with ``engine="celery"``, whose requests workers send.
+
+    Raises:
+        ConfigurationError: An address cannot be used.
+        MissingExtraError: Celery or redis is not installed.
+    """
+    from groq_queue.distributed.job_store import shown_address
+
+    clock = settings.clock
+    engine_of, addresses = _opened(settings.broker, settings.state, clock)
+    limiter = ProcessLimiter(settings.limits, shown_address(addresses.broker), "celery", clock.now_ns())
+    try:
+        admission = Admission(limiter, settings.price_table, is_capped=False, by_tokens=settings.fair_by == "tokens")
+        engine = engine_of(
+            price=lambda request: limiter.meter(request.lane, request.model).price(request.size).tokens,
+            max_pending=settings.max_pending,
+            max_pending_per_client=settings.max_pending_per_client,
+            when_full=settings.when_full,
+            price_table=settings.price_table,
+            base_url=settings.only_base_url,
+        )
+    except BaseException:
+        limiter.close(clock.now_ns())
+        raise
+    engine.at_close(lambda: limiter.close(clock.now_ns()))
+    return Parts(engine, limiter, admission, None, Submitting())
+
+
+def attach(request_id: str, broker: str | None, state: str | None) -> RequestFuture[Completion]:
+    """Return a Future of a request that any process submitted.
+
+    Raises:
+        ConfigurationError: Nobody knows it, or an address cannot be used.
+        EngineUnavailable: Redis cannot be reached.
+    """
+    engine_of, _ = _opened(broker, state, SystemClock())
+    engine = engine_of(price=lambda request: 0)
+    try:
+        return engine.attach(request_id)
+    finally:
+        engine.shutdown(wait=False, cancel_futures=False)  # it ends with the Future
+
+
+def _opened(broker: str | None, state: str | None, clock: Clock) -> tuple[Callable[..., CeleryEngine], Addresses]:
+    from groq_queue.distributed.celery_engine import CeleryEngine
+    from groq_queue.distributed.job_store import JobStore
+    from groq_queue.distributed.wakeups import Notifier
+
+    addresses = addresses_of(broker, state)
+    notifier = Notifier(addresses.broker)
+    store = JobStore(addresses.state, clock)
+
+    def engine_of(**options: Any) -> CeleryEngine:
+        return CeleryEngine(store=store, notifier=notifier, clock=clock, timers=Timers(clock, "groq_queue"), **options)
+
+    return engine_of, addresses
+
+
+class Worker:
+    """What a worker process consists of: an embedded queue between the lanes of a broker and the API.
+
+    Made once in a process.
+
+    Args:
+        settings: Of the embedded engine.
+        addresses: Of broker and state.
+        threads: ``{lane: threads}``.
+        lease_s: Seconds after the last sign of life in which what this worker holds is its own.
+        on_stopped: Called when a rejected key, or the like, makes further work pointless.
+        on_dead: Called when a lane is served no more though nobody has stopped it.
+
+    Raises:
+        EngineUnavailable: Redis cannot be reached.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        addresses: Addresses,
+        *,
+        threads: Mapping[str, int],
+        lease_s: float,
+        on_stopped: Callable[[], None],
+        on_dead: Callable[[], None],
+    ) -> None:
+        import uuid  # only a worker needs it, and the front door loads little
+
+        from groq_queue.distributed.celery_worker import LaneWorkers
+        from groq_queue.distributed.job_store import JobStore
+        from groq_queue.distributed.wakeups import Notifier
+        from groq_queue.distributed.worker import LeasedJobs
+
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._notifier = Notifier(addresses.broker)
+        self._store = JobStore(addresses.state, settings.clock)
+        self._store.check()
+        self._leased = LeasedJobs(
+            self._store,
+            self._notifier,
+            settings.clock,
+            owner=self.name,
+            lease_s=lease_s,
+            threads=dict(threads),
+            base_url=settings.payers.address,
+            on_stopped=on_stopped,
+        )
+        self._parts = assemble(settings, around=self._leased.fence)
+        self._lanes = LaneWorkers(addresses.broker, dict(threads), self.name, self._leased.work, on_dead)
+
+    def start(self) -> None:
+        """Begin to work.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached.
+            GroqQueueError: The system refuses a thread.
+        """
+        self._leased.begin(self._parts.accept, self._parts.engine)
+        try:
+            self._lanes.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Take nothing more, give back what is not on its way, and wait for what is."""
+        self._lanes.stop()
+        self._leased.stop()
+        self._lanes.join()
+        self._leased.close()
+        self._parts.engine.shutdown(wait=True, cancel_futures=True)
+        self._store.close()
+        self._notifier.close()
+
+    @property
+    def stopped_by(self) -> Exception | None:
+        """The error that made further work pointless, or None."""
+        return self._leased.stopped_by
