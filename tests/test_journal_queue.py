@@ -447,9 +447,9 @@ def test_a_full_disk_refuses_the_request_and_the_queue_goes_on_when_there_is_roo
 
 
 def test_an_attempt_that_cannot_be_counted_is_not_sent_but_tried_later(open_queue, simulator, monkeypatch):
-    import groq_queue.wiring.claiming as claiming
+    import groq_queue.wiring.durable as durable
 
-    monkeypatch.setattr(claiming, "_TRY_AGAIN_S", (0.01, 0.01))
+    monkeypatch.setattr(durable, "_TRY_AGAIN_S", (0.01, 0.01))
     with open_queue() as queue:
         journal = queue._bridge._journal
         claim, failures = journal.claim, [2]

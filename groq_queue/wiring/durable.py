@@ -1,10 +1,12 @@
 """Joins an engine and a journal: what was accepted is stored, what is stored is sent, what was answered stays.
 
-The engine decides what goes next and knows nothing of files; the journal
-remembers and decides nothing. In between stands ``JournalBridge``, which stores each
-request before the engine gets it, fetches those that stand in the file only, and
-stores how each ended before its Future ends. Attempts are counted in ``claiming``;
-how a request looks as a row is told in ``rows``.
+The engine decides what goes next and knows nothing of files; the journal remembers and
+decides nothing. Between them are two classes and a mapping:
+
+* ``JournalBridge`` stores each request before the engine gets it, fetches those that are in the
+  file only, and stores how each ended before its Future ends;
+* ``JournaledAttempts`` counts each attempt in the journal before its first byte leaves;
+* the functions at the end turn a request into a row and a row into a request.
 
 No lock is held while the file is read or written.
 """
@@ -15,34 +17,39 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 from groq_queue.clock import NS_PER_S, Clock
-from groq_queue.core.budget import Level
-from groq_queue.core.request import Request
-from groq_queue.core.response import Completion, Record, usage_of
+from groq_queue.core.budget import Lease, Level
+from groq_queue.core.request import Request, State
+from groq_queue.core.response import Completion, Record, decode_object, usage_of
 from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.paging import AlreadyFetched, Group, Page
+from groq_queue.engine.protocols import Attempts
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import (
     CostLimitReached,
     DailyLimitReached,
     GroqQueueError,
     JournalError,
+    error_of,
     record_of,
 )
-from groq_queue.journal import Cursor, Journal, Row, SavedLevel, Stored
+from groq_queue.journal import Cursor, Entry, Journal, Row, SavedLevel, Stored, is_short
 from groq_queue.logger import SafeLogger
 from groq_queue.wiring.accounts import Limiter
-from groq_queue.wiring.rows import drop_body, ended_request_of, entry_of, is_trouble, outcome_of, request_of
 
 _log = SafeLogger("groq_queue")
 
 _SAVE_LEVELS_NS = NS_PER_S  # at most so much of what was used is forgotten by a crash
 _FILE_AGAIN_S = 1
+_TRY_AGAIN_S = (1, 2, 4, 8, 16)  # waits while the file cannot be written: half a minute in all
 _MOST_FAILURES = 3
+_BOUNDS = ("max_wait_ns", "deadline_ns", "not_before_ns")
 _REST_STAYS = (DailyLimitReached, CostLimitReached, JournalError)  # nothing is wrong with the request
 
 
@@ -385,3 +392,162 @@ class JournalBridge:
 def _model_of(lane: str) -> str:
     """Return the model of a lane, whose tier stands in parentheses behind it."""
     return lane.rsplit(" (", 1)[0] if lane.endswith(")") else lane
+
+
+class JournaledAttempts:
+    """Runs attempts, each counted in the journal before it is sent.
+
+    Args:
+        attempts: Sends.
+        journal: Counts.
+        may_repeat: A request that a power cut took off its way may be sent again, so the disk need not be waited for.
+    """
+
+    def __init__(self, attempts: Attempts, journal: Journal, *, may_repeat: bool) -> None:
+        self._attempts = attempts
+        self._journal = journal
+        self._may_repeat = may_repeat
+        self._troubles: dict[int, int] = {}  # row: how often in a row the file could not be written; one worker each
+
+    def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
+        """Claim the row, send, and let the row wait again if that is what the outcome says."""
+        row_id = request.row_id
+        if row_id is None:
+            return self._attempts.attempt(request, lease, meter)
+        try:
+            if request.body is None:
+                request.body = self._journal.payload(row_id)
+            claimed = self._journal.claim(row_id, is_durable=not self._may_repeat)
+            request.attempts = claimed - 1  # the runner counts this one
+        except JournalError as error:
+            meter.refund(lease)
+            return self._not_sent(request, row_id, error)
+        self._troubles.pop(row_id, None)
+        outcome = self._attempts.attempt(request, lease, meter)
+        if outcome.next not in (Disposition.DONE, Disposition.FAILED):
+            self._release(row_id)
+            drop_body(request)
+        return outcome
+
+    def _release(self, row_id: int) -> None:
+        try:
+            self._journal.release(row_id)
+        except JournalError as error:
+            _log.warning(
+                "row %d of the journal stays marked as on its way, although its attempt has ended: %s",
+                row_id,
+                error,
+                extra=log_fields("journal_trouble"),
+            )
+
+    def _not_sent(self, request: Request, row_id: int, error: JournalError) -> Outcome:
+        """Say what becomes of a request that could not be claimed."""
+        if not is_trouble(error):
+            try:
+                ended = outcome_of(self._journal.at(row_id))
+            except JournalError:
+                ended = None
+            return ended or Outcome(Disposition.FAILED, error=error)
+        tries = self._troubles[row_id] = self._troubles.get(row_id, 0) + 1
+        if tries > len(_TRY_AGAIN_S):
+            del self._troubles[row_id]
+            return Outcome(Disposition.FAILED, error=error)
+        wait_s = _TRY_AGAIN_S[tries - 1]
+        _log.error(
+            "%s is not sent, tried again in %d s: %s",
+            request,
+            wait_s,
+            error,
+            extra=log_fields("journal_trouble", request),
+        )
+        return Outcome(Disposition.RETRY, error=error, wait_ns=wait_s * NS_PER_S)
+
+
+# -- a request as a row of the journal, a row as a request, and what a row or an error of the file means
+
+
+def entry_of(request: Request, *, created_ns: int) -> Entry:
+    """Return what is to be stored of a new request."""
+    options: dict[str, Any] = {name: bound for name in _BOUNDS if (bound := getattr(request, name)) is not None}
+    if request.shrinks:
+        options["shrinks"] = True
+    return Entry(
+        request_id=request.id,
+        custom_id=request.custom_id,
+        lane=request.lane,
+        model=request.model,
+        endpoint=request.endpoint,
+        priority=request.priority,
+        client=request.client,
+        payload=request.body or b"",
+        size=request.size,
+        created_ns=created_ns,
+        options=options,
+    )
+
+
+def request_of(row: Row, *, submitted_ns: int) -> Request:
+    """Make a request again from its row; a long payload stays in the file."""
+    request = Request(
+        model=row.model,
+        endpoint=row.endpoint,
+        body=row.short_payload,
+        size=row.size,
+        priority=row.priority,
+        client=row.client,
+        custom_id=row.custom_id if row.is_named else None,
+        shrinks=bool(row.options.get("shrinks")),
+        request_id=row.request_id,
+        **{name: bound for name in _BOUNDS if (bound := row.options.get(name)) is not None},
+    )
+    request.lane = row.lane
+    request.row_id = row.row_id
+    request.attempts = row.attempts
+    request.submitted_ns = submitted_ns
+    return request
+
+
+def ended_request_of(stored: Stored, outcome: Outcome) -> Request:
+    """Return what a Future is to know of a request that ended in an earlier life."""
+    request = Request(
+        model=stored.model or "",
+        endpoint=stored.endpoint or "",
+        body=None,
+        size=stored.size,
+        priority=stored.priority,
+        client=stored.client,
+        custom_id=stored.custom_id if stored.is_named else None,
+        request_id=stored.request_id,
+    )
+    request.state = State.COMPLETED if outcome.next is Disposition.DONE else State.FAILED
+    request.attempts = stored.attempts
+    ended_ns = stored.claimed_ns or stored.finished_ns or 0
+    request.started_ns = max(1, ended_ns - (stored.created_ns or 0))  # after submit, which is 0: all that is asked for
+    return request
+
+
+def outcome_of(stored: Stored) -> Outcome | None:
+    """Return how a stored request ended, or None if it has not, or was called off."""
+    if stored.status == "completed":
+        waited_ns = max(0, (stored.claimed_ns or 0) - (stored.created_ns or 0))
+        completion = Completion(
+            decode_object(stored.result or b"{}"),
+            custom_id=stored.custom_id if stored.is_named else None,
+            attempts=stored.attempts,
+            waited=waited_ns / NS_PER_S,
+        )
+        return Outcome(Disposition.DONE, result=completion)
+    if stored.status in ("failed", "expired") and stored.error is not None:
+        return Outcome(Disposition.FAILED, error=error_of(stored.error))
+    return None
+
+
+def drop_body(request: Request) -> None:
+    """Leave a long payload to the file until it is sent; one that was shrunk differs from the stored one."""
+    if request.body is not None and not is_short(request.body) and not request.shrinks:
+        request.body = None
+
+
+def is_trouble(error: JournalError) -> bool:
+    """Return whether the file, and not the request, is what was wrong."""
+    return error.__cause__ is not None

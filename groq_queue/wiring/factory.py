@@ -205,8 +205,7 @@ def _with_journal(
 ) -> tuple[Attempts, JournalBridge]:
     """Open the journal, decide about what was on its way, and join it to what runs the attempts."""
     from groq_queue.journal import Journal
-    from groq_queue.wiring.claiming import JournaledAttempts
-    from groq_queue.wiring.durable import JournalBridge
+    from groq_queue.wiring.durable import JournalBridge, JournaledAttempts
 
     assert settings.journal is not None
     journal = Journal.open(settings.journal, durability=settings.durability, clock=settings.clock)

@@ -20,7 +20,7 @@ from typing import Any
 
 from groq_queue import Completion, GroqQueue, Limits
 from groq_queue.errors import GroqQueueError, JournalError
-from groq_queue.wiring import claiming
+from groq_queue.wiring import durable
 
 MODEL = "llama-3.1-8b-instant"
 
@@ -134,7 +134,7 @@ def full_disk(path: str, url: str) -> None:
 
 def full_disk_later(path: str, url: str) -> None:
     """Let nothing more be written once all is accepted, try to send until all are given up, then get space back."""
-    claiming._TRY_AGAIN_S = (0.01, 0.02)  # type: ignore[assignment]
+    durable._TRY_AGAIN_S = (0.01, 0.02)  # type: ignore[assignment]
     queue = opened(path, url, max_pending=None, max_retries=1)
     queue.pause()
     futures = [queue.submit(f"n{number}", custom_id=f"n{number}") for number in range(40)]
