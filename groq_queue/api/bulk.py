@@ -1,25 +1,24 @@
-"""What everything with a ``submit`` can do: the queue itself, and views of it."""
+"""What everything with a ``submit`` can do: the queue itself, and views of it.
+
+A view is a queue with other defaults: same threads, same budget.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from groq_queue.api.columns import Texts, check_template, column_of, fill, refuse_table
-from groq_queue.api.interrupts import tell
-from groq_queue.api.requests import check_options
-from groq_queue.api.window import MapWindow
+from groq_queue.api.requests import check_options, ours
+from groq_queue.api.window import MapWindow, tell
 from groq_queue.core.response import Completion
 from groq_queue.core.validation import check_choice, check_count, check_wait
 from groq_queue.engine.log import error_fields, error_text, log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
-
-if TYPE_CHECKING:
-    from groq_queue.api.view import View
 
 _log = SafeLogger("groq_queue")
 
@@ -217,8 +216,6 @@ class BulkMethods:
         Raises:
             ConfigurationError: An option cannot be used, or not for many requests.
         """
-        from groq_queue.api.view import View
-
         return View(self, options)
 
     def executor(self) -> Executor:
@@ -331,3 +328,64 @@ def _known(done: Any, length: int) -> Texts:
         if text is not None and not isinstance(text, str):
             raise ConfigurationError(f"done[{row}]={safe_repr(text)}: an answer is a str; leave missing ones None")
     return list(known)
+
+
+_T = TypeVar("_T")
+
+
+_OF_CALLS = {"priority", "client", "model", "tokens", "audio_seconds", "max_wait", "deadline", "not_before", "callback"}
+
+
+class View(BulkMethods):
+    """What ``with_options`` returns. Immutable, so thread-safe."""
+
+    _queue: Any
+    _options: dict[str, Any]
+
+    def __init__(self, queue: Any, options: Mapping[str, Any]) -> None:
+        if isinstance(queue, View):
+            options = {**queue._options, **options}
+            queue = queue._queue
+        check_options(options)
+        self._queue = queue
+        self._options = dict(options)
+        self._window = queue._window
+
+    def submit(self, prompt: Any = None, /, **options: Any) -> Future[Completion]:
+        """Queue one request with the view's options where *options* and the payload say nothing."""
+        named = prompt if isinstance(prompt, Mapping) else ()
+        defaults = {name: value for name, value in self._options.items() if name not in named}
+        future: Future[Completion] = self._queue.submit(prompt, **{**defaults, **options})
+        return future
+
+    def submit_call(
+        self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Future[_T]:
+        """Queue your own callable with the view's options, but for parameters of the API."""
+        options = ours(self._options).items()
+        defaults = {name: value for name, value in options if name in _OF_CALLS and value is not None}
+        future: Future[_T] = self._queue.submit_call(
+            fn, *args, queue_options={**defaults, **(queue_options or {})}, **kwargs
+        )
+        return future
+
+    def stats(self) -> Stats:
+        """Return one consistent snapshot of the whole queue's counts."""
+        stats: Stats = self._queue.stats()
+        return stats
+
+    def _is_inside(self) -> bool:
+        return bool(self._queue._is_inside())
+
+    @property
+    def last_partial(self) -> Any:
+        """The queue's."""
+        return self._queue.last_partial
+
+    @last_partial.setter
+    def last_partial(self, partial: Any) -> None:
+        self._queue.last_partial = partial
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r:.50}" for name, value in self._options.items())
+        return f"<view of {self._queue!r} with {options or 'no options'}>"

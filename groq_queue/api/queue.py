@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from groq_queue.api.bulk import WINDOW_PER_WORKER, BulkMethods
 from groq_queue.api.context import client_or_context, priority_or_context
-from groq_queue.api.interrupts import is_to_leave_at_once, leave_at_once, tell_what_is_left
 from groq_queue.api.registry import get_or_create_named
-from groq_queue.api.requests import check_id, check_options, refuse_misplaced
+from groq_queue.api.requests import (
+    call_of,
+    check_id,
+    check_options,
+    refuse_misplaced,
+    request_of_call,
+    warn_of_hidden_retries,
+)
 from groq_queue.api.single_flight import SharedFuture, SingleFlight, as_seen_by, explain_shared
+from groq_queue.api.window import is_to_leave_at_once, leave_at_once, tell_what_is_left
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
@@ -40,7 +47,6 @@ from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import ConfigurationError, refusing_unknown, safe_repr
 from groq_queue.lifecycle import forget, leave_at_exit
-from groq_queue.wiring.calling import call_of, request_of_call, warn_of_hidden_retries
 from groq_queue.wiring.factory import assemble
 from groq_queue.wiring.settings import MAX_RESPONSE_BYTES, checked
 

@@ -1,10 +1,13 @@
-"""The requests of one ``map``: sent ahead of the reader, answered in order.
+"""The requests of one ``map``, sent ahead of the reader and answered in order; and what a Ctrl-C says.
 
 The prompts are read on the reader's thread, never further ahead than the window.
+
+A Ctrl-C in a notebook cell or a script prints one line on stderr; a second one waits for nothing.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
@@ -14,6 +17,7 @@ from typing import Any
 from groq_queue.clock import NS_PER_S, SystemClock
 from groq_queue.core.response import Completion
 from groq_queue.engine.future import StillOpen
+from groq_queue.engine.stats import Stats
 from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull
 
 _NOTHING = object()
@@ -149,3 +153,44 @@ class MapWindow:
 
     def _left_s(self) -> float | None:
         return None if self._until_ns is None else max(0.0, (self._until_ns - self._clock.now_ns()) / NS_PER_S)
+
+
+# -- interrupts
+
+
+def tell(interrupt: BaseException, line: str) -> None:
+    """Print *line*, unless something was said about this *interrupt* already."""
+    if getattr(interrupt, "_groq_queue_told", False):
+        return
+    interrupt._groq_queue_told = True  # type: ignore[attr-defined]
+    if sys.stderr is not None:
+        print(f"groq_queue: interrupted: {line}", file=sys.stderr)
+
+
+def leave_at_once(interrupt: BaseException) -> None:
+    """Note that *interrupt* came while a block was being left already: no outer block is to wait either."""
+    interrupt._groq_queue_at_once = True  # type: ignore[attr-defined]
+
+
+def is_to_leave_at_once(error: BaseException | None) -> bool:
+    """Return whether *error* is a second interrupt: see ``leave_at_once``, or it came while one was being handled."""
+    if isinstance(error, KeyboardInterrupt) and isinstance(error.__context__, KeyboardInterrupt):
+        return True
+    return getattr(error, "_groq_queue_at_once", False)
+
+
+def tell_what_is_left(interrupt: BaseException, before: Stats, after: Stats, *, is_kept: bool) -> None:
+    """Say what leaving the block by *interrupt* cancelled or left under way, and whether a journal keeps it."""
+    cancelled = after.cancelled - before.cancelled
+    parts = [f"{after.completed:,} answers are done and stay in their Futures"]
+    if after.in_flight:
+        outcome = "the next run on the journal looks after them" if is_kept else "their answers may be lost, and billed"
+        parts.append(f"{after.in_flight:,} attempts are still under way: {outcome}")
+    if cancelled and is_kept:
+        parts.append(f"{cancelled:,} requests stay unsent in the journal, and the next run on it sends them")
+    elif cancelled:
+        parts.append(
+            f"{cancelled:,} requests were cancelled unsent; to continue, submit those whose Future is cancelled() again"
+        )
+    if len(parts) > 1:
+        tell(interrupt, ", ".join(parts))

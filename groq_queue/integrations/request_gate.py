@@ -25,6 +25,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from groq_queue.api.queue import GroqQueue
+from groq_queue.api.requests import request_of_call
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.response import UsageReader
 from groq_queue.core.validation import check_nanoseconds
@@ -32,7 +33,6 @@ from groq_queue.engine.callables import Call, current_call
 from groq_queue.engine.log import log_fields
 from groq_queue.errors import APIConnectionError, ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
-from groq_queue.wiring.calling import request_of_call
 
 _log = SafeLogger("groq_queue")
 
