@@ -107,7 +107,7 @@ class Play:
                 self.clock.advance(1)  # a lane is slowed down after failures
         raise AssertionError("it never ended")
 
-    def ledger(self, dimension="TPM"):
+    def accounting(self, dimension="TPM"):
         return self.limiter.meter("m", "m").accounting()[dimension]
 
 
