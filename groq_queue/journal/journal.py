@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sqlite3
 import threading
@@ -13,6 +12,7 @@ from groq_queue.clock import Clock, SystemClock
 from groq_queue.core.validation import check_count, check_seconds
 from groq_queue.errors import ConfigurationError, GroqQueueError, JournalError
 from groq_queue.journal import maintenance, opener
+from groq_queue.journal.file_identity import FileIdentity
 from groq_queue.journal.group_commit import GroupCommit
 from groq_queue.journal.idempotency import IdempotencyKeys, is_short
 from groq_queue.journal.owner_lock import OwnerLock
@@ -30,7 +30,7 @@ from groq_queue.journal.records import (
     to_json,
 )
 from groq_queue.journal.schema import END
-from groq_queue.sqlite_file import identity_of, keep, let_go
+from groq_queue.sqlite_file import keep, let_go
 
 
 class Journal(Reader):
@@ -62,8 +62,7 @@ class Journal(Reader):
         self._has_claimed = False  # set in transactions only
         self._naming = IdempotencyKeys(path, *commits.run(_begin_session, is_durable=False))
         keep(writer)
-        files = [(name, identity_of(name)) for name in (path, path + "-wal")]
-        commits.lost = functools.partial(_lost, path, files, owner)  # not a method, which would keep us alive
+        commits.lost = FileIdentity(path, owner, clock).lost
         self._has_let_go = False
         self._closing = threading.RLock()
         super().__init__(path, busy_timeout_s, clock)
@@ -367,17 +366,6 @@ class Journal(Reader):
         if found is None:
             return JournalError(f"journal {self.path}: row {row_id} cannot be {done}: it is not there")
         return JournalError(f"journal {self.path}: {found[1]!r} cannot be {done}: it is {found[0]}", custom_id=found[1])
-
-
-def _lost(path: str, files: list[tuple[str, tuple[int, int] | None]], owner: OwnerLock) -> JournalError | None:
-    """Return why the file must not be written any more, or None: what was written would be found by nobody."""
-    for name, known in files:
-        if known is not None and identity_of(name) != known:
-            return JournalError(
-                f"journal {path}: {name} was deleted, moved or replaced while it was open, so nothing more "
-                "can be stored in it; move it back, or close the queue and open a journal again"
-            )
-    return owner.lost()
 
 
 def _begin_session(connection: sqlite3.Connection) -> tuple[int, int]:
