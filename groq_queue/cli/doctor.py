@@ -363,7 +363,7 @@ def _limiter(address: str, clock: Clock) -> Check:
 
     try:
         if check_address(address).startswith("sqlite:"):
-            from groq_queue.limiters.budgetfile import check_place, path_of
+            from groq_queue.limiters.sqlite import check_place, path_of
 
             path = path_of(address)
             if not os.path.exists(path):  # looking must not make it

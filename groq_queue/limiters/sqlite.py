@@ -22,22 +22,65 @@ import json
 import os
 import secrets
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.budget import Blocked, TooLarge
-from groq_queue.errors import LimiterUnavailable
+from groq_queue.errors import ConfigurationError, LimiterUnavailable
 from groq_queue.lifecycle import fork_between
-from groq_queue.limiters import budgetfile
 from groq_queue.limiters.lane_state import LaneState, Reservation
 from groq_queue.limiters.store import LEASE_S, KnownLimits, LaneStatus, ReservationRequest, Reserved, ServerLimit, Units
-from groq_queue.sqlite_file import keep, let_go
+from groq_queue.sqlite_file import FileKind, Identity, Migration, connect_file, identity_of, keep, let_go
 
 _LEASE_NS = round(LEASE_S * NS_PER_S)
 _KEEP_ALIVE_BELOW_NS = _LEASE_NS // 2  # a process with more time left than that is not written down again
+_BUSY_S = 5.0  # a transaction takes less than a millisecond
+_TRY_S = 0.002  # SQLite itself would wait longer after each try, and so let newcomers pass for seconds
+_FIRST: Migration = """
+CREATE TABLE clock (one INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, now_ns INTEGER NOT NULL, wall_ns INTEGER NOT NULL);
+CREATE TABLE changes (number INTEGER NOT NULL);
+CREATE TABLE processes (token TEXT PRIMARY KEY, until_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE lanes (name TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE reservations (
+    id TEXT PRIMARY KEY, lane TEXT NOT NULL, process TEXT NOT NULL, granted_ns INTEGER NOT NULL,
+    cost TEXT NOT NULL, ended TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE waiters (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, process TEXT NOT NULL,
+    priority INTEGER NOT NULL, client TEXT NOT NULL, tag INTEGER NOT NULL, ends INTEGER NOT NULL
+);
+CREATE INDEX waiters_in_order ON waiters (lane, priority, tag, arrival);
+CREATE TABLE turns (
+    lane TEXT NOT NULL, priority INTEGER NOT NULL, client TEXT NOT NULL, ends INTEGER NOT NULL,
+    PRIMARY KEY (lane, priority, client)
+) WITHOUT ROWID;
+INSERT INTO changes VALUES (0)
+""".strip().split(";\n")
+_MIGRATIONS = (_FIRST,)
+
+
+def _unavailable(path: str, why: str) -> LimiterUnavailable:
+    return LimiterUnavailable(f"limiter {path}: {why}", address=path)
+
+
+_BUDGET_FILE = FileKind(
+    error=_unavailable,
+    application_id=0x67714C31,  # "gqL1"
+    no_access="this user may not read and write the file",
+    sidecars="SQLite keeps a file beside it, so make it writable",
+    remote=(
+        "where locks are not reliable, and other hosts have other clocks; "
+        "put it on a local disk, or share by redis:// between hosts"
+    ),
+    foreign="this SQLite file belongs to another program; name another path",
+    newer="its schema is version {version}, this release knows {known}; update groq_queue everywhere",
+)
 
 
 class SqliteBudgetStore:
@@ -56,7 +99,7 @@ class SqliteBudgetStore:
         self.address = path
         self.token = secrets.token_hex(8)
         self._clock = clock or SystemClock()
-        self._boot_id = budgetfile.boot_id() if boot_id is None else boot_id
+        self._boot_id = read_boot_id() if boot_id is None else boot_id
         self._pid = os.getpid()
         self._steps = threading.RLock()  # held while SQLite is used, so that no fork comes in between; guards nothing
         fork_between(self._steps)
@@ -73,7 +116,7 @@ class SqliteBudgetStore:
             ConfigurationError: It names none.
             LimiterUnavailable: The file cannot be used.
         """
-        return cls(budgetfile.path_of(url), clock)
+        return cls(path_of(url), clock)
 
     # -- claims
 
@@ -158,7 +201,7 @@ class SqliteBudgetStore:
 
     def has_changed(self) -> bool:
         with self._translated() as db:
-            version = budgetfile.patiently(db, "PRAGMA data_version").fetchone()[0]
+            version = patiently(db, "PRAGMA data_version").fetchone()[0]
             if version == self._version:
                 return False
             changes = _changes(db)
@@ -166,7 +209,7 @@ class SqliteBudgetStore:
             return changes != self._changes
 
     def heartbeat(self) -> None:
-        if budgetfile.is_gone(self.address, self._identity):
+        if is_gone(self.address, self._identity):
             self._drop_connection()
             self._connect()
         with self._step() as (db, now_ns):
@@ -203,16 +246,16 @@ class SqliteBudgetStore:
                 assert self._db is not None
                 yield self._db
             except (sqlite3.Error, json.JSONDecodeError) as error:
-                raise budgetfile.told(self.address, error) from error
+                raise limiter_error(self.address, error) from error
 
     @contextmanager
     def _step(self) -> Iterator[tuple[sqlite3.Connection, int]]:
         """One transaction, and the instant at which it has the file to itself."""
         with self._translated() as db:
-            budgetfile.patiently(db, "BEGIN IMMEDIATE")
+            patiently(db, "BEGIN IMMEDIATE")
             try:
                 yield db, self._clock.now_ns()
-                budgetfile.patiently(db, "COMMIT")
+                patiently(db, "COMMIT")
             except BaseException:
                 if os.getpid() == self._pid:  # else the parent is about to commit what a child would take out
                     with suppress(sqlite3.Error):
@@ -229,7 +272,7 @@ class SqliteBudgetStore:
 
     def _connect(self) -> None:
         with self._steps:
-            db, self._identity = budgetfile.connect(self.address)
+            db, self._identity = connect(self.address)
             keep(db)
             self._db = db
         try:
@@ -366,4 +409,113 @@ def _is_first(db: sqlite3.Connection, claim: ReservationRequest) -> bool:
 
 
 def _changes(db: sqlite3.Connection) -> int:
-    return int(budgetfile.patiently(db, "SELECT number FROM changes").fetchone()[0])
+    return int(patiently(db, "SELECT number FROM changes").fetchone()[0])
+
+
+# -- from a URL to a connection: every reason why a file cannot hold budgets is told with its cure
+
+
+def path_of(url: str) -> str:
+    """Return the absolute path of the file that *url* names.
+
+    ``sqlite:///var/lib/budgets.db`` is absolute, as in any URL. A bare name, ``sqlite:///budgets.db``,
+    is one in the working directory: nobody keeps budgets at the root of a disk.
+
+    Raises:
+        ConfigurationError: It names no file.
+    """
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc or parts.query or parts.fragment or not path.strip("/") or "\0" in path or path == "/:memory:":
+        raise ConfigurationError(
+            f"limiter={url!r:.200}: name a file, as in sqlite:///var/lib/app/budgets.db (three slashes), "
+            "or sqlite:///budgets.db for one in the working directory"
+        )
+    bare = path.lstrip("/")
+    if "/" not in bare or (sys.platform == "win32" and bare[1:2] == ":"):
+        path = bare
+    return os.path.realpath(path.replace("//", "/"))
+
+
+def connect(path: str) -> tuple[sqlite3.Connection, Identity]:
+    """Open the file, which is made if there is none, with its tables; readable for this user alone.
+
+    Raises:
+        LimiterUnavailable: It names the path and the cure.
+    """
+    check_place(path)
+    _BUDGET_FILE.create_if_missing(path)
+    db = None
+    try:
+        found = os.stat(path)
+        db = connect_file(path, "rw", _TRY_S)
+        _BUDGET_FILE.bring_up(db, path, _MIGRATIONS, patiently)
+        db.execute("PRAGMA journal_mode = PERSIST")
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA temp_store = MEMORY")
+    except OSError as error:
+        raise _unavailable(path, f"{error.strerror}; check the path and its permissions") from error
+    except sqlite3.Error as error:
+        if db is not None:
+            db.close()
+        raise limiter_error(path, error) from error
+    except BaseException:
+        if db is not None:
+            db.close()
+        raise
+    return db, (found.st_dev, found.st_ino)
+
+
+def patiently(db: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
+    """Execute a statement that others may stand in the way of, trying for some seconds.
+
+    Raises:
+        sqlite3.OperationalError: The file was locked all the time, or something else is wrong.
+    """
+    tries = round(_BUSY_S / _TRY_S)
+    while True:
+        tries -= 1
+        try:
+            return db.execute(statement)
+        except sqlite3.OperationalError as error:
+            if tries <= 0 or "locked" not in str(error):
+                raise
+
+
+def is_gone(path: str, identity: Identity) -> bool:
+    """Return whether *path* leads to another file by now, or to none."""
+    return identity_of(path) != identity
+
+
+def read_boot_id() -> str:
+    """Return what tells one boot of this host from another; "" where only a clock that went back can."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def limiter_error(path: str, error: Exception) -> LimiterUnavailable:
+    """Return SQLite's error as ours, with the cure."""
+    text = str(error).lower()
+    if "locked" in text or "busy" in text:
+        cure = f"another process kept it locked for {_BUSY_S:.0f} s; is one stopped, or is the disk very slow?"
+    elif "not a database" in text or "malformed" in text or "corrupt" in text or isinstance(error, ValueError):
+        cure = f"it is no budget file, or damaged ({error}); delete it if it is yours, a new one is made"
+    elif "full" in text:
+        cure = "the disk is full; make room"
+    elif "readonly" in text or "unable to open" in text:
+        cure = f"it cannot be written ({error}); check the permissions of the file and its directory"
+    else:
+        cure = f"{error}; check the disk, or delete the file, a new one is made"
+    return _unavailable(path, cure)
+
+
+def check_place(path: str) -> None:
+    """Refuse what is seen to fail from outside.
+
+    Raises:
+        LimiterUnavailable: It names the path and the cure.
+    """
+    _BUDGET_FILE.check_file(path)
+    _BUDGET_FILE.check_directory(path)

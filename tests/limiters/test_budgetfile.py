@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
-from groq_queue.limiters import budgetfile
+from groq_queue.limiters import sqlite
 from groq_queue.sqlite_file import FileKind
 
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> str:
 @pytest.mark.parametrize("url", ["sqlite:///a%00b.db", "sqlite:///:memory:", "sqlite:////", "sqlite://host/b.db"])
 def test_what_names_no_file_is_refused_with_examples(url: str) -> None:
     with pytest.raises(ConfigurationError, match="name a file") as caught:
-        budgetfile.path_of(url)
+        sqlite.path_of(url)
 
     assert "sqlite:///var/lib/app/budgets.db" in str(caught.value)
 
@@ -45,7 +45,7 @@ def test_what_names_no_file_is_refused_with_examples(url: str) -> None:
 def test_a_drive_is_one_on_windows_only(monkeypatch: pytest.MonkeyPatch, platform: str, url: str, path: str) -> None:
     monkeypatch.setattr(sys, "platform", platform)
 
-    assert path.replace("{cwd}", os.getcwd()) == budgetfile.path_of(url)
+    assert path.replace("{cwd}", os.getcwd()) == sqlite.path_of(url)
 
 
 # -- what it says of itself
@@ -55,7 +55,7 @@ def test_a_new_file_says_what_it_is_and_how_it_is_used(path: str) -> None:
     """
     Releases that are installed already look for exactly this; another number would shut them out.
     """
-    db, identity = budgetfile.connect(path)
+    db, identity = sqlite.connect(path)
     pragmas = {
         name: db.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("application_id", "user_version", "journal_mode", "synchronous", "temp_store")
@@ -73,11 +73,11 @@ def test_a_new_file_says_what_it_is_and_how_it_is_used(path: str) -> None:
 
 
 def test_a_file_that_is_there_is_opened_and_keeps_what_it_holds(path: str) -> None:
-    first, _ = budgetfile.connect(path)
+    first, _ = sqlite.connect(path)
     first.execute("UPDATE changes SET number = 7")
     first.close()
 
-    second, _ = budgetfile.connect(path)
+    second, _ = sqlite.connect(path)
     number = second.execute("SELECT number FROM changes").fetchone()[0]
     second.close()
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_there_is_opened_and_keeps_what_it_holds(path: str) -> No
 def test_an_empty_file_becomes_a_budget_file(path: str) -> None:
     Path(path).touch()
 
-    db, _ = budgetfile.connect(path)
+    db, _ = sqlite.connect(path)
     number = db.execute("SELECT number FROM changes").fetchone()[0]
     db.close()
 
@@ -95,19 +95,19 @@ def test_an_empty_file_becomes_a_budget_file(path: str) -> None:
 
 
 def test_a_file_of_this_release_is_not_too_new_and_one_of_the_next_is(path: str) -> None:
-    db, _ = budgetfile.connect(path)
+    db, _ = sqlite.connect(path)
     db.execute("PRAGMA user_version = 2")
     db.close()
 
     with pytest.raises(LimiterUnavailable, match=r"its schema is version 2, this release knows 1; update groq_queue"):
-        budgetfile.connect(path)
+        sqlite.connect(path)
 
 
 def test_a_connection_that_cannot_be_used_is_closed(path: str, closings: Callable[[], list[bool]]) -> None:
     """
     Whether the reason is ours, as a newer schema, or SQLite's.
     """
-    budgetfile.connect(path)[0].close()
+    sqlite.connect(path)[0].close()
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 2")
     db.close()
@@ -117,7 +117,7 @@ def test_a_connection_that_cannot_be_used_is_closed(path: str, closings: Callabl
 
     for each in (path, str(text)):
         with pytest.raises(LimiterUnavailable):
-            budgetfile.connect(each)
+            sqlite.connect(each)
 
     assert [True, True] == closed
 
@@ -126,7 +126,7 @@ def test_a_file_that_vanishes_while_it_is_opened_is_told(path: str, monkeypatch:
     monkeypatch.setattr(FileKind, "create_if_missing", lambda kind, path: False)
 
     with pytest.raises(LimiterUnavailable, match="No such file or directory; check the path") as caught:
-        budgetfile.connect(path)
+        sqlite.connect(path)
 
     assert path == caught.value.address
     assert not os.path.exists(path)
@@ -139,12 +139,12 @@ def test_what_is_no_file_is_refused(path: str) -> None:
     os.mkfifo(path)
 
     with pytest.raises(LimiterUnavailable, match="not a regular file; name another path"):
-        budgetfile.check_place(path)
+        sqlite.check_place(path)
 
 
 def test_a_name_that_the_file_system_cannot_hold_is_told(tmp_path: Path) -> None:
     with pytest.raises(LimiterUnavailable, match="File name too long; check the path and its permissions"):
-        budgetfile.check_place(str(tmp_path / ("x" * 300)))
+        sqlite.check_place(str(tmp_path / ("x" * 300)))
 
 
 @pytest.mark.parametrize(
@@ -167,13 +167,13 @@ def test_each_missing_permission_is_a_reason(
     monkeypatch.setattr(os, "access", lambda name, mode: not (name == place and mode & denied))
 
     with pytest.raises(LimiterUnavailable, match=said):
-        budgetfile.check_place(path)
+        sqlite.check_place(path)
 
 
 def test_a_place_where_all_is_well_is_not_refused(path: str) -> None:
-    budgetfile.check_place(path)
+    sqlite.check_place(path)
     Path(path).touch()
-    budgetfile.check_place(path)
+    sqlite.check_place(path)
 
     assert b"" == Path(path).read_bytes()
 
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_made_is_told(path: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "open", refuse)
 
     with pytest.raises(LimiterUnavailable, match=r"cannot be created \(No space left on device\)"):
-        budgetfile.connect(path)
+        sqlite.connect(path)
 
 
 # -- patience
@@ -208,7 +208,7 @@ class Locked:
 def test_a_locked_file_is_tried_again_until_it_is_free() -> None:
     db = Locked(2_499)
 
-    assert "done: COMMIT" == budgetfile.patiently(db, "COMMIT")  # type: ignore[arg-type]
+    assert "done: COMMIT" == sqlite.patiently(db, "COMMIT")  # type: ignore[arg-type]
     assert 2_500 == db.tries
 
 
@@ -219,7 +219,7 @@ def test_a_file_that_stays_locked_is_given_up_after_five_seconds_of_tries() -> N
     db = Locked(10_000)
 
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        budgetfile.patiently(db, "COMMIT")  # type: ignore[arg-type]
+        sqlite.patiently(db, "COMMIT")  # type: ignore[arg-type]
 
     assert 5_000 == db.tries * 2
 
@@ -228,7 +228,7 @@ def test_another_trouble_is_not_tried_again() -> None:
     db = Locked(1, "disk I/O error")
 
     with pytest.raises(sqlite3.OperationalError, match="disk"):
-        budgetfile.patiently(db, "COMMIT")  # type: ignore[arg-type]
+        sqlite.patiently(db, "COMMIT")  # type: ignore[arg-type]
 
     assert 1 == db.tries
 
@@ -237,12 +237,12 @@ def test_another_trouble_is_not_tried_again() -> None:
 
 
 def test_a_file_is_gone_when_its_path_leads_elsewhere_or_nowhere(path: str) -> None:
-    db, identity = budgetfile.connect(path)
-    there = budgetfile.is_gone(path, identity)
+    db, identity = sqlite.connect(path)
+    there = sqlite.is_gone(path, identity)
     os.rename(path, path + ".old")
-    nowhere = budgetfile.is_gone(path, identity)
+    nowhere = sqlite.is_gone(path, identity)
     Path(path).touch()
-    elsewhere = budgetfile.is_gone(path, identity)
+    elsewhere = sqlite.is_gone(path, identity)
     db.close()
 
     assert (False, True, True) == (there, nowhere, elsewhere)
@@ -259,7 +259,7 @@ def test_the_boot_is_told_by_the_host_or_by_nobody(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "read_text", answer)
 
-    assert ["one-boot", ""] == [budgetfile.boot_id(), budgetfile.boot_id()]
+    assert ["one-boot", ""] == [sqlite.read_boot_id(), sqlite.read_boot_id()]
     assert {"/proc/sys/kernel/random/boot_id"} == set(asked)
 
 
@@ -280,7 +280,7 @@ def test_the_boot_is_told_by_the_host_or_by_nobody(monkeypatch: pytest.MonkeyPat
     ids=lambda each: str(each)[:20],
 )
 def test_each_error_of_sqlite_comes_with_its_cure(error: Exception, cure: str) -> None:
-    ours = budgetfile.told("/x/b.db", error)
+    ours = sqlite.limiter_error("/x/b.db", error)
 
     assert f"limiter /x/b.db: {cure}" in str(ours).replace("it is no budget", "no budget")
     assert "/x/b.db" == ours.address

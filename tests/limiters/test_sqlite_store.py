@@ -21,9 +21,8 @@ from groq_queue import GroqQueue, GroqSimulator, Limits
 from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.budget import Blocked
 from groq_queue.errors import ConfigurationError, LimiterUnavailable
-from groq_queue.limiters import budgetfile
 from groq_queue.limiters.lane_state import LaneState
-from groq_queue.limiters.sqlite import SqliteBudgetStore
+from groq_queue.limiters.sqlite import SqliteBudgetStore, path_of
 from groq_queue.limiters.store import KnownLimits, ReservationRequest, Reserved
 from groq_queue.sqlite_file import let_go
 
@@ -64,7 +63,7 @@ def used(ledger: SqliteBudgetStore) -> int:
     ],
 )
 def test_a_url_names_a_file(url: str, path: str) -> None:
-    assert path.replace("{cwd}", os.getcwd()) == budgetfile.path_of(url)
+    assert path.replace("{cwd}", os.getcwd()) == path_of(url)
 
 
 @pytest.mark.parametrize(
@@ -677,7 +676,7 @@ def test_a_file_that_was_removed_is_made_again(store: SqliteStore) -> None:
 
 
 def test_a_locked_file_is_an_outage_that_ends(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgetfile, "_BUSY_S", 0.0)
+    monkeypatch.setattr("groq_queue.limiters.sqlite._BUSY_S", 0.0)
     ledger = store.open()
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
