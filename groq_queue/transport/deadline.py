@@ -30,7 +30,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -54,9 +54,12 @@ _PROGRESS = 10  # an answer that grows may take that many times as long as one t
 _CLOCK_ID = getattr(time, "CLOCK_MONOTONIC", None)  # absent on Windows
 
 
-def now_s() -> float:
-    """Return the current instant. ``time.monotonic`` itself stands still under freezegun."""
-    return time.monotonic() if _CLOCK_ID is None else time.clock_gettime(_CLOCK_ID)
+def _monotonic_s() -> float:
+    return time.monotonic()
+
+
+now_s: Callable[[], float] = _monotonic_s if _CLOCK_ID is None else functools.partial(time.clock_gettime, _CLOCK_ID)
+"""Return the current instant in seconds. ``time.monotonic`` itself stands still under freezegun."""
 
 
 class Attempt:
