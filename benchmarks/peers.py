@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rig.contenders import CONTENDERS, Series
+from rig.contenders import CONTENDERS, Course
 from rig.loads import LOADS, MODEL, SEED, WARM, jobs_of
 from rig.measure import in_child, load_average, median, parser_of, write_json
 from rig.server import simulator
@@ -35,7 +35,7 @@ def measure(contender: str, name: str, minute_s: float, capacities: float) -> di
     limits = {MODEL: load.limit}
     served = {MODEL: {**load.limit, "minute_s": minute_s}, WARM: {}}
     with simulator(served, latency=LATENCY_S, output=load.used, seed=SEED, **load.server) as groq:
-        course = Series(groq.base_url, limits, minute_s, sum(job.tokens for job in jobs) / len(jobs))
+        course = Course(groq.base_url, limits, minute_s, sum(job.tokens for job in jobs) / len(jobs))
         run = CONTENDERS[contender].make(course)
         before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         answered = run(jobs)
@@ -69,13 +69,15 @@ def _price(job: Any, used: float) -> tuple[int, int]:
     return job.tokens, job.tokens - allowance + round(allowance * used)
 
 
-def draw(rows: list[dict[str, Any]], minute_s: float, file: str) -> None:
-    """Draw answers and refusals over time, of a plain pool, the SDK and ours, as far as they ran."""
-    from groq_queue.reporting.plot import Series as Panel
-    from groq_queue.reporting.plot import comparison_svg
+def draw(rows: list[dict[str, Any]], minute_s: float, capacities: float, file: str) -> None:
+    """Draw answers and refusals over time, of a plain pool, the SDK and ours, as far as they ran.
+
+    *capacities* full buckets hold the jobs, so the limit is their number over *capacities*.
+    """
+    from groq_queue.reporting.plot import Series, comparison_svg
 
     panels = [
-        Panel(
+        Series(
             f"{row['contender']}: {row['refused']:,} refused, {row['lost']:,} lost, {row['utilisation']:.1%} used",
             row["answers_at"],
             row["refusals_at"],
@@ -84,8 +86,10 @@ def draw(rows: list[dict[str, Any]], minute_s: float, file: str) -> None:
         for row in [next((each for each in rows if each["contender"] == name), None)]
         if row is not None
     ]
-    title = f"{rows[0]['jobs']:,} jobs at {LOADS[rows[0]['load']].capacity:,} a minute of {minute_s:g} s"
-    Path(file).write_text(comparison_svg(title, panels, minute_s / 30), encoding="utf-8")
+    limit = round(rows[0]["jobs"] / capacities)
+    title = f"{rows[0]['jobs']:,} jobs at {limit:,} a minute of {minute_s:g} s"
+    figure = comparison_svg(title, panels, minute_s / 30, limit=limit, period_s=minute_s)
+    Path(file).write_text(figure, encoding="utf-8")
 
 
 def main() -> None:
@@ -134,7 +138,7 @@ def main() -> None:
                 f"{told['lost']:5.0f} {told['makespan_ratio']:5.2f} {told['cpu_ms']:7.2f}"
             )
     if options.figure:
-        draw([row for row in rows if row["load"] == loads[0]], minute, options.figure)
+        draw([row for row in rows if row["load"] == loads[0]], minute, capacities, options.figure)
     averages = [row["load_average"] for row in rows]
     write_json(
         options.json,

@@ -205,7 +205,7 @@ def figure(plain: tuple[ComparedRun, list[Record]], queued: tuple[ComparedRun, l
 
     title = f"{_REQUESTS} requests at {_RPM} a minute (of {_MINUTE_S:g} s), {_WORKERS} threads"
     courses = [_course("thread pool that sleeps Retry-After", *plain), _course("groq_queue", *queued)]
-    return comparison_svg(title, courses, bin_s=0.25)
+    return comparison_svg(title, courses, bin_s=0.25, limit=_RPM, period_s=_MINUTE_S)
 
 
 def _course(name: str, outcome: ComparedRun, log: list[Record]) -> Series:
@@ -221,12 +221,11 @@ def _course(name: str, outcome: ComparedRun, log: list[Record]) -> Series:
 def table(plain: ComparedRun, queued: ComparedRun) -> str:
     rows = [("", "thread pool", "groq_queue")]
     rows += [
-        ("requests", f"{plain.requests}", f"{queued.requests}"),
-        ("answered", f"{plain.answered}", f"{queued.answered}"),
-        ("seconds", f"{plain.seconds:.1f}", f"{queued.seconds:.1f}"),
-        ("refused (429), counted by the server", f"{plain.refused}", f"{queued.refused}"),
-        ("share of the limit used", f"{plain.share:.0%}", f"{queued.share:.0%}"),
+        ("refused by the server (429)", f"{plain.refused}", f"{queued.refused}"),
         ("urgent request, submitted last, went as", _place(plain), _place(queued)),
+        ("lost", f"{plain.lost}", f"{queued.lost}"),
+        ("share of the limit used", f"{plain.share:.0%}", f"{queued.share:.0%}"),
+        ("seconds", f"{plain.seconds:.1f}", f"{queued.seconds:.1f}"),
     ]
     return "\n".join(f"{label:40}{first:>12}{second:>13}" for label, first, second in rows) + "\n"
 

@@ -20,10 +20,13 @@ FAINT = "#d0d7de"
 PAPER = "#ffffff"
 ANSWERS = "#1f78b4"
 REFUSALS = "#d7301f"
+LIMIT = "#6e7781"
 _LINES = ("#1f78b4", "#e6820e", "#33a02c", "#6a3d9a")
 _WIDTH = 760
-_LEFT, _RIGHT = 56, 20
+_LEFT, _RIGHT = 76, 20
 _MOST_BARS = 120
+_POINTS = 240  # of a curve: more would make the file larger, and the picture no finer
+_PANEL, _UPPER, _GAP, _LOWER = 270, 140, 14, 44  # heights: of a panel, of its answers, between, of its refusals
 _COUNTED = {"RPM": (0, 2), "RPD": (0, 2), "TPM": (3, None), "TPD": (3, None)}  # columns of a bin: added, taken off
 
 
@@ -68,12 +71,14 @@ class Canvas:
         size: int = 12,
         fill: str = INK,
         bold: bool = False,
+        upwards: bool = False,
     ) -> None:
-        """Write one line of text, its base line at *y*."""
+        """Write one line of text, its base line at *y*, or from there upwards, its base line at *x*."""
         weight = ' font-weight="bold"' if bold else ""
+        turned = f' transform="rotate(-90 {_number(x)} {_number(y)})"' if upwards else ""
         self._parts.append(
             f'<text x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}" font-size="{size}" '
-            f'fill="{fill}"{weight}>{_escaped(text)}</text>'
+            f'fill="{fill}"{weight}{turned}>{_escaped(text)}</text>'
         )
 
     def code(self, x: float, y: float, lines: Sequence[str], *, leading: float, size: int, fill: str) -> None:
@@ -103,6 +108,10 @@ class Frame(NamedTuple):
     def x(self, second: float) -> float:
         """Return where *second* is."""
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * second / self.seconds
+
+    def y(self, share: float) -> float:
+        """Return where *share* of the height is, from the bottom up."""
+        return self.top + self.height * (1 - share)
 
 
 class Series(NamedTuple):
@@ -162,20 +171,37 @@ def plot(report: Report) -> Any:
     return figure
 
 
-def comparison_svg(title: str, courses: Sequence[Series], bin_s: float) -> str:
-    """Draw several runs of one load below each other, on the same axes."""
-    canvas = Canvas(_WIDTH, 44 + 190 * len(courses), title)
+def comparison_svg(title: str, runs: Sequence[Series], bin_s: float, *, limit: int, period_s: float) -> str:
+    """Draw several runs of one load below each other, on the same axes.
+
+    Above, what was answered so far beside what the limit allows; below, refusals.
+
+    Args:
+        title: Stands above all.
+        runs: The runs, from top to bottom.
+        bin_s: Seconds of a bar of refusals.
+        limit: Requests a period: as many at once, then as many again in each period.
+        period_s: Seconds of a period.
+    """
+    canvas = Canvas(_WIDTH, 74 + _PANEL * len(runs), title)
     canvas.text(_LEFT, 28, title, size=15, bold=True)
-    _legend(canvas, 28)
-    last = max((max([*course.answers, *course.refusals], default=0.0) for course in courses), default=0.0)
-    count = int(last / bin_s) + 1
-    binned = [(_binned(course.answers, bin_s, count), _binned(course.refusals, bin_s, count)) for course in courses]
-    most = max((max(each, default=0) for pair in binned for each in pair), default=0)
-    for place, (course, (answers, refusals)) in enumerate(zip(courses, binned, strict=True)):
-        frame = Frame(72 + 190 * place, 130, count * bin_s)
-        canvas.text(_LEFT, frame.top - 10, course.title)
-        _bars(canvas, frame, bin_s, answers, refusals, most=most)
-        _seconds(canvas, frame)
+    _legend(canvas, 52, limit=True)
+    seconds = max((max([*run.answers, *run.refusals], default=0.0) for run in runs), default=0.0) or bin_s
+    most = max((len(run.answers) for run in runs), default=0) or 1
+    refused = [_binned(run.refusals, bin_s, int(seconds / bin_s) + 1) for run in runs]
+    most_refused = max((max(bins) for bins in refused), default=0) or 1
+    for place, (run, bins) in enumerate(zip(runs, refused, strict=True)):
+        upper = Frame(102 + _PANEL * place, _UPPER, seconds)
+        lower = Frame(upper.top + _UPPER + _GAP, _LOWER, seconds)
+        canvas.text(_LEFT, upper.top - 12, run.title, size=13, bold=True)
+        _axis(canvas, upper, most, "answered so far")
+        curve = [(upper.x(second), upper.y(count / most)) for second, count in _so_far(run.answers, seconds)]
+        canvas.line(curve, ANSWERS, width=2)
+        _allowed(canvas, upper, most, limit, period_s)
+        _axis(canvas, lower, most_refused, f"429s per {bin_s:g} s")
+        _refused(canvas, lower, bin_s, bins, most_refused)
+        _seconds(canvas, lower, unit="")
+        canvas.text(lower.x(seconds / 2), lower.top + _LOWER + 32, "seconds", anchor="middle", size=11)
     return canvas.finish()
 
 
@@ -223,11 +249,9 @@ def _binned(seconds: Sequence[float], bin_s: float, count: int) -> list[int]:
     return bins
 
 
-def _bars(
-    canvas: Canvas, frame: Frame, bin_s: float, answers: Sequence[int], refusals: Sequence[int], *, most: int = 0
-) -> None:
-    """Draw answers upwards and refusals downwards from one base line; *most* makes panels comparable."""
-    up, down = most or max(answers, default=0), most or max(refusals, default=0)
+def _bars(canvas: Canvas, frame: Frame, bin_s: float, answers: Sequence[int], refusals: Sequence[int]) -> None:
+    """Draw answers upwards and refusals downwards from one base line."""
+    up, down = max(answers, default=0), max(refusals, default=0)
     scale = frame.height / max(1, up + down)
     base = frame.top + up * scale
     ticks = [(value, base - value * scale) for value in _ticks(up)]
@@ -260,26 +284,73 @@ def _shares(canvas: Canvas, frame: Frame, report: Report) -> None:
         canvas.text(right, y, told, anchor="end", size=11, fill=colour)
 
 
-def _seconds(canvas: Canvas, frame: Frame) -> None:
+def _seconds(canvas: Canvas, frame: Frame, unit: str = " s") -> None:
     for second in _ticks(frame.seconds):
-        canvas.text(frame.x(second), frame.top + frame.height + 16, f"{second:,} s", anchor="middle", size=11)
+        canvas.text(frame.x(second), frame.top + frame.height + 16, f"{second:,}{unit}", anchor="middle", size=11)
 
 
-def _ticks(most: float) -> list[int]:
-    """Return a few round numbers from 0 to *most*."""
+def _ticks(most: float, count: float = 5) -> list[int]:
+    """Return about *count* round numbers from 0 to *most*."""
     if most < 1:
         return [0]
-    rough = most / 5
+    rough = most / count
     power = 10 ** math.floor(math.log10(rough)) if rough >= 1 else 1
     step = next(round(power * factor) for factor in (1, 2, 5, 10) if power * factor >= rough)
     return list(range(0, int(most) + 1, step))
 
 
-def _legend(canvas: Canvas, y: float) -> None:
+def _legend(canvas: Canvas, y: float, *, limit: bool = False) -> None:
     for place, (name, colour) in enumerate((("answers", ANSWERS), ("refused (429)", REFUSALS))):
         x = _WIDTH - _RIGHT - 190 + 84 * place
         canvas.bars([(x, y - 10, 10, 10)], colour)
         canvas.text(x + 15, y, name)
+    if limit:
+        x = _WIDTH - _RIGHT - 190 - 165
+        canvas.line([(x, y - 5), (x + 18, y - 5)], LIMIT, width=2, dashes="5 3")
+        canvas.text(x + 23, y, "what the limit allows")
+
+
+def _axis(canvas: Canvas, frame: Frame, most: int, name: str) -> None:
+    """Draw a scale from 0 to *most* and what it counts."""
+    ticks = _ticks(most, max(2.5, frame.height / 28))
+    for value in ticks:
+        y = frame.y(value / most)
+        canvas.line([(_LEFT, y), (_WIDTH - _RIGHT, y)], FAINT if value else INK)
+        canvas.text(_LEFT - 6, y + 4, f"{value:,}", anchor="end", size=11)
+    canvas.text(_LEFT - 52, frame.y(0.5), name, anchor="middle", size=11, upwards=True)
+
+
+def _allowed(canvas: Canvas, frame: Frame, most: int, limit: int, period_s: float) -> None:
+    """Draw how many requests the limit lets pass until each instant, up to *most*."""
+    full_s = (most - limit) / limit * period_s  # the instant at which it has let all of them pass
+    end_s = min(full_s, frame.seconds) if full_s > 0 else frame.seconds
+    points = [(second, min(most, limit * (1 + second / period_s))) for second in (0.0, end_s)]
+    canvas.line([(frame.x(second), frame.y(count / most)) for second, count in points], LIMIT, width=2, dashes="5 3")
+
+
+def _refused(canvas: Canvas, frame: Frame, bin_s: float, bins: Sequence[int], most: int) -> None:
+    """Draw refusals as bars, and say so if there are none."""
+    if not any(bins):
+        canvas.text(frame.x(frame.seconds / 2), frame.y(0.5) + 4, "none", anchor="middle", size=11, fill=LIMIT)
+    width = frame.x(bin_s) - _LEFT
+    right = frame.x(frame.seconds)  # the last bin may go beyond
+    boxes = [(_LEFT + place * width, count / most) for place, count in enumerate(bins)]
+    canvas.bars(
+        ((x, frame.y(share), min(max(1.0, width - 1), right - x), frame.height * share) for x, share in boxes),
+        REFUSALS,
+    )
+
+
+def _so_far(answers: Sequence[float], seconds: float) -> list[tuple[float, int]]:
+    """Return ``(second, answers until then)``, from nothing at 0 on."""
+    points, count = [(0.0, 0)], 0
+    ordered = sorted(answers)
+    for place in range(_POINTS + 1):
+        second = seconds * place / _POINTS
+        while count < len(ordered) and ordered[count] <= second:
+            count += 1
+        points.append((second, count))
+    return points
 
 
 def _png_of(figure: Any) -> bytes:
