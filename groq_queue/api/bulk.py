@@ -19,6 +19,7 @@ from groq_queue.engine.log import error_fields, error_text, log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
+from groq_queue.wiring.options import OF_CALLS
 
 _log = SafeLogger("groq_queue")
 
@@ -333,9 +334,6 @@ def _known(done: Any, length: int) -> Texts:
 _T = TypeVar("_T")
 
 
-_OF_CALLS = {"priority", "client", "model", "tokens", "audio_seconds", "max_wait", "deadline", "not_before", "callback"}
-
-
 class View(BulkMethods):
     """What ``with_options`` returns. Immutable, so thread-safe."""
 
@@ -363,7 +361,7 @@ class View(BulkMethods):
     ) -> Future[_T]:
         """Queue your own callable with the view's options, but for parameters of the API."""
         options = ours(self._options).items()
-        defaults = {name: value for name, value in options if name in _OF_CALLS and value is not None}
+        defaults = {name: value for name, value in options if name in OF_CALLS and value is not None}
         future: Future[_T] = self._queue.submit_call(
             fn, *args, queue_options={**defaults, **(queue_options or {})}, **kwargs
         )

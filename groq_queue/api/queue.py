@@ -16,7 +16,6 @@ from groq_queue.api.requests import (
     call_of,
     check_id,
     check_options,
-    refuse_misplaced,
     request_of_call,
     warn_of_hidden_retries,
 )
@@ -48,7 +47,8 @@ from groq_queue.engine.thread_engine import ThreadEngine
 from groq_queue.errors import ConfigurationError, refusing_unknown, safe_repr
 from groq_queue.lifecycle import forget, leave_at_exit
 from groq_queue.wiring.factory import assemble
-from groq_queue.wiring.settings import MAX_RESPONSE_BYTES, checked
+from groq_queue.wiring.options import MAX_RESPONSE_BYTES, check_parameters, harmless
+from groq_queue.wiring.settings import checked
 
 if TYPE_CHECKING:
     import os
@@ -381,13 +381,15 @@ class GroqQueue(BulkMethods):
                 submitted with it too. Each has its own Future; the call is as urgent as the
                 most urgent of them and is cancelled with the last. Not a cache.
             callback: Called as ``callback(future)`` when it has ended, on a worker thread.
-            params: Passed to the API untouched.
+            params: Passed to the API untouched. A name that is nearly an option's or a known parameter's is
+                refused; in a payload it passes.
 
         Returns:
             A ``concurrent.futures.Future`` of a ``Completion``.
 
         Raises:
             ConfigurationError: An argument cannot be used.
+            UnknownArgument: A keyword is a slip of an option or of a parameter, or belongs to another call.
             TypeError: The prompt is a callable.
             RequestTooLarge: It costs more than a limit ever holds.
             QueueFull: There is no room and ``when_full`` is not ``"block"``.
@@ -399,8 +401,8 @@ class GroqQueue(BulkMethods):
         """
         path = CHAT if endpoint == CHAT else check_path("endpoint", endpoint)
         check_text("model", model, optional=True)
-        if params:
-            refuse_misplaced(params)
+        if params and not harmless.issuperset(params):
+            check_parameters(params)
         check_flag("shrink", shrink)
         check_flag("dedupe", dedupe)
         if callback is not None and not callable(callback):

@@ -17,52 +17,20 @@ from groq_queue.core.request import Request, encode_payload, tier_of
 from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import (
     check_count,
-    check_flag,
     check_nanoseconds,
     check_order,
-    check_path,
     check_seconds,
     check_text,
 )
 from groq_queue.engine.callables import Call, hidden_retries, priceable
 from groq_queue.engine.log import log_fields
-from groq_queue.errors import ConfigurationError, safe_repr
+from groq_queue.errors import ConfigurationError, UnknownArgument, safe_repr
 from groq_queue.logger import SafeLogger
+from groq_queue.wiring.options import OF_CALLS, OF_SUBMIT, check_callback, check_parameters
 
 _log = SafeLogger("groq_queue")
 
-_OF_CALLS = (
-    *("model", "tokens", "audio_seconds", "priority", "client", "custom_id", "max_wait", "deadline", "not_before"),
-    "callback",
-)
-
 Callback = Callable[[Future[Any]], object]
-
-_ALONE = {
-    "messages": "the prompts are given to each call",
-    "custom_id": "each request needs its own; give it to submit(), or map(custom_id='row-{}')",
-}
-
-
-_QUEUES = frozenset(
-    (
-        *("api_key", "base_url", "timeout", "max_retries", "max_workers", "max_pending", "max_concurrency", "max_cost"),
-        *("max_payload_bytes", "max_response_bytes", "when_full", "queue_options"),
-    )
-)
-"""Arguments of other calls that no API knows: in a payload they would travel to it, a key too."""
-
-
-def refuse_misplaced(params: Mapping[str, Any]) -> None:
-    """Refuse parameters of the API that are arguments of ``GroqQueue`` or ``submit_call``.
-
-    Raises:
-        ConfigurationError: One is; its value may be a key and is not shown.
-    """
-    if not _QUEUES.isdisjoint(params):
-        name = next(name for name in params if name in _QUEUES)
-        where = "submit_call()" if name == "queue_options" else "GroqQueue(), for all its requests"
-        raise ConfigurationError(f"{name}: no option of a request and no parameter of the API; give it to {where}")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -70,16 +38,18 @@ def check_options(options: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigurationError: One of our options cannot be used, or a parameter is not JSON.
+        UnknownArgument: A name is a slip of one that exists, or belongs to another call.
     """
     for field, value in options.items():
-        if field in _ALONE:
-            raise ConfigurationError(f"{field}={safe_repr(value)}: cannot be shared by many requests: {_ALONE[field]}")
-        if field in _CHECKS and value is not None:
-            _CHECKS[field](value)
-    refuse_misplaced(options)
+        option = OF_SUBMIT.get(field)
+        if option is not None and option.alone:
+            raise ConfigurationError(f"{field}={safe_repr(value)}: cannot be shared by many requests: {option.alone}")
+        if option is not None and value is not None:
+            option.check(field, value)
+    check_parameters(options)
     if options.get("stream"):
         raise ConfigurationError("stream=True: a queued answer is delivered whole; leave stream out")
-    encode_payload({field: value for field, value in options.items() if field not in _CHECKS})
+    encode_payload({field: value for field, value in options.items() if field not in OF_SUBMIT})
 
 
 def check_id(custom_id: Any, for_a_future: str) -> str:
@@ -96,36 +66,9 @@ def check_id(custom_id: Any, for_a_future: str) -> str:
     return text
 
 
-def check_callback(value: Any) -> Any:
-    """Return *value* if it can be called.
-
-    Raises:
-        ConfigurationError: It cannot.
-    """
-    if not callable(value):
-        raise ConfigurationError(f"callback={safe_repr(value)}: use a callable of one argument, the Future")
-    return value
-
-
 def ours(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are not parameters of the API."""
-    return {field: value for field, value in options.items() if field in _CHECKS}
-
-
-_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "priority": parse_priority,
-    "client": lambda value: check_text("client", value),
-    "model": lambda value: check_text("model", value),
-    "endpoint": lambda value: check_path("endpoint", value),
-    "tokens": lambda value: check_count("tokens", value),
-    "audio_seconds": lambda value: check_seconds("audio_seconds", value),
-    "shrink": lambda value: check_flag("shrink", value),
-    "max_wait": lambda value: check_seconds("max_wait", value),
-    "deadline": lambda value: check_seconds("deadline", value),
-    "not_before": lambda value: check_seconds("not_before", value),
-    "callback": check_callback,
-    "dedupe": lambda value: check_flag("dedupe", value),
-}
+    return {field: value for field, value in options.items() if field in OF_SUBMIT}
 
 
 # -- requests of the user's own callables, see ``GroqQueue.submit_call``
@@ -212,12 +155,12 @@ def warn_of_hidden_retries(fn: Callable[..., Any]) -> bool:
 
 def _check_call_options(options: Mapping[str, Any]) -> None:
     for name in options:
-        if name not in _OF_CALLS:
+        if name not in OF_CALLS:
             import difflib  # only whoever mistyped needs it
 
-            near = difflib.get_close_matches(safe_repr(name, 50).strip("'"), _OF_CALLS, n=1)
-            meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_OF_CALLS)}"
-            raise ConfigurationError(f"queue_options[{safe_repr(name, 50)}]: unknown; {meant}")
+            near = difflib.get_close_matches(safe_repr(name, 50).strip("'"), OF_CALLS, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(OF_CALLS)}"
+            raise UnknownArgument(f"queue_options[{safe_repr(name, 50)}]: unknown; {meant}")
     check_text("model", options.get("model"), optional=True)
     if options.get("callback") is not None:
-        check_callback(options["callback"])
+        check_callback("callback", options["callback"])

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from groq_queue.core.response import Completion
-from groq_queue.errors import APIStatusError, GroqQueueError
+from groq_queue.errors import APIStatusError, GroqQueueError, UnknownArgument
+from groq_queue.wiring.options import IN_LINES, check_parameters
 
 MAX_LINE_BYTES = 11 * 1024 * 1024  # a payload of the largest size that is sent, and its envelope
-# The options of ``submit`` that JSON can express; a test holds the two together.
-_OURS = (
-    *("priority", "client", "tokens", "audio_seconds"),
-    *("shrink", "max_wait", "deadline", "not_before", "dedupe"),
-)
 _ENDPOINTS = ("chat/completions", "embeddings", "audio/transcriptions", "audio/translations")
+_OF_A_BATCH_LINE = {"method", "url", "body"}
 _NOT_A_LINE_EACH = "one JSON object a line is needed; jq -c '.[]' makes that of an array, jq -c . of spread-out objects"
 
 
@@ -124,9 +121,14 @@ class LineParser:
                 custom_id, f"line {number}: custom_id {custom_id!r} was used before; not sent", "duplicate_custom_id"
             )
         self._seen.add(custom_id)
-        options = {key: line.pop(key) for key in _OURS if line.get(key) is not None}
-        endpoint = "chat/completions"
-        if "body" in line or "url" in line or "method" in line:
+        options = {key: value for key in IN_LINES if (value := line.pop(key, None)) is not None}
+        _check_names(number, custom_id, line)
+        is_batch_line = not _OF_A_BATCH_LINE.isdisjoint(line)
+        endpoint = line.pop("endpoint", None) or "chat/completions"
+        if endpoint not in _ENDPOINTS or (is_batch_line and endpoint != "chat/completions"):
+            known = "the url of a Batch line" if is_batch_line else f"one of {', '.join(_ENDPOINTS)}"
+            raise BadLine(custom_id, f"line {number}: endpoint={endpoint!r:.80}: use {known}")
+        if is_batch_line:
             payload, endpoint = _parse_batch(number, custom_id, line)
         elif "prompt" in line:
             prompt = line.pop("prompt")
@@ -138,6 +140,16 @@ class LineParser:
         else:
             raise BadLine(custom_id, f'line {number} has none of "body", "prompt" and "messages"')
         return BatchLine(number, custom_id, payload, endpoint, options)
+
+
+def _check_names(number: int, custom_id: str, line: Mapping[str, Any]) -> None:
+    """Refuse names beside the payload that no request has; what stands in a body goes to the API as it is."""
+    if "callback" in line:
+        raise BadLine(custom_id, f"line {number}: callback: a line cannot hold a function; leave it out")
+    try:
+        check_parameters(line.keys() - _OF_A_BATCH_LINE)
+    except UnknownArgument as error:
+        raise BadLine(custom_id, f"line {number}: {error}", "unknown_argument") from None
 
 
 def _prompt(text: str) -> dict[str, Any]:

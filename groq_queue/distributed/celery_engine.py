@@ -1,7 +1,7 @@
 """The engine of a submitting process: requests go into Redis, workers elsewhere send them, their ends come back.
 
 What ``ThreadEngine`` promises holds here too: a Future ends once, is cancellable until bytes leave, and its
-callbacks run in this process. What cannot hold is refused, see ``wiring.elsewhere``.
+callbacks run in this process. What cannot hold is refused, see ``wiring.options``.
 
 What comes back is heard and read in ``replies``.
 """

@@ -36,47 +36,11 @@ from pathlib import Path
 from typing import Any
 
 from groq_queue.core.limits import Limits
-from groq_queue.errors import ConfigurationError, MissingExtraError, excerpt, nearest, safe_repr
+from groq_queue.errors import ConfigurationError, MissingExtraError, UnknownArgument, excerpt, nearest, safe_repr
+from groq_queue.wiring.options import CONSTRUCTOR, other_place_of
 
-_NUMBER = (int, float)
-_OPTIONS: dict[str, tuple[type, ...]] = {
-    "accounts": (),  # spelt as models
-    "clock": (),
-    "observer": (),
-    "session": (),
-    "api_key": (str,),
-    "base_url": (str,),
-    "model": (str,),
-    "organization": (str,),
-    "limits": (dict,),
-    "max_workers": (int,),
-    "max_pending": (int,),
-    "max_pending_per_client": (int,),
-    "when_full": (str,),
-    "max_concurrency": (int,),
-    "fair_by": (str,),
-    "engine": (str,),
-    "broker": (str,),
-    "state": (str,),
-    "ageing": _NUMBER,
-    "margin": _NUMBER,
-    "limiter": (str,),
-    "on_outage": (str,),
-    "on_daily_limit": (str,),
-    "max_cost": _NUMBER,
-    "prices": (dict,),
-    "journal": (str,),
-    "durability": (str,),
-    "on_unknown": (str,),
-    "timeout": (*_NUMBER, list),
-    "max_retries": (int,),
-    "allow_http": (bool,),
-    "max_payload_bytes": (int,),
-    "max_response_bytes": (int,),
-}
-"""The constructor's arguments and the types that a file may give them; those without a type cannot stand in a file."""
-
-_OURS = (*(name for name, kinds in _OPTIONS.items() if kinds), "api_key_env", "models")
+_TYPES = {option.name: option.types for option in CONSTRUCTOR}
+_OURS = (*(name for name, types in _TYPES.items() if types), "api_key_env", "models")
 _OF_A_MODEL = {"limits": (dict,), "base_url": (str,), "api_key": (str,), "api_key_env": (str,)}
 _THEIR_LIMITS = {
     "req_per_minute": "rpm",
@@ -126,8 +90,9 @@ class _Place:
             if name not in known:
                 raise self.unknown(name, known, where)
 
-    def unknown(self, name: str, known: Iterable[str], where: str) -> ConfigurationError:
-        return self.wrong(_join(where, name), f"is unknown: {nearest(name, tuple(known))}")
+    def unknown(self, name: str, known: Iterable[str], where: str) -> UnknownArgument:
+        cure = (other_place_of(name) if known is _OURS else None) or nearest(name, tuple(known))
+        return UnknownArgument(str(self.wrong(_join(where, name), f"is unknown: {cure}")))
 
     def typed(self, value: Any, kinds: tuple[type, ...], where: str) -> Any:
         is_bool_for_number = isinstance(value, bool) and bool not in kinds
@@ -193,7 +158,7 @@ def _ours(content: Mapping[str, Any], place: _Place) -> dict[str, Any]:
     place.check_names(content, _OURS)
     options: dict[str, Any] = {}
     for name, value in content.items():
-        kinds = {"api_key_env": (str,), "models": (dict,)}.get(name) or _OPTIONS[name]
+        kinds = {"api_key_env": (str,), "models": (dict,)}.get(name) or _TYPES[name]
         options[name] = None if value is None else place.typed(value, kinds, name)  # JSON has null
     key = place.key(options, "")
     for name in ("api_key", "api_key_env", *place.overrides):

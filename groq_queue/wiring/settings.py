@@ -1,4 +1,4 @@
-"""What a user passed to ``GroqQueue``, checked once and in the units of the house."""
+"""What a user passed to ``GroqQueue``, checked once and in the units of the house; see ``options``."""
 
 from __future__ import annotations
 
@@ -6,27 +6,16 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from groq_queue.clock import Clock, SystemClock
+from groq_queue.clock import Clock
 from groq_queue.core.limits import Limits
 from groq_queue.core.price_table import PriceTable
 from groq_queue.core.retry import RetryPolicy
-from groq_queue.core.validation import (
-    check_choice,
-    check_count,
-    check_dollars,
-    check_flag,
-    check_limits,
-    check_nanoseconds,
-    check_share,
-    check_text,
-    check_timeout,
-)
+from groq_queue.core.validation import check_text
 from groq_queue.engine.observer import Observer
-from groq_queue.errors import ConfigurationError, safe_repr
-from groq_queue.limiters.store import check_address
-from groq_queue.transport import MAX_RESPONSE_BYTES as MAX_RESPONSE_BYTES
+from groq_queue.errors import ConfigurationError
+from groq_queue.transport import resolve_base_url
 from groq_queue.wiring.accounts import Accounts, accounts_of
-from groq_queue.wiring.elsewhere import base_url_of, refuse_what_workers_decide
+from groq_queue.wiring.options import CONSTRUCTOR
 
 if TYPE_CHECKING:
     import requests
@@ -74,77 +63,51 @@ def checked(given: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigurationError: One cannot be used; the message names it.
     """
-    organization = check_text("organization", given["organization"], optional=True)
-    engine = None if given["engine"] is None else check_choice("engine", given["engine"], ("celery",))
-    refuse_what_workers_decide(given)
+    _refuse_unsupported(given)
+    values = {option.name: option.check(option.name, given[option.name]) for option in CONSTRUCTOR}
+    has_engine = values["engine"] is not None
+    known: dict[str, Any] = {name: value for name, value in values.items() if name in Settings._fields}
+    if has_engine:
+        payers = Accounts(None, {})
+    else:
+        key, base_url, accounts = (given[name] for name in ("api_key", "base_url", "accounts"))
+        payers = accounts_of(key, base_url, values["organization"], accounts, allow_http=values["allow_http"])
     return Settings(
-        engine=engine,
-        broker=check_text("broker", given["broker"], optional=True),
-        state=check_text("state", given["state"], optional=True),
-        only_base_url=base_url_of(given) if engine is not None else None,
-        payers=Accounts(None, {})
-        if engine is not None
-        else accounts_of(
-            given["api_key"], given["base_url"], organization, given["accounts"], allow_http=given["allow_http"] is True
-        ),
-        model=check_text("model", given["model"], optional=True),
-        limits=check_limits(given["limits"]),
-        max_workers=check_count("max_workers", given["max_workers"]),
-        max_pending=check_count("max_pending", given["max_pending"], optional=True),
-        max_pending_per_client=check_count("max_pending_per_client", given["max_pending_per_client"], optional=True),
-        when_full=check_choice("when_full", given["when_full"], ("block", "raise", "shed")),
-        max_concurrency=check_count("max_concurrency", given["max_concurrency"], optional=True),
-        fair_by=check_choice("fair_by", given["fair_by"], ("requests", "tokens")),
-        ageing_ns=check_nanoseconds("ageing", given["ageing"]),
-        margin=check_share("margin", given["margin"]),
-        limiter=None if given["limiter"] is None else check_address(given["limiter"]),
-        on_outage=check_choice("on_outage", given["on_outage"], ("wait", "raise", "local_share")),
-        on_daily_limit=check_choice("on_daily_limit", given["on_daily_limit"], ("raise", "wait")),
-        max_cost=check_dollars("max_cost", given["max_cost"]),
-        price_table=PriceTable(_prices(given["prices"])),
-        journal=given["journal"],
-        durability=check_choice("durability", given["durability"], ("full", "normal")),
-        on_unknown=check_choice("on_unknown", given["on_unknown"], ("resend", "hold")),
-        timeout_s=check_timeout(given["timeout"]),
-        policy=RetryPolicy(check_count("max_retries", given["max_retries"], least=0)),
-        observers=_observers(given["observer"]),
-        clock=_clock(given["clock"]),
-        session=given["session"],
-        allow_http=check_flag("allow_http", given["allow_http"]),
-        max_payload_bytes=check_count("max_payload_bytes", given["max_payload_bytes"]),
-        max_response_bytes=check_count("max_response_bytes", given["max_response_bytes"]),
+        payers=payers,
+        only_base_url=_base_url_of(given) if has_engine else None,
+        ageing_ns=values["ageing"],
+        price_table=PriceTable(values["prices"]),
+        timeout_s=values["timeout"],
+        policy=RetryPolicy(values["max_retries"]),
+        observers=values["observer"],
+        **known,
     )
 
 
-def _prices(prices: Any) -> Any:
-    if prices is not None and not isinstance(prices, Mapping):
+def _refuse_unsupported(given: Mapping[str, Any]) -> None:
+    """Check that the arguments go together with the engine.
+
+    Raises:
+        ConfigurationError: One does not; the message names it and the cure.
+    """
+    if given["engine"] is None:
+        for field in ("broker", "state"):
+            if given[field] is not None:
+                raise ConfigurationError(f'{field}: only an engine has one; add engine="celery" or leave it out')
+        return
+    if given["engine"] != "celery":
+        return  # there is no such engine, as its own check says
+    for option in CONSTRUCTOR:
+        if option.celery and given[option.name] != option.default:
+            raise ConfigurationError(f"{option.name}: with engine={given['engine']!r} {option.celery}")
+    if given["when_full"] == "shed":
         raise ConfigurationError(
-            f"prices={safe_repr(prices)}: use {{model: (prompt, completion)}}, USD per million tokens"
+            f"when_full='shed': with engine={given['engine']!r} nobody knows what all others have waiting; "
+            "use 'block' or 'raise'"
         )
-    return prices
 
 
-def _observers(observer: Any) -> tuple[Observer, ...]:
-    observers = () if observer is None else tuple(observer) if isinstance(observer, (list, tuple)) else (observer,)
-    for each in observers:
-        if not callable(each):
-            raise ConfigurationError(
-                f"observer={safe_repr(each)}: use a callable of one argument, the Event, or a list"
-            )
-    return observers
-
-
-def _clock(clock: Any) -> Clock:
-    if clock is None:
-        return SystemClock()
-    missing = [name for name in ("now_ns", "wall_s", "wait") if not callable(getattr(clock, name, None))]
-    if missing:
-        raise ConfigurationError(
-            f"clock={safe_repr(clock)}: it has no {missing[0]}(); use groq_queue.testing.FakeClock(), or None"
-        )
-    if not isinstance(now := clock.now_ns(), int):
-        raise ConfigurationError(
-            f"clock={safe_repr(clock)}: its now_ns() returned {safe_repr(now)} instead of nanoseconds, an int"
-        )
-    known: Clock = clock
-    return known
+def _base_url_of(given: Mapping[str, Any]) -> str | None:
+    """Return the address that requests may be sent to only, or None if none was given."""
+    base_url = check_text("base_url", given["base_url"], optional=True)
+    return None if base_url is None else resolve_base_url(base_url, allow_http=given["allow_http"])

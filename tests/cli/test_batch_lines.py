@@ -222,3 +222,57 @@ def test_every_option_of_submit_that_json_can_express_works_in_a_line() -> None:
     assert isinstance(above, BatchLine)
     assert options == beside.options == above.options
     assert body == beside.payload == above.payload
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("prioritty", "did you mean 'priority'"),
+        ("max_wiat", "did you mean 'max_wait'"),
+        ("temprature", "did you mean 'temperature'"),
+        ("extra_headers", "headers are a session's"),
+        ("api_key", "give it to GroqQueue()"),
+    ],
+)
+def test_a_name_that_is_nearly_an_options_is_refused_by_line_and_name(name: str, cure: str) -> None:
+    """
+    Beside a prompt, beside messages, and at the top of a Batch line. A body goes to the API as it is.
+    """
+    body = {"model": "m", **_messages("hi")}
+    for line in ({"prompt": "hi", "model": "m"}, body, {"body": body}):
+        (refused,) = _parse({**line, name: "gsk_secret"})
+
+        assert isinstance(refused, BadLine)
+        assert str(refused).startswith(f"line 1: {name}: no option of a request")
+        assert cure in str(refused)
+        assert "gsk_secret" not in str(refused)
+        assert "unknown_argument" == refused.code
+    (passed,) = _parse({"body": {**body, name: 1}})
+    assert isinstance(passed, BatchLine)
+    assert {**body, name: 1} == passed.payload
+
+
+def test_an_option_that_is_null_is_left_out_and_not_sent() -> None:
+    (line,) = _parse({"prompt": "hi", "model": "m", "priority": None, "dedupe": None})
+
+    assert isinstance(line, BatchLine)
+    assert ({}, {"model": "m", **_messages("hi")}) == (dict(line.options), line.payload)
+
+
+def test_a_prompt_may_name_its_endpoint_and_a_batch_line_has_its_url() -> None:
+    line, unknown, twice = _parse(
+        {"messages": [], "model": "m", "endpoint": "embeddings"},
+        {"prompt": "hi", "endpoint": "files"},
+        {"body": {}, "endpoint": "embeddings"},
+    )
+
+    assert isinstance(line, BatchLine)
+    assert ("embeddings", {"messages": [], "model": "m"}) == (line.endpoint, line.payload)
+    assert str(unknown).startswith("line 2: endpoint='files': use one of chat/completions, ")
+    assert "line 3: endpoint='embeddings': use the url of a Batch line" == str(twice)
+
+
+def test_a_callback_cannot_stand_in_a_line() -> None:
+    (refused,) = _parse({"prompt": "hi", "model": "m", "callback": "print"})
+
+    assert "line 1: callback: a line cannot hold a function; leave it out" == str(refused)

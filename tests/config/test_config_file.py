@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ import pytest
 from extras import needs
 
 from groq_queue import ConfigurationError, GroqQueue, Limits, MissingExtraError
-from groq_queue.wiring.config_file import _OPTIONS, read_config
+from groq_queue.wiring.config_file import read_config
 
 KEY = "gsk_a_key_that_nobody_may_see_1234"
 
@@ -42,10 +41,6 @@ TOML = "tomllib" if sys.version_info >= (3, 11) else "tomli"
 def toml(file, text):
     needs(TOML)
     return read_config(file(text))
-
-
-def test_every_argument_of_the_constructor_is_known_to_the_file():
-    assert set(inspect.signature(GroqQueue.__init__).parameters) - {"self"} == set(_OPTIONS)
 
 
 def test_toml_says_what_the_constructor_is_told(file):

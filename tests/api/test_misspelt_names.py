@@ -1,0 +1,160 @@
+"""A name that is nearly an option's or a parameter's is refused with the one that was meant, wherever it is given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from groq_queue import ConfigurationError, GroqQueue, Limits, UnknownArgument
+
+PATIENCE_S = 10.0
+
+MISSPELT = [
+    ("prioritty", "did you mean 'priority'"),
+    ("max_wiat", "did you mean 'max_wait'"),
+    ("notBefore", "did you mean 'not_before'"),
+    ("custom-id", "did you mean 'custom_id'"),
+    ("dedup", "did you mean 'dedupe'"),
+    ("temprature", "did you mean 'temperature'"),
+    ("max_token", "did you mean 'max_tokens'"),
+    ("maxCompletionTokens", "did you mean 'max_completion_tokens'"),
+    ("respons_format", "did you mean 'response_format'"),
+    ("extra_headers", "GroqQueue(session=...)"),
+    ("extra_body", "give what is in it as keywords"),
+    ("extra_query", "session.params"),
+    ("http_client", "GroqQueue(session=...)"),
+    ("timeout", "GroqQueue(), for all its requests"),
+    ("api_key", "GroqQueue(), for all its requests"),
+    ("max_retrys", "did you mean 'max_retries'"),
+]
+
+OF_APIS = [
+    *("temperature", "top_p", "seed", "stop", "tools", "tool_choice", "response_format", "reasoning_effort", "user"),
+    *("service_tier", "include_reasoning", "metadata", "store", "logit_bias", "parallel_tool_calls", "documents"),
+    *("search_settings", "max_tokens", "max_completion_tokens", "n", "prompt_cache_key", "safety_identifier"),
+]
+
+OF_OTHERS = [
+    *("top_k", "top_a", "min_p", "repetition_penalty", "length_penalty", "min_tokens", "stop_token_ids", "best_of"),
+    *("guided_json", "guided_choice", "structured_outputs", "chat_template_kwargs", "cache_salt", "ignore_eos"),
+    *("models", "route", "provider", "transforms", "plugins", "usage", "reasoning", "preset", "safe_prompt"),
+    *("random_seed", "prompt_mode", "thinking", "enable_thinking", "keep_alive", "options", "num_ctx", "mirostat"),
+    *("cache_prompt", "n_predict", "n_probs", "grammar", "typical_p", "tfs_z", "dry_multiplier", "xtc_probability"),
+    *("search_domain_filter", "return_images", "search_parameters", "web_search_options", "image_url", "file_url"),
+    *("safety_settings", "generation_config", "num_beams", "do_sample", "max_new_tokens", "inputs", "truncate"),
+    *("request_id", "session", "limits", "state", "engine", "lora_path", "regex", "ebnf", "context_length", "tier"),
+    *("dimension", "instruction", "input_text", "languages", "mode", "prefix", "speaker", "query", "passage", "k"),
+]
+
+
+@pytest.fixture
+def queue():
+    with GroqQueue.simulated(limits=Limits(rpm=10**6), latency=0) as made:
+        yield made
+
+
+def slips():
+    return pytest.mark.parametrize(("name", "cure"), MISSPELT, ids=[name for name, _ in MISSPELT])
+
+
+def refusal(name, cure):
+    """What is to be raised: the library's own error, and Python's for an unknown keyword, with the name first."""
+    return pytest.raises(UnknownArgument, match=rf"^{name}: .*{cure.replace('(', '[(]').replace(')', '[)]')}")
+
+
+@slips()
+def test_submit_refuses_it(queue, name, cure):
+    before = queue.stats().submitted
+
+    with refusal(name, cure) as refused:
+        queue.submit("Why?", **{name: "gsk_secret"})
+
+    assert isinstance(refused.value, ConfigurationError)
+    assert isinstance(refused.value, TypeError)
+    assert "gsk_secret" not in str(refused.value)
+    assert before == queue.stats().submitted
+
+
+@slips()
+def test_complete_map_and_map_column_refuse_it_before_a_prompt_is_read(queue, name, cure):
+    with refusal(name, cure):
+        queue.complete("Why?", **{name: 1})
+    if name == "timeout":  # of the whole map
+        return
+    with refusal(name, cure):
+        queue.map((pytest.fail("read") for _ in range(1)), **{name: 1})
+    with refusal(name, cure):
+        queue.map_column(["a"], **{name: 1})
+
+
+@slips()
+def test_with_options_and_so_an_executor_of_it_refuse_it(queue, name, cure):
+    with refusal(name, cure):
+        queue.with_options(**{name: 1}).executor()
+
+
+@slips()
+def test_estimate_refuses_it(queue, name, cure):
+    with refusal(name, cure):
+        queue.estimate(["Why?"], **{name: 1})
+
+
+def test_the_options_of_a_call_are_the_only_ones_it_takes(queue):
+    with pytest.raises(UnknownArgument, match=r"queue_options\['prioritty'\]: unknown; did you mean 'priority'"):
+        queue.submit_call(int, queue_options={"prioritty": "high"})
+
+
+def test_what_an_executor_is_given_is_its_callables_own(queue):
+    with queue.executor() as executor:
+        given = executor.submit(dict, model="m", prioritty=1, extra_headers={"X": "1"}).result(PATIENCE_S)
+
+    assert {"model": "m", "prioritty": 1, "extra_headers": {"X": "1"}} == given
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("max_worker", "did you mean 'max_workers'"),
+        ("prioritty", "'priority' is an option of a request: give it to submit"),
+        ("not_before", "'not_before' is an option of a request: give it to submit"),
+        ("temprature", "'temperature' is a parameter of the API: give it to submit"),
+        ("extra_headers", "headers are a session's: GroqQueue(session=...)"),
+    ],
+)
+def test_a_settings_file_refuses_it_by_file_and_name(tmp_path, name, cure):
+    path = tmp_path / "queue.json"
+    path.write_text(json.dumps({"api_key": "k", name: 1}))
+
+    with pytest.raises(UnknownArgument) as refused:
+        GroqQueue.from_config(path)
+
+    assert f"{path}: {name} is unknown: {cure}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [*OF_APIS, *OF_OTHERS])
+def test_a_parameter_of_an_api_passes(queue, name):
+    future = queue.submit("Why?", **{name: None})
+
+    future.cancel()
+    next(iter(queue.with_options(**{name: None}).map(["Why?"], errors="return")))
+
+
+def test_a_payload_passes_as_it_is(queue):
+    """
+    It is the way past the check, for an API that has such a parameter.
+    """
+    payload = {"messages": [{"role": "user", "content": "Why?"}], "temprature": 1, "extra_headers": {}}
+
+    assert queue.submit(payload).result(PATIENCE_S).text
+
+
+def test_names_that_were_looked_at_are_remembered_but_not_without_end(queue):
+    from groq_queue.wiring.options import check_parameters, harmless
+
+    check_parameters(f"provider_specific_{number}" for number in range(2_000))
+
+    assert "provider_specific_0" in harmless
+    assert len(harmless) <= 1_000
+    with refusal("prioritty", "priority"):
+        check_parameters(["prioritty"])
