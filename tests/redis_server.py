@@ -100,7 +100,7 @@ def _free_port() -> int:
 
 
 def let_pass(port: int, us: int) -> None:
-    """Make everything that the ledgers of a server have written *us* microseconds older."""
+    """Make everything that the stores of a server have written *us* microseconds older."""
     import redis
 
     client = redis.Redis(port=port)

@@ -1,5 +1,5 @@
 """Where budgets are counted.
 
-``process`` counts for the threads of this process. ``shared`` asks a ledger, too, which several processes share:
-``sqlite`` for those of one host, ``redis`` for those of many. ``ledger`` says what every store of them promises.
+``in_process`` counts for the threads of this process. ``shared`` also asks a store that several processes share:
+``sqlite`` for those of one host, ``redis`` for those of many. ``store`` says what every such store promises.
 """

@@ -1,6 +1,6 @@
-"""One lane's buckets as a ledger keeps them: the law of ``core.budget``, with nobody's memory but a store's.
+"""One lane's buckets as a store keeps them: the arithmetic of ``core.budget`` on state that is loaded from a store.
 
-This room decides and never acts. Whoever keeps the store loads the books, lets
+This room decides and never acts. Whoever keeps the store loads the lane's state, lets
 them decide, and stores them again, all in one step.
 """
 

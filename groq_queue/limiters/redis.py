@@ -1,4 +1,4 @@
-"""Budgets that all hosts share: a ledger kept in Redis.
+"""Budgets that all hosts share, kept in Redis.
 
 Every step is one Lua script, run by the server on its own clock; this file
 speaks to it and remembers. It remembers because a Redis may forget: flushed,

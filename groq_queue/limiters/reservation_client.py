@@ -1,9 +1,9 @@
-"""Goes between the meters of one queue and the ledger that they share with other processes.
+"""Goes between the meters of one queue and the store that they share with other processes.
 
 The engine asks for leases under its lock, so nothing there may wait for a store.
-Meters note what their heads need; the agent, on a thread of its own, asks the
-ledger for it, brings back what was granted, and tells it how leases ended. It
-asks again when the ledger's hint says so, when an attempt of its own has ended,
+Meters note what their heads need; the reservation client, on a thread of its own, asks the
+store for it, brings back what was granted, and tells it how leases ended. It
+asks again when the store's hint says so, when an attempt of its own has ended,
 or when the store has changed, at which it looks at most 20 times a second, and
 only while somebody waits. While nothing is open it does nothing at all.
 
@@ -35,11 +35,11 @@ _RETRY_NS = (NS_PER_S // 4, NS_PER_S // 2, NS_PER_S)  # the last one again and a
 _OUTAGE_AFTER = 2  # failures in a row
 
 End = Callable[[BudgetStore], None]
-"""What the ledger is to be told, as a call."""
+"""What the store is to be told, as a call."""
 
 
 class LeaseWaiter(Protocol):
-    """A meter, as the agent sees it. All are thread-safe; those that return nothing may call listeners."""
+    """A meter, as the reservation client sees it. All are thread-safe; those that return nothing may call listeners."""
 
     @property
     def lane(self) -> str: ...
@@ -54,17 +54,17 @@ class LeaseWaiter(Protocol):
 
 
 class ReservationClient:
-    """An errand: ``run`` whenever stirred or due, ``finish`` at the end.
+    """A background task: ``run`` whenever woken or due, ``finish`` at the end.
 
-    ``_lock`` guards ``_outbox`` and ``_waiters`` and is a leaf. Everything else is the errand's own, and the
-    ledger is used by nobody else.
+    ``_lock`` guards ``_ends`` and ``_waiters`` and is a leaf. Everything else is used by the task's thread alone,
+    and so is the store.
     """
 
-    def __init__(self, ledger: BudgetStore, clock: Clock) -> None:
-        self._ledger = ledger
+    def __init__(self, store: BudgetStore, clock: Clock) -> None:
+        self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._outbox: deque[End] = deque()
+        self._ends: deque[End] = deque()
         self._waiters: list[LeaseWaiter] = []
         self._due: dict[str, tuple[str, int, int]] = {}  # by lane: claim asked for, when to ask again, look interval
         self._looked_ns = 0
@@ -78,9 +78,9 @@ class ReservationClient:
             self._waiters.append(waiter)
 
     def send(self, ends: list[End]) -> None:
-        """Have the ledger told of *ends*, in order; ``wake`` the courier afterwards."""
+        """Have the store told of *ends*, in order; wake the thread afterwards."""
         with self._lock:
-            self._outbox.extend(ends)
+            self._ends.extend(ends)
 
     def run(self) -> int | None:
         """Do what there is to do; return the instant at which there will be more, or None."""
@@ -95,14 +95,14 @@ class ReservationClient:
             return self._failed(error, waiters)
         if self._failures:
             if self._failures >= _OUTAGE_AFTER:
-                _log.warning("the shared budget at %s can be reached again", self._ledger.address, extra=_TROUBLE)
+                _log.warning("the shared budget at %s can be reached again", self._store.address, extra=_TROUBLE)
             self._failures = 0
             for waiter in waiters:
                 waiter.found(now_ns)
         return next_ns
 
     def finish(self) -> None:
-        """Give back what nobody will use, tell the last ends and close the ledger."""
+        """Give back what nobody will use, tell the last ends and close the store."""
         with self._lock:
             waiters = list(self._waiters)
         for waiter in waiters:
@@ -110,7 +110,7 @@ class ReservationClient:
         try:
             self._flush()
         except LimiterUnavailable as error:
-            count = len(self._outbox)
+            count = len(self._ends)
             _log.warning(
                 "the shared budget could not be told how its last requests ended (%d), so it may count them in full "
                 "for a while: %s",
@@ -118,11 +118,11 @@ class ReservationClient:
                 error,
                 extra=_TROUBLE,
             )
-        self._ledger.close()
+        self._store.close()
 
     def _serve(self, waiters: list[LeaseWaiter], now_ns: int) -> int | None:
         if self._failures:
-            self._ledger.heartbeat()  # nothing may be due now, which would prove nothing
+            self._store.heartbeat()  # nothing may be due now, which would prove nothing
         for waiter in waiters:
             waiter.give_back_late(now_ns)
         may_have_freed = self._flush() or self._has_changed(now_ns)
@@ -131,18 +131,18 @@ class ReservationClient:
         if not any(waiter.is_open() for waiter in waiters):
             return None
         if now_ns - self._beat_ns >= _BEAT_NS:
-            self._ledger.heartbeat()
+            self._store.heartbeat()
             self._beat_ns = now_ns
             for waiter in waiters:
                 if waiter.is_open():
-                    waiter.stand(self._ledger.standing(waiter.lane), now_ns)
+                    waiter.stand(self._store.standing(waiter.lane), now_ns)
         late = [when for waiter in waiters if (when := waiter.give_back_late(now_ns)) is not None]
         looks = [max(self._looked_ns + every_ns, now_ns + 1) for _, _, every_ns in self._due.values()]
         dues = [due_ns for _, due_ns, _ in self._due.values()]
         return min([*late, *looks, *dues, self._beat_ns + _BEAT_NS])
 
     def _ask(self, waiter: LeaseWaiter, may_have_freed: bool, now_ns: int) -> None:
-        """Ask the ledger for what a meter wants, if there is reason to."""
+        """Ask the store for what a meter wants, if there is reason to."""
         pending_claim = waiter.pending_claim()
         if pending_claim is None:
             self._due.pop(waiter.lane, None)
@@ -151,7 +151,7 @@ class ReservationClient:
         asked, due_ns, _ = self._due.get(waiter.lane, ("", 0, 0))
         if asked == claim.id and now_ns < due_ns and not may_have_freed:
             return
-        reply = self._ledger.reserve(claim, limits)
+        reply = self._store.reserve(claim, limits)
         if isinstance(reply, Blocked):
             wait_ns = _ASK_AGAIN_NS if reply.wait_ns is None else reply.wait_ns
             every_ns = _LOOK_NS if reply.wait_ns is None else reply.wait_ns // 20
@@ -168,25 +168,25 @@ class ReservationClient:
         if not self._due or now_ns - self._looked_ns < min(every_ns for _, _, every_ns in self._due.values()):
             return False
         self._looked_ns = now_ns
-        return self._ledger.has_changed()
+        return self._store.has_changed()
 
     def _flush(self) -> bool:
-        """Tell the ledger how leases ended; return whether there was anything."""
+        """Tell the store how leases ended; return whether there was anything."""
         told = False
         while True:
             with self._lock:
-                if not self._outbox:
+                if not self._ends:
                     return told
-                end = self._outbox[0]
+                end = self._ends[0]
             try:
-                end(self._ledger)
+                end(self._store)
             except (LimiterUnavailable, MemoryError):  # told again, later
                 raise
             except Exception:  # a bug; kept, it would hold up every other end for ever
                 _log.exception("an end could not be told to the shared budget: a bug, please report it", extra=_TROUBLE)
             told = True
             with self._lock:
-                self._outbox.popleft()
+                self._ends.popleft()
 
     def _failed(self, error: LimiterUnavailable, waiters: list[LeaseWaiter]) -> int:
         now_ns = self._clock.now_ns()

@@ -1,9 +1,9 @@
-"""One model's budget, shared by several processes: a process's own meter, and a ledger's leave for every lease.
+"""One model's budget, shared by several processes: a process's own meter, and a store that allows every lease.
 
 A lease is granted if both allow it. The process's own budget counts what this
 process spends (and what the server said), so it stands below the shared one and
-blocks nothing that the ledger would grant; but it knows prices, learns limits,
-paces after failures, and stays warm for the time in which the ledger is away.
+blocks nothing that the store would grant; but it knows prices, learns limits,
+paces after failures, and stays warm for the time in which the store is away.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOBODY = LeaseApplicant("")
 
 
 class TaskThread(Protocol):
-    """The thread that runs the agent; see ``engine.background``."""
+    """The thread that runs the reservation client; see ``engine.background``."""
 
     def start(self) -> None: ...
     def wake(self) -> None: ...
@@ -40,24 +40,24 @@ class TaskThread(Protocol):
 
 
 class SharedLimiter:
-    """The budgets of one account at one address, counted in a ledger.
+    """The budgets of one account at one address, counted in a store.
 
     Args:
-        ledger: Used by this limiter alone, and closed by it.
+        store: Used by this limiter alone, and closed by it.
         limits: What this queue's user set.
         address: Base URL of the API.
         account: Names who pays.
         clock: Tells the time.
-        hire: Returns the courier that runs an agent.
+        hire: Returns the thread that runs a reservation client.
         margin: Share of every limit that is left to others.
-        on_outage: What becomes of requests while the ledger cannot be reached: ``"wait"``, ``"raise"``
+        on_outage: What becomes of requests while the store cannot be reached: ``"wait"``, ``"raise"``
             LimiterUnavailable, or ``"local_share"``: go on with the limits divided by the processes last known
             to send; a lane of which nothing was heard yet waits.
     """
 
     def __init__(
         self,
-        ledger: BudgetStore,
+        store: BudgetStore,
         limits: UserLimits,
         address: str,
         account: str,
@@ -70,19 +70,19 @@ class SharedLimiter:
         self._scope = f"{address} {account}"
         self._margin = margin
         self._on_outage: OnOutage = on_outage
-        self._ledger, self._clock, self._hire = ledger, clock, hire
+        self._store, self._clock, self._hire = store, clock, hire
         self._begin()
         register_for_fork(self)
 
     def _begin(self) -> None:
-        self._agent = ReservationClient(self._ledger, self._clock)
-        self._courier = self._hire(self._agent)
-        self._token, self._numbers = self._ledger.token, itertools.count(1)
+        self._reservation_client = ReservationClient(self._store, self._clock)
+        self._thread = self._hire(self._reservation_client)
+        self._token, self._numbers = self._store.token, itertools.count(1)
         self._meters: dict[str, SharedMeter] = {}  # by lane; engines ask under their lock, and dicts are atomic
 
     def reset_after_fork(self) -> None:
         """Be another process in a forked child; what the parent has reserved stays the parent's."""
-        self._ledger.reset_after_fork()
+        self._store.reset_after_fork()
         self._begin()
 
     def meter(self, lane: str, model: str) -> SharedMeter:
@@ -92,12 +92,18 @@ class SharedLimiter:
             return meter
         limits = self._limits if isinstance(self._limits, Limits) or self._limits is None else self._limits.get(model)
         made = SharedMeter(
-            f"{self._scope} {lane}", limits, self._margin, self._agent, self._courier, self._new_id, self._on_outage
+            f"{self._scope} {lane}",
+            limits,
+            self._margin,
+            self._reservation_client,
+            self._thread,
+            self._new_id,
+            self._on_outage,
         )
-        self._courier.start()  # first: if it is refused, whoever asks for this lane next has it asked for again
+        self._thread.start()  # first: if it is refused, whoever asks for this lane next has it asked for again
         meter = self._meters.setdefault(lane, made)
         if meter is made:
-            self._agent.add(meter)
+            self._reservation_client.add(meter)
         return meter
 
     def levels(self, now_ns: int) -> dict[str, list[Level]]:
@@ -105,20 +111,20 @@ class SharedLimiter:
         return {lane: meter.levels(now_ns) for lane, meter in list(self._meters.items())}
 
     def close(self, now_ns: int) -> None:
-        """Tell the ledger the last ends and let go of it."""
-        self._courier.close(_CLOSING_S)
+        """Tell the store the last ends and let go of it."""
+        self._thread.close(_CLOSING_S)
 
     def _new_id(self) -> str:
         return f"{self._token}-{next(self._numbers)}"
 
 
 class SharedMeter(ProcessMeter):
-    """A meter whose leases need a reservation of the ledger, too.
+    """A meter whose leases need a reservation of the store, too.
 
-    ``_lock`` guards, besides what it guards in ``ProcessMeter``, everything here. The agent and the courier are
-    told outside it. At most one of ``_claim`` and ``_grant`` is set:
+    ``_lock`` guards, besides what it guards in ``ProcessMeter``, everything here. The reservation client and its
+    thread are called outside it. At most one of ``_claim`` and ``_grant`` is set:
 
-    * ``_claim``: what the head of the lane needs and the ledger has not granted, ``_reply`` what it said last;
+    * ``_claim``: what the head of the lane needs and the store has not granted, ``_reply`` what it said last;
     * ``_grant``: a reservation that no lease has used yet.
     """
 
@@ -129,16 +135,16 @@ class SharedMeter(ProcessMeter):
         lane: str,
         limits: Limits | None,
         margin: float,
-        agent: ReservationClient,
-        courier: TaskThread,
+        reservation_client: ReservationClient,
+        thread: TaskThread,
         new_id: Callable[[], str],
         on_outage: OnOutage,
     ) -> None:
         super().__init__(limits, margin)
         self.lane = lane
         self._limits, self._margin = limits, margin
-        self._agent = agent
-        self._courier = courier
+        self._reservation_client = reservation_client
+        self._thread = thread
         self._new_id = new_id
         self._on_outage: OnOutage = on_outage
         self._turn = _NOBODY  # whose claim or grant it is
@@ -147,7 +153,7 @@ class SharedMeter(ProcessMeter):
         self._replied_ns = 0
         self._grant: ReservationRequest | None = None
         self._granted_ns = 0
-        self._reservations: dict[Lease, str | None] = {}  # open leases; None was granted without the ledger
+        self._reservations: dict[Lease, str | None] = {}  # open leases; None was granted without the store
         self._outage: LimiterUnavailable | None = None
         self._whole: KnownLimits | None = None  # the capacities, while this process goes by a share of them
         self._standing = LaneStatus([])
@@ -158,7 +164,7 @@ class SharedMeter(ProcessMeter):
     def lease(
         self, size: PromptSize, now_ns: int, turn: LeaseApplicant | None = None
     ) -> Lease | Blocked | TooLarge | GroqQueueError:
-        """Lease what the ledger has granted, or note what it is to be asked for."""
+        """Lease what the store has granted, or note what it is to be asked for."""
         ends: list[End] = []
         with self._lock:
             result = self._lease(self._price(size), turn or _NOBODY, now_ns, ends)
@@ -180,7 +186,7 @@ class SharedMeter(ProcessMeter):
         if excess is not None:
             return excess
         blocked = self._budget.blocks(cost, now_ns)
-        if blocked is not None and blocked.reason != "limit":  # asking the ledger would keep others from it
+        if blocked is not None and blocked.reason != "limit":  # asking the store would keep others from it
             self._drop(ends)
             return blocked
         if self._outage is not None:
@@ -212,11 +218,11 @@ class SharedMeter(ProcessMeter):
         )
 
     def _answered(self, now_ns: int) -> Blocked | TooLarge | None:
-        """Return what the ledger said of the claim, if the engine has to know it."""
+        """Return what the store said of the claim, if the engine has to know it."""
         reply = self._reply
         if isinstance(reply, Blocked):
             if not reply.is_daily or reply.wait_ns is None:
-                return reply._replace(wait_ns=None)  # the agent comes back when it may pass
+                return reply._replace(wait_ns=None)  # the reservation client comes back when it may pass
             return reply._replace(wait_ns=max(0, self._replied_ns + reply.wait_ns - now_ns))
         return reply
 
@@ -225,7 +231,7 @@ class SharedMeter(ProcessMeter):
         left = self._claim or self._grant
         self._claim = self._grant = self._reply = None
         if left is not None:
-            ends.append(lambda ledger: ledger.refund(self.lane, left.id))
+            ends.append(lambda store: store.refund(self.lane, left.id))
 
     # -- how leases end
 
@@ -256,10 +262,10 @@ class SharedMeter(ProcessMeter):
             }
         if claim_id is None:
             most = {name: max(requested.units(name), used.units(name)) for name in DIMENSIONS}
-            self._tell([lambda ledger: ledger.charge(self.lane, most, limits)])
+            self._tell([lambda store: store.charge(self.lane, most, limits)])
         else:
             before, after = _units(requested), _units(used)
-            self._tell([lambda ledger: ledger.settle(self.lane, claim_id, before, after, told, limits)])
+            self._tell([lambda store: store.settle(self.lane, claim_id, before, after, told, limits)])
         return notices
 
     def refund(self, lease: Lease) -> None:
@@ -268,7 +274,7 @@ class SharedMeter(ProcessMeter):
             claim_id = self._reservations.pop(lease, None)
         super().refund(lease)
         if claim_id is not None:
-            self._tell([lambda ledger: ledger.refund(self.lane, claim_id)])
+            self._tell([lambda store: store.refund(self.lane, claim_id)])
 
     def refused(self, lease: Lease, size: PromptSize, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
         """End a lease by the server's refusal; nobody of any process gets one for *wait_ns*."""
@@ -277,23 +283,23 @@ class SharedMeter(ProcessMeter):
             claim_id = self._reservations.pop(lease, None)
         notices = super().refused(lease, size, refusal, wait_ns, now_ns)
         if claim_id is not None:
-            ends.append(lambda ledger: ledger.refund(self.lane, claim_id))
+            ends.append(lambda store: store.refund(self.lane, claim_id))
         with self._lock:
             limits = self._whole or self._budget.capacities()
         dimension = "" if refusal is None else refusal.dimension
         if refusal is not None and refusal.limit and refusal.used is not None and dimension in limits:
             used = limits[dimension][0] - (refusal.limit - refusal.used)
             age_ns = now_ns - lease.granted_ns
-            ends.append(lambda ledger: ledger.at_least(self.lane, dimension, used, age_ns, limits))
+            ends.append(lambda store: store.at_least(self.lane, dimension, used, age_ns, limits))
         if wait_ns and (refusal is None or holds_everybody(refusal)):
-            ends.append(lambda ledger: ledger.hold(self.lane, wait_ns, dimension))
+            ends.append(lambda store: store.hold(self.lane, wait_ns, dimension))
         self._tell(ends)
         return notices
 
     def pause(self, wait_ns: int, now_ns: int) -> None:
         """Grant nobody of any process a lease for *wait_ns*."""
         super().pause(wait_ns, now_ns)
-        self._tell([lambda ledger: ledger.hold(self.lane, wait_ns, "")])
+        self._tell([lambda store: store.hold(self.lane, wait_ns, "")])
 
     # -- what is shown
 
@@ -329,7 +335,7 @@ class SharedMeter(ProcessMeter):
         return max(0, until_ns - now_ns)
 
     def levels(self, now_ns: int) -> list[Level]:
-        """Return every limit's present state: the ledger's, as last heard of, or our own if that is higher."""
+        """Return every limit's present state: the store's, as last heard of, or our own if that is higher."""
         with self._lock:
             shared = {level.dimension: level for level in self._standing.levels}
             age_s = max(0, now_ns - self._stood_ns) / 1e9
@@ -349,15 +355,15 @@ class SharedMeter(ProcessMeter):
             wait_ns = max(wait_ns, round(over * level.period_s / level.limit * 1e9))
         return wait_ns
 
-    # -- what the agent asks and brings
+    # -- what the reservation client asks and brings
 
     def pending_claim(self) -> tuple[ReservationRequest, KnownLimits] | None:
-        """Return what the ledger is to be asked for, or None."""
+        """Return what the store is to be asked for, or None."""
         with self._lock:
             return None if self._claim is None else (self._claim, self._budget.capacities())
 
     def deliver(self, claim: ReservationRequest, reply: Reserved | Blocked | TooLarge, now_ns: int) -> None:
-        """Take the ledger's answer to *claim*; one that was given up meanwhile is being given back already."""
+        """Take the store's answer to *claim*; one that was given up meanwhile is being given back already."""
         with self._lock:
             if self._claim is not claim:
                 return
@@ -387,19 +393,19 @@ class SharedMeter(ProcessMeter):
         return None
 
     def is_open(self) -> bool:
-        """Return whether the ledger has anything of ours open, or is to be told something."""
+        """Return whether the store has anything of ours open, or is to be told something."""
         with self._lock:
             return bool(self._claim or self._grant or self._reservations)
 
     def stand(self, standing: LaneStatus, now_ns: int) -> None:
-        """Take the ledger's present state."""
+        """Take the store's present state."""
         with self._lock:
             self._standing, self._stood_ns = standing, now_ns
             if standing.refunds_unused:
                 self._budget.assume_refunds()
 
     def lost(self, error: LimiterUnavailable, now_ns: int) -> None:
-        """Note that the ledger cannot be reached."""
+        """Note that the store cannot be reached."""
         with self._lock:
             self._outage = error
             if self._on_outage == "local_share":
@@ -407,7 +413,7 @@ class SharedMeter(ProcessMeter):
         self._call_listeners()
 
     def found(self, now_ns: int) -> None:
-        """Note that the ledger can be reached."""
+        """Note that the store can be reached."""
         with self._lock:
             self._outage = None
             if self._whole is not None:
@@ -455,9 +461,9 @@ class SharedMeter(ProcessMeter):
 
     def _tell(self, ends: list[End], *, stirs: bool = False) -> None:
         if ends:
-            self._agent.send(ends)
+            self._reservation_client.send(ends)
         if ends or stirs:
-            self._courier.wake()
+            self._thread.wake()
 
     def _call_listeners(self) -> None:
         with self._lock:

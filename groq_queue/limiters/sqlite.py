@@ -127,22 +127,22 @@ class SqliteBudgetStore:
             self._changes = _changes(db)
             if _reservation(db, claim.id) is not None:
                 return Reserved(claim.id)
-            books = _lane_state(db, claim.lane)
-            if books.differs_from(limits):
-                books.fit(limits, _open_costs(db, claim.lane), now_ns)
-                _store(db, claim.lane, books)
-            excess = books.too_large(claim.cost)
+            state = _lane_state(db, claim.lane)
+            if state.differs_from(limits):
+                state.fit(limits, _open_costs(db, claim.lane), now_ns)
+                _save(db, claim.lane, state)
+            excess = state.too_large(claim.cost)
             if excess is not None:
                 self._leave_line(db, claim.lane, claim.id)
                 return excess
-            tag = self._line_up(db, books, claim)
-            blocked = books.holds_until(now_ns)
+            tag = self._line_up(db, state, claim)
+            blocked = state.holds_until(now_ns)
             if blocked is None and not _is_first(db, claim):
                 blocked = Blocked("behind", None)
-            blocked = blocked or books.blocks(claim.cost, now_ns)
+            blocked = blocked or state.blocks(claim.cost, now_ns)
             if blocked is not None:
                 return blocked
-            self._grant(db, books, claim, tag, now_ns)
+            self._grant(db, state, claim, tag, now_ns)
             return Reserved(claim.id)
 
     def settle(
@@ -159,11 +159,11 @@ class SqliteBudgetStore:
             if ended is None:
                 return
             db.execute("DELETE FROM reservations WHERE id = ?", (claim_id,))
-            books = _lane_state(db, lane)
-            books.settle(ended, requested, used, now_ns)
-            new = books.fit(limits, _open_costs(db, lane), now_ns)
-            books.observe(ended, seen, new, now_ns)
-            _store(db, lane, books)
+            state = _lane_state(db, lane)
+            state.settle(ended, requested, used, now_ns)
+            new = state.fit(limits, _open_costs(db, lane), now_ns)
+            state.observe(ended, seen, new, now_ns)
+            _save(db, lane, state)
             self._note_change(db)
 
     def refund(self, lane: str, claim_id: str) -> None:
@@ -173,24 +173,24 @@ class SqliteBudgetStore:
                 self._leave_line(db, lane, claim_id)
                 return
             db.execute("DELETE FROM reservations WHERE id = ?", (claim_id,))
-            books = _lane_state(db, lane)
-            books.refund(ended)
-            _store(db, lane, books)
+            state = _lane_state(db, lane)
+            state.refund(ended)
+            _save(db, lane, state)
             self._note_change(db)
 
     # -- what the server, or an outage, adds
 
     def charge(self, lane: str, used: Units, limits: KnownLimits) -> None:
-        with self._state_changed(lane, limits) as (books, now_ns):
-            books.charge(used, now_ns)
+        with self._state_changed(lane, limits) as (state, now_ns):
+            state.charge(used, now_ns)
 
     def hold(self, lane: str, wait_ns: int, dimension: str) -> None:
-        with self._state_changed(lane, {}) as (books, now_ns):
-            books.hold(wait_ns, dimension, now_ns)
+        with self._state_changed(lane, {}) as (state, now_ns):
+            state.hold(wait_ns, dimension, now_ns)
 
     def at_least(self, lane: str, dimension: str, used: int, age_ns: int, limits: KnownLimits) -> None:
-        with self._state_changed(lane, limits) as (books, now_ns):
-            books.at_least(dimension, used, age_ns, now_ns)
+        with self._state_changed(lane, limits) as (state, now_ns):
+            state.at_least(dimension, used, age_ns, now_ns)
 
     # -- looking
 
@@ -265,10 +265,10 @@ class SqliteBudgetStore:
     @contextmanager
     def _state_changed(self, lane: str, limits: KnownLimits) -> Iterator[tuple[LaneState, int]]:
         with self._step() as (db, now_ns):
-            books = _lane_state(db, lane)
-            books.fit(limits, _open_costs(db, lane), now_ns)
-            yield books, now_ns
-            _store(db, lane, books)
+            state = _lane_state(db, lane)
+            state.fit(limits, _open_costs(db, lane), now_ns)
+            yield state, now_ns
+            _save(db, lane, state)
 
     def _connect(self) -> None:
         with self._steps:
@@ -299,10 +299,10 @@ class SqliteBudgetStore:
 
     def _move(self, db: sqlite3.Connection, shift_ns: int) -> None:
         """Go over to the clock of this boot; no process of an earlier one is alive."""
-        for name, state in db.execute("SELECT name, state FROM lanes").fetchall():
-            books = LaneState(json.loads(state))
-            books.move_by(shift_ns)
-            _store(db, name, books)
+        for name, text in db.execute("SELECT name, state FROM lanes").fetchall():
+            state = LaneState(json.loads(text))
+            state.move_by(shift_ns)
+            _save(db, name, state)
         db.execute("UPDATE reservations SET granted_ns = granted_ns + ?", (shift_ns,))
         db.execute("UPDATE processes SET until_ns = 0")
 
@@ -324,9 +324,9 @@ class SqliteBudgetStore:
             "SELECT lane, granted_ns, cost, ended FROM reservations WHERE process = ?", (token,)
         ).fetchall()
         for lane, granted_ns, cost, ended in left:
-            books = _lane_state(db, lane)
-            books.expire(Reservation(granted_ns, json.loads(cost), json.loads(ended)), now_ns)
-            _store(db, lane, books)
+            state = _lane_state(db, lane)
+            state.expire(Reservation(granted_ns, json.loads(cost), json.loads(ended)), now_ns)
+            _save(db, lane, state)
         db.execute("DELETE FROM reservations WHERE process = ?", (token,))
         db.execute("DELETE FROM waiters WHERE process = ?", (token,))
         db.execute("DELETE FROM processes WHERE token = ?", (token,))
@@ -334,14 +334,14 @@ class SqliteBudgetStore:
 
     # -- the line
 
-    def _line_up(self, db: sqlite3.Connection, books: LaneState, claim: ReservationRequest) -> int:
+    def _line_up(self, db: sqlite3.Connection, state: LaneState, claim: ReservationRequest) -> int:
         """Return the tag of a claim, which stands in line from now on."""
         row = db.execute("SELECT tag FROM waiters WHERE id = ?", (claim.id,)).fetchone()
         if row is not None:
             return int(row[0])
         whose = (claim.lane, claim.priority, claim.client)
         last = db.execute("SELECT ends FROM turns WHERE lane = ? AND priority = ? AND client = ?", whose).fetchone()
-        tag, ends = books.turn(claim.priority, last[0] if last else 0, claim.turn_cost, claim.weight)
+        tag, ends = state.turn(claim.priority, last[0] if last else 0, claim.turn_cost, claim.weight)
         db.execute("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?)", (*whose, ends))
         db.execute(
             "INSERT INTO waiters (id, lane, process, priority, client, tag, ends) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -363,19 +363,19 @@ class SqliteBudgetStore:
         self._note_change(db)
 
     def _grant(
-        self, db: sqlite3.Connection, books: LaneState, claim: ReservationRequest, tag: int, now_ns: int
+        self, db: sqlite3.Connection, state: LaneState, claim: ReservationRequest, tag: int, now_ns: int
     ) -> None:
-        granted = books.grant(claim.cost, claim.priority, tag, now_ns)
+        granted = state.grant(claim.cost, claim.priority, tag, now_ns)
         db.execute("DELETE FROM waiters WHERE id = ?", (claim.id,))
         db.execute(
             "DELETE FROM turns WHERE lane = ? AND priority = ? AND ends <= ?",
-            (claim.lane, claim.priority, books.turn_now(claim.priority)),
+            (claim.lane, claim.priority, state.turn_now(claim.priority)),
         )
         db.execute(
             "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?)",
             (claim.id, claim.lane, self.token, now_ns, json.dumps(dict(claim.cost)), json.dumps(dict(granted.ended))),
         )
-        _store(db, claim.lane, books)
+        _save(db, claim.lane, state)
         self._note_change(db)
 
     def _note_change(self, db: sqlite3.Connection) -> None:
@@ -389,8 +389,8 @@ def _lane_state(db: sqlite3.Connection, lane: str) -> LaneState:
     return LaneState(None if row is None else json.loads(row[0]))
 
 
-def _store(db: sqlite3.Connection, lane: str, books: LaneState) -> None:
-    db.execute("INSERT OR REPLACE INTO lanes VALUES (?, ?)", (lane, json.dumps(books.state(), separators=(",", ":"))))
+def _save(db: sqlite3.Connection, lane: str, state: LaneState) -> None:
+    db.execute("INSERT OR REPLACE INTO lanes VALUES (?, ?)", (lane, json.dumps(state.state(), separators=(",", ":"))))
 
 
 def _reservation(db: sqlite3.Connection, claim_id: str) -> Reservation | None:

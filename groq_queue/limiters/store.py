@@ -1,6 +1,6 @@
 """What a store of shared budgets promises, whatever it is made of, a file or a Redis, and which one an address means.
 
-A ledger is the budget of ``core.budget``, kept where several processes reach it.
+It keeps the budget of ``core.budget`` where several processes reach it.
 The law is the same: integers; every level drains all the time at limit / period;
 an open reservation is *held* in full and does not drain, because nobody knows yet
 when its request arrived; its end turns it into level. A level has two forms, as
@@ -9,7 +9,7 @@ used, and strict is believed until the server's headers disprove it.
 
 The store's own clock is the only one: durations go in and out, instants do not.
 
-A *process* here is one open ledger, with a token of its own. It has to ``heartbeat``
+A *process* here is one open store, with a token of its own. It has to ``heartbeat``
 while anything of its is open; one that does not is taken for dead: what it
 reserved is charged in full, strict and credited, and drains from then on, and its
 claims leave the line.
@@ -183,7 +183,7 @@ class BudgetStore(Protocol):
         ...
 
     def charge(self, lane: str, used: Units, limits: KnownLimits) -> None:
-        """Raise both levels by what was spent without asking, while the ledger could not be reached."""
+        """Raise both levels by what was spent without asking, while the store could not be reached."""
         ...
 
     def hold(self, lane: str, wait_ns: int, dimension: str) -> None:

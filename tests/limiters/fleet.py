@@ -113,8 +113,8 @@ class SqlitePlace:
 
     def standing(self) -> LaneStatus:
         lane = self._asked("SELECT name FROM lanes")
-        with closing(SqliteBudgetStore(str(self._path))) as ledger:
-            return ledger.standing(lane)
+        with closing(SqliteBudgetStore(str(self._path))) as budgets:
+            return budgets.standing(lane)
 
     def _asked(self, question: str) -> Any:
         if not self._path.exists():
@@ -140,13 +140,13 @@ class RedisPlace:
         """Lanes are stored under fingerprints, so the only one goes by the name its keys have."""
         import redis
 
-        from groq_queue.limiters import redis as ledgers
+        from groq_queue.limiters import redis as redis_store
 
         with closing(redis.Redis(port=self._server.port)) as client:
             [state] = client.scan_iter("gq:*:state")
-        with closing(ledgers.RedisBudgetStore.open(self.url)) as ledger:
-            ledger._know("the only one", state.decode().removesuffix(":state"))
-            return ledger.standing("the only one")
+        with closing(redis_store.RedisBudgetStore.open(self.url)) as budgets:
+            budgets._know("the only one", state.decode().removesuffix(":state"))
+            return budgets.standing("the only one")
 
 
 PLACES: dict[str, Callable[[Any], Place]] = {"sqlite": SqlitePlace, "redis": RedisPlace}

@@ -1,4 +1,4 @@
-"""Several processes of one organisation, in one process and without threads: agents run when the test says so."""
+"""Several processes of one organisation, in one process and without threads: a test says when their clients run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SMALL = PromptSize(100, 50, is_exact=True)
 
 
 class Desk:
-    """A courier that goes when it is sent."""
+    """A thread that goes when it is sent."""
 
-    def __init__(self, agent: ReservationClient) -> None:
-        self.agent = agent
+    def __init__(self, client: ReservationClient) -> None:
+        self.client = client
         self.is_stirred = False
         self.due_ns: int | None = None
 
@@ -31,11 +31,11 @@ class Desk:
         self.is_stirred = True
 
     def close(self, timeout_s: float) -> None:
-        self.agent.finish()
+        self.client.finish()
 
     def go(self) -> None:
         self.is_stirred = False
-        self.due_ns = self.agent.run()
+        self.due_ns = self.client.run()
 
 
 class Organisation:
@@ -49,15 +49,15 @@ class Organisation:
         self.desks: list[Desk] = []
         self.limiters: list[SharedLimiter] = []
 
-    def process(self, limits: Any = None, *, wrap: Any = lambda ledger: ledger, **options: Any) -> Any:
+    def process(self, limits: Any = None, *, wrap: Any = lambda budgets: budgets, **options: Any) -> Any:
         """Start one more; return its meter of the only lane."""
 
-        def hire(agent: ReservationClient) -> Desk:
-            self.desks.append(Desk(agent))
+        def hire(client: ReservationClient) -> Desk:
+            self.desks.append(Desk(client))
             return self.desks[-1]
 
-        ledger = wrap(self.store.open())
-        limiter = SharedLimiter(ledger, limits, "https://api", "org", self.store.clock, hire, **options)
+        budgets = wrap(self.store.open())
+        limiter = SharedLimiter(budgets, limits, "https://api", "org", self.store.clock, hire, **options)
         self.limiters.append(limiter)
         meter = limiter.meter("m", "m")
         meter.subscribe(lambda: None)
@@ -68,7 +68,7 @@ class Organisation:
         return now_ns
 
     def pump(self) -> None:
-        """Have every agent do what there is to do now, until none has more."""
+        """Have every reservation client do what there is to do now, until none has more."""
         for _ in range(100):
             now_ns = self.now_ns()
             busy = [each for each in self.desks if each.is_stirred or (each.due_ns or now_ns + 1) <= now_ns]
@@ -76,10 +76,10 @@ class Organisation:
                 return
             for desk in busy:
                 desk.go()
-        raise AssertionError("the agents never come to rest")
+        raise AssertionError("the clients never come to rest")
 
     def advance(self, seconds: float) -> None:
-        """Let the time pass in steps that wake every agent when it is due."""
+        """Let the time pass in steps that wake every reservation client when it is due."""
         end_ns = self.now_ns() + round(seconds * NS_PER_S)
         self.pump()
         while (now_ns := self.now_ns()) < end_ns:
@@ -88,7 +88,7 @@ class Organisation:
             self.pump()
 
     def ask(self, meter: Any, size: PromptSize = SMALL, **turn: Any) -> Any:
-        """Ask for a lease as an engine does: again when the ledger has answered."""
+        """Ask for a lease as an engine does: again when the store has answered."""
         facts = LeaseApplicant(turn.pop("request_id", "r"), **turn)
         first = meter.lease(size, self.now_ns(), facts)
         if isinstance(first, Lease):

@@ -16,7 +16,7 @@ from groq_queue.limiters.store import BudgetStore
 
 
 class Store(Protocol):
-    """One place that several ledgers share, and its clock.
+    """One place that several processes share, and its clock.
 
     ``slack_ns`` is by how much a told wait may be shorter than worked out, because the store's clock runs by itself.
     """
@@ -26,11 +26,11 @@ class Store(Protocol):
     longest_step_s: float  # of a random history: short where time really passes
 
     def open(self) -> BudgetStore:
-        """Open one more ledger: one more process, alive until it is closed or killed."""
+        """Open it for one more process, alive until it is closed or killed."""
         ...
 
-    def kill(self, ledger: BudgetStore) -> None:
-        """Let a ledger never beat again."""
+    def kill(self, budgets: BudgetStore) -> None:
+        """Let a process never beat again."""
         ...
 
     def advance(self, seconds: float) -> None:
@@ -45,7 +45,7 @@ class Store(Protocol):
 
 
 class _Stores:
-    """The ledgers of one store, alive and dead, and a clock that the test moves."""
+    """The processes of one store, alive and dead, and a clock that the test moves."""
 
     longest_step_s = 1.0
 
@@ -54,9 +54,9 @@ class _Stores:
         self._alive: list[Any] = []
         self._dead: list[Any] = []
 
-    def kill(self, ledger: Any) -> None:
-        self._alive.remove(ledger)
-        self._dead.append(ledger)
+    def kill(self, budgets: Any) -> None:
+        self._alive.remove(budgets)
+        self._dead.append(budgets)
 
     def advance(self, seconds: float) -> None:
         left_ns = round(seconds * NS_PER_S)
@@ -64,8 +64,8 @@ class _Stores:
             step_ns = min(left_ns, NS_PER_S) if left_ns < 100 * NS_PER_S else left_ns
             self._let_pass(step_ns)
             left_ns -= step_ns
-            for ledger in self._alive:
-                ledger.heartbeat()
+            for budgets in self._alive:
+                budgets.heartbeat()
 
     def _let_pass(self, step_ns: int) -> None:
         self.clock.advance(step_ns / NS_PER_S)
@@ -74,8 +74,8 @@ class _Stores:
         return self.clock.now_ns() / NS_PER_S
 
     def close(self) -> None:
-        for ledger in (*self._alive, *self._dead):
-            ledger.close()
+        for budgets in (*self._alive, *self._dead):
+            budgets.close()
 
 
 class SqliteStore(_Stores):

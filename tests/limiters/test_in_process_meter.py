@@ -461,12 +461,12 @@ def test_a_lease_ends_once(first: Any, second: Any) -> None:
     meter = ProcessMeter(Limits(tpm=1_000))
     lease = leased(meter)
     first(meter, lease)
-    books = meter.accounting()
+    state = meter.accounting()
 
     second(meter, lease)
 
-    assert books == meter.accounting()
-    assert (150, 150, 0) in {(leased, settled + refunded, held) for leased, settled, refunded, held in books.values()}
+    assert state == meter.accounting()
+    assert (150, 150, 0) in {(leased, settled + refunded, held) for leased, settled, refunded, held in state.values()}
 
 
 def test_notices_of_the_budget_are_passed_on() -> None:

@@ -1,4 +1,4 @@
-"""What only the ledger in Redis has to do: forgetful servers, its numbers, its keys; the rest is every ledger's."""
+"""What only the store in Redis has to do: forgetful servers, its numbers, its keys; the rest is every store's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from groq_queue.limiters.store import ReservationRequest, Reserved, ServerLimit
 
 redis = needs("redis", is_module=True)
 
-from groq_queue.limiters import redis as ledgers  # noqa: E402
+from groq_queue.limiters import redis as redis_store  # noqa: E402
 from groq_queue.limiters.redis import RedisBudgetStore  # noqa: E402
 
 MINUTE = 60 * NS_PER_S
@@ -30,16 +30,16 @@ LANE = "https://api.groq.com/openai/v1 gsk_very_secret llama"
 
 @pytest.fixture
 def opened(redis_server):
-    """Open ledgers of one scope on an empty server; all are closed at the end."""
-    ledgers = []
+    """Open stores of one scope on an empty server; all are closed at the end."""
+    processes = []
 
     def open_one(clock=None):
-        ledgers.append(RedisBudgetStore.open(f"{redis_server.url}?scope=acme", clock))
-        return ledgers[-1]
+        processes.append(RedisBudgetStore.open(f"{redis_server.url}?scope=acme", clock))
+        return processes[-1]
 
     yield open_one
-    for ledger in ledgers:
-        ledger.close()
+    for budgets in processes:
+        budgets.close()
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def server(redis_server):
     client.close()
 
 
-def claim(ledger, number, tokens=100, lane=LANE, **facts):
-    return ReservationRequest(f"{ledger.token}:{number}", lane, {"RPM": 1, "TPM": tokens, "OTPM": 0}, **facts)
+def claim(budgets, number, tokens=100, lane=LANE, **facts):
+    return ReservationRequest(f"{budgets.token}:{number}", lane, {"RPM": 1, "TPM": tokens, "OTPM": 0}, **facts)
 
 
-def used(ledger, dimension="TPM", lane=LANE):
-    return {level.dimension: level.used for level in ledger.standing(lane).levels}[dimension]
+def used(budgets, dimension="TPM", lane=LANE):
+    return {level.dimension: level.used for level in budgets.standing(lane).levels}[dimension]
 
 
 def key_of(server, what):
@@ -63,9 +63,9 @@ def key_of(server, what):
     return key
 
 
-def pretend_dead(server, ledger):
+def pretend_dead(server, budgets):
     """Make it so long since that process was heard of."""
-    server.zadd(key_of(server, b"processes"), {ledger.token: 1})
+    server.zadd(key_of(server, b"processes"), {budgets.token: 1})
 
 
 def heal(server):
@@ -78,51 +78,51 @@ class TestItsNumbers:
         """
         500,000 units of 86,400,000,000 us pass what a double can hold exactly.
         """
-        ledger = opened()
+        budgets = opened()
         limits = {"TPD": (500_000, DAY)}
 
-        whole = ledger.reserve(ReservationRequest(f"{ledger.token}:1", LANE, {"TPD": 500_000}), limits)
-        more = ledger.reserve(ReservationRequest(f"{ledger.token}:2", LANE, {"TPD": 1}), limits)
+        whole = budgets.reserve(ReservationRequest(f"{budgets.token}:1", LANE, {"TPD": 500_000}), limits)
+        more = budgets.reserve(ReservationRequest(f"{budgets.token}:2", LANE, {"TPD": 1}), limits)
 
         assert isinstance(whole, Reserved)
         assert more == Blocked("limit", None, "TPD", 500_000, 500_000)
-        assert 500_000 == used(ledger, "TPD")
+        assert 500_000 == used(budgets, "TPD")
 
     @pytest.mark.parametrize("limit", [3, 499_979, 10**9 + 7, 10**12])
     def test_no_charge_is_rounded_away(self, opened, limit):
         """
         A thousand charges of the same size are a thousand times that size, or a hair more.
         """
-        ledger = opened()
+        budgets = opened()
         limits = {"TPD": (limit, 10 * DAY)}
         units = max(1, limit // 10_000)
 
         for _ in range(1_000):
-            ledger.charge(LANE, {"TPD": units}, limits)
+            budgets.charge(LANE, {"TPD": units}, limits)
 
         drained = limit * 60 // 864_000 + 1  # in a minute, at most
-        assert 1_000 * units - drained <= used(ledger, "TPD") <= 1_000 * units * 1.001 + 1
+        assert 1_000 * units - drained <= used(budgets, "TPD") <= 1_000 * units * 1.001 + 1
 
     def test_a_wait_is_enough(self, opened, redis_server):
         """
         Whoever comes when it was told to comes in, by the server's own clock.
         """
-        ledger = opened()
+        budgets = opened()
         limits = {"TPM": (60_000, MINUTE)}
-        ledger.charge(LANE, {"TPM": 60_000}, limits)
+        budgets.charge(LANE, {"TPM": 60_000}, limits)
 
-        blocked = ledger.reserve(ReservationRequest(f"{ledger.token}:1", LANE, {"TPM": 1_000}), limits)
+        blocked = budgets.reserve(ReservationRequest(f"{budgets.token}:1", LANE, {"TPM": 1_000}), limits)
         let_pass(redis_server.port, blocked.wait_ns // 1_000)
 
         assert 0 < blocked.wait_ns <= NS_PER_S
         assert isinstance(
-            ledger.reserve(ReservationRequest(f"{ledger.token}:1", LANE, {"TPM": 1_000}), limits), Reserved
+            budgets.reserve(ReservationRequest(f"{budgets.token}:1", LANE, {"TPM": 1_000}), limits), Reserved
         )
 
     def test_what_never_fits_is_told_and_leaves_the_line(self, opened):
-        ledger, other = opened(), opened()
+        budgets, other = opened(), opened()
 
-        refused = ledger.reserve(claim(ledger, 1, 60_001), SLOW)
+        refused = budgets.reserve(claim(budgets, 1, 60_001), SLOW)
 
         assert refused == TooLarge(60_001, 60_000, "TPM")
         assert isinstance(other.reserve(claim(other, 1), SLOW), Reserved)
@@ -131,16 +131,16 @@ class TestItsNumbers:
         """
         Sizes are sent only if the store does not have them: OTPM's are not TPM's.
         """
-        ledger, same = opened(), (1_000, DAY)
-        ledger.charge(LANE, {"OTPM": 1}, {"OTPM": same})
+        budgets, same = opened(), (1_000, DAY)
+        budgets.charge(LANE, {"OTPM": 1}, {"OTPM": same})
 
-        ledger.charge(LANE, {"TPM": 5}, {"OTPM": same, "TPM": same})
+        budgets.charge(LANE, {"TPM": 5}, {"OTPM": same, "TPM": same})
 
-        assert (1, 5) == (used(ledger, "OTPM"), used(ledger, "TPM"))
+        assert (1, 5) == (used(budgets, "OTPM"), used(budgets, "TPM"))
 
     def test_a_limit_that_another_process_changed_is_changed_back_by_whoever_goes_by_it(self, opened):
-        ledger, other = opened(), opened()
-        for each, limit in ((ledger, 1_000), (other, 500), (ledger, 1_000), (ledger, 1_000)):
+        budgets, other = opened(), opened()
+        for each, limit in ((budgets, 1_000), (other, 500), (budgets, 1_000), (budgets, 1_000)):
             each.charge(LANE, {"TPM": 1}, {"TPM": (limit, DAY)})
 
         assert [1_000] == [level.limit for level in other.standing(LANE).levels]
@@ -148,9 +148,9 @@ class TestItsNumbers:
 
 class TestItsKeys:
     def test_they_hold_no_name_and_no_secret(self, opened, server):
-        ledger = opened()
-        ledger.charge(LANE, {"TPM": 60_000}, SLOW)
-        ledger.reserve(claim(ledger, 1, 50_000, client="alice@example.com"), SLOW)
+        budgets = opened()
+        budgets.charge(LANE, {"TPM": 60_000}, SLOW)
+        budgets.reserve(claim(budgets, 1, 50_000, client="alice@example.com"), SLOW)
         everything = b"".join(key + server.dump(key) for key in server.keys("*"))
 
         assert b"acme" in everything
@@ -158,11 +158,11 @@ class TestItsKeys:
             assert secret not in everything
 
     def test_all_keys_of_a_lane_lie_in_one_slot_and_end_some_day(self, opened, server):
-        ledger, other = opened(), opened()
-        ledger.reserve(claim(ledger, 1), SLOW)
-        ledger.reserve(claim(ledger, 2, 60_000), SLOW)
+        budgets, other = opened(), opened()
+        budgets.reserve(claim(budgets, 1), SLOW)
+        budgets.reserve(claim(budgets, 2, 60_000), SLOW)
         other.refund(LANE, "unknown")
-        ledger.settle(LANE, f"{ledger.token}:1", {"RPM": 1}, {"RPM": 1}, {}, SLOW)
+        budgets.settle(LANE, f"{budgets.token}:1", {"RPM": 1}, {"RPM": 1}, {}, SLOW)
 
         keys = server.keys("*")
 
@@ -177,18 +177,18 @@ class TestItsKeys:
         assert [] == server.keys("*")
 
     def test_scopes_and_lanes_do_not_meet(self, opened, redis_server):
-        ledger, stranger = opened(), RedisBudgetStore.open(f"{redis_server.url}?scope=other")
-        ledger.charge(LANE, {"TPM": 60_000}, SLOW)
+        budgets, stranger = opened(), RedisBudgetStore.open(f"{redis_server.url}?scope=other")
+        budgets.charge(LANE, {"TPM": 60_000}, SLOW)
 
         assert isinstance(stranger.reserve(claim(stranger, 1), SLOW), Reserved)
-        assert isinstance(ledger.reserve(claim(ledger, 1, lane="another"), SLOW), Reserved)
+        assert isinstance(budgets.reserve(claim(budgets, 1, lane="another"), SLOW), Reserved)
         stranger.close()
 
     def test_an_ended_claim_leaves_nothing_but_its_end(self, opened, server):
-        ledger = opened()
+        budgets = opened()
         for number in range(50):
-            ledger.reserve(claim(ledger, number, 1, client=f"client {number}"), SLOW)
-            ledger.settle(LANE, f"{ledger.token}:{number}", {"TPM": 1}, {"TPM": 1}, {}, SLOW)
+            budgets.reserve(claim(budgets, number, 1, client=f"client {number}"), SLOW)
+            budgets.settle(LANE, f"{budgets.token}:{number}", {"TPM": 1}, {"TPM": 1}, {}, SLOW)
 
         sizes = {key.rpartition(b":")[2]: server.memory_usage(key) for key in server.keys("*")}
 
@@ -197,53 +197,53 @@ class TestItsKeys:
 
 class TestAForgetfulServer:
     def test_a_flushed_script_is_sent_again(self, opened, redis_server):
-        ledger = opened()
-        ledger.charge(LANE, {"TPM": 500}, SLOW)
+        budgets = opened()
+        budgets.charge(LANE, {"TPM": 500}, SLOW)
 
         redis_server.ask("SCRIPT FLUSH")
 
-        assert 500 == used(ledger)
+        assert 500 == used(budgets)
 
     def test_after_a_flush_nobody_is_granted_anything_until_all_have_told_what_they_know(self, opened, redis_server):
-        ledger, other = opened(), opened()
-        ledger.reserve(claim(ledger, 1, 40_000), SLOW)
+        budgets, other = opened(), opened()
+        budgets.reserve(claim(budgets, 1, 40_000), SLOW)
         other.charge(LANE, {"TPM": 15_000}, SLOW)
 
         redis_server.ask("FLUSHALL")
-        first = ledger.reserve(claim(ledger, 2, 10_000), SLOW)
+        first = budgets.reserve(claim(budgets, 2, 10_000), SLOW)
         other.standing(LANE)
 
         assert "hold" == first.reason
         assert first.wait_ns <= 2 * NS_PER_S
-        assert 55_000 == used(ledger) == used(other)
+        assert 55_000 == used(budgets) == used(other)
 
     def test_after_the_pause_it_goes_on_with_the_levels_of_before(self, opened, redis_server, server):
-        ledger, other = opened(), opened()
-        ledger.reserve(claim(ledger, 1, 40_000), SLOW)
+        budgets, other = opened(), opened()
+        budgets.reserve(claim(budgets, 1, 40_000), SLOW)
         other.charge(LANE, {"TPM": 15_000}, SLOW)
         redis_server.ask("FLUSHALL")
         other.standing(LANE)
-        ledger.standing(LANE)
+        budgets.standing(LANE)
 
         heal(server)
-        too_much = ledger.reserve(claim(ledger, 2, 5_001), SLOW)
-        ledger.refund(LANE, f"{ledger.token}:2")
+        too_much = budgets.reserve(claim(budgets, 2, 5_001), SLOW)
+        budgets.refund(LANE, f"{budgets.token}:2")
 
         assert ("limit", "TPM") == (too_much.reason, too_much.dimension)
-        assert isinstance(ledger.reserve(claim(ledger, 3, 5_000), SLOW), Reserved)
+        assert isinstance(budgets.reserve(claim(budgets, 3, 5_000), SLOW), Reserved)
 
     def test_a_newcomer_after_a_flush_waits_for_the_memory_of_those_who_listen(self, opened, redis_server):
-        ledger, newcomer = opened(), opened()
-        ledger.charge(LANE, {"TPM": 60_000}, SLOW)
-        ledger.reserve(claim(ledger, 1), SLOW)  # waits, so it listens
-        assert ledger.has_changed()  # its first look
+        budgets, newcomer = opened(), opened()
+        budgets.charge(LANE, {"TPM": 60_000}, SLOW)
+        budgets.reserve(claim(budgets, 1), SLOW)  # waits, so it listens
+        assert budgets.has_changed()  # its first look
 
         redis_server.ask("FLUSHALL")
         first = newcomer.reserve(claim(newcomer, 1), SLOW)
 
         assert "hold" == first.reason
-        assert is_told(ledger)
-        assert 60_000 == used(ledger)
+        assert is_told(budgets)
+        assert 60_000 == used(budgets)
 
     def test_who_waits_remembers_what_others_were_charged_last(self, opened, redis_server):
         """
@@ -264,10 +264,10 @@ class TestAForgetfulServer:
         """
         The server forgets, is told so, and goes away before it has heard the rest.
         """
-        ledger = opened()
-        ledger.charge(LANE, {"TPM": 30_000}, SLOW)
+        budgets = opened()
+        budgets.charge(LANE, {"TPM": 30_000}, SLOW)
         redis_server.ask("FLUSHALL")
-        run, calls = ledger._client.evalsha, []
+        run, calls = budgets._client.evalsha, []
 
         def run_first(*arguments):
             calls.append(arguments)
@@ -275,11 +275,11 @@ class TestAForgetfulServer:
                 return run(*arguments)
             raise redis.ConnectionError("gone")
 
-        ledger._client.evalsha = run_first
+        budgets._client.evalsha = run_first
         with pytest.raises(LimiterUnavailable):
-            ledger.standing(LANE)
+            budgets.standing(LANE)
 
-        assert 30_000 == used(ledger)
+        assert 30_000 == used(budgets)
         assert 2 == len(calls)
 
     def test_what_is_charged_between_two_memories_is_not_lost(self, opened, redis_server):
@@ -297,76 +297,76 @@ class TestAForgetfulServer:
         assert 30_007 == used(late)
 
     def test_a_settlement_after_a_flush_counts_once(self, opened, redis_server):
-        ledger = opened()
-        ledger.reserve(claim(ledger, 1, 40_000), SLOW)
+        budgets = opened()
+        budgets.reserve(claim(budgets, 1, 40_000), SLOW)
         redis_server.ask("FLUSHALL")
 
         for _ in range(3):
-            ledger.settle(LANE, f"{ledger.token}:1", {"TPM": 40_000}, {"TPM": 40_000}, {}, SLOW)
+            budgets.settle(LANE, f"{budgets.token}:1", {"TPM": 40_000}, {"TPM": 40_000}, {}, SLOW)
 
-        assert 40_000 == used(ledger)
+        assert 40_000 == used(budgets)
 
     def test_a_restart_without_a_file_is_as_a_flush(self, opened, redis_server):
-        ledger = opened()
-        ledger.reserve(claim(ledger, 1, 40_000), SLOW)
+        budgets = opened()
+        budgets.reserve(claim(budgets, 1, 40_000), SLOW)
 
         redis_server.kill()
         with pytest.raises(LimiterUnavailable):
-            ledger.standing(LANE)
+            budgets.standing(LANE)
         redis_server.start()
 
-        assert "hold" == ledger.reserve(claim(ledger, 2), SLOW).reason
-        assert 40_000 == used(ledger)
+        assert "hold" == budgets.reserve(claim(budgets, 2), SLOW).reason
+        assert 40_000 == used(budgets)
 
     def test_an_older_copy_of_the_store_is_noticed_and_mended(self, opened, server):
         """
         As a replica that lagged, or a snapshot: one lease it holds has ended since, one it never saw.
         """
-        ledger = opened()
-        ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+        budgets = opened()
+        budgets.reserve(claim(budgets, 1, 10_000), SLOW)
         copy = {key: server.dump(key) for key in server.keys("*")}
-        ledger.settle(LANE, f"{ledger.token}:1", {"TPM": 10_000}, {"TPM": 10_000}, {}, SLOW)
-        ledger.reserve(claim(ledger, 2, 20_000), SLOW)
-        ledger.charge(LANE, {"TPM": 5}, SLOW)
+        budgets.settle(LANE, f"{budgets.token}:1", {"TPM": 10_000}, {"TPM": 10_000}, {}, SLOW)
+        budgets.reserve(claim(budgets, 2, 20_000), SLOW)
+        budgets.charge(LANE, {"TPM": 5}, SLOW)
 
         server.flushall()
         for key, value in copy.items():
             server.restore(key, 0, value)
 
-        assert 30_005 == used(ledger)
-        assert "hold" == ledger.reserve(claim(ledger, 3), SLOW).reason
-        ledger.refund(LANE, f"{ledger.token}:2")
-        assert 10_005 == used(ledger)
+        assert 30_005 == used(budgets)
+        assert "hold" == budgets.reserve(claim(budgets, 3), SLOW).reason
+        budgets.refund(LANE, f"{budgets.token}:2")
+        assert 10_005 == used(budgets)
 
     def test_a_claim_that_only_an_older_copy_remembers_holds_nobody_up(self, opened, server):
-        ledger, other = opened(), opened()
+        budgets, other = opened(), opened()
         other.reserve(claim(other, 1, 60_000), SLOW)
-        ledger.reserve(claim(ledger, 1, 100, priority=0), SLOW)
+        budgets.reserve(claim(budgets, 1, 100, priority=0), SLOW)
         copy = {key: server.dump(key) for key in server.keys("*")}
         other.refund(LANE, f"{other.token}:1")
-        assert isinstance(ledger.reserve(claim(ledger, 1, 100, priority=0), SLOW), Reserved)
-        ledger.refund(LANE, f"{ledger.token}:1")
+        assert isinstance(budgets.reserve(claim(budgets, 1, 100, priority=0), SLOW), Reserved)
+        budgets.refund(LANE, f"{budgets.token}:1")
         server.flushall()
         for key, value in copy.items():
             server.restore(key, 0, value)
 
-        ledger.standing(LANE)
+        budgets.standing(LANE)
         other.standing(LANE)
         heal(server)
 
         assert isinstance(other.reserve(claim(other, 2, 60_000), SLOW), Reserved)
 
     def test_the_proof_that_allowance_comes_back_is_remembered(self, opened, redis_server, server):
-        ledger = opened()
+        budgets = opened()
         for number in range(1, 6):
-            ledger.reserve(claim(ledger, number, 10_000), SLOW)
+            budgets.reserve(claim(budgets, number, 10_000), SLOW)
             told = {"TPM": ServerLimit(60_000, 60_000 - 10 * number, True)}
-            ledger.settle(LANE, f"{ledger.token}:{number}", {"TPM": 10_000}, {"TPM": 10}, told, SLOW)
-        assert ledger.standing(LANE).refunds_unused
+            budgets.settle(LANE, f"{budgets.token}:{number}", {"TPM": 10_000}, {"TPM": 10}, told, SLOW)
+        assert budgets.standing(LANE).refunds_unused
 
         redis_server.ask("FLUSHALL")
 
-        assert ledger.standing(LANE).refunds_unused
+        assert budgets.standing(LANE).refunds_unused
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -376,17 +376,17 @@ def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
     meters each request at a random moment of its flight, and keeps what was requested.
     """
     rng, store = random.Random(seed), RedisStore(redis_server)
-    ledgers = [store.open() for _ in range(3)]
+    processes = [store.open() for _ in range(3)]
     limits = {"TPM": (1_000, 10 * NS_PER_S)}
     flying, arrivals, flushes = [], [], 0
     for number in range(800):
-        act, ledger = rng.random(), rng.choice(ledgers)
+        act, budgets = rng.random(), rng.choice(processes)
         if act < 0.5:
-            asked = ReservationRequest(f"{ledger.token}-{number}", LANE, {"TPM": rng.randint(1, 400)})
-            if isinstance(ledger.reserve(asked, limits), Reserved):
-                flying.append((ledger, asked, store.now_s()))
+            asked = ReservationRequest(f"{budgets.token}-{number}", LANE, {"TPM": rng.randint(1, 400)})
+            if isinstance(budgets.reserve(asked, limits), Reserved):
+                flying.append((budgets, asked, store.now_s()))
             else:
-                ledger.refund(LANE, asked.id)
+                budgets.refund(LANE, asked.id)
         elif act < 0.75 and flying:
             owner, asked, since_s = flying.pop(rng.randrange(len(flying)))
             arrivals.append((rng.uniform(since_s, store.now_s()), asked.cost["TPM"]))
@@ -394,7 +394,7 @@ def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
         elif act < 0.76:
             flushes += 1
             redis_server.ask("FLUSHALL")
-            for each in ledgers:
+            for each in processes:
                 each.standing(LANE)
         else:
             store.advance(rng.uniform(0.01, 1.0))
@@ -409,9 +409,9 @@ def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
     assert flushes >= 3
 
 
-def lose_the_next_reply(ledger):
+def lose_the_next_reply(budgets):
     """Have the server do what it is told next, and nobody hear of it."""
-    client = ledger._client
+    client = budgets._client
     run = client.evalsha
 
     def run_once(*arguments):
@@ -424,86 +424,86 @@ def lose_the_next_reply(ledger):
 
 class TestLostReplies:
     def test_a_reservation_whose_reply_was_lost_is_taken_once(self, opened):
-        ledger = opened()
-        ledger.standing(LANE)
-        lose_the_next_reply(ledger)
+        budgets = opened()
+        budgets.standing(LANE)
+        lose_the_next_reply(budgets)
         with pytest.raises(LimiterUnavailable):
-            ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+            budgets.reserve(claim(budgets, 1, 10_000), SLOW)
 
-        assert isinstance(ledger.reserve(claim(ledger, 1, 10_000), SLOW), Reserved)
+        assert isinstance(budgets.reserve(claim(budgets, 1, 10_000), SLOW), Reserved)
 
-        assert 10_000 == used(ledger)
+        assert 10_000 == used(budgets)
 
     def test_a_reservation_nobody_heard_of_is_given_back_by_its_refund(self, opened):
-        ledger = opened()
-        ledger.standing(LANE)
-        lose_the_next_reply(ledger)
+        budgets = opened()
+        budgets.standing(LANE)
+        lose_the_next_reply(budgets)
         with pytest.raises(LimiterUnavailable):
-            ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+            budgets.reserve(claim(budgets, 1, 10_000), SLOW)
 
-        ledger.refund(LANE, f"{ledger.token}:1")
+        budgets.refund(LANE, f"{budgets.token}:1")
 
-        assert 0 == used(ledger)
+        assert 0 == used(budgets)
 
     def test_a_place_in_line_is_kept_and_not_doubled(self, opened, server):
-        ledger, other = opened(), opened()
+        budgets, other = opened(), opened()
         other.reserve(claim(other, 1, 60_000), SLOW)
-        ledger.standing(LANE)
-        lose_the_next_reply(ledger)
+        budgets.standing(LANE)
+        lose_the_next_reply(budgets)
         with pytest.raises(LimiterUnavailable):
-            ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+            budgets.reserve(claim(budgets, 1, 10_000), SLOW)
         other.reserve(claim(other, 2, 10_000), SLOW)
 
-        again = ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+        again = budgets.reserve(claim(budgets, 1, 10_000), SLOW)
 
         assert "limit" == again.reason
         assert 2 == server.zcard(key_of(server, b"line"))
 
     def test_an_end_whose_reply_was_lost_is_told_twice_and_counts_once(self, opened):
-        ledger = opened()
-        ledger.reserve(claim(ledger, 1, 10_000), SLOW)
-        end = (LANE, f"{ledger.token}:1", {"TPM": 10_000}, {"TPM": 10_000}, {}, SLOW)
-        lose_the_next_reply(ledger)
+        budgets = opened()
+        budgets.reserve(claim(budgets, 1, 10_000), SLOW)
+        end = (LANE, f"{budgets.token}:1", {"TPM": 10_000}, {"TPM": 10_000}, {}, SLOW)
+        lose_the_next_reply(budgets)
         with pytest.raises(LimiterUnavailable):
-            ledger.settle(*end)
+            budgets.settle(*end)
 
-        ledger.settle(*end)
+        budgets.settle(*end)
 
-        assert 10_000 == used(ledger)
+        assert 10_000 == used(budgets)
 
 
 class TestClocks:
     @pytest.mark.parametrize("shift_s", [-3_600, 3_600])
     def test_a_shifted_clock_of_a_client_changes_nothing(self, opened, shift_s):
-        ledger = opened()
-        shifted = opened(FakeClock(ledger._clock.now_ns() + shift_s * NS_PER_S))
-        ledger.charge(LANE, {"TPM": 30_000}, SLOW)
+        budgets = opened()
+        shifted = opened(FakeClock(budgets._clock.now_ns() + shift_s * NS_PER_S))
+        budgets.charge(LANE, {"TPM": 30_000}, SLOW)
         shifted.charge(LANE, {"TPM": 30_000}, SLOW)
 
         theirs = shifted.reserve(claim(shifted, 1), SLOW)
-        ours = ledger.reserve(claim(ledger, 1, priority=1), SLOW)
+        ours = budgets.reserve(claim(budgets, 1, priority=1), SLOW)
 
-        assert 60_000 == used(ledger) == used(shifted)
+        assert 60_000 == used(budgets) == used(shifted)
         assert abs(theirs.wait_ns - ours.wait_ns) < 30 * NS_PER_S
 
     def test_a_memory_tells_durations_and_no_instants(self, opened, redis_server):
         clock = FakeClock(1)
-        ledger = opened(clock)
-        ledger.charge(LANE, {"TPM": 60_000}, SLOW)
+        budgets = opened(clock)
+        budgets.charge(LANE, {"TPM": 60_000}, SLOW)
 
         clock.advance(43_200)
         redis_server.ask("FLUSHALL")
 
-        assert 30_000 == pytest.approx(used(ledger), abs=60)
+        assert 30_000 == pytest.approx(used(budgets), abs=60)
 
     def test_a_server_whose_clock_goes_back_drains_nothing_and_stops_nobody(self, opened, redis_server):
-        ledger = opened()
-        ledger.reserve(claim(ledger, 1, 10_000), SLOW)
-        ledger.charge(LANE, {"TPM": 20_000}, SLOW)
+        budgets = opened()
+        budgets.reserve(claim(budgets, 1, 10_000), SLOW)
+        budgets.charge(LANE, {"TPM": 20_000}, SLOW)
         let_pass(redis_server.port, -3_600_000_000)
 
-        assert 30_000 == pytest.approx(used(ledger), abs=60)
-        assert isinstance(ledger.reserve(claim(ledger, 2, 29_000), SLOW), Reserved)
+        assert 30_000 == pytest.approx(used(budgets), abs=60)
+        assert isinstance(budgets.reserve(claim(budgets, 2, 29_000), SLOW), Reserved)
 
 
 class TestDeath:
@@ -533,17 +533,17 @@ class TestDeath:
 
     def test_a_beat_keeps_a_process_alive(self, opened, server):
         clock = FakeClock()
-        ledger, other = opened(clock), opened()
-        ledger.reserve(claim(ledger, 1, 10_000), SLOW)
+        budgets, other = opened(clock), opened()
+        budgets.reserve(claim(budgets, 1, 10_000), SLOW)
         clock.advance(1)
-        before = server.zscore(key_of(server, b"processes"), ledger.token)
+        before = server.zscore(key_of(server, b"processes"), budgets.token)
 
-        ledger.heartbeat()
+        budgets.heartbeat()
 
-        assert before < server.zscore(key_of(server, b"processes"), ledger.token)
+        assert before < server.zscore(key_of(server, b"processes"), budgets.token)
         assert 1 == other.standing(LANE).processes
 
-    def test_a_ledger_that_closes_leaves_at_once(self, opened):
+    def test_a_store_that_closes_leaves_at_once(self, opened):
         closed, alive = opened(), opened()
         closed.reserve(claim(closed, 1, 10_000), SLOW)
         closed.reserve(claim(closed, 2, 60_000, priority=0), SLOW)
@@ -635,65 +635,65 @@ def same_step(one, other):
     return one._lanes[LANE].step == other._lanes[LANE].step
 
 
-def is_told(ledger, tries=3_000):
-    """Return whether *ledger* hears something; what was published may take a moment to come through the socket."""
+def is_told(budgets, tries=3_000):
+    """Return whether *budgets* hears something; what was published may take a moment to come through the socket."""
     pause = threading.Event()
-    return any(ledger.has_changed() or pause.wait(0.01) for _ in range(tries))
+    return any(budgets.has_changed() or pause.wait(0.01) for _ in range(tries))
 
 
 class TestAwayOrUnusable:
     def test_a_server_that_is_gone_is_named_with_the_cure(self, opened, redis_server):
-        ledger = opened()
+        budgets = opened()
         redis_server.kill()
         try:
             with pytest.raises(LimiterUnavailable, match=r"redis://127\.0\.0\.1:\d+/0.*is it running") as caught:
-                ledger.reserve(claim(ledger, 1), SLOW)
+                budgets.reserve(claim(budgets, 1), SLOW)
         finally:
             redis_server.start()
 
-        assert ledger.address == caught.value.address
-        assert isinstance(ledger.reserve(claim(ledger, 1), SLOW), Reserved)
+        assert budgets.address == caught.value.address
+        assert isinstance(budgets.reserve(claim(budgets, 1), SLOW), Reserved)
 
     def test_a_server_that_hangs_is_given_up_and_the_step_may_be_repeated(self, opened, redis_server):
-        ledger = opened()
-        ledger.standing(LANE)
+        budgets = opened()
+        budgets.standing(LANE)
         redis_server.freeze()
         try:
             with pytest.raises(LimiterUnavailable):
-                ledger.reserve(claim(ledger, 1, 1_000), SLOW)
+                budgets.reserve(claim(budgets, 1, 1_000), SLOW)
         finally:
             redis_server.thaw()
 
         for _ in range(3):
-            assert isinstance(ledger.reserve(claim(ledger, 1, 1_000), SLOW), Reserved)
-        assert 1_000 == used(ledger)
+            assert isinstance(budgets.reserve(claim(budgets, 1, 1_000), SLOW), Reserved)
+        assert 1_000 == used(budgets)
 
     def test_a_replica_is_not_taken_for_a_master(self, opened, server):
-        ledger = opened()
+        budgets = opened()
         server.replicaof("127.0.0.1", 1)
         try:
             with pytest.raises(LimiterUnavailable, match="name the master"):
-                ledger.reserve(claim(ledger, 1), SLOW)
+                budgets.reserve(claim(budgets, 1), SLOW)
         finally:
             server.replicaof("NO", "ONE")
 
     def test_a_full_server_grants_nothing(self, opened, server):
-        ledger = opened()
+        budgets = opened()
         server.config_set("maxmemory", 1)
         try:
             with pytest.raises(LimiterUnavailable, match="noeviction"):
-                ledger.reserve(claim(ledger, 1), SLOW)
+                budgets.reserve(claim(budgets, 1), SLOW)
         finally:
             server.config_set("maxmemory", 0)
 
     def test_no_password_is_told(self):
-        ledger = RedisBudgetStore.open("redis://user:hunter2@127.0.0.1:1/0?scope=acme")
+        budgets = RedisBudgetStore.open("redis://user:hunter2@127.0.0.1:1/0?scope=acme")
 
         with pytest.raises(LimiterUnavailable) as caught:
-            ledger.standing(LANE)
+            budgets.standing(LANE)
 
-        assert "hunter2" not in ledger.address + str(caught.value) + repr(caught.value)
-        ledger.close()
+        assert "hunter2" not in budgets.address + str(caught.value) + repr(caught.value)
+        budgets.close()
 
     @pytest.mark.parametrize(
         ("url", "said"),
@@ -729,21 +729,21 @@ class TestAwayOrUnusable:
         ],
     )
     def test_an_address_that_is_one_is_shown_without_its_secrets(self, url, address):
-        ledger = RedisBudgetStore.open(url)
+        budgets = RedisBudgetStore.open(url)
 
-        assert address == ledger.address
-        ledger.close()
+        assert address == budgets.address
+        budgets.close()
 
     def test_a_wrong_password_is_told_apart_from_a_missing_permission(self, redis_server, server):
         server.acl_setuser("weak", enabled=True, passwords=["+hunter2"], commands=["+ping"], keys=["*"])
         try:
             said = []
             for password in ("hunter2", "hunter3"):
-                ledger = RedisBudgetStore.open(f"redis://weak:{password}@127.0.0.1:{redis_server.port}/0")
+                budgets = RedisBudgetStore.open(f"redis://weak:{password}@127.0.0.1:{redis_server.port}/0")
                 with pytest.raises(LimiterUnavailable) as caught:
-                    ledger.standing(LANE)
+                    budgets.standing(LANE)
                 said.append(str(caught.value))
-                ledger.close()
+                budgets.close()
         finally:
             server.acl_deluser("weak")
 
@@ -757,43 +757,43 @@ class TestAwayOrUnusable:
             RedisBudgetStore.open("redis://localhost")
 
     def test_a_server_that_is_gone_is_left_without_a_word(self, opened, redis_server):
-        ledger = opened()
-        ledger.reserve(claim(ledger, 1), SLOW)
-        ledger.reserve(claim(ledger, 1, lane="other"), SLOW)
+        budgets = opened()
+        budgets.reserve(claim(budgets, 1), SLOW)
+        budgets.reserve(claim(budgets, 1, lane="other"), SLOW)
         redis_server.kill()
         try:
-            ledger.close()
+            budgets.close()
         finally:
             redis_server.start()
 
-        assert isinstance(ledger.reserve(claim(ledger, 2), SLOW), Reserved)
+        assert isinstance(budgets.reserve(claim(budgets, 2), SLOW), Reserved)
 
 
 class TestItsCalls:
     """How often the server is asked for what."""
 
     @staticmethod
-    def operations(ledger):
-        """Have *ledger* note what it asks for from now on."""
-        noted, run = [], ledger._client.evalsha
+    def operations(budgets):
+        """Have *budgets* note what it asks for from now on."""
+        noted, run = [], budgets._client.evalsha
 
         def note(sha, count, *words):
             noted.append(words[count])
             return run(sha, count, *words)
 
-        ledger._client.evalsha = note
+        budgets._client.evalsha = note
         return noted
 
     def test_to_claim_is_as_good_as_a_beat_for_a_second(self, opened):
         clock = FakeClock()
-        ledger, holder = opened(clock), opened()
+        budgets, holder = opened(clock), opened()
         holder.reserve(claim(holder, 1, 60_000), SLOW)
-        ledger.reserve(claim(ledger, 1), SLOW)
-        noted = self.operations(ledger)
+        budgets.reserve(claim(budgets, 1), SLOW)
+        noted = self.operations(budgets)
         counts = []
         for passed_s in (0, 1 - 1e-9, 1e-9, 0.5, 0.5, 0.5):
             clock.advance(passed_s)
-            ledger.heartbeat()
+            budgets.heartbeat()
             counts.append(noted.count("beat"))
 
         assert [0, 0, 1, 1, 2, 2] == counts
@@ -801,57 +801,57 @@ class TestItsCalls:
     @pytest.mark.parametrize(("tokens", "beats"), [(100, 1), (60_001, 0)])
     def test_only_lanes_with_something_open_are_kept_alive(self, opened, tokens, beats):
         clock = FakeClock()
-        ledger = opened(clock)
-        ledger.standing("looked at")
-        ledger.reserve(claim(ledger, 1, tokens), SLOW)
-        noted = self.operations(ledger)
+        budgets = opened(clock)
+        budgets.standing("looked at")
+        budgets.reserve(claim(budgets, 1, tokens), SLOW)
+        noted = self.operations(budgets)
         clock.advance(5)
 
-        ledger.heartbeat()
+        budgets.heartbeat()
 
         assert ["beat"] * beats == noted
 
     def test_ended_ones_keep_nothing_alive(self, opened):
         clock = FakeClock()
-        ledger = opened(clock)
+        budgets = opened(clock)
         for number in range(3):
-            ledger.reserve(claim(ledger, number), SLOW)
-        ledger.settle(LANE, f"{ledger.token}:0", {"TPM": 1}, {"TPM": 1}, {}, SLOW)
-        ledger.refund(LANE, f"{ledger.token}:1")
-        noted = self.operations(ledger)
+            budgets.reserve(claim(budgets, number), SLOW)
+        budgets.settle(LANE, f"{budgets.token}:0", {"TPM": 1}, {"TPM": 1}, {}, SLOW)
+        budgets.refund(LANE, f"{budgets.token}:1")
+        noted = self.operations(budgets)
         clock.advance(5)
-        ledger.heartbeat()
-        ledger.refund(LANE, f"{ledger.token}:2")
+        budgets.heartbeat()
+        budgets.refund(LANE, f"{budgets.token}:2")
         clock.advance(5)
 
-        ledger.heartbeat()
-        ledger.close()
+        budgets.heartbeat()
+        budgets.close()
 
         assert ["beat", "refund"] == noted
 
     def test_limits_are_sent_once(self, opened):
-        ledger = opened()
-        ledger.charge(LANE, {"TPM": 1}, SLOW)
-        sizes, run = [], ledger._client.evalsha
+        budgets = opened()
+        budgets.charge(LANE, {"TPM": 1}, SLOW)
+        sizes, run = [], budgets._client.evalsha
 
         def note(sha, count, *words):
             sizes.append(words[count + 5])
             return run(sha, count, *words)
 
-        ledger._client.evalsha = note
+        budgets._client.evalsha = note
         for limits in (SLOW, {**SLOW, "TPM": (5_000, DAY)}, {**SLOW, "TPM": (5_000, DAY)}, SLOW):
-            ledger.charge(LANE, {"TPM": 1}, limits)
+            budgets.charge(LANE, {"TPM": 1}, limits)
 
         assert [0, 1, 0, 1] == sizes
 
 
 class TestStanding:
     def test_it_tells_sizes_the_pause_and_the_living(self, opened):
-        ledger, other = opened(), opened()
-        alone = ledger.standing(LANE)
-        for each in (ledger, other):
+        budgets, other = opened(), opened()
+        alone = budgets.standing(LANE)
+        for each in (budgets, other):
             each.reserve(claim(each, 1), {"TPM": (60_000, MINUTE), "RPD": (10, DAY)} | SLOW)
-        ledger.hold(LANE, 600 * NS_PER_S, "TPM")
+        budgets.hold(LANE, 600 * NS_PER_S, "TPM")
         standing = other.standing(LANE)
 
         assert ([], False, 1, 0) == alone
@@ -864,9 +864,9 @@ class TestStanding:
     def test_whoever_closes_or_fails_lets_go_of_its_connections(self, opened, redis_server):
         closed, failed, holder = opened(), opened(), opened()
         holder.reserve(claim(holder, 1, 60_000), SLOW)
-        for ledger in (closed, failed):
-            ledger.reserve(claim(ledger, 1), SLOW)  # waits, so it listens, too
-        connections = [(ledger._client, ledger._listener) for ledger in (closed, failed)]
+        for budgets in (closed, failed):
+            budgets.reserve(claim(budgets, 1), SLOW)  # waits, so it listens, too
+        connections = [(budgets._client, budgets._listener) for budgets in (closed, failed)]
         closed.close()
         redis_server.ask("CLIENT KILL TYPE normal")
         with pytest.raises(LimiterUnavailable):
@@ -878,20 +878,20 @@ class TestStanding:
         """
         As in a forked child; what the parent has reserved stays the parent's.
         """
-        ledger = opened()
-        ledger.reserve(claim(ledger, 1, 40_000), SLOW)
-        token, parents = ledger.token, ledger._client
+        budgets = opened()
+        budgets.reserve(claim(budgets, 1, 40_000), SLOW)
+        token, parents = budgets.token, budgets._client
 
-        ledger.reset_after_fork()
-        blocked = ledger.reserve(claim(ledger, 1, 40_000), SLOW)
+        budgets.reset_after_fork()
+        blocked = budgets.reserve(claim(budgets, 1, 40_000), SLOW)
         parents.close()
 
-        assert token != ledger.token
+        assert token != budgets.token
         assert ("limit", 40_000) == (blocked.reason, blocked.used)
-        assert 2 == ledger.standing(LANE).processes
+        assert 2 == budgets.standing(LANE).processes
 
     def test_microseconds_are_rounded_against_us(self):
-        assert [0, 1, 1, 2, 0] == [ledgers._us(ns) for ns in (0, 1, 1_000, 1_001, -5)]
+        assert [0, 1, 1, 2, 0] == [redis_store._us(ns) for ns in (0, 1, 1_000, 1_001, -5)]
 
 
 @pytest.mark.usefixtures("one_redis_server")
@@ -901,15 +901,15 @@ def test_a_cluster_serves_as_well():
     """
     server = RedisServer(is_cluster=True)
     try:
-        ledger, other = (RedisBudgetStore.open(f"{server.url}?scope=acme&cluster=true") for _ in range(2))
+        budgets, other = (RedisBudgetStore.open(f"{server.url}?scope=acme&cluster=true") for _ in range(2))
         for lane in ("a", "b", "c"):
-            ledger.reserve(claim(ledger, lane, 60_000, lane), SLOW)
+            budgets.reserve(claim(budgets, lane, 60_000, lane), SLOW)
             assert isinstance(other.reserve(claim(other, lane, 1, lane), SLOW), Blocked)
             other.has_changed()
-            ledger.refund(lane, f"{ledger.token}:{lane}")
+            budgets.refund(lane, f"{budgets.token}:{lane}")
             assert is_told(other)
             assert isinstance(other.reserve(claim(other, lane, 1, lane), SLOW), Reserved)
-        ledger.close()
+        budgets.close()
         other.close()
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""The agent between meters and a ledger: what it asks, tells and looks at, at which instants; both sides are played."""
+"""The reservation client between meters and a store: what it asks, tells and looks at, and when; both are played."""
 
 from __future__ import annotations
 
@@ -110,25 +110,25 @@ class PlayedMeter:
 
 
 class Office:
-    """An agent, its ledger and its meters, on a clock that stands until it is moved."""
+    """A reservation client, its store and its meters, on a clock that stands until it is moved."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.ledger = PlayedStore(self.clock)
-        self.agent = ReservationClient(self.ledger, self.clock)  # type: ignore[arg-type]
+        self.budgets = PlayedStore(self.clock)
+        self.client = ReservationClient(self.budgets, self.clock)  # type: ignore[arg-type]
 
     def meter(self, lane: str = "lane", *, wants: bool = True) -> PlayedMeter:
         meter = PlayedMeter(lane)
         if wants:
             meter.want()
-        self.agent.add(meter)
+        self.client.add(meter)
         return meter
 
     def run_for(self, seconds: float) -> int | None:
-        """Run the agent whenever it said that it would have to be run; return when it would be run next."""
+        """Run the client whenever it said that it would have to be run; return when it would be run next."""
         end_ns = self.clock.now_ns() + round(seconds * NS_PER_S)
-        while (due_ns := self.agent.run()) is not None and due_ns <= end_ns:
-            assert due_ns > self.clock.now_ns(), "the agent turns on the spot"
+        while (due_ns := self.client.run()) is not None and due_ns <= end_ns:
+            assert due_ns > self.clock.now_ns(), "the client turns on the spot"
             self.clock.advance((due_ns - self.clock.now_ns()) / NS_PER_S)
         self.clock.advance((end_ns - self.clock.now_ns()) / NS_PER_S)
         return due_ns
@@ -141,7 +141,7 @@ def office() -> Office:
 
 def telling(*texts: str) -> list[Any]:
     """Return an end for each text."""
-    return [lambda ledger, text=text: ledger.tell(text) for text in texts]
+    return [lambda budgets, text=text: budgets.tell(text) for text in texts]
 
 
 def gaps(instants: list[int]) -> set[int]:
@@ -157,27 +157,27 @@ def test_where_nothing_is_open_nothing_is_asked_and_nothing_is_due(office: Offic
     due_ns = office.run_for(10)
 
     assert due_ns is None
-    assert [] == office.ledger.asked
+    assert [] == office.budgets.asked
 
 
-def test_a_claim_is_taken_to_the_ledger_and_its_answer_brought_back(office: Office) -> None:
+def test_a_claim_is_taken_to_the_store_and_its_answer_brought_back(office: Office) -> None:
     meter = office.meter()
     wanted = meter.claim
-    office.ledger.reply = Reserved("lane-1")
+    office.budgets.reply = Reserved("lane-1")
 
-    office.agent.run()
+    office.client.run()
 
-    assert [(wanted, TPM)] == [arguments for name, _, arguments in office.ledger.asked if name == "reserve"]
+    assert [(wanted, TPM)] == [arguments for name, _, arguments in office.budgets.asked if name == "reserve"]
     assert [("lane-1", Reserved("lane-1"), office.clock.now_ns())] == meter.heard[:1]
 
 
 def test_a_claim_that_is_too_large_is_not_asked_for_again(office: Office) -> None:
     meter = office.meter()
-    office.ledger.reply = TooLarge(10, 5, "TPM")
+    office.budgets.reply = TooLarge(10, 5, "TPM")
 
     office.run_for(10)
 
-    assert 1 == office.ledger.count("reserve")
+    assert 1 == office.budgets.count("reserve")
     assert "lane-1" == meter.heard[0][0]
 
 
@@ -189,25 +189,25 @@ def test_a_twentieth_of_the_wait_passes_between_two_looks_within_bounds(
     office: Office, wait_s: float | None, look_ms: int, again_s: float
 ) -> None:
     """
-    At most 20 looks a second, at least one; the ledger is asked again when the wait it told is over.
+    At most 20 looks a second, at least one; the store is asked again when the wait it told is over.
     """
     office.meter()
-    office.ledger.reply = Blocked("limit", None if wait_s is None else round(wait_s * NS_PER_S), "TPM", 1_000, 1_000)
+    office.budgets.reply = Blocked("limit", None if wait_s is None else round(wait_s * NS_PER_S), "TPM", 1_000, 1_000)
 
     office.run_for(3 * again_s + 0.001)
 
-    assert {round(again_s * NS_PER_S)} == gaps(office.ledger.when("reserve"))
-    assert 4 == office.ledger.count("reserve")
-    looks = office.ledger.when("has_changed")
+    assert {round(again_s * NS_PER_S)} == gaps(office.budgets.when("reserve"))
+    assert 4 == office.budgets.count("reserve")
+    looks = office.budgets.when("has_changed")
     assert look_ms * MS == min(gaps(looks))
     assert len(looks) >= 3 * again_s * 1_000 / look_ms - 4
 
 
 def test_a_wait_of_nothing_does_not_make_it_turn_on_the_spot(office: Office) -> None:
     office.meter()
-    office.ledger.reply = Blocked("limit", 0, "TPM", 1_000, 1_000)
+    office.budgets.reply = Blocked("limit", 0, "TPM", 1_000, 1_000)
 
-    due_ns = office.agent.run()
+    due_ns = office.client.run()
 
     assert due_ns is not None
     assert due_ns > office.clock.now_ns()
@@ -216,75 +216,75 @@ def test_a_wait_of_nothing_does_not_make_it_turn_on_the_spot(office: Office) -> 
 def test_what_has_changed_is_a_reason_to_ask_at_once(office: Office) -> None:
     office.meter()
     office.run_for(0.2)
-    before = office.ledger.count("reserve")
-    office.ledger.changes = True
+    before = office.budgets.count("reserve")
+    office.budgets.changes = True
 
     office.run_for(0.101)
 
     assert 1 == before
-    assert office.ledger.count("reserve") in (3, 4)
+    assert office.budgets.count("reserve") in (3, 4)
 
 
 def test_an_own_end_is_a_reason_to_ask_at_once_and_without_a_look(office: Office) -> None:
     office.meter()
     office.run_for(0.02)
-    office.ledger.asked.clear()
+    office.budgets.asked.clear()
 
-    office.agent.send(telling("end"))
-    office.agent.run()
+    office.client.send(telling("end"))
+    office.client.run()
 
-    assert ["told", "reserve"] == [name for name, _, _ in office.ledger.asked]
+    assert ["told", "reserve"] == [name for name, _, _ in office.budgets.asked]
 
 
 def test_a_new_claim_is_asked_for_at_once_and_the_same_one_is_not(office: Office) -> None:
     meter = office.meter()
     office.run_for(0.01)
-    office.agent.run()
-    before = office.ledger.count("reserve")
+    office.client.run()
+    before = office.budgets.count("reserve")
 
     meter.want(2)
-    office.agent.run()
+    office.client.run()
 
-    assert (1, 2) == (before, office.ledger.count("reserve"))
+    assert (1, 2) == (before, office.budgets.count("reserve"))
     assert "lane-2" == meter.heard[-1][0]
 
 
 def test_the_lane_that_is_in_the_greatest_hurry_sets_the_pace(office: Office) -> None:
     office.meter("slow")
-    office.ledger.reply = Blocked("limit", 600 * NS_PER_S, "TPD", 1, 1)
+    office.budgets.reply = Blocked("limit", 600 * NS_PER_S, "TPD", 1, 1)
     office.run_for(2)
-    office.ledger.reply = NEVER_FREE
+    office.budgets.reply = NEVER_FREE
     office.meter("quick")
     office.run_for(0.001)
-    office.ledger.asked.clear()
+    office.budgets.asked.clear()
 
     office.run_for(2)
 
-    assert {50 * MS} == gaps(office.ledger.when("has_changed"))
-    assert {"quick-1"} == {arguments[0].id for name, _, arguments in office.ledger.asked if name == "reserve"}
+    assert {50 * MS} == gaps(office.budgets.when("has_changed"))
+    assert {"quick-1"} == {arguments[0].id for name, _, arguments in office.budgets.asked if name == "reserve"}
 
 
 def test_once_a_claim_is_met_nothing_is_due_but_the_beat(office: Office) -> None:
     office.meter()
-    office.agent.run()
-    office.ledger.reply, office.ledger.changes = Reserved("lane-1"), True
+    office.client.run()
+    office.budgets.reply, office.budgets.changes = Reserved("lane-1"), True
     office.clock.advance(0.05)
 
-    due_ns = office.agent.run()
+    due_ns = office.client.run()
 
-    assert 2 == office.ledger.count("reserve")
+    assert 2 == office.budgets.count("reserve")
     assert office.clock.now_ns() + 700 * MS == due_ns
 
 
 def test_a_lane_that_wants_nothing_any_more_is_looked_at_no_more(office: Office) -> None:
     meter = office.meter()
     office.run_for(1)
-    office.ledger.asked.clear()
+    office.budgets.asked.clear()
 
     meter.claim = None
     office.run_for(2)
 
-    assert {"beat", "standing"} == {name for name, _, _ in office.ledger.asked}
+    assert {"beat", "standing"} == {name for name, _, _ in office.budgets.asked}
 
 
 # -- heart-beats
@@ -296,8 +296,8 @@ def test_it_beats_four_times_a_lease_while_something_is_open(office: Office) -> 
 
     office.run_for(3.001)
 
-    assert {750 * MS} == gaps(office.ledger.when("beat"))
-    assert 5 == office.ledger.count("beat")
+    assert {750 * MS} == gaps(office.budgets.when("beat"))
+    assert 5 == office.budgets.count("beat")
 
 
 def test_with_each_beat_the_open_lanes_hear_how_they_stand(office: Office) -> None:
@@ -310,7 +310,7 @@ def test_with_each_beat_the_open_lanes_hear_how_they_stand(office: Office) -> No
         each for each in opened.heard if each[0] == "stands"
     ]
     assert [] == closed.heard
-    assert {("open",)} == {arguments for name, _, arguments in office.ledger.asked if name == "standing"}
+    assert {("open",)} == {arguments for name, _, arguments in office.budgets.asked if name == "standing"}
 
 
 def test_it_comes_when_a_reservation_has_to_go_back(office: Office) -> None:
@@ -319,7 +319,7 @@ def test_it_comes_when_a_reservation_has_to_go_back(office: Office) -> None:
     office.run_for(0.1)
     meter.late_ns = office.clock.now_ns() + 123 * MS
 
-    due_ns = office.agent.run()
+    due_ns = office.client.run()
     office.run_for(0.2)
 
     assert office.clock.now_ns() - 77 * MS == due_ns
@@ -330,7 +330,7 @@ def test_what_goes_back_goes_before_anything_is_asked(office: Office) -> None:
     meter = office.meter()
     meter.late_ns = office.clock.now_ns()
 
-    office.agent.run()
+    office.client.run()
 
     assert ["given back", "lane-1"] == [each[0] for each in meter.heard[:2]]
 
@@ -340,41 +340,41 @@ def test_what_goes_back_goes_before_anything_is_asked(office: Office) -> None:
 
 def test_ends_are_told_in_their_order_and_once(office: Office) -> None:
     office.meter(wants=False)
-    office.agent.send(telling("one", "two"))
-    office.agent.send(telling("three"))
+    office.client.send(telling("one", "two"))
+    office.client.send(telling("three"))
 
-    office.agent.run()
-    office.agent.run()
+    office.client.run()
+    office.client.run()
 
-    assert ["one", "two", "three"] == office.ledger.told
+    assert ["one", "two", "three"] == office.budgets.told
 
 
 def test_an_end_that_cannot_be_told_now_is_told_later_before_the_next(office: Office) -> None:
-    office.ledger.is_down = True
-    office.agent.send(telling("one"))
-    office.agent.run()
-    office.agent.send(telling("two"))
+    office.budgets.is_down = True
+    office.client.send(telling("one"))
+    office.client.run()
+    office.client.send(telling("two"))
     office.run_for(5)
-    during = [*office.ledger.told]
+    during = [*office.budgets.told]
 
-    office.ledger.is_down = False
+    office.budgets.is_down = False
     office.run_for(1)
 
     assert [] == during
-    assert ["one", "two"] == office.ledger.told
+    assert ["one", "two"] == office.budgets.told
 
 
 def test_an_end_that_breaks_is_logged_with_its_traceback_and_left_out(
     office: Office, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(ledger: Any) -> None:
+    def broken(budgets: Any) -> None:
         raise ZeroDivisionError("broken end")
 
-    office.agent.send([broken, *telling("next")])
-    office.agent.run()
-    office.agent.run()
+    office.client.send([broken, *telling("next")])
+    office.client.run()
+    office.client.run()
 
-    assert ["next"] == office.ledger.told
+    assert ["next"] == office.budgets.told
     assert 1 == caplog.text.count("an end could not be told")
     assert 1 == caplog.text.count("ZeroDivisionError: broken end")
 
@@ -382,29 +382,29 @@ def test_an_end_that_breaks_is_logged_with_its_traceback_and_left_out(
 # -- outages
 
 
-def test_a_ledger_that_is_away_is_tried_again_ever_more_seldom_and_at_last_every_second(office: Office) -> None:
+def test_a_store_that_is_away_is_tried_again_ever_more_seldom_and_at_last_every_second(office: Office) -> None:
     office.meter()
-    office.ledger.is_down = True
+    office.budgets.is_down = True
 
     office.run_for(5.75)
 
-    tries = office.ledger.when("reserve")[:1] + office.ledger.when("beat")
+    tries = office.budgets.when("reserve")[:1] + office.budgets.when("beat")
     assert [250 * MS, 500 * MS] + [1_000 * MS] * 5 == [after - before for before, after in itertools.pairwise(tries)]
 
 
 def test_before_it_is_to_be_tried_again_nothing_is_asked(office: Office) -> None:
     office.meter()
-    office.ledger.is_down = True
-    due_ns = office.agent.run()
-    office.ledger.asked.clear()
+    office.budgets.is_down = True
+    due_ns = office.client.run()
+    office.budgets.asked.clear()
     office.clock.advance(0.249)
 
-    again_ns = office.agent.run()
+    again_ns = office.client.run()
     office.clock.advance(0.001)
-    office.agent.run()
+    office.client.run()
 
     assert office.clock.now_ns() == due_ns == again_ns
-    assert ["beat"] == [name for name, _, _ in office.ledger.asked]
+    assert ["beat"] == [name for name, _, _ in office.budgets.asked]
 
 
 def test_meters_hear_of_an_outage_once_at_its_second_failure_and_of_its_end_once(
@@ -415,12 +415,12 @@ def test_meters_hear_of_an_outage_once_at_its_second_failure_and_of_its_end_once
     meter.open = True
     office.run_for(0.8)
     meter.heard.clear()
-    office.ledger.is_down = True
+    office.budgets.is_down = True
     office.run_for(5)
     during = [*meter.heard]
     said = caplog.text
 
-    office.ledger.is_down = False
+    office.budgets.is_down = False
     office.run_for(3)
 
     assert ["lost"] == [each[0] for each in during]
@@ -434,15 +434,15 @@ def test_meters_hear_of_an_outage_once_at_its_second_failure_and_of_its_end_once
 def test_the_second_failure_in_a_row_is_the_outage(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     meter = office.meter()
-    office.ledger.is_down = True
-    office.agent.run()
+    office.budgets.is_down = True
+    office.client.run()
     after_one = [*meter.heard]
     office.clock.advance(0.25)
-    office.agent.run()
+    office.client.run()
     after_two = [*meter.heard]
-    office.ledger.is_down = False
+    office.budgets.is_down = False
     office.clock.advance(0.5)
-    office.agent.run()
+    office.client.run()
 
     assert [] == after_one
     assert ["lost"] == [each[0] for each in after_two]
@@ -452,9 +452,9 @@ def test_the_second_failure_in_a_row_is_the_outage(office: Office, caplog: pytes
 def test_one_failure_is_no_outage_and_says_nothing(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     meter = office.meter()
-    office.ledger.is_down = True
-    office.agent.run()
-    office.ledger.is_down = False
+    office.budgets.is_down = True
+    office.client.run()
+    office.budgets.is_down = False
 
     office.run_for(1)
 
@@ -466,10 +466,10 @@ def test_one_failure_is_no_outage_and_says_nothing(office: Office, caplog: pytes
 def test_two_failures_with_a_success_between_are_no_outage(office: Office) -> None:
     meter = office.meter()
     for _ in range(3):
-        office.ledger.is_down = True
+        office.budgets.is_down = True
         office.clock.advance(2)
-        office.agent.run()
-        office.ledger.is_down = False
+        office.client.run()
+        office.budgets.is_down = False
         office.run_for(0.5)
 
     assert "lost" not in [each[0] for each in meter.heard]
@@ -480,41 +480,41 @@ def test_the_first_word_after_an_outage_is_a_beat(office: Office) -> None:
     Nothing else may be due then, and silence would prove nothing.
     """
     meter = office.meter()
-    office.ledger.is_down = True
+    office.budgets.is_down = True
     office.run_for(3)
     meter.claim, meter.open = None, False
-    office.ledger.is_down = False
-    office.ledger.asked.clear()
+    office.budgets.is_down = False
+    office.budgets.asked.clear()
 
     office.run_for(1.001)
 
-    assert ["beat"] == [name for name, _, _ in office.ledger.asked]
+    assert ["beat"] == [name for name, _, _ in office.budgets.asked]
     assert "found" == meter.heard[-1][0]
 
 
 # -- the end
 
 
-def test_at_its_end_claims_are_withdrawn_before_the_last_ends_are_told_and_the_ledger_is_closed(
+def test_at_its_end_claims_are_withdrawn_before_the_last_ends_are_told_and_the_store_is_closed(
     office: Office,
 ) -> None:
     meter = office.meter()
-    office.agent.send([lambda ledger: ledger.tell(f"last, {meter.heard}")])
+    office.client.send([lambda budgets: budgets.tell(f"last, {meter.heard}")])
 
-    office.agent.finish()
+    office.client.finish()
 
-    assert ["last, ['withdrawn']"] == office.ledger.told
-    assert ["told", "close"] == [name for name, _, _ in office.ledger.asked]
+    assert ["last, ['withdrawn']"] == office.budgets.told
+    assert ["told", "close"] == [name for name, _, _ in office.budgets.asked]
 
 
-def test_ends_that_could_not_be_told_are_counted_in_a_warning_and_the_ledger_is_closed(
+def test_ends_that_could_not_be_told_are_counted_in_a_warning_and_the_store_is_closed(
     office: Office, caplog: pytest.LogCaptureFixture
 ) -> None:
-    office.ledger.is_down = True
-    office.agent.send(telling("a", "b"))
+    office.budgets.is_down = True
+    office.client.send(telling("a", "b"))
 
-    office.agent.finish()
+    office.client.finish()
 
     [record] = caplog.records
     assert ("WARNING", 2, "away") == (record.levelname, record.args[0], str(record.args[1]))
-    assert 1 == office.ledger.count("close")
+    assert 1 == office.budgets.count("close")

@@ -1,4 +1,4 @@
-"""A meter that shares: what it asks the ledger and when, what it gives back, and what it does without one."""
+"""A meter that shares: what it asks the store and when, what it gives back, and what it does without one."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def exact(tokens: int) -> PromptSize:
 
 
 class Watched:
-    """A ledger whose calls are counted, and fail while it is ``down``; ``loses`` a reply after it was done."""
+    """A store whose calls are counted, and fail while it is ``down``; ``loses`` a reply after it was done."""
 
-    def __init__(self, ledger: Any) -> None:
-        self._ledger = ledger
+    def __init__(self, budgets: Any) -> None:
+        self._store = budgets
         self.calls: Counter[str] = Counter()
         self.down = False
         self.loses = 0
 
     def __getattr__(self, name: str) -> Any:
-        known = getattr(self._ledger, name)
+        known = getattr(self._store, name)
         if not callable(known):
             return known
 
@@ -67,13 +67,13 @@ def org(tmp_path: Path) -> Iterator[Organisation]:
 @pytest.fixture
 def watched(org: Organisation) -> Callable[..., tuple[Any, Watched]]:
     def make(limits: Any = TPM, **options: Any) -> tuple[Any, Watched]:
-        ledgers: list[Watched] = []
+        processes: list[Watched] = []
 
-        def wrap(ledger: Any) -> Watched:
-            ledgers.append(Watched(ledger))
-            return ledgers[-1]
+        def wrap(budgets: Any) -> Watched:
+            processes.append(Watched(budgets))
+            return processes[-1]
 
-        return org.process(limits, wrap=wrap, **options), ledgers[0]
+        return org.process(limits, wrap=wrap, **options), processes[0]
 
     return make
 
@@ -90,7 +90,7 @@ def waiting(org: Organisation) -> int:
 
 
 def held(org: Organisation) -> int:
-    """Return the tokens that the ledger holds or counts."""
+    """Return the tokens that the store holds or counts."""
     levels = org.store._alive[0].standing(LANE).levels
     return levels[0].used if levels else 0
 
@@ -98,8 +98,8 @@ def held(org: Organisation) -> int:
 # -- asking
 
 
-def test_nothing_is_asked_of_the_ledger_under_the_engines_lock(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched()
+def test_nothing_is_asked_of_the_store_under_the_engines_lock(org: Organisation, watched: Any) -> None:
+    meter, budgets = watched()
 
     meter.price(exact(5))
     meter.too_large(exact(5))
@@ -110,7 +110,7 @@ def test_nothing_is_asked_of_the_ledger_under_the_engines_lock(org: Organisation
     meter.withdraw()
 
     assert Blocked("asking", None) == first
-    assert Counter() == ledger.calls
+    assert Counter() == budgets.calls
 
 
 def test_what_is_granted_is_told_to_those_who_wait(org: Organisation) -> None:
@@ -210,9 +210,9 @@ def test_a_reservation_that_came_too_late_is_not_used(org: Organisation) -> None
 
 def test_what_is_granted_to_a_claim_that_was_given_up_goes_back(org: Organisation) -> None:
     """
-    1. The agent takes the claim to the ledger.
+    1. The reservation client takes the claim to the store.
     2. Meanwhile its request is cancelled, and the lane is empty.
-    3. The ledger grants it.
+    3. The store grants it.
     """
     meter = org.process(TPM)
     meter.lease(exact(500), org.now_ns(), LeaseApplicant("r"))
@@ -230,7 +230,7 @@ def test_what_is_granted_to_a_claim_that_was_given_up_goes_back(org: Organisatio
 
 def test_credit_that_one_process_has_proven_is_believed_by_all(org: Organisation) -> None:
     """
-    The other one's own answers bring no headers; with strict books of its own it would stand still.
+    The other one's own answers bring no headers; with a strict level of its own it would stand still.
     """
     one, two = org.process(TPM), org.process(TPM)
     size = PromptSize(0, 200, is_exact=True)
@@ -285,42 +285,42 @@ def test_a_spent_day_is_told_to_the_engine_with_its_wait(org: Organisation) -> N
 
 def test_a_waiting_process_looks_at_most_twenty_times_a_second(org: Organisation, watched: Any) -> None:
     one = org.process(TPM)
-    two, ledger = watched()
+    two, budgets = watched()
     leased(org, one, 1_000)
     org.ask(two, exact(500))
-    ledger.calls.clear()
+    budgets.calls.clear()
 
     org.advance(10)
 
-    assert 100 < ledger.calls["has_changed"] <= 200
-    assert ledger.calls["reserve"] <= 12
-    assert ledger.calls["beat"] <= 15
+    assert 100 < budgets.calls["has_changed"] <= 200
+    assert budgets.calls["reserve"] <= 12
+    assert budgets.calls["beat"] <= 15
 
 
 def test_a_long_wait_is_looked_at_less_often(org: Organisation, watched: Any) -> None:
     limits = Limits(rpd=10)
     one = org.process(limits)
-    two, ledger = watched(limits)
+    two, budgets = watched(limits)
     for _ in range(10):
         org.settle(one, leased(org, one), (100, 0, 0), size=exact(100))
     org.ask(two, exact(500))
-    ledger.calls.clear()
+    budgets.calls.clear()
 
     org.advance(10)
 
-    assert ledger.calls["has_changed"] <= 11
-    assert 0 == ledger.calls["reserve"]
+    assert budgets.calls["has_changed"] <= 11
+    assert 0 == budgets.calls["reserve"]
 
 
 def test_an_idle_process_does_nothing_at_all(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched()
+    meter, budgets = watched()
     org.settle(meter, leased(org, meter), (100, 0, 0), size=exact(100))
     org.advance(2)
-    ledger.calls.clear()
+    budgets.calls.clear()
 
     org.advance(3_600)
 
-    assert Counter() == ledger.calls
+    assert Counter() == budgets.calls
     assert [None] == [desk.due_ns for desk in org.desks]
 
 
@@ -392,17 +392,17 @@ def test_a_process_that_waits_says_for_what(org: Organisation) -> None:
     assert "requests that go first" == str(behind)
 
 
-# -- the ledger is away
+# -- the store is away
 
 
 def test_no_end_of_a_lease_is_lost(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched()
+    meter, budgets = watched()
     lease = leased(org, meter, 600)
-    ledger.down = True
+    budgets.down = True
     meter.settle(lease, exact(600), (600, 0, 0), None, org.now_ns())
     org.advance(5)
     during = held(org)
-    ledger.down = False
+    budgets.down = False
     org.advance(2)
 
     assert 600 == during  # still open there
@@ -415,10 +415,10 @@ def test_an_end_that_breaks_holds_up_no_other(
     meter, _ = watched()
     lease = leased(org, meter, 600)
 
-    def broken(ledger: Any) -> None:
+    def broken(budgets: Any) -> None:
         raise ZeroDivisionError
 
-    org.desks[0].agent.send([broken])
+    org.desks[0].client.send([broken])
     meter.refund(lease)
     org.pump()
 
@@ -427,29 +427,29 @@ def test_an_end_that_breaks_holds_up_no_other(
 
 
 def test_a_lost_reply_reserves_nothing_twice(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched()
-    ledger.loses = 1
+    meter, budgets = watched()
+    budgets.loses = 1
     meter.lease(exact(600), org.now_ns(), LeaseApplicant("r"))
     org.pump()
     org.advance(1)
 
     assert isinstance(org.ask(meter, exact(600)), Lease)
     assert 600 == held(org)
-    assert 2 <= ledger.calls["reserve"]
+    assert 2 <= budgets.calls["reserve"]
 
 
-def go_down(org: Organisation, ledger: Watched, meter: Any) -> None:
-    ledger.down = True
+def go_down(org: Organisation, budgets: Watched, meter: Any) -> None:
+    budgets.down = True
     meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
     org.advance(2)
 
 
 def test_in_an_outage_requests_wait(org: Organisation, watched: Any, caplog: pytest.LogCaptureFixture) -> None:
-    meter, ledger = watched(on_outage="wait")
-    go_down(org, ledger, meter)
+    meter, budgets = watched(on_outage="wait")
+    go_down(org, budgets, meter)
 
     blocked = meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
-    ledger.down = False
+    budgets.down = False
     org.advance(2)
     afterwards = meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
 
@@ -461,15 +461,15 @@ def test_in_an_outage_requests_wait(org: Organisation, watched: Any, caplog: pyt
 
 
 def test_in_an_outage_requests_fail_if_so_wished(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched(on_outage="raise")
-    go_down(org, ledger, meter)
+    meter, budgets = watched(on_outage="raise")
+    go_down(org, budgets, meter)
 
     error = meter.lease(exact(100), org.now_ns(), LeaseApplicant("while away"))
     meter.withdraw()
     org.advance(5)
     still = meter.lease(exact(100), org.now_ns(), LeaseApplicant("later"))
     meter.withdraw()
-    ledger.down = False
+    budgets.down = False
     org.advance(2)
 
     assert isinstance(error, LimiterUnavailable)
@@ -482,22 +482,22 @@ def test_in_an_outage_each_process_goes_by_its_share(org: Organisation, watched:
     Two processes were known, the budget was 400 of 1,000 full: each counts 200 of 500.
     """
     other = org.process(TPM)
-    meter, ledger = watched(on_outage="local_share")
+    meter, budgets = watched(on_outage="local_share")
     mine, others = leased(org, meter, 100), leased(org, other, 300)
     org.advance(1)
     org.settle(meter, mine, (100, 0, 0), size=exact(100))
     org.settle(other, others, (300, 0, 0), size=exact(300))
     org.advance(0.1)
-    meter._standing = ledger._ledger.standing(LANE)
+    meter._standing = budgets._store.standing(LANE)
     meter._stood_ns = org.now_ns()
-    go_down(org, ledger, meter)
+    go_down(org, budgets, meter)
 
     too_much = meter.lease(exact(350), org.now_ns(), LeaseApplicant("a"))
     fits = meter.lease(exact(280), org.now_ns(), LeaseApplicant("b"))
     too_much_for_a_share = meter.lease(exact(900), org.now_ns(), LeaseApplicant("c"))
     never_too_large = meter.too_large(exact(900))
     meter.refund(fits)
-    ledger.down = False
+    budgets.down = False
     org.advance(2)
 
     assert isinstance(too_much, Blocked)
@@ -509,23 +509,23 @@ def test_in_an_outage_each_process_goes_by_its_share(org: Organisation, watched:
 
 
 def test_in_an_outage_who_never_heard_of_the_others_waits(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched(on_outage="local_share")
+    meter, budgets = watched(on_outage="local_share")
 
-    go_down(org, ledger, meter)
+    go_down(org, budgets, meter)
 
     assert Blocked("outage", None) == meter.lease(exact(100), org.now_ns(), LeaseApplicant("r"))
 
 
 def test_what_was_spent_in_an_outage_is_charged_afterwards(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched(on_outage="local_share")
+    meter, budgets = watched(on_outage="local_share")
     org.settle(meter, leased(org, meter, 10), (10, 0, 0), size=exact(10))
-    go_down(org, ledger, meter)
+    go_down(org, budgets, meter)
     lease = meter.lease(exact(600), org.now_ns(), LeaseApplicant("a"))
     assert isinstance(lease, Lease)
     meter.settle(lease, exact(600), (600, 0, 0), None, org.now_ns())
     meter.withdraw()
     before = held(org)
-    ledger.down = False
+    budgets.down = False
     org.advance(1.1)
 
     assert before <= 10
@@ -599,15 +599,15 @@ def test_a_lane_that_is_cleared_stands_in_nobodys_way(org: Organisation) -> None
     assert (1, 0) == (before, waiting(org))
 
 
-def test_having_nothing_to_ask_does_not_prove_that_the_ledger_is_back(org: Organisation, watched: Any) -> None:
-    meter, ledger = watched(on_outage="raise")
-    go_down(org, ledger, meter)
+def test_having_nothing_to_ask_does_not_prove_that_the_store_is_back(org: Organisation, watched: Any) -> None:
+    meter, budgets = watched(on_outage="raise")
+    go_down(org, budgets, meter)
     with meter._lock:
-        meter._claim = None  # without a word to the ledger
+        meter._claim = None  # without a word to the store
 
     org.advance(5)
     during = meter.lease(exact(100), org.now_ns(), LeaseApplicant("r"))
-    ledger.down = False
+    budgets.down = False
     org.advance(2)
 
     assert isinstance(during, LimiterUnavailable)

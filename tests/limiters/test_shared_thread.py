@@ -27,7 +27,7 @@ def one_redis():
 
 @pytest.fixture(params=["sqlite", "redis"])
 def shared(request, tmp_path):
-    """Return the address of a shared budget and the class of its ledger."""
+    """Return the address of a shared budget and the class of its store."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/budgets.db", SqliteBudgetStore
     server = request.getfixturevalue("one_redis")
@@ -53,18 +53,18 @@ def opened(groq, address):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_a_ledger_that_raises_once_ends_no_thread_and_no_request_waits_for_ever(
+def test_a_store_that_raises_once_ends_no_thread_and_no_request_waits_for_ever(
     groq, shared, monkeypatch, caplog, error
 ):
-    address, ledger = shared
-    reserve, errors = ledger.reserve, [error]
+    address, budgets = shared
+    reserve, errors = budgets.reserve, [error]
 
     def raising(self, *args):
         if errors:
             raise errors.pop()
         return reserve(self, *args)
 
-    monkeypatch.setattr(ledger, "reserve", raising)
+    monkeypatch.setattr(budgets, "reserve", raising)
     monkeypatch.setattr(background, "_RUN_AGAIN_NS", NS_PER_S // 50)  # after which an errand is tried again
     with opened(groq, address) as queue:
         assert queue.submit("one").result(S)
@@ -73,8 +73,8 @@ def test_a_ledger_that_raises_once_ends_no_thread_and_no_request_waits_for_ever(
 
 
 def test_an_end_that_meets_no_memory_is_told_later(groq, shared, monkeypatch):
-    address, ledger = shared
-    end, errors, told = ledger.settle, [MemoryError()], []
+    address, budgets = shared
+    end, errors, told = budgets.settle, [MemoryError()], []
 
     def raising(self, *args):
         if errors:
@@ -82,7 +82,7 @@ def test_an_end_that_meets_no_memory_is_told_later(groq, shared, monkeypatch):
         told.append(args)
         return end(self, *args)
 
-    monkeypatch.setattr(ledger, "settle", raising)
+    monkeypatch.setattr(budgets, "settle", raising)
     monkeypatch.setattr(background, "_RUN_AGAIN_NS", NS_PER_S // 50)
     with opened(groq, address) as queue:
         queue.submit("one").result(S)

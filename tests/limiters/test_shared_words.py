@@ -1,4 +1,4 @@
-"""A sharing meter alone: every word that it says to a played ledger, and what it makes of the ledger's words."""
+"""A sharing meter alone: every word that it says to a played store, and what it makes of the store's words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def exact(tokens: int, completion: int = 0) -> PromptSize:
 
 
 class Recorder:
-    """A ledger that takes down every word, and grants what is asked for unless told to answer something else."""
+    """A store that takes down every word, and grants what is asked for unless told to answer something else."""
 
     address = "played"
 
@@ -67,7 +67,7 @@ class Recorder:
 
 
 class Desk:
-    """A courier whose calls are counted."""
+    """A thread whose calls are counted."""
 
     def __init__(self) -> None:
         self.started = self.stirred = 0
@@ -84,15 +84,15 @@ class Desk:
 
 
 class Bench:
-    """A limiter whose agent runs when the test says so."""
+    """A limiter whose reservation client runs when the test says so."""
 
     def __init__(self, limits: Any = TPM, **options: Any) -> None:
         self.clock = FakeClock()
-        self.ledger = Recorder()
-        self.agents: list[ReservationClient] = []
+        self.budgets = Recorder()
+        self.clients: list[ReservationClient] = []
         self.desk = Desk()
         self.limiter = SharedLimiter(
-            self.ledger,  # type: ignore[arg-type]
+            self.budgets,  # type: ignore[arg-type]
             limits,
             "https://api",
             "org",
@@ -104,8 +104,8 @@ class Bench:
         self.heard = 0
         self.meter.subscribe(self._hear)
 
-    def _hire(self, agent: ReservationClient) -> Desk:
-        self.agents.append(agent)
+    def _hire(self, client: ReservationClient) -> Desk:
+        self.clients.append(client)
         return self.desk
 
     def _hear(self) -> None:
@@ -118,7 +118,7 @@ class Bench:
         return self.meter.lease(size, self.now_ns(), turn)
 
     def run(self) -> None:
-        self.agents[-1].run()
+        self.clients[-1].run()
 
     def leased(self, size: PromptSize) -> Lease:
         self.ask(size)
@@ -128,13 +128,13 @@ class Bench:
         return lease
 
     def claims(self) -> list[Any]:
-        return [word[1] for word in self.ledger.words if word[0] == "reserve"]
+        return [word[1] for word in self.budgets.words if word[0] == "reserve"]
 
     def told(self) -> list[tuple[Any, ...]]:
-        """Have the agent tell what there is to tell, and return it."""
-        self.ledger.words.clear()
+        """Have the reservation client tell what there is to tell, and return it."""
+        self.budgets.words.clear()
         self.run()
-        return self.ledger.ends()
+        return self.budgets.ends()
 
 
 # -- the limiter
@@ -155,14 +155,14 @@ def test_each_lane_has_one_meter_with_the_limits_of_its_model() -> None:
     assert {"m (flex)", "a", "b"} == set(for_all.levels(0))
 
 
-def test_one_courier_serves_all_lanes_and_is_started_by_the_first_use_of_each() -> None:
+def test_one_thread_serves_all_lanes_and_is_started_by_the_first_use_of_each() -> None:
     one = Bench()
     for _ in range(3):
         one.limiter.meter("other", "m")
 
     one.limiter.close(0)
 
-    assert (1, 2, [5.0]) == (len(one.agents), one.desk.started, one.desk.closed)
+    assert (1, 2, [5.0]) == (len(one.clients), one.desk.started, one.desk.closed)
 
 
 def test_claims_of_all_lanes_have_names_of_their_own_that_begin_with_the_token() -> None:
@@ -184,11 +184,11 @@ def test_in_a_forked_child_everything_begins_anew_under_another_token() -> None:
     one.limiter.reset_after_fork()
     meter = one.limiter.meter("m (flex)", "m")
     meter.lease(exact(600), one.now_ns(), TURN)
-    one.ledger.words.clear()
+    one.budgets.words.clear()
     one.run()
 
     assert meter is not one.meter
-    assert 2 == len(one.agents)
+    assert 2 == len(one.clients)
     assert ["child"] == [claim.id.partition("-")[0] for claim in one.claims()]
 
 
@@ -205,7 +205,7 @@ def test_a_claim_says_whose_turn_it_is_and_what_it_costs_in_every_dimension() ->
     [claim] = one.claims()
     assert ("https://api org m (flex)", 3, "acme", 4.0, 9) == claim[1:2] + claim[3:]
     assert {"RPM": 1, "RPD": 1, "TPM": 150, "TPD": 150, "ITPM": 100, "OTPM": 50} == claim.cost
-    assert KNOWN == one.ledger.words[0][2]
+    assert KNOWN == one.budgets.words[0][2]
 
 
 def test_who_does_not_say_whose_turn_it_is_has_the_usual_one() -> None:
@@ -217,11 +217,11 @@ def test_who_does_not_say_whose_turn_it_is_has_the_usual_one() -> None:
     assert isinstance(one.ask(exact(100), None), Lease)
 
 
-def test_the_courier_is_stirred_once_for_a_claim_until_it_is_answered() -> None:
+def test_the_thread_is_woken_once_for_a_claim_until_it_is_answered() -> None:
     one = Bench()
     one.ask(exact(100))
     after_first = one.desk.stirred
-    one.ledger.reply = Blocked("behind", None)
+    one.budgets.reply = Blocked("behind", None)
     one.run()
     one.ask(exact(100))
     after_answer = one.desk.stirred
@@ -239,7 +239,7 @@ def test_a_head_keeps_its_claim_while_it_needs_nine_tenths_of_it_and_no_more(
     first: int, then: int, is_kept: bool
 ) -> None:
     one = Bench()
-    one.ledger.reply = Blocked("behind", None)
+    one.budgets.reply = Blocked("behind", None)
     one.ask(exact(first))
     one.run()
 
@@ -254,7 +254,7 @@ def test_a_head_keeps_its_claim_while_it_needs_nine_tenths_of_it_and_no_more(
 
 def test_another_head_replaces_the_claim_even_at_the_same_price() -> None:
     one = Bench()
-    one.ledger.reply = Blocked("behind", None)
+    one.budgets.reply = Blocked("behind", None)
     one.ask(exact(500), LeaseApplicant("a"))
     one.run()
 
@@ -365,7 +365,7 @@ def test_an_answer_to_a_claim_that_was_given_up_is_not_taken() -> None:
     assert isinstance(one.ask(exact(600), LeaseApplicant("b")), Blocked)
 
 
-# -- refusals of the ledger
+# -- refusals of the store
 
 
 @pytest.mark.parametrize(
@@ -380,14 +380,14 @@ def test_an_answer_to_a_claim_that_was_given_up_is_not_taken() -> None:
         (TooLarge(500, 400, "TPM"), TooLarge(500, 400, "TPM"), 1),
     ],
 )
-def test_the_engine_hears_waits_of_days_and_lets_the_agent_wait_for_the_others(
+def test_the_engine_hears_waits_of_days_and_lets_the_reservation_client_wait_for_the_others(
     reply: Any, told: Any, news: int
 ) -> None:
     """
-    Two seconds after the ledger has answered.
+    Two seconds after the store has answered.
     """
     one = Bench()
-    one.ledger.reply = reply
+    one.budgets.reply = reply
     one.ask(exact(500))
     one.run()
     one.clock.advance(2)
@@ -408,7 +408,7 @@ def test_a_claim_that_is_too_large_is_news_once() -> None:
 
 def test_whoever_asks_what_is_in_the_way_is_told_the_wait_that_is_left() -> None:
     one = Bench()
-    one.ledger.reply = Blocked("limit", 5 * S, "TPM", 1_000, 1_000)
+    one.budgets.reply = Blocked("limit", 5 * S, "TPM", 1_000, 1_000)
     nothing = one.meter.blocks(exact(500), one.now_ns())
     one.ask(exact(500))
     one.run()
@@ -422,10 +422,10 @@ def test_whoever_asks_what_is_in_the_way_is_told_the_wait_that_is_left() -> None
     assert {("limit", "TPM", 1_000, 1_000)} == {(each[0], *each[2:]) for each in told}
 
 
-def test_what_the_server_said_comes_before_what_the_ledger_said() -> None:
+def test_what_the_server_said_comes_before_what_the_store_said() -> None:
     one = Bench()
     lease = one.leased(exact(10))
-    one.ledger.reply = Blocked("limit", 60 * S, "TPM", 1_000, 1_000)
+    one.budgets.reply = Blocked("limit", 60 * S, "TPM", 1_000, 1_000)
     one.ask(exact(500))
     one.run()
     one.meter.refused(lease, exact(10), None, 9 * S, one.now_ns())
@@ -436,7 +436,7 @@ def test_what_the_server_said_comes_before_what_the_ledger_said() -> None:
     assert ("hold", 9 * S) == one.ask(exact(500))[:2]
 
 
-def test_what_this_process_has_open_blocks_without_a_word_of_the_ledger() -> None:
+def test_what_this_process_has_open_blocks_without_a_word_of_the_store() -> None:
     one = Bench()
     one.leased(exact(900))
 
@@ -550,7 +550,7 @@ def stand(one: Bench, used: int, *, limit: int = 1_000, processes: int = 1, refu
     one.meter.stand(standing, one.now_ns())
 
 
-def test_the_ledgers_level_drains_since_it_was_heard_and_ones_own_counts_if_it_is_higher() -> None:
+def test_the_stores_level_drains_since_it_was_heard_and_ones_own_counts_if_it_is_higher() -> None:
     one = Bench(Limits(tpm=1_000, rpm=10))
     before = one.meter.levels(one.now_ns())
     stand(one, 600)
@@ -566,7 +566,7 @@ def test_the_ledgers_level_drains_since_it_was_heard_and_ones_own_counts_if_it_i
     assert {"TPM": 100, "RPM": 1} == {level.dimension: level.used for level in one.meter.levels(one.now_ns())}
 
 
-def test_a_limit_that_only_the_ledger_knows_is_shown_too() -> None:
+def test_a_limit_that_only_the_store_knows_is_shown_too() -> None:
     one = Bench(Limits(rpm=10))
     stand(one, 600)
 
@@ -605,7 +605,7 @@ def test_requests_are_counted_by_the_forecast_as_requests(ahead: int, wait_s: in
     assert wait_s * S == one.meter.forecast(backlog, exact(1), 0, one.now_ns())
 
 
-def test_credit_that_the_ledger_believes_is_believed_here() -> None:
+def test_credit_that_the_store_believes_is_believed_here() -> None:
     believer, doubter = Bench(), Bench()
     for one in (believer, doubter):
         lease = one.leased(exact(0, 900))
@@ -679,7 +679,7 @@ def test_what_is_learnt_after_an_outage_is_told_and_goes() -> None:
 
 
 class ProcessView:
-    """What a sharing meter's own budget shows, without the ledger's word."""
+    """What a sharing meter's own budget shows, without the store's word."""
 
     def __init__(self, meter: SharedMeter) -> None:
         self._meter = meter
@@ -725,7 +725,7 @@ def test_in_an_outage_a_share_blocks_by_itself() -> None:
 
 
 @pytest.mark.parametrize(("usage", "charged"), [((100, 0, 0), 150), ((100, 300, 0), 400), (None, 150)])
-def test_what_was_leased_without_the_ledger_is_charged_there_by_the_larger_of_both(usage: Any, charged: int) -> None:
+def test_what_was_leased_without_the_store_is_charged_there_by_the_larger_of_both(usage: Any, charged: int) -> None:
     """
     With the whole limits, not those of the share.
     """
@@ -742,7 +742,7 @@ def test_what_was_leased_without_the_ledger_is_charged_there_by_the_larger_of_bo
     assert (charged, charged, 1) == (most["TPM"], most["TPD"], most["RPM"])
 
 
-def test_what_was_leased_without_the_ledger_and_not_sent_is_not_told() -> None:
+def test_what_was_leased_without_the_store_and_not_sent_is_not_told() -> None:
     one = Bench(on_outage="local_share")
     stand(one, 0, processes=2)
     away(one)

@@ -38,15 +38,15 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     made.close()
 
 
-def spend(ledger: SqliteBudgetStore, tokens: int, limits: KnownLimits = TPM) -> None:
+def spend(budgets: SqliteBudgetStore, tokens: int, limits: KnownLimits = TPM) -> None:
     cost = dict.fromkeys(limits, tokens)
-    claim = ReservationRequest(f"{ledger.token}-1", "lane", cost)
-    assert isinstance(ledger.reserve(claim, limits), Reserved)
-    ledger.settle("lane", claim.id, cost, cost, {}, limits)
+    claim = ReservationRequest(f"{budgets.token}-1", "lane", cost)
+    assert isinstance(budgets.reserve(claim, limits), Reserved)
+    budgets.settle("lane", claim.id, cost, cost, {}, limits)
 
 
-def used(ledger: SqliteBudgetStore) -> int:
-    return ledger.standing("lane").levels[0].used
+def used(budgets: SqliteBudgetStore) -> int:
+    return budgets.standing("lane").levels[0].used
 
 
 # -- which file
@@ -186,10 +186,10 @@ def test_a_queue_over_such_a_place_is_not_made(tmp_path: Path) -> None:
 def test_the_file_is_for_its_user_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        ledger = SqliteBudgetStore(str(tmp_path / "budgets.db"))
-        spend(ledger, 1)
+        budgets = SqliteBudgetStore(str(tmp_path / "budgets.db"))
+        spend(budgets, 1)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-        ledger.close()
+        budgets.close()
     finally:
         os.umask(before)
 
@@ -328,10 +328,10 @@ def test_a_process_that_comes_at_the_same_instant_comes_after_no_boot(store: Sql
     assert 2 == _alive(after) + 1  # the first one still counts as alive
 
 
-def _alive(ledger: SqliteBudgetStore) -> int:
-    assert ledger._db is not None
-    now_ns = ledger._clock.now_ns()
-    return int(ledger._db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0])
+def _alive(budgets: SqliteBudgetStore) -> int:
+    assert budgets._db is not None
+    now_ns = budgets._clock.now_ns()
+    return int(budgets._db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0])
 
 
 def test_no_process_lives_through_a_boot(store: SqliteStore) -> None:
@@ -346,10 +346,10 @@ def test_no_process_lives_through_a_boot(store: SqliteStore) -> None:
 # -- who is alive
 
 
-def until_s(store: SqliteStore, ledger: SqliteBudgetStore) -> float | None:
+def until_s(store: SqliteStore, budgets: SqliteBudgetStore) -> float | None:
     """Return in how many seconds a process will be taken for dead, or None if it is not written down."""
     with contextlib.closing(sqlite3.connect(store.path)) as db:
-        row = db.execute("SELECT until_ns FROM processes WHERE token = ?", (ledger.token,)).fetchone()
+        row = db.execute("SELECT until_ns FROM processes WHERE token = ?", (budgets.token,)).fetchone()
     return None if row is None else (row[0] - store.clock.now_ns()) / NS_PER_S
 
 
@@ -357,12 +357,12 @@ def test_to_claim_is_as_good_as_a_beat_once_half_the_time_is_over(store: SqliteS
     """
     Not sooner, because it would be written down with every request.
     """
-    ledger, claim = store.open(), ReservationRequest("x-1", "lane", {"TPM": 1})
-    left = [until_s(store, ledger)]
+    budgets, claim = store.open(), ReservationRequest("x-1", "lane", {"TPM": 1})
+    left = [until_s(store, budgets)]
     for passed_s in (0, 1.5, 0.25):
         store.clock.advance(passed_s)
-        ledger.reserve(claim, TPM)
-        left.append(until_s(store, ledger))
+        budgets.reserve(claim, TPM)
+        left.append(until_s(store, budgets))
 
     assert [None, 3.0, 1.5, 3.0] == left
 
@@ -398,8 +398,8 @@ def test_nothing_new_is_no_news_however_often_one_looks(store: SqliteStore) -> N
 
 def test_ones_own_ends_are_no_news_and_those_of_others_are_until_one_asks(store: SqliteStore) -> None:
     one, other = store.open(), store.open()
-    for ledger, name in ((one, "x-1"), (one, "x-2"), (other, "y-1")):
-        assert isinstance(ledger.reserve(ReservationRequest(name, "lane", {"TPM": 100}), TPM), Reserved)
+    for budgets, name in ((one, "x-1"), (one, "x-2"), (other, "y-1")):
+        assert isinstance(budgets.reserve(ReservationRequest(name, "lane", {"TPM": 100}), TPM), Reserved)
     one.has_changed()
     one.reserve(ReservationRequest("x-3", "lane", {"TPM": 100}), TPM)
 
@@ -465,7 +465,7 @@ def rows(store: SqliteStore, table: str) -> list[Any]:
         return db.execute(f"SELECT * FROM {table}").fetchall()
 
 
-def test_a_ledger_that_cannot_be_made_leaves_no_connection(
+def test_a_store_that_cannot_be_made_leaves_no_connection(
     store: SqliteStore, closings: Callable[[], list[bool]]
 ) -> None:
     class Broken(FakeClock):
@@ -484,11 +484,11 @@ def test_what_is_over_leaves_nothing_behind_but_its_level(store: SqliteStore) ->
     """
     Turns are forgotten as soon as others have come as far.
     """
-    ledger = store.open()
+    budgets = store.open()
     for number in (*range(20), 20):
         claim = ReservationRequest(f"x-{number}", "lane", {"TPM": 1}, client=f"client {number % 20}")
-        assert isinstance(ledger.reserve(claim, TPM), Reserved)
-        ledger.settle("lane", claim.id, claim.cost, claim.cost, {}, TPM)
+        assert isinstance(budgets.reserve(claim, TPM), Reserved)
+        budgets.settle("lane", claim.id, claim.cost, claim.cost, {}, TPM)
 
     assert ([], []) == (rows(store, "reservations"), rows(store, "waiters"))
     assert [("lane", 5, "client 0")] == [row[:3] for row in rows(store, "turns")]
@@ -501,20 +501,20 @@ def test_renewed_it_is_another_process_with_another_connection(store: SqliteStor
     """
     As in a forked child. What it had reserved stays reserved, in the name of the parent.
     """
-    ledger = store.open()
-    assert isinstance(ledger.reserve(ReservationRequest(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM), Reserved)
-    token, parents = ledger.token, ledger._db
+    budgets = store.open()
+    assert isinstance(budgets.reserve(ReservationRequest(f"{budgets.token}-1", "lane", {"TPM": 5_000}), TPM), Reserved)
+    token, parents = budgets.token, budgets._db
     assert parents is not None
 
-    ledger.reset_after_fork()
-    blocked = ledger.reserve(ReservationRequest(f"{ledger.token}-1", "lane", {"TPM": 5_000}), TPM)
+    budgets.reset_after_fork()
+    blocked = budgets.reserve(ReservationRequest(f"{budgets.token}-1", "lane", {"TPM": 5_000}), TPM)
     parents.close()
     let_go(parents)
 
-    assert token != ledger.token
+    assert token != budgets.token
     assert isinstance(blocked, Blocked)
-    assert 5_000 == used(ledger)
-    assert {token, ledger.token} == {row[0] for row in rows(store, "processes")}
+    assert 5_000 == used(budgets)
+    assert {token, budgets.token} == {row[0] for row in rows(store, "processes")}
 
 
 def is_closed(db: sqlite3.Connection) -> bool:
@@ -526,46 +526,46 @@ def is_closed(db: sqlite3.Connection) -> bool:
 
 
 def test_renewed_in_a_child_it_is_the_childs(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = store.open()
-    parents = ledger._db
+    budgets = store.open()
+    parents = budgets._db
     assert parents is not None
 
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    ledger.reset_after_fork()
+    budgets.reset_after_fork()
 
-    assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
+    assert isinstance(budgets.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
     parents.close()
     let_go(parents)
 
 
-def test_two_ledgers_are_two_processes(store: SqliteStore) -> None:
+def test_two_stores_are_two_processes(store: SqliteStore) -> None:
     assert 10 == len({store.open().token for _ in range(10)})
 
 
-def test_in_a_child_a_ledger_of_the_parent_closes_nothing(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = store.open()
-    assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
+def test_in_a_child_a_store_of_the_parent_closes_nothing(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets = store.open()
+    assert isinstance(budgets.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)
-        db = ledger._db
-        ledger.close()
+        db = budgets._db
+        budgets.close()
 
-    assert db is ledger._db
+    assert db is budgets._db
     assert not is_closed(db)
     assert 1 == len(rows(store, "reservations"))
-    assert 5_000 == used(ledger)
+    assert 5_000 == used(budgets)
 
 
 def test_closing_twice_is_closing_once(store: SqliteStore) -> None:
-    ledger, other = store.open(), store.open()
-    assert isinstance(ledger.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
+    budgets, other = store.open(), store.open()
+    assert isinstance(budgets.reserve(ReservationRequest("x-1", "lane", {"TPM": 5_000}), TPM), Reserved)
 
-    db = ledger._db
+    db = budgets._db
     assert db is not None
 
-    ledger.close()
-    ledger.close()
+    budgets.close()
+    budgets.close()
 
     assert is_closed(db)
     assert [] == rows(store, "reservations")
@@ -582,24 +582,24 @@ import os, sys
 from groq_queue.limiters.sqlite import SqliteBudgetStore
 from groq_queue.limiters.store import ReservationRequest
 from groq_queue.errors import LimiterUnavailable
-ledger = SqliteBudgetStore(sys.argv[1])
+budgets = SqliteBudgetStore(sys.argv[1])
 limits = {"TPM": (6_000, 60 * 10**9)}
-with ledger._step() as (db, now_ns):
+with budgets._step() as (db, now_ns):
     db.execute("UPDATE changes SET number = 41")
     for number in range(10_000):  # more than fits into memory: some of it is in the file already
         db.execute("INSERT INTO lanes VALUES (?, ?)", (f"lane {number}", "{}" + " " * 500))
     if not (child := os.fork()):
         try:
-            ledger.standing("lane")
+            budgets.standing("lane")
         except LimiterUnavailable as error:
             print("make the GroqQueue in the child" in str(error), flush=True)
-        ledger.close()
+        budgets.close()
         sys.exit()
     os.waitpid(child, 0)
     db.execute("UPDATE changes SET number = number + 1")
 print(db.execute("SELECT number FROM changes").fetchone()[0], db.execute("PRAGMA integrity_check").fetchone()[0])
 print(db.execute("SELECT count(*) FROM lanes").fetchone()[0])
-ledger.close()
+budgets.close()
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "budgets.db")], capture_output=True, text=True, timeout=60
@@ -626,26 +626,26 @@ from groq_queue.limiters.shared import SharedLimiter
 from groq_queue.limiters.sqlite import SqliteBudgetStore
 limits, size = Limits(tpm=500, minute_s=86_400), PromptSize(150, 0, is_exact=True)
 turn, clock = LeaseApplicant("r"), SystemClock()
-ledger, desks = SqliteBudgetStore(sys.argv[1]), []
+budgets, desks = SqliteBudgetStore(sys.argv[1]), []
 alone = ProcessLimiter(limits, "u", "account")
-shared = SharedLimiter(ledger, limits, "u", "account", clock, lambda agent: desks.append(Desk(agent)) or desks[-1])
+shared = SharedLimiter(budgets, limits, "u", "account", clock, lambda client: desks.append(Desk(client)) or desks[-1])
 def lease():
     alone.meter("m", "m").lease(size, clock.now_ns())
     shared.meter("m", "m").lease(size, clock.now_ns(), turn)
     desks[-1].go()
     assert shared.meter("m", "m").lease(size, clock.now_ns(), turn).cost
 def show():
-    print(len(desks), alone.levels(0)["m"][0].used, ledger.standing("u account m").levels[0].used, flush=True)
+    print(len(desks), alone.levels(0)["m"][0].used, budgets.standing("u account m").levels[0].used, flush=True)
 lease()
-token = ledger.token
+token = budgets.token
 if not (child := os.fork()):
-    assert ledger.token != token
+    assert budgets.token != token
     lease()
     show()
     os._exit(0)
 assert 0 == os.waitpid(child, 0)[1]
 show()
-ledger.close()
+budgets.close()
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "budgets.db"), str(Path(__file__).parent)],
@@ -677,24 +677,24 @@ def test_a_file_that_was_removed_is_made_again(store: SqliteStore) -> None:
 
 def test_a_locked_file_is_an_outage_that_ends(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("groq_queue.limiters.sqlite._BUSY_S", 0.0)
-    ledger = store.open()
+    budgets = store.open()
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
 
     with pytest.raises(LimiterUnavailable, match="kept it locked"):
-        ledger.standing("lane")
+        budgets.standing("lane")
     other.execute("ROLLBACK")
     other.close()
 
-    assert [] == ledger.standing("lane").levels
+    assert [] == budgets.standing("lane").levels
 
 
 def test_a_row_that_is_no_state_is_damage(store: SqliteStore) -> None:
-    ledger = store.open()
-    ledger._db.execute("INSERT INTO lanes VALUES ('lane', 'rubbish')")
+    budgets = store.open()
+    budgets._db.execute("INSERT INTO lanes VALUES ('lane', 'rubbish')")
 
     with pytest.raises(LimiterUnavailable, match="damaged"):
-        ledger.standing("lane")
+        budgets.standing("lane")
 
 
 def test_a_process_killed_in_mid_transaction_harms_nothing(tmp_path: Path) -> None:
@@ -704,9 +704,9 @@ def test_a_process_killed_in_mid_transaction_harms_nothing(tmp_path: Path) -> No
     script = """
 import os, signal, sys
 from groq_queue.limiters.sqlite import SqliteBudgetStore
-ledger = SqliteBudgetStore(sys.argv[1])
-ledger.charge("lane", {"TPM": 1_000}, {"TPM": (6_000, 10**18)})
-with ledger._step() as (db, now_ns):
+budgets = SqliteBudgetStore(sys.argv[1])
+budgets.charge("lane", {"TPM": 1_000}, {"TPM": (6_000, 10**18)})
+with budgets._step() as (db, now_ns):
     for number in range(10_000):
         db.execute("INSERT INTO lanes VALUES (?, ?)", (f"lane {number}", "x" * 500))
     db.execute("UPDATE lanes SET state = '{}'")
@@ -716,9 +716,9 @@ with ledger._step() as (db, now_ns):
     subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
     size = path.stat().st_size
 
-    ledger = SqliteBudgetStore(str(path))
-    levels = ledger.standing("lane").levels
-    ledger.close()
+    budgets = SqliteBudgetStore(str(path))
+    levels = budgets.standing("lane").levels
+    budgets.close()
 
     assert size > 1_000_000  # it had begun to write
     assert [("TPM", 1_000)] == [(level.dimension, level.used) for level in levels]

@@ -23,23 +23,23 @@ FOUR: KnownLimits = {"RPM": (10, MINUTE), "RPD": (1_000, DAY), "TPM": (6_000, MI
 _numbers = itertools.count(1)
 
 
-def claim(ledger: BudgetStore, tokens: int = 100, **facts: Any) -> ReservationRequest:
+def claim(budgets: BudgetStore, tokens: int = 100, **facts: Any) -> ReservationRequest:
     cost = {"RPM": 1, "RPD": 1, "TPM": tokens, "TPD": tokens}
-    return ReservationRequest(f"{ledger.token}-{next(_numbers)}", facts.pop("lane", LANE), cost, **facts)
+    return ReservationRequest(f"{budgets.token}-{next(_numbers)}", facts.pop("lane", LANE), cost, **facts)
 
 
-def ask(ledger: BudgetStore, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> Any:
-    return ledger.reserve(claim(ledger, tokens, **facts), limits)
+def ask(budgets: BudgetStore, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> Any:
+    return budgets.reserve(claim(budgets, tokens, **facts), limits)
 
 
-def granted(ledger: BudgetStore, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> ReservationRequest:
-    asked = claim(ledger, tokens, **facts)
-    assert Reserved(asked.id) == ledger.reserve(asked, limits)
+def granted(budgets: BudgetStore, tokens: int = 100, limits: KnownLimits = TPM, **facts: Any) -> ReservationRequest:
+    asked = claim(budgets, tokens, **facts)
+    assert Reserved(asked.id) == budgets.reserve(asked, limits)
     return asked
 
 
 def settle(
-    ledger: BudgetStore,
+    budgets: BudgetStore,
     asked: ReservationRequest,
     used: int | None = None,
     limits: KnownLimits = TPM,
@@ -47,15 +47,15 @@ def settle(
 ) -> None:
     """End a reservation whose request was charged in full, or used *used* tokens."""
     real = dict(asked.cost) if used is None else {**asked.cost, "TPM": used, "TPD": used}
-    ledger.settle(asked.lane, asked.id, asked.cost, real, seen, limits)
+    budgets.settle(asked.lane, asked.id, asked.cost, real, seen, limits)
 
 
-def spend(ledger: BudgetStore, tokens: int, limits: KnownLimits = TPM, **facts: Any) -> None:
-    settle(ledger, granted(ledger, tokens, limits, **facts), limits=limits)
+def spend(budgets: BudgetStore, tokens: int, limits: KnownLimits = TPM, **facts: Any) -> None:
+    settle(budgets, granted(budgets, tokens, limits, **facts), limits=limits)
 
 
-def used(ledger: BudgetStore, dimension: str = "TPM") -> int:
-    return {level.dimension: level.used for level in ledger.standing(LANE).levels}.get(dimension, 0)
+def used(budgets: BudgetStore, dimension: str = "TPM") -> int:
+    return {level.dimension: level.used for level in budgets.standing(LANE).levels}.get(dimension, 0)
 
 
 def assert_wait(store: Store, expected_s: float, blocked: Any) -> None:
@@ -82,88 +82,88 @@ def test_the_wait_is_what_the_server_would_say(
     """
     Figures of real refusals: wait = (used + requested - limit) / (limit / period). Used may pass the limit.
     """
-    ledger, limits = store.open(), {dimension: (limit, period_ns)}
-    first = granted(ledger, min(in_use, limit), limits)
-    settle(ledger, first, in_use, limits)
+    budgets, limits = store.open(), {dimension: (limit, period_ns)}
+    first = granted(budgets, min(in_use, limit), limits)
+    settle(budgets, first, in_use, limits)
 
-    blocked = ask(ledger, requested, limits)
+    blocked = ask(budgets, requested, limits)
 
     assert_wait(store, wait_s, blocked)
     assert ("limit", dimension, limit) == (blocked.reason, blocked.dimension, blocked.limit)
 
 
 def test_a_told_wait_is_enough(store: Store) -> None:
-    ledger = store.open()
-    spend(ledger, 6_000)
-    asked = claim(ledger, 150)
+    budgets = store.open()
+    spend(budgets, 6_000)
+    asked = claim(budgets, 150)
 
-    blocked = ledger.reserve(asked, TPM)
+    blocked = budgets.reserve(asked, TPM)
     assert_wait(store, 1.5, blocked)
     store.advance(blocked.wait_ns / NS_PER_S)
 
-    assert Reserved(asked.id) == ledger.reserve(asked, TPM)
+    assert Reserved(asked.id) == budgets.reserve(asked, TPM)
 
 
 def test_all_dimensions_are_taken_or_none(store: Store) -> None:
     """
     The request limit is spent; what is denied takes no token.
     """
-    ledger, limits = store.open(), {**FOUR, "RPM": (1, MINUTE)}
-    spend(ledger, 100, limits)
+    budgets, limits = store.open(), {**FOUR, "RPM": (1, MINUTE)}
+    spend(budgets, 100, limits)
 
-    denied = ask(ledger, 3_000, limits)
+    denied = ask(budgets, 3_000, limits)
 
     assert isinstance(denied, Blocked)
     assert "RPM" == denied.dimension
-    assert used(ledger, "TPM") <= 100  # a store of its own time has drained some
-    assert (100, 1) == (used(ledger, "TPD"), used(ledger, "RPD"))
+    assert used(budgets, "TPM") <= 100  # a store of its own time has drained some
+    assert (100, 1) == (used(budgets, "TPD"), used(budgets, "RPD"))
 
 
 def test_denied_tries_burn_no_request(store: Store) -> None:
-    ledger = store.open()
-    spend(ledger, 6_000, FOUR)
-    waiting = claim(ledger, 6_000)
+    budgets = store.open()
+    spend(budgets, 6_000, FOUR)
+    waiting = claim(budgets, 6_000)
 
     for _ in range(20):
-        assert isinstance(ledger.reserve(waiting, FOUR), Blocked)
+        assert isinstance(budgets.reserve(waiting, FOUR), Blocked)
 
-    assert (1, 1) == (used(ledger, "RPM"), used(ledger, "RPD"))
+    assert (1, 1) == (used(budgets, "RPM"), used(budgets, "RPD"))
 
 
 def test_a_reservation_does_not_drain_until_it_ends(store: Store) -> None:
     """
     Nobody knows when its request arrived, so no time can be told at which the next one fits.
     """
-    ledger = store.open()
-    held = granted(ledger, 4_000)
+    budgets = store.open()
+    held = granted(budgets, 4_000)
     store.advance(2)
-    waiting = claim(ledger, 4_000)
+    waiting = claim(budgets, 4_000)
 
-    assert Blocked("limit", None, "TPM", 4_000, 6_000) == ledger.reserve(waiting, TPM)
+    assert Blocked("limit", None, "TPM", 4_000, 6_000) == budgets.reserve(waiting, TPM)
 
-    settle(ledger, held)
-    assert_wait(store, 20, ledger.reserve(waiting, TPM))
+    settle(budgets, held)
+    assert_wait(store, 20, budgets.reserve(waiting, TPM))
 
 
 def test_what_costs_more_than_the_limit_is_too_large(store: Store) -> None:
-    ledger = store.open()
+    budgets = store.open()
 
-    assert TooLarge(6_001, 6_000, "TPM") == ask(ledger, 6_001)
-    assert isinstance(ask(ledger, 6_000), Reserved)
+    assert TooLarge(6_001, 6_000, "TPM") == ask(budgets, 6_001)
+    assert isinstance(ask(budgets, 6_000), Reserved)
 
 
 def test_a_limit_of_which_it_takes_nothing_does_not_block(store: Store) -> None:
-    ledger, limits = store.open(), {**TPM, "ASPH": (100, 3_600 * NS_PER_S)}
-    ledger.charge(LANE, {"ASPH": 500}, limits)
+    budgets, limits = store.open(), {**TPM, "ASPH": (100, 3_600 * NS_PER_S)}
+    budgets.charge(LANE, {"ASPH": 500}, limits)
 
-    assert isinstance(ask(ledger, 100, limits), Reserved)
+    assert isinstance(ask(budgets, 100, limits), Reserved)
 
 
 def test_lanes_have_budgets_of_their_own(store: Store) -> None:
-    ledger = store.open()
-    granted(ledger, 6_000, lane="one")
+    budgets = store.open()
+    granted(budgets, 6_000, lane="one")
 
-    assert isinstance(ask(ledger, 6_000, lane="other"), Reserved)
+    assert isinstance(ask(budgets, 6_000, lane="other"), Reserved)
 
 
 def test_what_one_process_took_another_cannot(store: Store) -> None:
@@ -187,119 +187,119 @@ def test_a_dimension_that_is_learnt_later_holds_what_is_open(store: Store) -> No
 
 
 def test_a_limit_that_changes_keeps_the_units_in_use(store: Store) -> None:
-    ledger = store.open()
-    spend(ledger, 6_000, STILL)
+    budgets = store.open()
+    spend(budgets, 6_000, STILL)
 
-    blocked = ask(ledger, 100, {"TPM": (12_000, DAY)})
+    blocked = ask(budgets, 100, {"TPM": (12_000, DAY)})
 
     assert isinstance(blocked, Reserved)
-    assert 6_090 < used(ledger) <= 6_100
+    assert 6_090 < used(budgets) <= 6_100
 
 
 # -- every claim counts once
 
 
 def test_a_claim_that_is_repeated_is_granted_once(store: Store) -> None:
-    ledger = store.open()
-    asked = granted(ledger, 1_000)
+    budgets = store.open()
+    asked = granted(budgets, 1_000)
 
-    again = ledger.reserve(asked, TPM)
+    again = budgets.reserve(asked, TPM)
 
     assert Reserved(asked.id) == again
-    assert 1_000 == used(ledger)
+    assert 1_000 == used(budgets)
 
 
 def test_a_reservation_ends_once(store: Store) -> None:
-    ledger = store.open()
-    one, two = granted(ledger, 1_000), granted(ledger, 500)
+    budgets = store.open()
+    one, two = granted(budgets, 1_000), granted(budgets, 500)
 
-    settle(ledger, one)
-    settle(ledger, one)
-    ledger.refund(LANE, one.id)
-    ledger.refund(LANE, two.id)
-    ledger.refund(LANE, two.id)
-    settle(ledger, two)
-    ledger.refund(LANE, "nobody-1")
+    settle(budgets, one)
+    settle(budgets, one)
+    budgets.refund(LANE, one.id)
+    budgets.refund(LANE, two.id)
+    budgets.refund(LANE, two.id)
+    settle(budgets, two)
+    budgets.refund(LANE, "nobody-1")
 
-    assert 0 <= 1_000 - used(ledger) <= store.slack_ns // 10_000_000
+    assert 0 <= 1_000 - used(budgets) <= store.slack_ns // 10_000_000
 
 
 def test_a_refund_frees_at_once(store: Store) -> None:
-    ledger = store.open()
-    ledger.refund(LANE, granted(ledger, 6_000).id)
+    budgets = store.open()
+    budgets.refund(LANE, granted(budgets, 6_000).id)
 
-    assert isinstance(ask(ledger, 6_000), Reserved)
+    assert isinstance(ask(budgets, 6_000), Reserved)
 
 
 def test_real_use_may_pass_the_limit(store: Store) -> None:
-    ledger = store.open()
-    settle(ledger, granted(ledger, 6_000), used=9_000)
+    budgets = store.open()
+    settle(budgets, granted(budgets, 6_000), used=9_000)
 
-    assert_wait(store, 31, ask(ledger, 100))
+    assert_wait(store, 31, ask(budgets, 100))
 
 
 # -- strict, until the server's headers disprove it
 
 
 def test_unused_allowance_counts_until_the_server_is_seen_to_give_it_back(store: Store) -> None:
-    ledger = store.open()
-    settle(ledger, granted(ledger, 1_000), used=100)
-    before = ledger.standing(LANE).refunds_unused, used(ledger)
+    budgets = store.open()
+    settle(budgets, granted(budgets, 1_000), used=100)
+    before = budgets.standing(LANE).refunds_unused, used(budgets)
 
     for _ in range(4):
-        asked = granted(ledger, 1_000)
-        settle(ledger, asked, 100, TPM, TPM=ServerLimit(6_000, 5_900, lowers=True))
+        asked = granted(budgets, 1_000)
+        settle(budgets, asked, 100, TPM, TPM=ServerLimit(6_000, 5_900, lowers=True))
 
     assert not before[0]
     assert 900 < before[1] <= 1_000
-    assert ledger.standing(LANE).refunds_unused
-    assert used(ledger) <= 500
+    assert budgets.standing(LANE).refunds_unused
+    assert used(budgets) <= 500
 
 
 def test_a_users_own_smaller_limit_is_not_loosened_by_headers(store: Store) -> None:
-    ledger = store.open()
+    budgets = store.open()
 
     for _ in range(4):
-        settle(ledger, granted(ledger, 1_000), 100, TPM, TPM=ServerLimit(60_000, 59_900, lowers=False))
+        settle(budgets, granted(budgets, 1_000), 100, TPM, TPM=ServerLimit(60_000, 59_900, lowers=False))
 
-    assert not ledger.standing(LANE).refunds_unused
-    assert 3_900 <= used(ledger) <= 4_000
+    assert not budgets.standing(LANE).refunds_unused
+    assert 3_900 <= used(budgets) <= 4_000
 
 
 def test_headers_tell_what_others_spent(store: Store) -> None:
-    ledger = store.open()
-    settle(ledger, granted(ledger, 100), 100, TPM, TPM=ServerLimit(6_000, 1_000, lowers=True))
+    budgets = store.open()
+    settle(budgets, granted(budgets, 100), 100, TPM, TPM=ServerLimit(6_000, 1_000, lowers=True))
 
-    assert 4_900 <= used(ledger) <= 5_000
-    assert isinstance(ask(ledger, 3_000), Blocked)
+    assert 4_900 <= used(budgets) <= 5_000
+    assert isinstance(ask(budgets, 3_000), Blocked)
 
 
 def test_a_limit_learnt_from_an_answer_begins_where_the_answer_says(store: Store) -> None:
-    ledger = store.open()
-    settle(ledger, granted(ledger, 100, limits={}), 100, TPM, TPM=ServerLimit(6_000, 2_000, lowers=True))
+    budgets = store.open()
+    settle(budgets, granted(budgets, 100, limits={}), 100, TPM, TPM=ServerLimit(6_000, 2_000, lowers=True))
 
-    assert 3_900 <= used(ledger) <= 4_000
+    assert 3_900 <= used(budgets) <= 4_000
 
 
 def test_proof_of_a_level_raises_and_never_lowers(store: Store) -> None:
-    ledger = store.open()
-    spend(ledger, 3_000)
+    budgets = store.open()
+    spend(budgets, 3_000)
 
-    ledger.at_least(LANE, "TPM", 1_000, 0, TPM)
-    lower = used(ledger)
-    ledger.at_least(LANE, "TPM", 5_000, 5 * NS_PER_S, TPM)
-    higher = used(ledger)
+    budgets.at_least(LANE, "TPM", 1_000, 0, TPM)
+    lower = used(budgets)
+    budgets.at_least(LANE, "TPM", 5_000, 5 * NS_PER_S, TPM)
+    higher = used(budgets)
 
     assert 2_900 <= lower <= 3_000
     assert 4_400 <= higher <= 4_500
 
 
 def test_what_was_spent_without_asking_is_charged(store: Store) -> None:
-    ledger = store.open()
-    ledger.charge(LANE, {"TPM": 7_000, "RPM": 3}, FOUR)
+    budgets = store.open()
+    budgets.charge(LANE, {"TPM": 7_000, "RPM": 3}, FOUR)
 
-    assert 6_900 <= used(ledger) <= 7_000
-    assert 3 == used(ledger, "RPM")
+    assert 6_900 <= used(budgets) <= 7_000
+    assert 3 == used(budgets, "RPM")
 
 
 # -- pauses
@@ -319,22 +319,22 @@ def test_a_pause_is_everybodys(store: Store) -> None:
 
 
 def test_a_shorter_pause_does_not_end_a_longer_one(store: Store) -> None:
-    ledger = store.open()
+    budgets = store.open()
     for seconds in (30, 600, 1):
-        ledger.hold(LANE, seconds * NS_PER_S, "TPD" if seconds == 600 else "TPM")
+        budgets.hold(LANE, seconds * NS_PER_S, "TPD" if seconds == 600 else "TPM")
 
-    blocked = ask(ledger)
+    blocked = ask(budgets)
 
     assert_wait(store, 600, blocked)
     assert "TPD" == blocked.dimension
-    assert blocked.wait_ns - 1 * NS_PER_S <= ledger.standing(LANE).held_ns <= blocked.wait_ns
+    assert blocked.wait_ns - 1 * NS_PER_S <= budgets.standing(LANE).held_ns <= blocked.wait_ns
 
 
 def test_a_limit_that_a_denied_claim_was_the_first_to_name_is_known_from_then_on(store: Store) -> None:
-    ledger, other = store.open(), store.open()
-    ledger.hold(LANE, 60 * NS_PER_S, "")
+    budgets, other = store.open(), store.open()
+    budgets.hold(LANE, 60 * NS_PER_S, "")
 
-    blocked = ask(ledger, 100, TPM)
+    blocked = ask(budgets, 100, TPM)
 
     assert isinstance(blocked, Blocked)
     assert "hold" == blocked.reason
@@ -376,68 +376,68 @@ def test_equals_go_by_arrival(store: Store) -> None:
     assert Reserved(second.id) == one.reserve(second, TPM)
 
 
-def order_of(store: Store, ledger: BudgetStore, waiting: list[ReservationRequest]) -> list[str]:
+def order_of(store: Store, budgets: BudgetStore, waiting: list[ReservationRequest]) -> list[str]:
     """Return the clients in the order in which their claims are granted, one at a time."""
     order = []
     while waiting:
         for each in list(waiting):
-            if isinstance(ledger.reserve(each, TPM), Reserved):
+            if isinstance(budgets.reserve(each, TPM), Reserved):
                 order.append(each.client)
                 waiting.remove(each)
-                ledger.refund(LANE, each.id)
+                budgets.refund(LANE, each.id)
                 break
     return order
 
 
-def queue_up(ledger: BudgetStore, clients: str, **facts: Any) -> list[ReservationRequest]:
-    held = granted(ledger, 6_000)
-    waiting = [claim(ledger, 6_000, client=client, **facts) for client in clients]
+def queue_up(budgets: BudgetStore, clients: str, **facts: Any) -> list[ReservationRequest]:
+    held = granted(budgets, 6_000)
+    waiting = [claim(budgets, 6_000, client=client, **facts) for client in clients]
     for each in waiting:
-        ledger.reserve(each, TPM)
-    ledger.refund(LANE, held.id)
+        budgets.reserve(each, TPM)
+    budgets.refund(LANE, held.id)
     return waiting
 
 
 def test_clients_of_one_priority_take_turns(store: Store) -> None:
-    ledger = store.open()
-    waiting = queue_up(ledger, "XXXXXXYYY")
+    budgets = store.open()
+    waiting = queue_up(budgets, "XXXXXXYYY")
 
-    assert "XYXYXYXXX" == "".join(order_of(store, ledger, waiting))
+    assert "XYXYXYXXX" == "".join(order_of(store, budgets, waiting))
 
 
 def test_a_client_of_more_weight_has_more_turns(store: Store) -> None:
-    ledger = store.open()
-    held = granted(ledger, 6_000)
-    waiting = [claim(ledger, 6_000, client=client, weight=2.0 if client == "X" else 1.0) for client in "XXXXXXYYY"]
+    budgets = store.open()
+    held = granted(budgets, 6_000)
+    waiting = [claim(budgets, 6_000, client=client, weight=2.0 if client == "X" else 1.0) for client in "XXXXXXYYY"]
     for each in waiting:
-        ledger.reserve(each, TPM)
-    ledger.refund(LANE, held.id)
+        budgets.reserve(each, TPM)
+    budgets.refund(LANE, held.id)
 
-    order = "".join(order_of(store, ledger, waiting))
+    order = "".join(order_of(store, budgets, waiting))
 
     assert (4, 2) == (order[:6].count("X"), order[:6].count("Y"))
 
 
 def test_a_client_that_was_away_has_no_turns_saved_up(store: Store) -> None:
-    ledger = store.open()
-    order_of(store, ledger, queue_up(ledger, "XXXX"))
+    budgets = store.open()
+    order_of(store, budgets, queue_up(budgets, "XXXX"))
 
-    assert "YYXYX" == "".join(order_of(store, ledger, queue_up(ledger, "YYYXX")))
+    assert "YYXYX" == "".join(order_of(store, budgets, queue_up(budgets, "YYYXX")))
 
 
 def test_who_leaves_the_line_has_its_turn_back(store: Store) -> None:
-    ledger = store.open()
-    held = granted(ledger, 6_000)
+    budgets = store.open()
+    held = granted(budgets, 6_000)
     for _ in range(3):
-        gone = claim(ledger, 6_000, client="X")
-        ledger.reserve(gone, TPM)
-        ledger.refund(LANE, gone.id)
-    waiting = [claim(ledger, 6_000, client=client) for client in "YYX"]
+        gone = claim(budgets, 6_000, client="X")
+        budgets.reserve(gone, TPM)
+        budgets.refund(LANE, gone.id)
+    waiting = [claim(budgets, 6_000, client=client) for client in "YYX"]
     for each in waiting:
-        ledger.reserve(each, TPM)
-    ledger.refund(LANE, held.id)
+        budgets.reserve(each, TPM)
+    budgets.refund(LANE, held.id)
 
-    assert "YXY" == "".join(order_of(store, ledger, waiting))
+    assert "YXY" == "".join(order_of(store, budgets, waiting))
 
 
 def test_who_leaves_the_line_lets_others_pass(store: Store) -> None:
@@ -454,16 +454,16 @@ def test_who_leaves_the_line_lets_others_pass(store: Store) -> None:
 
 
 def test_a_claim_that_never_fits_keeps_nobody(store: Store) -> None:
-    ledger = store.open()
-    held = granted(ledger, 6_000)
-    large = claim(ledger, 5_000, priority=0)
-    ledger.reserve(large, TPM)
-    ledger.refund(LANE, held.id)
+    budgets = store.open()
+    held = granted(budgets, 6_000)
+    large = claim(budgets, 5_000, priority=0)
+    budgets.reserve(large, TPM)
+    budgets.refund(LANE, held.id)
 
     shrunk: KnownLimits = {"TPM": (1_000, MINUTE)}
-    assert isinstance(ledger.reserve(large, shrunk), TooLarge)
+    assert isinstance(budgets.reserve(large, shrunk), TooLarge)
 
-    assert isinstance(ask(ledger, 500, shrunk), Reserved)
+    assert isinstance(ask(budgets, 500, shrunk), Reserved)
 
 
 # -- the dead
@@ -588,19 +588,19 @@ def test_no_history_ever_passes_the_limit(store: Store, seed: int) -> None:
     what was requested; three processes take, settle, give back and wait in whatever order.
     """
     rng = random.Random(seed)
-    ledgers = [store.open() for _ in range(3)]
+    processes = [store.open() for _ in range(3)]
     limits: KnownLimits = {"TPM": (1_000, 10 * NS_PER_S), "RPM": (20, 10 * NS_PER_S)}
     waiting: dict[int, ReservationRequest] = {}
     running: list[tuple[BudgetStore, ReservationRequest, float]] = []
     arrivals: list[tuple[float, int]] = []
     for _ in range(400):
-        number = rng.randrange(len(ledgers))
+        number = rng.randrange(len(processes))
         act = rng.random()
         if act < 0.4:
-            ledger = ledgers[number]
-            asked = waiting.pop(number, None) or claim(ledger, rng.randint(1, 400), priority=rng.choice((1, 5, 8)))
-            if isinstance(ledger.reserve(asked, limits), Reserved):
-                running.append((ledger, asked, store.now_s()))
+            budgets = processes[number]
+            asked = waiting.pop(number, None) or claim(budgets, rng.randint(1, 400), priority=rng.choice((1, 5, 8)))
+            if isinstance(budgets.reserve(asked, limits), Reserved):
+                running.append((budgets, asked, store.now_s()))
             else:
                 waiting[number] = asked
         elif act < 0.65 and running:

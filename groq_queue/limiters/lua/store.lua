@@ -24,7 +24,7 @@
 
 local DONE, BLOCKED, TOO_LARGE, FORGOT = 1, 0, -1, -2
 local NEVER = -1                -- a wait that only another's end can shorten
-local ALIVE_US = 3000000        -- ledger.LEASE_S
+local ALIVE_US = 3000000        -- LEASE_S of limiters/store.py
 local HEAL_US = 2000000         -- two heart-beats: in this time every live process has told what it remembers
 local KEPT_US = 300000000       -- how long an ended id is known
 local KEPT_MOST = 20000
