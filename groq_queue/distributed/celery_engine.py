@@ -51,7 +51,7 @@ _Task = Callable[[], None]
 class CeleryEngine:
     """Has workers elsewhere send what it is given, and ends the Futures of this process.
 
-    ``_lock`` guards the register, the tasks of the pool and the flags. Redis and the broker are
+    ``_lock`` guards the submitted requests, the tasks of the pool and the flags. Redis and the broker are
     asked outside it. The pool has one thread, which ends Futures and so runs the callbacks; while a callback waits for
     another Future a second one takes its place. What workers tell is noted by the listener's thread.
 
@@ -91,15 +91,15 @@ class CeleryEngine:
         self._when_full = when_full
         self._reply = uuid.uuid4().hex
         self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)
+        self._not_full = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._pool: WorkerPool[_Task] = WorkerPool(self, self._lock, clock, 1, "groq_queue-celery")
-        self._register = SubmittedRequests(price_table or PriceTable(), max_pending, max_pending_per_client)
+        self._submitted = SubmittedRequests(price_table or PriceTable(), max_pending, max_pending_per_client)
         self._tasks: deque[_Task] = deque()
         self._weights: dict[str, float] = {}
-        inbox = ReplyReader(store, self._register, self._room, clock, self._end_soon)
+        reader = ReplyReader(store, self._submitted, self._not_full, clock, self._end_soon)
         self._listener = ReplyListener(
-            store, clock, self._reply, on_news=inbox.hear, on_doubt=inbox.ask_all, on_end=self._disconnect
+            store, clock, self._reply, on_news=reader.hear, on_doubt=reader.ask_all, on_end=self._disconnect
         )
         timers.on_refused = self._look_at_timers
         self._closes: list[Callable[[], None]] = []
@@ -144,11 +144,11 @@ class CeleryEngine:
         if callback is not None:
             future.add_done_callback(callback)
         with self._lock:
-            self._make_room(request)
+            self._wait_for_capacity(request)
             self.check_open()
             request.submitted_ns = self._clock.now_ns()
             request.future = future
-            self._register.accept(request)
+            self._submitted.accept(request)
         try:
             if request.not_before_ns is None:
                 self._send_out(request)
@@ -156,8 +156,8 @@ class CeleryEngine:
                 self._send_later(request, request.not_before_ns)
         except BaseException:
             with self._lock:
-                self._register.undo(request)
-                self._room.notify_all()
+                self._submitted.undo(request)
+                self._not_full.notify_all()
                 self._note_if_quiet()
             raise
         self._hear()
@@ -193,8 +193,8 @@ class CeleryEngine:
         request.future = future
         self._pool.ensure_one()
         with self._lock:
-            self._register.accept(request)
-            self._register.stored.add(request_id)
+            self._submitted.accept(request)
+            self._submitted.stored.add(request_id)
         if is_final(standing.status):
             self._end_soon(request_id, decode_ending(standing.status, standing.ending, custom_id=request.custom_id))
         else:
@@ -210,7 +210,7 @@ class CeleryEngine:
         with self._lock:
             if request.state is not State.PENDING:
                 return request.state is State.CANCELLED
-            is_here = request.id in self._register.open and request.id not in self._register.stored
+            is_here = request.id in self._submitted.open and request.id not in self._submitted.stored
         cancelled = Ending(State.CANCELLED)
         if not is_here and self._withdraw([request.id], cancelled) != [True]:
             return False
@@ -224,7 +224,7 @@ class CeleryEngine:
             EngineUnavailable: Redis cannot be reached; those that it has go on.
         """
         with self._lock:
-            meant = [request for request in self._register.pending() if is_meant(request)]
+            meant = [request for request in self._submitted.pending() if is_meant(request)]
         return self._cancel_many(meant)
 
     def set_priority(self, request: Request, priority: int) -> bool:
@@ -232,18 +232,18 @@ class CeleryEngine:
         with self._lock:
             if request.state is not State.PENDING:
                 return False
-            is_stored = request.id in self._register.stored
+            is_stored = request.id in self._submitted.stored
         if is_stored and not self._move(request.id, priority):
             return False
         with self._lock:
             if request.state is State.PENDING:
-                self._register.change_priority(request, priority)
+                self._submitted.change_priority(request, priority)
         return True
 
     def request_of(self, custom_id: str) -> Request | None:
         """Return the request of that custom_id that has not ended, or None."""
         with self._lock:
-            return self._register.find(custom_id)
+            return self._submitted.find(custom_id)
 
     def set_weight(self, client: str, weight: float) -> None:
         """Give what *client* submits here from now on that many times the turns of a client of weight 1."""
@@ -262,19 +262,19 @@ class CeleryEngine:
         """Wait until every request of this process has ended; False if *timeout_s* passed first."""
         until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
         with self._lock:
-            while self._register.open and not self._pool.is_inside():
+            while self._submitted.open and not self._pool.is_inside():
                 if until_ns is not None and self._clock.now_ns() >= until_ns:
                     return False
                 self._clock.wait(self._quiet, until_ns)
-            return not self._register.open
+            return not self._submitted.open
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; let workers end the others, or cancel those that none is sending."""
         with self._lock:
             self._is_closed = True
             self._is_sealed = cancel_futures or self._is_sealed or self._pool.is_inside()
-            self._room.notify_all()
-            dropped = self._register.pending() if cancel_futures else []
+            self._not_full.notify_all()
+            dropped = self._submitted.pending() if cancel_futures else []
         interrupt: BaseException | None = None
         try:
             self._cancel_many(dropped)
@@ -310,8 +310,8 @@ class CeleryEngine:
         """
         with self._lock:
             self._is_closed = self._is_sealed = True
-            open_count = len(self._register.open)
-            kept = sum(id not in self._register.stored for id in self._register.open)
+            open_count = len(self._submitted.open)
+            kept = sum(id not in self._submitted.stored for id in self._submitted.open)
         if open_count:
             _log.warning(
                 "the program ends while %d of its requests are with the workers; GroqQueue.attach(request_id, ...) "
@@ -324,12 +324,12 @@ class CeleryEngine:
     def stats(self) -> Stats:
         """Return one consistent snapshot of what this process submitted, as far as it has been told."""
         with self._lock:
-            return self._register.stats(is_running=not self._is_closed)
+            return self._submitted.stats(is_running=not self._is_closed)
 
     def facts(self) -> tuple[Stats, RunFacts]:
         """Return what a report is made of, as of one instant."""
         with self._lock:
-            counters = self._register.counters
+            counters = self._submitted.counters
             return self.stats(), counters.history.facts(self._clock.now_ns(), counters.mean_flight_ns())
 
     def info(self, request: Request) -> RequestInfo:
@@ -340,7 +340,7 @@ class CeleryEngine:
     def explain(self, request: Request) -> Explanation:
         """Return why a request waits; when it starts only the workers could tell."""
         with self._lock:
-            state, is_stored = request.state, request.id in self._register.stored
+            state, is_stored = request.state, request.id in self._submitted.stored
         reason = None
         if state is State.PENDING:
             reason = "its not_before" if not is_stored else "its turn at the workers"
@@ -371,7 +371,7 @@ class CeleryEngine:
 
     def is_over(self) -> bool:
         """Return whether there will never be anything to do again."""
-        return self._is_closed and not self._register.open and not self._tasks
+        return self._is_closed and not self._submitted.open and not self._tasks
 
     def prepare(self) -> None:
         """Do what is due if the system refuses the thread that would."""
@@ -409,21 +409,21 @@ class CeleryEngine:
 
     # -- under the lock
 
-    def _make_room(self, request: Request) -> None:
+    def _wait_for_capacity(self, request: Request) -> None:
         """Wait until there is room, or raise; callbacks never wait, because they make the room."""
         bounds = [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
         until_ns = self._clock.now_ns() + min(bounds) if bounds else None
-        while not self._register.has_room(request.client) and not self._is_closed:
+        while not self._submitted.has_room(request.client) and not self._is_closed:
             if self._when_full == "raise":
-                raise self._register.full(request, self._clock.now_ns())
+                raise self._submitted.full(request, self._clock.now_ns())
             if self._pool.is_inside():
                 return
             if until_ns is not None and self._clock.now_ns() >= until_ns:
                 raise failures.timed_out(request, "max_wait or deadline", min(bounds), "room")
-            self._clock.wait(self._room, until_ns)
+            self._clock.wait(self._not_full, until_ns)
 
     def _note_if_quiet(self) -> None:
-        if not self._register.open:
+        if not self._submitted.open:
             self._quiet.notify_all()
             if self._is_closed:
                 self._pool.dismiss()
@@ -474,8 +474,8 @@ class CeleryEngine:
             if self._is_taken_back(request.id):
                 raise
         with self._lock:
-            if request.id in self._register.open:
-                self._register.stored.add(request.id)
+            if request.id in self._submitted.open:
+                self._submitted.stored.add(request.id)
             request.body = None  # Redis has it
 
     def _send_later(self, request: Request, after_ns: int) -> None:
@@ -485,7 +485,7 @@ class CeleryEngine:
 
     def _send_due(self, request: Request) -> None:
         with self._lock:
-            if request.state is not State.PENDING or request.id not in self._register.open:
+            if request.state is not State.PENDING or request.id not in self._submitted.open:
                 return
         request.not_before_ns = None
         try:
@@ -537,8 +537,8 @@ class CeleryEngine:
 
     def _cancel_many(self, requests: Sequence[Request]) -> int:
         with self._lock:
-            stored = [request.id for request in requests if request.id in self._register.stored]
-            here = [request.id for request in requests if request.id not in self._register.stored]
+            stored = [request.id for request in requests if request.id in self._submitted.stored]
+            here = [request.id for request in requests if request.id not in self._submitted.stored]
         cancelled = Ending(State.CANCELLED)
         withdrawn = self._withdraw(stored, cancelled)
         done = here + [id for id, is_cancelled in zip(stored, withdrawn, strict=True) if is_cancelled]
@@ -565,10 +565,10 @@ class CeleryEngine:
     def _expire(self, request: Request, bound: str, after_ns: int) -> None:
         """End a request whose ``max_wait`` or ``deadline`` has come while it waits."""
         with self._lock:
-            is_waiting = request.state is State.PENDING and request.id in self._register.open
+            is_waiting = request.state is State.PENDING and request.id in self._submitted.open
             if not is_waiting or (bound == "max_wait" and request.attempts):
                 return
-            is_stored = request.id in self._register.stored
+            is_stored = request.id in self._submitted.stored
             error = failures.timed_out(request, bound, after_ns, "its turn at the workers")
         expired = Ending(State.EXPIRED, error=error, attempts=request.attempts)
         try:
@@ -593,8 +593,8 @@ class CeleryEngine:
     def _end(self, id: str, ending: Ending) -> None:
         """End the Future of a request, unless it was ended before, and forget what it held."""
         with self._lock:
-            request = self._register.end(id, ending, self._clock.now_ns()) or self._register.half_ended(id)
-            self._room.notify_all()
+            request = self._submitted.end(id, ending, self._clock.now_ns()) or self._submitted.half_ended(id)
+            self._not_full.notify_all()
             future = None if request is None else request.future
             if request is None or future is None:
                 return
@@ -615,7 +615,7 @@ class CeleryEngine:
             inside.depth = depth
             with self._lock:
                 if future.done():
-                    self._register.let_go(request)
+                    self._submitted.let_go(request)
                     self._note_if_quiet()
                 else:  # there was no memory: the pool tries again
                     request.future = future

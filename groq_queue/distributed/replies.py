@@ -156,8 +156,8 @@ class ReplyReader:
 
     Args:
         store: Knows how requests ended.
-        register: Notes what happens to them; the lock of *room* guards it.
-        room: Notified when a request waits no more.
+        submitted: Notes what happens to them; the lock of *not_full* guards it.
+        not_full: Notified when a request waits no more.
         clock: Tells the time.
         end: Has the Future of a request end; called without the lock.
     """
@@ -165,14 +165,14 @@ class ReplyReader:
     def __init__(
         self,
         store: JobStore,
-        register: SubmittedRequests,
-        room: threading.Condition,
+        submitted: SubmittedRequests,
+        not_full: threading.Condition,
         clock: Clock,
         end: Callable[[str, Ending], None],
     ) -> None:
         self._store = store
-        self._register = register
-        self._room = room
+        self._submitted = submitted
+        self._not_full = not_full
         self._clock = clock
         self._end = end
 
@@ -183,16 +183,16 @@ class ReplyReader:
             EngineUnavailable: Redis cannot be reached to ask how requests ended.
         """
         ended = []
-        with self._room:
+        with self._not_full:
             now_ns = self._clock.now_ns()
             for word, *facts in news:
                 if word == "began":
-                    self._register.began(facts[0], facts[1], now_ns)
-                    self._room.notify_all()
+                    self._submitted.began(facts[0], facts[1], now_ns)
+                    self._not_full.notify_all()
                 elif word == "rests":
                     error = error_of(json.loads(facts[1])) if facts[1] else None
-                    self._register.rests(facts[0], error, now_ns)
-                elif word == "ended" and facts[0] in self._register.open:
+                    self._submitted.rests(facts[0], error, now_ns)
+                elif word == "ended" and facts[0] in self._submitted.open:
                     ended.append(facts[0])
         if ended:
             self._ask(ended)
@@ -203,16 +203,16 @@ class ReplyReader:
         Raises:
             EngineUnavailable: Redis cannot be reached.
         """
-        with self._room:
-            ids = self._register.awaited()
+        with self._not_full:
+            ids = self._submitted.awaited()
         self._ask(ids)
 
     def _ask(self, ids: list[str]) -> None:
         """Ask where requests stand, and have the Futures of those that ended end."""
         for id, standing in zip(ids, self._store.standings(ids), strict=True):
             if standing.status is None:
-                with self._room:
-                    is_lost = id in self._register.awaited()  # else it ended, long ago or just now
+                with self._not_full:
+                    is_lost = id in self._submitted.awaited()  # else it ended, long ago or just now
                 if is_lost:
                     self._end(id, Ending(State.FAILED, error=self._lost(id)))
             elif is_final(standing.status):

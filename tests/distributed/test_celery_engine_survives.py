@@ -14,7 +14,7 @@ from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.distributed import celery_engine as engines
 from groq_queue.distributed import replies
-from groq_queue.distributed import worker as holdings
+from groq_queue.distributed import worker as workers
 from groq_queue.distributed.celery_engine import CeleryEngine
 from groq_queue.distributed.job_store import JobStatus
 from groq_queue.distributed.worker import LeasedJobs
@@ -75,7 +75,7 @@ class Store:
     def close(self): ...
 
 
-class Bell:
+class StubNotifier:
     def notify(self, lane, times=1): ...
 
     def close(self): ...
@@ -92,7 +92,7 @@ def engine(store, monkeypatch):
     monkeypatch.setattr(engines, "_TRY_AGAIN_S", 0.01)
     clock = SystemClock()
     made = CeleryEngine(
-        store=store, notifier=Bell(), clock=clock, timers=Timers(clock, "groq_queue"), price=lambda request: 1
+        store=store, notifier=StubNotifier(), clock=clock, timers=Timers(clock, "groq_queue"), price=lambda request: 1
     )
     yield made
     made.shutdown(wait=False, cancel_futures=False)
@@ -177,9 +177,16 @@ def test_a_thread_that_was_refused_is_asked_for_again_without_another_request(
 
 @pytest.fixture
 def leased(store, monkeypatch):
-    monkeypatch.setattr(holdings, "_AFTER_FAILURE_S", 0.01)
+    monkeypatch.setattr(workers, "_AFTER_FAILURE_S", 0.01)
     made = LeasedJobs(
-        store, Bell(), SystemClock(), owner="w", lease_s=0.03, threads={"normal": 1}, base_url="", on_stopped=list
+        store,
+        StubNotifier(),
+        SystemClock(),
+        owner="w",
+        lease_s=0.03,
+        threads={"normal": 1},
+        base_url="",
+        on_stopped=list,
     )
     yield made
     made.close()

@@ -13,35 +13,35 @@ from groq_queue.distributed.submitted import SubmittedRequests
 
 
 @pytest.fixture
-def register():
+def submitted():
     return SubmittedRequests(PriceTable(), 1, None)
 
 
-def accepted(register, count):
+def accepted(submitted, count):
     requests = [Request("m", "chat/completions", b"{}", PromptSize(1, 1), 5) for _ in range(count)]
     for request in requests:
-        register.accept(request)
+        submitted.accept(request)
     return requests
 
 
-def test_nobody_knows_before_a_worker_has_begun(register):
-    (one,) = accepted(register, 1)
+def test_nobody_knows_before_a_worker_has_begun(submitted):
+    (one,) = accepted(submitted, 1)
 
-    assert register.full(one, 0).retry_after is None
-
-
-def test_after_the_first_start_it_is_a_second_or_as_long_as_that_attempt_has_taken(register):
-    one, two = accepted(register, 2)
-    register.began(one.id, 1, 10 * NS_PER_S)
-
-    assert 1.0 == register.full(two, 10 * NS_PER_S).retry_after
-    assert 4.0 == register.full(two, 14 * NS_PER_S).retry_after
+    assert submitted.full(one, 0).retry_after is None
 
 
-def test_later_it_is_as_starts_come_and_no_sooner_than_attempts_end(register):
-    one, two, three = accepted(register, 3)
-    register.began(one.id, 1, 10 * NS_PER_S)
-    register.end(one.id, Ending(State.COMPLETED, attempts=1), 16 * NS_PER_S)
-    register.began(two.id, 1, 18 * NS_PER_S)
+def test_after_the_first_start_it_is_a_second_or_as_long_as_that_attempt_has_taken(submitted):
+    one, two = accepted(submitted, 2)
+    submitted.began(one.id, 1, 10 * NS_PER_S)
 
-    assert 8.0 == register.full(three, 18 * NS_PER_S).retry_after
+    assert 1.0 == submitted.full(two, 10 * NS_PER_S).retry_after
+    assert 4.0 == submitted.full(two, 14 * NS_PER_S).retry_after
+
+
+def test_later_it_is_as_starts_come_and_no_sooner_than_attempts_end(submitted):
+    one, two, three = accepted(submitted, 3)
+    submitted.began(one.id, 1, 10 * NS_PER_S)
+    submitted.end(one.id, Ending(State.COMPLETED, attempts=1), 16 * NS_PER_S)
+    submitted.began(two.id, 1, 18 * NS_PER_S)
+
+    assert 8.0 == submitted.full(three, 18 * NS_PER_S).retry_after

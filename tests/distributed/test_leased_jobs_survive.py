@@ -11,7 +11,7 @@ from groq_queue.clock import SystemClock
 from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.distributed import worker as holdings
+from groq_queue.distributed import worker as workers
 from groq_queue.distributed.codec import encode_request
 from groq_queue.distributed.job_store import Claimed
 from groq_queue.distributed.wakeups import LANES
@@ -46,7 +46,7 @@ class Store:
         return True
 
 
-class Bell:
+class StubNotifier:
     def notify(self, lane, times=1): ...
 
 
@@ -58,7 +58,7 @@ def store():
 @pytest.fixture
 def work(store, monkeypatch):
     """Return a function that works on both requests; the first is accepted by raising *error*."""
-    monkeypatch.setattr(holdings, "_AFTER_FAILURE_S", 0.0)
+    monkeypatch.setattr(workers, "_AFTER_FAILURE_S", 0.0)
 
     def go(error=None):
         errors = [] if error is None else [error]
@@ -71,7 +71,14 @@ def work(store, monkeypatch):
             return future
 
         leased = LeasedJobs(
-            store, Bell(), SystemClock(), owner="w", lease_s=9, threads={"bulk": 1}, base_url="", on_stopped=list
+            store,
+            StubNotifier(),
+            SystemClock(),
+            owner="w",
+            lease_s=9,
+            threads={"bulk": 1},
+            base_url="",
+            on_stopped=list,
         )
         leased._accept = accept
         return leased.work(BULK)
