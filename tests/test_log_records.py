@@ -25,19 +25,19 @@ FACTS = {"request_id", "custom_id", "model", "lane", "client", "priority", "atte
 def records():
     """Every record of a bad day, at DEBUG."""
 
-    class Keeping(logging.Handler):
+    class Listening(logging.Handler):
         def emit(self, record):
             kept.append(record)
 
-    kept, keeping, root = [], Keeping(), logging.getLogger()
+    kept, listening, root = [], Listening(), logging.getLogger()
     level = root.level
-    root.addHandler(keeping)
+    root.addHandler(listening)
     root.setLevel(logging.DEBUG)
     try:
         run_with_everything_going_wrong()
     finally:
         root.setLevel(level)
-        root.removeHandler(keeping)
+        root.removeHandler(listening)
     return [record for record in kept if record.name.split(".")[0] == "groq_queue"]
 
 

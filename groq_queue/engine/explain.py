@@ -1,4 +1,4 @@
-"""Looks at a roster: counts, one request's state, why it waits, when it will start and whether its time is up.
+"""Looks at a request table: counts, one request's state, why it waits, when it will start and whether its time is up.
 
 The engine's lock is held throughout, so that each is a snapshot of one instant.
 """

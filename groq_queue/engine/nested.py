@@ -48,8 +48,8 @@ class Nested:
     wait for without a time-out, each on the thread that runs it.
 
     Args:
-        roster: Where the requests stand.
-        chooser: Has the money.
+        table: Where the requests stand.
+        scheduler: Has the money.
         clock: Tells the time.
     """
 

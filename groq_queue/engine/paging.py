@@ -3,10 +3,10 @@
 Requests of one lane, level and client stand behind each other; they are a
 *stack*. Near its head they are in memory, in their lane; farther back only
 their number is known, and a page of them is fetched when the near ones run low.
-The order stays what it would be: a new request goes on the shelf if any of its
+The order stays what it would be: a new request goes to the backlog if any of its
 stack are there, and every stack with something pending has requests in its lane.
 
-Somebody may hold the Future of a request on the shelf. It is known here by a
+Somebody may hold the Future of a request in the backlog. It is known here by a
 weak reference, so one that nobody holds costs nothing; one with a callback is kept.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from groq_queue.core.request import Request
 
 _RESIDENT_IN_ALL = 20_000  # requests of all stacks that may stand in memory, about 1 kB each
-_RESIDENT_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no shelf
+_RESIDENT_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no paging
 _RESIDENT_AT_LEAST = 4
 _LOW = 500  # near requests below which a page is fetched
 _PAGE = 256
@@ -51,7 +51,7 @@ class _Stack:
 
     def __init__(self) -> None:
         self.resident = 0  # in memory, not ended
-        self.stored = 0  # on the shelf, as far as known
+        self.stored = 0  # in the backlog, as far as known
         self.has_more = False  # there may be rows with ids above ``after`` that are in the file only
         self.after = 0
         self.is_fetching = False
@@ -142,7 +142,7 @@ class BacklogPager:
     def wants(self, request: Request) -> bool:
         """Return whether a new request is to be put here."""
         if _has_bounds(request):
-            return False  # its time may come on the shelf
+            return False  # its time may come while it is in the backlog
         stack = self._stacks.get(group_of(request))
         return stack is not None and (stack.has_more or stack.resident >= self._resident_at_most())
 
@@ -245,7 +245,7 @@ class BacklogPager:
     def stack_up(
         self, page: Page, fetched: Iterable[Request], resident: Container[int], *, is_last: bool
     ) -> tuple[list[Request], int]:
-        """Take the requests of a page off the shelf.
+        """Take the requests of a page out of the backlog.
 
         Args:
             page: What was asked for.
@@ -263,7 +263,7 @@ class BacklogPager:
         for request in fetched:
             assert request.row_id is not None
             if not stack.has_more:
-                break  # the shelf was cleared meanwhile
+                break  # the backlog was cleared meanwhile
             stack.after = request.row_id
             if request.row_id in self._gone or request.row_id in resident:
                 continue

@@ -25,7 +25,7 @@ class PendingRequests:
 
     Not thread-safe: the engine's lock guards it. Between two calls
 
-    * a pending request stands in exactly one place: its lane, ``away`` or the shelf;
+    * a pending request stands in exactly one place: its lane, ``away`` or the backlog;
     * ``open`` holds the requests in memory whose Future has not been ended, ``rows`` the Futures of those with a row.
 
     Args:
@@ -146,7 +146,7 @@ class PendingRequests:
         self.counters.count_pending(request, 1)
 
     def page_out(self, request: Request, future: object, *, is_kept: bool, is_new: bool) -> None:
-        """Take a request in and let it stand on the shelf, where one that is not new was counted before."""
+        """Take a request in and leave it in the backlog, where one that is not new was counted before."""
         assert self.pager is not None
         self.pager.put(request, future, is_kept=is_kept, is_new=is_new)
         if is_new:
@@ -161,7 +161,7 @@ class PendingRequests:
         self.counters.count_pending(group, count)
 
     def page_in(self, page: Page, fetched: Iterable[Request], *, is_last: bool) -> list[Request]:
-        """Take a page of requests off the shelf and return those that are to be put into their lane."""
+        """Take a page of requests out of the backlog and return those that are to be put into their lane."""
         assert self.pager is not None
         taken, uncounted = self.pager.stack_up(page, fetched, self.rows, is_last=is_last)
         for request in taken:
@@ -180,7 +180,7 @@ class PendingRequests:
     def find_existing(
         self, request: Request, future: RequestFuture[Completion], *, is_kept: bool, is_new: bool
     ) -> RequestFuture[Completion] | None:
-        """Return the Future of the request if its row is here already; on the shelf it may become *future*.
+        """Return the Future of the request if its row is here already; in the backlog it may become *future*.
 
         Raises:
             AlreadyFetched: Its row was here, and the request has ended meanwhile.
@@ -320,7 +320,7 @@ class PendingRequests:
             self.pager.left(request)
 
     def _take_stored(self, request: Request) -> None:
-        """Have a request that stands on the shelf in memory; one that was not counted before is now."""
+        """Bring a request of the backlog into memory; one that was not counted before is now."""
         assert self.pager is not None
         if not self.pager.take_off(request):
             self.counters.submitted += 1

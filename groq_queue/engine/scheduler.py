@@ -41,13 +41,13 @@ class Job:
 
 
 class Scheduler:
-    """Takes heads out of a roster's lanes, each with its lease and its money.
+    """Takes heads out of the lanes of a request table, each with its lease and its money.
 
     Not thread-safe: the engine's lock guards it, and is held throughout.
 
     Args:
-        roster: Where the requests stand.
-        tariff: Prices.
+        table: Where the requests stand.
+        price_table: Prices.
         max_usd: Most to be spent, or None.
         raises_daily: End requests that a spent limit per day holds up, instead of waiting.
         tell_later: Has something called soon, outside the lock.

@@ -61,7 +61,7 @@ _FAILURES = 10  # looks for a job in a row that end in an exception, 0.2 s apart
 class ThreadEngine:
     """Takes requests, sends each when its lease is granted, and ends its Future.
 
-    ``_lock`` guards the roster with all its lanes and requests, the money, the waits
+    ``_lock`` guards the request table with all its lanes and requests, the money, the waits
     of calls, the callbacks that wait for a worker, the pool, and the flags. Only this
     class and the pool, whose conditions are made of it, ever take it. It is re-entrant,
     so that a signal handler may cancel or shut down while the interrupted thread holds
@@ -86,7 +86,7 @@ class ThreadEngine:
         max_in_flight: Most attempts at once of one lane, or None.
         ageing_ns: Nanoseconds after which a waiting request rises one level, or None.
         raises_daily: End requests that a spent limit per day holds up, instead of waiting.
-        tariff: Prices; None are the built-in ones.
+        price_table: Prices; None are the built-in ones.
         max_usd: Most to be spent, or None.
         keeper: Keeps requests in a file, or None.
         name: Of the threads.
@@ -119,7 +119,7 @@ class ThreadEngine:
         self._keeper = keeper
         self._landing_frees = max_in_flight is not None or max_usd is not None  # what another head may wait for
         self._name = name
-        self._new_roster: Callable[[], PendingRequests] = lambda: PendingRequests(
+        self._new_table: Callable[[], PendingRequests] = lambda: PendingRequests(
             meter_of=meter_of,
             on_freed=self._budget_freed,
             max_pending=max_pending,
@@ -129,7 +129,7 @@ class ThreadEngine:
             pager=None if keeper is None else BacklogPager(),
             new_lane=lambda *facts: Lane(*facts, lock=self._lock),
         )
-        self._new_chooser: Callable[[PendingRequests], Scheduler] = lambda table: Scheduler(
+        self._new_scheduler: Callable[[PendingRequests], Scheduler] = lambda table: Scheduler(
             table,
             price_table or PriceTable(),
             max_usd,
@@ -160,8 +160,8 @@ class ThreadEngine:
         )
         self._late = LateCalls(self._pool)
         tell_at_exit(self._late)
-        self._table = self._new_roster()
-        self._scheduler = self._new_chooser(self._table)
+        self._table = self._new_table()
+        self._scheduler = self._new_scheduler(self._table)
         self._nested = Nested(self._table, self._scheduler, self._clock)
 
     def reset_after_fork(self) -> None:
@@ -284,7 +284,7 @@ class ThreadEngine:
         self._prefetch()
 
     def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
-        """Keep the Future of a request on the shelf alive, because it has a callback."""
+        """Keep the Future of a request in the backlog alive, because it has a callback."""
         with self._lock:
             if self._table.pager is not None:
                 self._table.pager.keep(future, row_id)

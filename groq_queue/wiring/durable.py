@@ -197,7 +197,7 @@ class JournalBridge:
         return self._find(stored.row_id, None).cancel()
 
     def cancel_group(self, group: Group, after: int) -> int:
-        """Cancel what stands on the shelf of *group*, behind a row, and return how many."""
+        """Cancel the stored requests of *group*, behind a row, and return how many."""
         place = Cursor(group.lane, group.priority, group.client, after)
         return self._journal.cancel_stack(place, self._journal.last_row_id)
 

@@ -1,4 +1,4 @@
-"""The courier runs an errand when stirred or due, on one thread, and finishes it once."""
+"""A background task runs when it is woken or due, on one thread, and is finished once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from groq_queue.engine.background import BackgroundTask
 PATIENCE_S = 10.0
 
 
-class Errand:
+class CountedTask:
     """Counts its runs; ``answer`` says when the next is due."""
 
     def __init__(self, answer: Callable[[int], int | None] = lambda run: None) -> None:
@@ -47,61 +47,61 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def hired(clock: FakeClock) -> Iterator[Callable[[Errand], BackgroundTask]]:
-    couriers: list[BackgroundTask] = []
+def make_task(clock: FakeClock) -> Iterator[Callable[[CountedTask], BackgroundTask]]:
+    made: list[BackgroundTask] = []
 
-    def hire(task: Errand) -> BackgroundTask:
-        couriers.append(BackgroundTask(task, clock, "courier"))
-        return couriers[-1]
+    def make(task: CountedTask) -> BackgroundTask:
+        made.append(BackgroundTask(task, clock, "background_task"))
+        return made[-1]
 
-    yield hire
-    for courier in couriers:
-        courier.close(PATIENCE_S)
+    yield make
+    for background_task in made:
+        background_task.close(PATIENCE_S)
 
 
-def test_nothing_runs_until_stirred(hired: Callable[[Errand], BackgroundTask]) -> None:
-    task = Errand()
-    courier = hired(task)
-    courier.start()
+def test_nothing_runs_until_woken(make_task: Callable[[CountedTask], BackgroundTask]) -> None:
+    task = CountedTask()
+    background_task = make_task(task)
+    background_task.start()
     before = task.runs
 
-    courier.wake()
+    background_task.wake()
     task.wait_for(1)
 
     assert 0 == before
 
 
-def test_a_stir_before_the_start_is_not_lost(hired: Callable[[Errand], BackgroundTask]) -> None:
-    task = Errand()
-    courier = hired(task)
+def test_a_wake_up_before_the_start_is_not_lost(make_task: Callable[[CountedTask], BackgroundTask]) -> None:
+    task = CountedTask()
+    background_task = make_task(task)
 
-    courier.wake()
-    courier.start()
+    background_task.wake()
+    background_task.start()
 
     task.wait_for(1)
 
 
-def test_a_stir_while_it_runs_makes_it_run_again(hired: Callable[[Errand], BackgroundTask]) -> None:
-    courier: list[BackgroundTask] = []
+def test_a_wake_up_while_it_runs_makes_it_run_again(make_task: Callable[[CountedTask], BackgroundTask]) -> None:
+    background_task: list[BackgroundTask] = []
 
-    def stir_once(run: int) -> None:
+    def wake_once(run: int) -> None:
         if run == 1:
-            courier[0].wake()
+            background_task[0].wake()
 
-    task = Errand(stir_once)
-    courier.append(hired(task))
-    courier[0].start()
-    courier[0].wake()
+    task = CountedTask(wake_once)
+    background_task.append(make_task(task))
+    background_task[0].start()
+    background_task[0].wake()
 
     task.wait_for(2)
 
 
-def test_it_runs_again_when_due(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
+def test_it_runs_again_when_due(make_task: Callable[[CountedTask], BackgroundTask], clock: FakeClock) -> None:
     due_ns = clock.now_ns() + 5 * NS_PER_S
-    task = Errand(lambda run: due_ns if run == 1 else None)
-    courier = hired(task)
-    courier.start()
-    courier.wake()
+    task = CountedTask(lambda run: due_ns if run == 1 else None)
+    background_task = make_task(task)
+    background_task.start()
+    background_task.wake()
     task.wait_for(1)
     wait_until(lambda: clock.is_awaited(5))
 
@@ -111,115 +111,119 @@ def test_it_runs_again_when_due(hired: Callable[[Errand], BackgroundTask], clock
 
 
 def test_a_broken_run_is_logged_and_tried_again(
-    hired: Callable[[Errand], BackgroundTask], clock: FakeClock, caplog: pytest.LogCaptureFixture
+    make_task: Callable[[CountedTask], BackgroundTask], clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_once(run: int) -> None:
         if run == 1:
             raise ValueError("broken")
 
-    task = Errand(break_once)
-    courier = hired(task)
-    courier.start()
-    courier.wake()
+    task = CountedTask(break_once)
+    background_task = make_task(task)
+    background_task.start()
+    background_task.wake()
     task.wait_for(1)
-    courier.wake()
+    background_task.wake()
     task.wait_for(2)
 
-    assert "an errand of courier failed" in caplog.text
+    assert "an errand of background_task failed" in caplog.text
 
 
 @pytest.mark.parametrize("starts", [True, False])
-def test_it_finishes_once_whether_or_not_it_ever_ran(hired: Callable[[Errand], BackgroundTask], starts: bool) -> None:
-    task = Errand()
-    courier = hired(task)
+def test_it_finishes_once_whether_or_not_it_ever_ran(
+    make_task: Callable[[CountedTask], BackgroundTask], starts: bool
+) -> None:
+    task = CountedTask()
+    background_task = make_task(task)
     if starts:
-        courier.start()
+        background_task.start()
 
-    courier.close(PATIENCE_S)
-    courier.close(PATIENCE_S)
-    courier.start()
-    courier.wake()
+    background_task.close(PATIENCE_S)
+    background_task.close(PATIENCE_S)
+    background_task.start()
+    background_task.wake()
 
     assert (1, 0) == (task.finished, task.runs)
 
 
-def test_all_runs_are_on_one_thread_of_its_own(hired: Callable[[Errand], BackgroundTask]) -> None:
-    task = Errand()
-    courier = hired(task)
+def test_all_runs_are_on_one_thread_of_its_own(make_task: Callable[[CountedTask], BackgroundTask]) -> None:
+    task = CountedTask()
+    background_task = make_task(task)
     for _ in range(3):
-        courier.start()
+        background_task.start()
     for run in (1, 2, 3):
-        courier.wake()
+        background_task.wake()
         task.wait_for(run)
 
     assert 1 == len(task.threads)
     assert threading.get_ident() not in task.threads
 
 
-def wait_until_it_rests(courier: BackgroundTask) -> None:
+def wait_until_it_rests(background_task: BackgroundTask) -> None:
     """Return when its thread waits, and was not notified."""
     pause = threading.Event()
     for _ in range(round(PATIENCE_S / 0.0005)):
-        with courier._changed:
-            if courier._changed._waiters:  # type: ignore[attr-defined]
+        with background_task._changed:
+            if background_task._changed._waiters:  # type: ignore[attr-defined]
                 return
         pause.wait(0.0005)
     raise AssertionError("it does not come to rest")
 
 
-def test_one_stir_is_one_run(hired: Callable[[Errand], BackgroundTask]) -> None:
-    task = Errand()
-    courier = hired(task)
-    courier.start()
-    courier.wake()
+def test_one_wake_up_is_one_run(make_task: Callable[[CountedTask], BackgroundTask]) -> None:
+    task = CountedTask()
+    background_task = make_task(task)
+    background_task.start()
+    background_task.wake()
     task.wait_for(1)
 
-    wait_until_it_rests(courier)
+    wait_until_it_rests(background_task)
 
     assert 1 == task.runs
 
 
-def test_it_does_not_run_before_it_is_due(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
+def test_it_does_not_run_before_it_is_due(make_task: Callable[[CountedTask], BackgroundTask], clock: FakeClock) -> None:
     due_ns = clock.now_ns() + 5 * NS_PER_S
-    task = Errand(lambda run: due_ns if run == 1 else None)
-    courier = hired(task)
-    courier.start()
-    courier.wake()
+    task = CountedTask(lambda run: due_ns if run == 1 else None)
+    background_task = make_task(task)
+    background_task.start()
+    background_task.wake()
     task.wait_for(1)
-    wait_until_it_rests(courier)
+    wait_until_it_rests(background_task)
 
     clock.advance(4.9)
-    with courier._changed:
-        courier._changed.notify_all()  # a wake-up that means nothing
-    wait_until_it_rests(courier)
+    with background_task._changed:
+        background_task._changed.notify_all()  # a wake-up that means nothing
+    wait_until_it_rests(background_task)
 
     assert 1 == task.runs
     clock.advance(0.1)
     task.wait_for(2)
 
 
-def test_a_run_that_is_due_already_comes_at_once(hired: Callable[[Errand], BackgroundTask], clock: FakeClock) -> None:
-    task = Errand(lambda run: clock.now_ns() if run < 3 else None)
-    courier = hired(task)
-    courier.start()
-    courier.wake()
+def test_a_run_that_is_due_already_comes_at_once(
+    make_task: Callable[[CountedTask], BackgroundTask], clock: FakeClock
+) -> None:
+    task = CountedTask(lambda run: clock.now_ns() if run < 3 else None)
+    background_task = make_task(task)
+    background_task.start()
+    background_task.wake()
 
     task.wait_for(3)
 
 
 def test_a_broken_run_is_tried_again_in_a_second(
-    hired: Callable[[Errand], BackgroundTask], clock: FakeClock, caplog: pytest.LogCaptureFixture
+    make_task: Callable[[CountedTask], BackgroundTask], clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_once(run: int) -> None:
         if run == 1:
             raise ValueError("broken")
 
-    task = Errand(break_once)
-    courier = hired(task)
-    courier.start()
-    courier.wake()
+    task = CountedTask(break_once)
+    background_task = make_task(task)
+    background_task.start()
+    background_task.wake()
     task.wait_for(1)
-    wait_until_it_rests(courier)
+    wait_until_it_rests(background_task)
     assert clock.is_awaited(1)
 
     clock.advance(1)
@@ -228,53 +232,55 @@ def test_a_broken_run_is_tried_again_in_a_second(
     assert ["errand_failed"] == [record.groq_queue_event for record in caplog.records]  # type: ignore[attr-defined]
 
 
-def test_its_thread_is_a_daemon_of_its_name_and_ends_with_it(hired: Callable[[Errand], BackgroundTask]) -> None:
-    courier = hired(Errand())
-    courier.start()
-    thread = courier._thread
+def test_its_thread_is_a_daemon_of_its_name_and_ends_with_it(
+    make_task: Callable[[CountedTask], BackgroundTask],
+) -> None:
+    background_task = make_task(CountedTask())
+    background_task.start()
+    thread = background_task._thread
     assert thread is not None
-    assert ("courier", True, True) == (thread.name, thread.daemon, thread.is_alive())
+    assert ("background_task", True, True) == (thread.name, thread.daemon, thread.is_alive())
 
-    courier.close(PATIENCE_S)
+    background_task.close(PATIENCE_S)
 
     assert not thread.is_alive()
 
 
-def test_closing_waits_no_longer_than_allowed(hired: Callable[[Errand], BackgroundTask]) -> None:
+def test_closing_waits_no_longer_than_allowed(make_task: Callable[[CountedTask], BackgroundTask]) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def linger(run: int) -> None:
         entered.set()
         leave.wait(PATIENCE_S)
 
-    task = Errand(linger)
-    courier = hired(task)
-    courier.start()
-    courier.wake()
+    task = CountedTask(linger)
+    background_task = make_task(task)
+    background_task.start()
+    background_task.wake()
     assert entered.wait(PATIENCE_S)
 
-    courier.close(0.001)
+    background_task.close(0.001)
 
     assert 0 == task.finished
     leave.set()
-    courier.close(PATIENCE_S)
+    background_task.close(PATIENCE_S)
     assert 1 == task.finished
 
 
-def test_an_errand_may_close_its_own_courier(
-    hired: Callable[[Errand], BackgroundTask], caplog: pytest.LogCaptureFixture
+def test_a_task_may_close_its_own_thread(
+    make_task: Callable[[CountedTask], BackgroundTask], caplog: pytest.LogCaptureFixture
 ) -> None:
-    courier: list[BackgroundTask] = []
+    background_task: list[BackgroundTask] = []
 
     def close(run: int) -> None:
-        courier[0].close(PATIENCE_S)
+        background_task[0].close(PATIENCE_S)
 
-    task = Errand(close)
-    courier.append(hired(task))
-    courier[0].start()
-    courier[0].wake()
+    task = CountedTask(close)
+    background_task.append(make_task(task))
+    background_task[0].start()
+    background_task[0].wake()
 
     task.wait_for(1)
-    courier[0].close(PATIENCE_S)
+    background_task[0].close(PATIENCE_S)
     assert (1, 1) == (task.runs, task.finished)
     assert [] == caplog.records, "it does not wait for itself"

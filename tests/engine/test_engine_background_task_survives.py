@@ -1,4 +1,4 @@
-"""Whatever an errand or the clock raises, the thread that runs it goes on, and says so once."""
+"""Whatever a background task or the clock raises, the thread that runs it goes on, and says so once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE_S = 10.0
 ERRORS = [ValueError("a bug"), MemoryError(), SystemExit(3), KeyboardInterrupt()]
 
 
-class Errand:
+class FailingTask:
     def __init__(self):
         self.errors = []
         self.runs = threading.Semaphore(0)
@@ -47,16 +47,16 @@ class Clock(FakeClock):
 
 
 @pytest.fixture
-def hired():
-    task, clock = Errand(), Clock()
+def parts():
+    task, clock = FailingTask(), Clock()
     background_task = BackgroundTask(task, clock, "background_task")
     yield background_task, task, clock
     background_task.close(PATIENCE_S)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_an_errand_that_raises_is_run_again_by_the_same_thread(hired, caplog, error):
-    background_task, task, clock = hired
+def test_a_task_that_raises_is_run_again_by_the_same_thread(parts, caplog, error):
+    background_task, task, clock = parts
     task.errors = [error] * 3
     background_task.start()
     background_task.wake()
@@ -69,9 +69,9 @@ def test_an_errand_that_raises_is_run_again_by_the_same_thread(hired, caplog, er
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_a_clock_that_raises_while_it_waits_and_while_that_is_told_costs_no_errand(hired, caplog, monkeypatch, error):
+def test_a_clock_that_raises_while_it_waits_and_while_that_is_told_costs_no_run(parts, caplog, monkeypatch, error):
     monkeypatch.setattr(room, "_AFTER_FAILURE_S", 0.01)
-    background_task, task, clock = hired
+    background_task, task, clock = parts
     clock.errors = [error] * 3
     background_task.start()
     background_task.wake()
@@ -83,8 +83,8 @@ def test_a_clock_that_raises_while_it_waits_and_while_that_is_told_costs_no_erra
     assert {"errand_failed"} == {record.groq_queue_event for record in caplog.records}
 
 
-def test_an_errand_that_raises_once_more_after_it_went_well_is_told_again(hired, caplog):
-    background_task, task, _ = hired
+def test_a_task_that_raises_once_more_after_it_went_well_is_told_again(parts, caplog):
+    background_task, task, _ = parts
     background_task.start()
     for told in (1, 2):
         task.errors = [ValueError("a bug")]
@@ -95,7 +95,7 @@ def test_an_errand_that_raises_once_more_after_it_went_well_is_told_again(hired,
 
 
 def test_an_end_that_raises_is_told(caplog):
-    task = Errand()
+    task = FailingTask()
     task.finish = lambda: (_ for _ in ()).throw(MemoryError())
     background_task = BackgroundTask(task, FakeClock(), "background_task")
     background_task.start()

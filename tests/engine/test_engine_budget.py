@@ -89,7 +89,7 @@ def test_a_lease_that_ends_wakes_the_leader_only_if_the_head_passes_earlier_for_
     assert future.result(10)
 
 
-def test_a_purse_of_one_cent_is_never_overdrawn(stage):
+def test_a_spend_cap_of_one_cent_is_never_overdrawn(stage):
     play = stage(max_workers=32, price_table=PriceTable({"m": (1.0, 1.0)}), max_usd=0.01)
     play.script = lambda request: Outcome(Disposition.DONE, charged=TokenCost(100))
     play.hold()

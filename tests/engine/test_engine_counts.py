@@ -1,4 +1,4 @@
-"""What is counted and remembered of a run: history, tally, and how a snapshot reads."""
+"""What is counted and remembered of a run: run metrics, counters, and how a snapshot reads."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_causes_are_few_words(error, cause):
     assert cause == cause_of(error)
 
 
-# -- tally
+# -- counters
 
 
 def test_who_waits_is_counted_by_client_level_and_lane_and_forgotten_at_zero():

@@ -284,7 +284,7 @@ def test_who_waits_inside_a_callback_steps_aside_and_who_need_not_wait_does_not(
     assert 2 == desk.stepped_aside
 
 
-def test_only_a_future_on_the_shelf_is_kept_for_its_callback():
+def test_only_a_future_in_the_backlog_is_kept_for_its_callback():
     desk = Desk()
     request = Request("m", "e", b"{}", PromptSize(1, 1), 5)
     future: RequestFuture[Any] = RequestFuture(request, desk)

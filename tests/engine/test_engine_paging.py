@@ -16,7 +16,7 @@ from groq_queue.core.limits import Limits
 from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine import paging as shelf_module
+from groq_queue.engine import paging
 from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.paging import AlreadyFetched, Group
 from groq_queue.errors import APIConnectionError, AuthenticationError, DailyLimitReached, JournalError, QueueFull
@@ -91,8 +91,8 @@ class File:
 @pytest.fixture
 def file(monkeypatch):
     """A file, and so little memory that nearly everything stands in it only."""
-    monkeypatch.setattr(shelf_module, "_RESIDENT_AT_MOST", 6)
-    monkeypatch.setattr(shelf_module, "_PAGE", 4)
+    monkeypatch.setattr(paging, "_RESIDENT_AT_MOST", 6)
+    monkeypatch.setattr(paging, "_PAGE", 4)
     return File()
 
 
@@ -134,7 +134,7 @@ def test_a_hundred_wait_and_six_are_in_memory(stage, file, submit):
     assert [f"r{number}" for number in range(100)] == played.taken
 
 
-def test_order_and_fairness_are_what_they_are_without_a_shelf(stage, file, submit):
+def test_order_and_fairness_are_what_they_are_without_a_backlog(stage, file, submit):
     """
     The same load with and without: the same clients' turns, but for ties, and each client's own order.
     """
@@ -157,15 +157,15 @@ def test_order_and_fairness_are_what_they_are_without_a_shelf(stage, file, submi
         taken.append(played.taken)
 
     client_of = {name: client for name, _, client in load}
-    without, with_shelf = ([client_of[name] for name in names] for names in taken)
+    without, with_backlog = ([client_of[name] for name in names] for names in taken)
     for client in "abc":
         own = [[name for name in names if client_of[name] == client] for names in taken]
         assert own[0] == own[1]
         for length in range(120):
-            assert abs(without[:length].count(client) - with_shelf[:length].count(client)) <= 1
+            assert abs(without[:length].count(client) - with_backlog[:length].count(client)) <= 1
 
 
-def test_an_urgent_request_overtakes_the_whole_shelf(stage, file, submit):
+def test_an_urgent_request_overtakes_the_whole_backlog(stage, file, submit):
     played = stage(max_workers=1, keeper=file)
     played.hold()
     for number in range(50):
@@ -223,7 +223,7 @@ def test_a_wrong_count_is_mended_by_the_last_page(stage, file):
         assert (0, 10, 10) == (stats.pending, stats.completed, stats.submitted)
 
 
-def test_a_future_on_the_shelf_is_the_one_that_is_ended(stage, file, submit):
+def test_a_future_in_the_backlog_is_the_one_that_is_ended(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
     futures = [submit(played, f"r{number}") for number in range(30)]
@@ -260,7 +260,7 @@ def test_a_future_that_nobody_holds_costs_nothing_but_its_callback_is_called(sta
     assert "dropped" in played.taken
 
 
-def test_one_on_the_shelf_can_be_cancelled(stage, file, submit):
+def test_one_in_the_backlog_can_be_cancelled(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
     futures = [submit(played, f"r{number}") for number in range(30)]
@@ -278,7 +278,7 @@ def test_one_on_the_shelf_can_be_cancelled(stage, file, submit):
     assert 29 == len(played.taken)
 
 
-def test_the_last_ones_on_the_shelf_may_all_be_cancelled(stage, file, submit):
+def test_the_last_ones_in_the_backlog_may_all_be_cancelled(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
     futures = [submit(played, f"r{number}") for number in range(10)]
@@ -290,7 +290,7 @@ def test_the_last_ones_on_the_shelf_may_all_be_cancelled(stage, file, submit):
     assert [] == played.taken
 
 
-def test_one_on_the_shelf_can_be_made_urgent(stage, file, submit):
+def test_one_in_the_backlog_can_be_made_urgent(stage, file, submit):
     played = stage(max_workers=1, keeper=file)
     played.hold()
     futures = [submit(played, f"r{number}") for number in range(30)]
@@ -305,7 +305,7 @@ def test_one_on_the_shelf_can_be_made_urgent(stage, file, submit):
     assert 30 == len(played.taken) == len(set(played.taken))
 
 
-def test_cancel_all_reaches_the_shelf(stage, file, submit):
+def test_cancel_all_reaches_the_backlog(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
     held = [submit(played, f"a{number}", client="a") for number in range(12)]
@@ -364,7 +364,7 @@ def test_a_row_that_is_here_already_gives_its_future(stage, file, submit):
     assert 20 == played.engine.stats().pending
 
 
-def test_a_row_on_the_shelf_gets_a_future_when_somebody_asks(stage, file, submit):
+def test_a_row_in_the_backlog_gets_a_future_when_somebody_asks(stage, file, submit):
     for number in range(20):
         file.add(f"r{number}")
     played = stage(keeper=file)
@@ -395,7 +395,7 @@ def test_a_page_that_cannot_be_read_is_read_later(stage, file):
     assert 20 == len(played.taken)
 
 
-def test_a_request_with_a_time_limit_never_stands_on_the_shelf(stage, file, submit):
+def test_a_request_with_a_time_limit_never_stands_in_the_backlog(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
     for number in range(20):
@@ -415,7 +415,7 @@ def test_a_request_with_a_time_limit_never_stands_on_the_shelf(stage, file, subm
 
 def test_a_callback_of_a_row_that_is_here_already_is_called_once_whoever_holds_the_future(stage, file, submit):
     """
-    In memory, on the shelf with a Future that somebody holds, and on the shelf where nobody held one.
+    In memory, on the backlog with a Future that somebody holds, and on the backlog where nobody held one.
     """
     for number in range(20):
         file.add(f"r{number}")
@@ -434,7 +434,7 @@ def test_a_callback_of_a_row_that_is_here_already_is_called_once_whoever_holds_t
     assert 20 == played.engine.stats().completed
 
 
-def test_a_new_row_that_stands_on_the_shelf_has_its_callback_called_once(stage, file, submit):
+def test_a_new_row_that_stands_in_the_backlog_has_its_callback_called_once(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
     called = []
@@ -447,7 +447,7 @@ def test_a_new_row_that_stands_on_the_shelf_has_its_callback_called_once(stage, 
     assert sorted(f"r{number}" for number in range(20)) == sorted(called)
 
 
-def test_a_new_priority_is_written_down_for_those_in_memory_and_on_the_shelf(stage, file, submit):
+def test_a_new_priority_is_written_down_for_those_in_memory_and_in_the_backlog(stage, file, submit):
     played = stage(keeper=file)
     played.engine.pause(None)
     futures = [submit(played, f"r{number}") for number in range(20)]
@@ -462,7 +462,7 @@ def test_a_new_priority_is_written_down_for_those_in_memory_and_on_the_shelf(sta
     assert {"r2", "r18"} == set(played.taken[:2])
 
 
-def test_one_that_is_taken_off_the_shelf_is_sent_though_all_who_work_are_busy(stage, file, submit):
+def test_one_that_is_taken_out_of_the_backlog_is_sent_though_all_who_work_are_busy(stage, file, submit):
     """
     Nothing else is in memory, so nobody looks; another worker is started for it.
     """
@@ -506,7 +506,7 @@ def test_a_page_that_cannot_be_read_is_told_and_asked_for_each_second(stage, fil
     assert ["r"] == played.taken
 
 
-def test_a_full_queue_with_a_shelf_counts_what_is_on_it(stage, file, submit):
+def test_a_full_queue_with_a_backlog_counts_what_is_in_it(stage, file, submit):
     played = stage(keeper=file, max_pending=20, when_full="raise")
     played.engine.pause(None)
     futures = [submit(played, f"r{number}") for number in range(20)]
@@ -576,8 +576,8 @@ def test_a_page_that_was_read_before_an_end_was_stored_brings_nothing_back(stage
     played = stage(keeper=file)
     played.engine.pause(None)
     cancelled = submit(played, "cancelled")
-    others = [submit(played, f"{n}") for n in range(5)] + [submit(played, "on the shelf")]
-    assert "on the shelf" not in {request.custom_id for request in played.engine._table.open}
+    others = [submit(played, f"{n}") for n in range(5)] + [submit(played, "on the backlog")]
+    assert "on the backlog" not in {request.custom_id for request in played.engine._table.open}
     file.fetch, file.ended = slow_fetch, slow_ended
     making_room = threading.Thread(target=lambda: [future.cancel() for future in others[:5]])
     cancelled.cancel()
@@ -586,7 +586,7 @@ def test_a_page_that_was_read_before_an_end_was_stored_brings_nothing_back(stage
     played.engine.resume(None)
 
     assert played.engine.join(PATIENCE_S)
-    assert ["on the shelf"] == [request.custom_id for request in played.sent]
+    assert ["on the backlog"] == [request.custom_id for request in played.sent]
     assert (7, 6, 1) == tuple(getattr(played.engine.stats(), name) for name in ("submitted", "cancelled", "completed"))
 
 
@@ -636,7 +636,7 @@ def test_requests_that_come_behind_later_rows_are_counted_when_they_are_cancelle
 @pytest.mark.parametrize("seed", range(6))
 def test_nothing_is_lost_or_sent_twice_whatever_happens_at_once(stage, file, submit, seed):
     """
-    Four threads submit, cancel and reprioritise while eight workers drain through a shelf of a few rows.
+    Four threads submit, cancel and reprioritise while eight workers drain through a backlog of a few rows.
     """
     played = stage(keeper=file)
     futures: list = []

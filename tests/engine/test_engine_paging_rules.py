@@ -1,4 +1,4 @@
-"""The shelf by itself: which rows it knows, which page it wants, and what it counts."""
+"""The backlog by itself: which rows it knows, which page it wants, and what it counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
-from groq_queue.engine import paging as shelf_module
+from groq_queue.engine import paging
 from groq_queue.engine.paging import BacklogPager, Group, Page
 
 GROUP = Group("m", "m", 5, "default")
@@ -18,8 +18,8 @@ OTHER = Group("m", "m", 1, "default")
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
     """At most 6 of a stack in memory; below 3 a page of 4 is fetched."""
-    monkeypatch.setattr(shelf_module, "_RESIDENT_AT_MOST", 6)
-    monkeypatch.setattr(shelf_module, "_PAGE", 4)
+    monkeypatch.setattr(paging, "_RESIDENT_AT_MOST", 6)
+    monkeypatch.setattr(paging, "_PAGE", 4)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def row(row_id, group=GROUP, **options):
 
 
 class Held:
-    """A Future, as far as the shelf cares: something that can be dropped."""
+    """A Future, as far as the backlog cares: something that can be dropped."""
 
     def __init__(self, request):
         self._request = request
@@ -52,7 +52,7 @@ def stack(pager, page, rows, resident=(), is_last=False):
     return [request.row_id for request in taken], uncounted
 
 
-def test_an_empty_shelf_wants_nothing_and_knows_nothing(pager):
+def test_an_empty_backlog_wants_nothing_and_knows_nothing(pager):
     assert (True, False, 0, None) == (pager.is_empty, pager.is_low, pager.count, pager.next_page())
     assert not pager.wants(row(1))
     assert not pager.holds(row(1))
@@ -92,7 +92,7 @@ def test_a_page_is_fetched_when_fewer_than_half_of_what_may_be_near_are_left(pag
     assert Page(GROUP, 4, 4) == pager.next_page()
 
 
-def test_a_new_request_stands_on_the_shelf_if_others_of_its_group_do_or_too_many_are_near(pager):
+def test_a_new_request_stands_in_the_backlog_if_others_of_its_group_do_or_too_many_are_near(pager):
     for n in range(1, 6):
         pager.joined(row(n))
     assert not pager.wants(row(6))
@@ -113,7 +113,7 @@ def test_whose_time_may_come_stands_in_memory(pager, bound):
 
 
 def test_what_may_be_near_is_shared_by_the_stacks_but_never_less_than_four(pager, monkeypatch):
-    monkeypatch.setattr(shelf_module, "_RESIDENT_IN_ALL", 10)
+    monkeypatch.setattr(paging, "_RESIDENT_IN_ALL", 10)
     for client in range(2):
         for n in range(5):
             pager.joined(row(n, Group("m", "m", 5, f"{client}")))
@@ -189,7 +189,7 @@ def test_rows_that_are_in_memory_are_passed_over(pager):
 
 def test_rows_that_ended_while_a_page_was_on_its_way_are_passed_over(pager):
     """
-    1. A page is asked for. 2. One of its rows is cancelled on the shelf, one ended in memory. 3. The page comes.
+    1. A page is asked for. 2. One of its rows is cancelled on the backlog, one ended in memory. 3. The page comes.
     """
     pager.joined(resident := row(2))
     held = put(pager, 3)
@@ -277,7 +277,7 @@ def test_clearing_forgets_the_rows_of_the_groups_that_are_meant(pager):
     assert [] == pager.clear(lambda group: group == GROUP)
 
 
-def test_a_page_of_a_shelf_that_was_cleared_meanwhile_brings_nothing(pager):
+def test_a_page_of_a_backlog_that_was_cleared_meanwhile_brings_nothing(pager):
     pager.add_stored(GROUP, 3)
     page = pager.next_page()
     pager.clear(lambda group: True)
@@ -311,7 +311,7 @@ def test_a_stack_that_was_passed_farther_counts_from_its_own_row(pager):
 
 
 @pytest.mark.parametrize(("row_id", "expected"), [(1, False), (2, False), (3, True), (None, False)])
-def test_the_shelf_holds_what_stands_behind_the_last_row_fetched(pager, row_id, expected):
+def test_the_backlog_holds_what_stands_behind_the_last_row_fetched(pager, row_id, expected):
     pager.add_stored(GROUP, 9)
     stack(pager, pager.next_page(), [row(1), row(2)])
 
@@ -319,7 +319,7 @@ def test_the_shelf_holds_what_stands_behind_the_last_row_fetched(pager, row_id, 
     assert not pager.holds(row(row_id, OTHER))
 
 
-def test_a_shelf_whose_last_page_has_come_holds_nothing(pager):
+def test_a_backlog_whose_last_page_has_come_holds_nothing(pager):
     pager.add_stored(GROUP, 1)
     for request in pager.stack_up(pager.next_page(), [row(1)], (), is_last=True)[0]:
         pager.joined(request)
@@ -354,4 +354,4 @@ def test_an_empty_last_page_ends_the_stack(pager):
 def test_a_group_is_of_lane_model_level_and_client():
     request = SimpleNamespace(lane="m (flex)", model="m", priority=8, client="acme")
 
-    assert Group("m (flex)", "m", 8, "acme") == shelf_module.group_of(request)
+    assert Group("m (flex)", "m", 8, "acme") == paging.group_of(request)

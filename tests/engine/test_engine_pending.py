@@ -25,7 +25,7 @@ PATIENCE_S = 10.0
 NOW_NS = FakeClock().now_ns()
 
 
-def make_roster(limits=Limits(), **options):  # noqa: B008
+def make_table(limits=Limits(), **options):  # noqa: B008
     settings = {
         "meter_of": ProcessLimiter(limits).meter,
         "on_freed": lambda lane: None,
@@ -56,7 +56,7 @@ def stand(table, *requests):
 
 
 def test_a_request_is_found_by_its_custom_id_until_it_ends():
-    table = make_roster()
+    table = make_table()
     mine = stand(table, request("mine"))
     stand(table, request())
 
@@ -74,7 +74,7 @@ def test_a_request_is_found_by_its_custom_id_until_it_ends():
 
 
 def test_an_attempt_is_counted_in_its_lane_from_take_to_landing():
-    table = make_roster()
+    table = make_table()
     mine = stand(table, request())
     lane = table.lane(mine)
 
@@ -94,7 +94,7 @@ def test_an_attempt_is_counted_in_its_lane_from_take_to_landing():
 
 
 def test_who_was_taken_before_goes_back_to_its_place():
-    table = make_roster()
+    table = make_table()
     first, second, third = stand(table, *(request(name) for name in "abc"))
     lane = table.lane(first)
     table.take(lane, NOW_NS)
@@ -107,7 +107,7 @@ def test_who_was_taken_before_goes_back_to_its_place():
 
 
 def test_lining_up_tells_whether_that_changed_who_is_next():
-    table = make_roster()
+    table = make_table()
     table.accept(normal := request(priority=5))
 
     assert table.enqueue(normal)
@@ -119,7 +119,7 @@ def test_lining_up_tells_whether_that_changed_who_is_next():
 
 
 def test_withdrawing_reaches_those_in_line_and_those_away():
-    table = make_roster()
+    table = make_table()
     in_line, away = stand(table, request()), request()
     table.accept(away)
     table.away.add(away)
@@ -136,7 +136,7 @@ def test_withdrawing_reaches_those_in_line_and_those_away():
 
 
 def test_withdrawing_all_leaves_what_is_under_way():
-    table = make_roster()
+    table = make_table()
     (running, waiting), away = stand(table, request("running"), request("waiting")), request("away")
     table.take(table.lane(running), NOW_NS)
     table.accept(away)
@@ -152,7 +152,7 @@ def test_withdrawing_all_leaves_what_is_under_way():
 
 
 def test_withdrawing_what_is_meant_takes_only_that():
-    table = make_roster()
+    table = make_table()
     mine, other = stand(table, request(client="a"), request(client="b"))
     running = stand(table, request(client="a", priority=0))
     table.take(table.lane(running), NOW_NS)
@@ -164,7 +164,7 @@ def test_withdrawing_what_is_meant_takes_only_that():
 
 
 def test_changing_the_priority_puts_a_request_behind_the_others_of_its_new_level():
-    table = make_roster()
+    table = make_table()
     (moved, high), away = stand(table, request(priority=5), request(priority=1)), request(priority=5)
     table.accept(away)
     table.away.add(away)
@@ -179,7 +179,7 @@ def test_changing_the_priority_puts_a_request_behind_the_others_of_its_new_level
 
 
 def test_a_request_that_becomes_the_most_urgent_is_next():
-    table = make_roster()
+    table = make_table()
     _, low = stand(table, request(priority=5), request(priority=8))
 
     assert table.change_priority(low, 1)
@@ -187,7 +187,7 @@ def test_a_request_that_becomes_the_most_urgent_is_next():
 
 
 def test_a_head_that_becomes_less_urgent_lets_another_be_next():
-    table = make_roster()
+    table = make_table()
     first, second = stand(table, request(priority=5), request(priority=5))
 
     assert table.change_priority(first, 8)
@@ -196,7 +196,7 @@ def test_a_head_that_becomes_less_urgent_lets_another_be_next():
 
 
 def test_ageing_ranks_by_when_a_request_came():
-    strict, ageing = make_roster(), make_roster(ageing_ns=10 * NS_PER_S)
+    strict, ageing = make_table(), make_table(ageing_ns=10 * NS_PER_S)
     mine = request(priority=8)
 
     assert 8 == strict.rank(mine, NOW_NS) == strict.rank(mine, NOW_NS + 10**12)
@@ -208,7 +208,7 @@ def test_ageing_ranks_by_when_a_request_came():
 
 
 def test_lanes_that_may_send_come_by_urgency_and_at_equal_rank_the_least_busy_first():
-    table = make_roster(max_in_flight=2)
+    table = make_table(max_in_flight=2)
     for model, priority in (("a", 5), ("b", 5), ("c", 1), ("full", 0), ("paused", 0)):
         stand(table, request(model=model, priority=priority))
     lanes = table.lanes
@@ -224,7 +224,7 @@ def test_lanes_that_may_send_come_by_urgency_and_at_equal_rank_the_least_busy_fi
 
 
 def test_a_pause_holds_lanes_there_are_and_lanes_to_come_until_it_is_undone():
-    table = make_roster()
+    table = make_table()
     lanes = {model: table.lane(request(model=model)) for model in "ab"}
 
     table.pause("a")
@@ -250,7 +250,7 @@ def test_a_pause_holds_lanes_there_are_and_lanes_to_come_until_it_is_undone():
 
 
 def test_weights_reach_lanes_there_are_and_lanes_to_come():
-    table = make_roster()
+    table = make_table()
     old = stand(table, request(client="heavy"))
     table.set_weight("heavy", 3)
     new = stand(table, request(model="new", client="heavy"))
@@ -261,7 +261,7 @@ def test_weights_reach_lanes_there_are_and_lanes_to_come():
 
 
 def test_a_child_keeps_what_users_set():
-    parent, child = make_roster(), make_roster()
+    parent, child = make_table(), make_table()
     parent.set_weight("heavy", 3)
     parent.pause("m")
     child.keep_settings_of(parent)
@@ -271,14 +271,14 @@ def test_a_child_keeps_what_users_set():
     mine = stand(child, request(client="heavy"))
     assert (True, 3) == (child.lane(mine).is_paused, child.lane(mine).turn_of(mine).weight)
 
-    other = make_roster()
+    other = make_table()
     parent.pause(None)
     other.keep_settings_of(parent)
     assert other.lane(request(model="any")).is_paused
 
 
 def test_a_turn_says_who_it_is_of():
-    table = make_roster()
+    table = make_table()
     mine = stand(table, request(client="acme", priority=8, turn_cost=7))
 
     turn = table.lane(mine).turn_of(mine)
@@ -337,7 +337,7 @@ def test_a_budget_is_told_when_nobody_waits_for_it_any_more():
 
 
 def test_places_in_line_follow_every_change():
-    table = make_roster()
+    table = make_table()
     first, second, third = stand(table, *(request(name, client=name) for name in "abc"))
     lane = table.lane(first)
     assert [1, 2, 3] == [lane.place_of(each)[0] for each in (first, second, third)]
@@ -362,7 +362,7 @@ def test_places_in_line_follow_every_change():
 
 
 def test_a_new_weight_changes_places():
-    table = make_roster()
+    table = make_table()
     light = [request(client="light") for _ in range(4)]
     heavy = [request(client="heavy") for _ in range(4)]
     for pair in zip(light, heavy, strict=True):
@@ -376,7 +376,7 @@ def test_a_new_weight_changes_places():
 
 
 def test_stale_entries_are_swept_away_when_most_are_stale():
-    table = make_roster()
+    table = make_table()
     alive = [request(client=f"alive-{n}") for n in range(20)]
     dead = [request(client=f"dead-{n}") for n in range(65)]
     stand(table, *alive, *dead)
@@ -392,7 +392,7 @@ def test_stale_entries_are_swept_away_when_most_are_stale():
 
 
 def test_stale_entries_at_the_front_are_counted_off():
-    table = make_roster()
+    table = make_table()
     requests = stand(table, *(request(client=f"{n}") for n in range(5)))
     lane = table.lane(requests[0])
     for each in requests[:4]:
@@ -406,17 +406,17 @@ def test_stale_entries_at_the_front_are_counted_off():
 
 
 def test_room_is_bounded_in_all_and_for_each_client():
-    table = make_roster(max_pending=3, max_pending_per_client=2)
+    table = make_table(max_pending=3, max_pending_per_client=2)
     assert table.has_room("a")
     stand(table, request(client="a"), request(client="a"))
     assert [False, True] == [table.has_room(client) for client in "ab"]
     stand(table, request(client="b"))
     assert not table.has_room("b")
-    assert make_roster().has_room("a")
+    assert make_table().has_room("a")
 
 
 def test_the_error_says_whose_bound_it_was_and_when_there_will_be_room():
-    bounded = make_roster(Limits(rpm=1), max_pending=2, max_pending_per_client=1)
+    bounded = make_table(Limits(rpm=1), max_pending=2, max_pending_per_client=1)
     stand(bounded, request(client="a"))
     mine = request("mine", client="a")
 
@@ -430,15 +430,15 @@ def test_the_error_says_whose_bound_it_was_and_when_there_will_be_room():
     assert "there are max_pending=2 requests waiting: wait" in str(common)
     assert (mine.id, "mine") == (common.request_id, common.custom_id)
 
-    only_client = make_roster(max_pending_per_client=1)
+    only_client = make_table(max_pending_per_client=1)
     stand(only_client, request(client="a"))
     assert (1, "a") == ((error := only_client.full(mine, "wait", NOW_NS)).limit, error.client)
-    only_all = make_roster(max_pending=5)
+    only_all = make_table(max_pending=5)
     assert (5, None) == ((error := only_all.full(mine, "wait", NOW_NS)).limit, error.client)
 
 
 def test_room_comes_when_the_first_head_passes_or_as_starts_come():
-    table = make_roster({"slow": Limits(rpm=1), "fast": Limits(rpm=6)}, max_pending=2)
+    table = make_table({"slow": Limits(rpm=1), "fast": Limits(rpm=6)}, max_pending=2)
     for model, count in (("slow", 1), ("fast", 6)):
         lane = table.lane(request(model=model))
         for _ in range(count):
@@ -446,7 +446,7 @@ def test_room_comes_when_the_first_head_passes_or_as_starts_come():
         stand(table, request(model=model))
     assert 10 == table.full(request(), "wait", NOW_NS).retry_after
 
-    unlimited = make_roster(max_pending=1)
+    unlimited = make_table(max_pending=1)
     for seconds in (0, 3, 6):
         stand(unlimited, each := request())
         unlimited.take(unlimited.lane(each), NOW_NS + seconds * NS_PER_S)
@@ -455,7 +455,7 @@ def test_room_comes_when_the_first_head_passes_or_as_starts_come():
 
 
 def test_what_is_missed_least_is_shed_within_the_bound_that_is_full():
-    table = make_roster(max_pending=4, max_pending_per_client=2)
+    table = make_table(max_pending=4, max_pending_per_client=2)
     mine_low, mine = stand(table, request(client="a", priority=6), request(client="a", priority=5))
     assert mine_low is table.least_urgent("a", 5), "only this client's own bound is full"
     assert None is table.least_urgent("a", 6)
@@ -472,7 +472,7 @@ def test_what_is_missed_least_is_shed_within_the_bound_that_is_full():
 
 
 class Guarded:
-    """A roster in an engine that has no worker, so that nothing happens by itself; its lock and clock."""
+    """A request table in an engine that has no worker, so that nothing happens by itself; its lock and clock."""
 
     def __init__(self, table, when_full, is_inside=False):
         self.table, self.clock = table, FakeClock()
@@ -510,21 +510,21 @@ class Guarded:
         return thread, told
 
 
-def full_roster():
-    table = make_roster(max_pending=1)
+def full_table():
+    table = make_table(max_pending=1)
     return table, stand(table, request("waiting", priority=5))
 
 
 def test_where_there_is_room_or_the_queue_is_closed_nobody_waits():
-    guarded = Guarded(make_roster(max_pending=1), "block")
+    guarded = Guarded(make_table(max_pending=1), "block")
     assert None is guarded.ask(request())
-    guarded = Guarded(full_roster()[0], "raise")
+    guarded = Guarded(full_table()[0], "raise")
     guarded.engine._closed = True
     assert None is guarded.ask(request())
 
 
 def test_a_full_room_raises_or_sheds():
-    table, waiting = full_roster()
+    table, waiting = full_table()
     with pytest.raises(QueueFull, match="wait for some to end"):
         Guarded(table, "raise").ask(request(priority=0))
     assert waiting is Guarded(table, "shed").ask(request(priority=4))
@@ -533,7 +533,7 @@ def test_a_full_room_raises_or_sheds():
 
 
 def test_a_callback_never_waits_for_room():
-    assert None is Guarded(full_roster()[0], "block", is_inside=True).ask(request())
+    assert None is Guarded(full_table()[0], "block", is_inside=True).ask(request())
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ def test_a_callback_never_waits_for_room():
     [({"max_wait_ns": 7, "deadline_ns": 5}, 5), ({"max_wait_ns": 3}, 3), ({"deadline_ns": 4}, 4)],
 )
 def test_a_submitter_waits_no_longer_than_its_nearest_bound(bounds, passes_s):
-    guarded = Guarded(full_roster()[0], "block")
+    guarded = Guarded(full_table()[0], "block")
     thread, told = guarded.ask_on_thread(request(**{name: value * NS_PER_S for name, value in bounds.items()}))
     assert (1, True) == (guarded.engine._blocked_submitters, guarded.clock.is_awaited(passes_s))
 
@@ -554,7 +554,7 @@ def test_a_submitter_waits_no_longer_than_its_nearest_bound(bounds, passes_s):
 
 
 def test_a_submitter_looks_again_when_told_and_goes_on_when_there_is_room():
-    table, waiting = full_roster()
+    table, waiting = full_table()
     guarded = Guarded(table, "block")
     thread, told = guarded.ask_on_thread(request())
     with guarded.lock:
@@ -566,15 +566,15 @@ def test_a_submitter_looks_again_when_told_and_goes_on_when_there_is_room():
     assert 0 == guarded.engine._blocked_submitters
 
 
-# -- the shelf
+# -- the backlog
 
 
-def shelved_roster():
-    return make_roster(pager=BacklogPager())
+def paged_table():
+    return make_table(pager=BacklogPager())
 
 
 def test_rows_are_known_by_their_future_while_they_are_open():
-    table = shelved_roster()
+    table = paged_table()
     mine, other = request(row_id=7), request()
     mine.future, other.future = object(), object()
     stand(table, mine, other)
@@ -588,7 +588,7 @@ def test_a_row_that_was_taken_in_anew_is_not_forgotten_with_the_old_request():
         def __init__(self, request):
             self._request = request
 
-    table = shelved_roster()
+    table = paged_table()
     old, new = request(row_id=7), request(row_id=7)
     for each in (old, new):
         each.future = Future(each)
@@ -602,7 +602,7 @@ def test_a_row_that_was_taken_in_anew_is_not_forgotten_with_the_old_request():
 
 
 def test_what_is_shelved_counts_as_pending_once():
-    table = shelved_roster()
+    table = paged_table()
     group = Group("m", "m", 5, "default")
     table.add_stored(group, 3)
     assert (3, 3, {5: 3}) == (
@@ -620,7 +620,7 @@ def test_what_is_shelved_counts_as_pending_once():
 
 
 def test_a_page_mends_the_count():
-    table = shelved_roster()
+    table = paged_table()
     group = Group("m", "m", 5, "default")
     table.add_stored(group, 1)
     page = table.pager.next_page()
@@ -634,8 +634,8 @@ def test_a_page_mends_the_count():
     assert rows[2] is table.find("r3")
 
 
-def test_clearing_the_shelf_counts_what_was_cancelled():
-    table = shelved_roster()
+def test_clearing_the_backlog_counts_what_was_cancelled():
+    table = paged_table()
     group, other = Group("m", "m", 5, "a"), Group("m", "m", 5, "b")
     table.add_stored(group, 3)
     table.add_stored(other, 2)
@@ -650,7 +650,7 @@ def test_clearing_the_shelf_counts_what_was_cancelled():
 
 
 def test_a_page_is_asked_for_behind_the_rows_that_have_come():
-    table = shelved_roster()
+    table = paged_table()
     table.add_stored(Group("m", "m", 5, "default"), 9)
     table.page_in(table.pager.next_page(), [request(row_id=4)], is_last=False)
 

@@ -43,7 +43,7 @@ PRICES = {"m": (1.0, 2.0)}  # USD per million: 1,000,000 and 2,000,000 picodolla
 
 
 class Table:
-    """A roster with a chooser, on an instant that does not move by itself."""
+    """A request table with a scheduler, on an instant that does not move by itself."""
 
     def __init__(self, limits=Limits(), *, max_usd=None, raises_daily=True, max_in_flight=None):  # noqa: B008
         self.limiter = ProcessLimiter(limits)
@@ -436,7 +436,7 @@ def test_a_request_whose_time_has_passed_is_told_what_its_lane_waits_for(attempt
     assert (request.last_error, "mine", request.id) == (error.__cause__, error.custom_id, error.request_id)
 
 
-# -- verdicts
+# -- failures
 
 
 @pytest.mark.parametrize(

@@ -108,18 +108,18 @@ def test_a_background_thread_refused_once_is_started_by_the_next_call(refuse):
     refuse({"background": 1})
     ran = threading.Event()
 
-    class Errand:
+    class IdleTask:
         def run(self):
             ran.set()
 
         def finish(self):
             pass
 
-    courier = BackgroundTask(Errand(), FakeClock(), "background")
+    background_task = BackgroundTask(IdleTask(), FakeClock(), "background")
     with pytest.raises(GroqQueueError, match="could not be started"):
-        courier.start()
-    courier.start()
-    courier.wake()
+        background_task.start()
+    background_task.start()
+    background_task.wake()
 
     assert ran.wait(PATIENCE_S)
-    courier.close(PATIENCE_S)
+    background_task.close(PATIENCE_S)

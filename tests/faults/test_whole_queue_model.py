@@ -34,14 +34,14 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: stdlib_queue.Queue[str] = stdlib_queue.Queue()
-        self.verdicts: stdlib_queue.Queue[int] = stdlib_queue.Queue()
+        self.statuses: stdlib_queue.Queue[int] = stdlib_queue.Queue()
 
     def send(self, endpoint: str, body: bytes, *, timeout: Any) -> Reply:
         import json
 
         name = json.loads(body)["messages"][0]["content"]
         self.sent.put(name)
-        status = self.verdicts.get(timeout=60)
+        status = self.statuses.get(timeout=60)
         return Reply(status, {}, ANSWER % name.encode() if status == 200 else b'{"error": {"message": "no"}}')
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class QueueAgainstItsPromise(RuleBasedStateMachine):
         try:
             self.finish()
         finally:
-            self.wire.verdicts.put(400)
+            self.wire.statuses.put(400)
             self.queue.shutdown(cancel_futures=True)
             shutil.rmtree(self.place)
 
@@ -184,7 +184,7 @@ class QueueAgainstItsPromise(RuleBasedStateMachine):
         one = self.model[name]
         before = self.outcomes()
         self.slow = status >= 500 or self.slow
-        self.wire.verdicts.put(status)
+        self.wire.statuses.put(status)
         self.until(lambda: self.outcomes() > before)
         if status >= 500:
             one.state = "away"
@@ -262,14 +262,14 @@ class QueueAgainstItsPromise(RuleBasedStateMachine):
             return
         if self.running is not None:
             self.model[self.running].state = "completed"
-            self.wire.verdicts.put(200)
+            self.wire.statuses.put(200)
             self.running = None
         self.queue.shutdown(cancel_futures=True)
         assert self.wire.sent.empty()
         self.reopened()
 
     def abandon(self) -> None:
-        self.wire.verdicts.put(200)
+        self.wire.statuses.put(200)
         self.queue.shutdown(cancel_futures=True)
 
     def reopened(self) -> None:
