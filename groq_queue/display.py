@@ -65,8 +65,8 @@ def shown(cell: Cell) -> str:
 def duration_text(seconds: float | None) -> str:
     """Return *seconds* as a person says them.
 
-    >>> duration_text(0.25), duration_text(90), duration_text(9_000), duration_text(200_000)
-    ('0.25 s', '90 s', '2 h 30 min', '2 d 8 h')
+    >>> duration_text(0.25), duration_text(90), duration_text(9_000), duration_text(57_600), duration_text(200_000)
+    ('0.25 s', '90 s', '2 h 30 min', '16 h', '2 d 8 h')
     """
     if seconds is None:
         return ""
@@ -76,9 +76,9 @@ def duration_text(seconds: float | None) -> str:
     if minutes < 120:
         return f"{minutes} min"
     if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
     hours = round(seconds / 3_600)
-    return f"{hours // 24:,} d {hours % 24} h"
+    return f"{hours // 24:,} d" + (f" {hours % 24} h" if hours % 24 else "")
 
 
 def clock_text(seconds: float) -> str:

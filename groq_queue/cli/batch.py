@@ -30,7 +30,7 @@ from groq_queue.cli.batch_files import Sink, StdoutSink, Written
 from groq_queue.cli.batch_lines import BadLine, BatchLine, LineParser, answer_line, bad_line, error_line
 from groq_queue.core.response import Completion, usage_of
 from groq_queue.core.retry import Meaning, meaning_of
-from groq_queue.display import plural
+from groq_queue.display import duration_text, plural
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import (
     APIStatusError,
@@ -271,9 +271,10 @@ class BatchRun:
                 self.progress.show(self.tally, self._client.stats())
 
     def _tell_waiting(self) -> None:
-        on_their_way = self._client.stats().in_flight
-        if on_their_way and self._signal is not None:
-            self.say(f"stopping: waiting for {plural(on_their_way, 'answer')} on the way; once more leaves at once")
+        in_flight = self._client.stats().in_flight
+        if in_flight and self._signal is not None:
+            awaited = plural(in_flight, "request")
+            self.say(f"stopping: waiting for {awaited} in flight; press Ctrl-C again to quit now")
 
     def _on_signal(self, number: int) -> None:
         if self._signal is not None:
@@ -390,16 +391,22 @@ class BatchRun:
             if self.first_failure is not None:
                 yield f"first failure: {self.first_failure}"
             yield (
-                f"{tally.done:,} done, {tally.failed:,} failed"
+                f"{tally.done:,} done, {tally.failed:,} failed{self._where_failures_are()}"
                 + (f", {_skipped(tally)}" if tally.skipped else "")
                 + (f", {unsent:,} not sent" if unsent else "")
-                + f" in {self.progress.seconds:.1f} s: {plural(stats.attempts, 'request')} sent,"
-                f" {stats.refused:,} refused (429), {tally.tokens:,} tokens"
+                + f" in {duration_text(round(self.progress.seconds, 1))}: {plural(stats.attempts, 'request')} sent,"
+                f" {stats.refused:,} refused (429), {plural(tally.tokens, 'token')}"
             )
             yield from _unnamed_limits(stats, args)
         is_whole = self._total is not None or self._is_read
         if self._is_stopped() and (unsent or not is_whole):
             yield self._rest(unsent, is_whole, args)
+
+    def _where_failures_are(self) -> str:
+        """Return where the lines of what failed are, if anything did."""
+        if not self.tally.failed:
+            return ""
+        return " (among the answers)" if isinstance(self._errors, StdoutSink) else f" (see {self._errors.name})"
 
     def _rest(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
         """Tell what has no answer, where it is kept, and how to go on."""
@@ -484,7 +491,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, AuthenticationError):
         return f"{error}: check GROQ_API_KEY"
     if isinstance(error, DailyLimitReached) and error.resets_in is not None:
-        return f"{error} (fits again in {error.resets_in:,.0f} s)"
+        return f"{error} (fits again in {duration_text(error.resets_in)})"
     if isinstance(error, (JournalError, LimiterUnavailable)):
         return str(error)  # its cure stands at its end
     return excerpt(str(error)) if isinstance(error, (GroqQueueError, UsageError)) else repr(error)

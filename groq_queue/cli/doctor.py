@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from groq_queue.cli import Exit
 from groq_queue.cli.arguments import add_base_url, add_command, count, seconds
+from groq_queue.display import duration_text, file_size, plural
 from groq_queue.errors import ConfigurationError, GroqQueueError, MissingExtraError, excerpt
 
 if TYPE_CHECKING:
@@ -88,9 +89,19 @@ def doctor(args: argparse.Namespace) -> int:
         }
         print(json.dumps(report))
     else:
-        warned = sum(check.level == "warn" for check in checks)
-        print(f"\n{len(failed)} failed, {warned} to look at" if failed or warned else "\nall ok", file=sys.stderr)
+        warned = [check for check in checks if check.level == "warn"]
+        print(f"\n{_summary(failed, warned)}", file=sys.stderr)
     return code
+
+
+def _summary(failed: list[Check], warned: list[Check]) -> str:
+    """Return which checks failed and which warn, in one line; what is wrong with each stands in its own."""
+    if not failed and not warned:
+        return "all ok"
+    summary = f"{plural(len(failed), 'check') if failed else 'no check'} failed"
+    summary += f": {', '.join(check.name for check in failed)}" if failed else ""
+    names = ", ".join(check.name for check in warned)
+    return summary + (f"; {plural(len(warned), 'warning')}: {names}" if warned else "")
 
 
 class Check(NamedTuple):
@@ -273,15 +284,14 @@ class Doctor:
             return Check("open files", "skip", "this system sets no such limit")
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         needed = self._args.workers + _SPARE_FILES
+        need = f"{plural(self._args.workers, 'worker')} may need {needed:,}"
         if soft != resource.RLIM_INFINITY and soft < needed:
-            text = f"{soft:,} allowed, {needed:,} wanted by {self._args.workers} workers: ulimit -n {needed}"
+            text = f"{soft:,} allowed, {need}: ulimit -n {needed}"
             return Check("open files", "warn", text)
         allowed = "any number" if soft == resource.RLIM_INFINITY else f"{soft:,}"
-        return Check("open files", "ok", f"{allowed} allowed, {self._args.workers} workers want {needed:,}")
+        return Check("open files", "ok", f"{allowed} allowed, {need}")
 
     def _journal(self, path: str) -> Iterator[Check]:
-        from groq_queue.display import file_size
-
         directory = os.path.dirname(os.path.abspath(path))
         if not os.path.exists(path):
             is_writable = os.path.isdir(directory) and os.access(directory, os.W_OK)
@@ -307,7 +317,7 @@ def _models_check(status: int, body: bytes, took_s: float, model: str | None, ke
         if model is not None and model not in names:
             some = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
             return Check("models", "fail", f"{said}; {model!r} is not among its {len(names)} models: {some}", True)
-        return Check("models", "ok", f"{said}, {len(names)} model{'' if len(names) == 1 else 's'}")
+        return Check("models", "ok", f"{said}, {plural(len(names), 'model')}")
     if status in (401, 403):
         what = "the key is not accepted" if status == 401 else "the key or this network may not ask"
         return Check("models", "fail", f"{said}: {what}: check GROQ_API_KEY and the base URL", True)
@@ -337,12 +347,11 @@ def _skew(date: str | None, middle_s: float) -> Check:
     skew_s = middle_s - server_s
     if abs(skew_s) <= _SKEW_S:
         return Check("clock", "ok", "agrees with the server's")
-    which = "ahead of" if skew_s > 0 else "behind"
-    return Check("clock", "warn", f"{abs(skew_s):,.0f} s {which} the server's: dates in Retry-After mislead; use NTP")
+    skew = f"{duration_text(abs(round(skew_s)))} {'ahead of' if skew_s > 0 else 'behind'} the server's"
+    return Check("clock", "warn", f"{skew}: dates in Retry-After mislead; use NTP")
 
 
 def _contents(path: str) -> Iterator[Check]:
-    from groq_queue.display import file_size
     from groq_queue.journal import Reader
 
     try:

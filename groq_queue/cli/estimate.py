@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from groq_queue.cli import Exit, UsageError
 from groq_queue.cli.arguments import add_command, add_limits, count, limits_of, seconds
+from groq_queue.display import plural
 from groq_queue.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def estimate(args: argparse.Namespace) -> int:
     else:
         print(told)
     if lines.bad > _TOLD:
-        print(f"groq-queue: {lines.bad:,} lines ask for nothing that can be sent", file=sys.stderr)
+        print(f"groq-queue: {plural(lines.bad, 'line')} cannot be sent", file=sys.stderr)
     return Exit.SOME_FAILED if lines.bad or told.too_large_count else Exit.DONE
 
 

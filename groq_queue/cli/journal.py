@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from groq_queue.cli import Exit
 from groq_queue.cli.arguments import add_command
-from groq_queue.display import clock_text, file_size, plural
+from groq_queue.display import duration_text, file_size, plural
 from groq_queue.errors import excerpt
 
 if TYPE_CHECKING:
@@ -132,16 +132,16 @@ def export(args: argparse.Namespace) -> int:
         summary = reader.summary()
     in_flight = summary.counts["processing"]
     told = {"output": args.output, "requests": count, "in_flight": in_flight}
-    _tell(args, told, f"{args.output}: {plural(count, 'request')} that wait in {args.journal}")
+    _tell(args, told, f"{args.output}: {plural(count, 'pending request')} of {args.journal}")
     if in_flight:
         if summary.owner_pid is None:
             why = (
-                "were on their way when its last owner ended, and may have been answered: "
-                f"not exported; groq-queue retry-failed --journal {args.journal} lets them wait again"
+                "in flight when the journal's last owner ended, and perhaps answered; "
+                f"to send again what was not: groq-queue retry-failed --journal {args.journal}"
             )
         else:
-            why = f"are on their way just now, sent by process {summary.owner_pid}: not exported"
-        print(f"groq-queue: {plural(in_flight, 'more request')} {why}", file=sys.stderr)
+            why = f"in flight, sent by process {summary.owner_pid}"
+        print(f"groq-queue: {plural(in_flight, 'request')} not exported: {why}", file=sys.stderr)
     return Exit.DONE
 
 
@@ -165,10 +165,10 @@ def retry_failed(args: argparse.Namespace) -> int:
         left = journal.errors_by_kind()
         waiting = journal.counts()["pending"]
     told = {"retried": retried, "recovered": recovery.resent, "failed": sum(left.values()), "pending": waiting}
-    text = f"{plural(retried, 'failed request')} put back"
+    text = f"pending again: {plural(retried, 'failed request')}"
     if recovery.resent:
-        text += f", and {recovery.resent:,} that were on their way when the last owner ended"
-    text += f"; {waiting:,} wait now, the next run with --journal sends them"
+        text += f", and {plural(recovery.resent, 'request')} in flight when the last owner ended"
+    text += f"\nin all {plural(waiting, 'request')} pending: the next run with --journal sends them"
     if left:
         text += f"\nstill failed: {_kinds(left)}"
     _tell(args, told, text)
@@ -203,9 +203,9 @@ def _as_table(summary: JournalSummary, oldest_s: float | None) -> list[str]:
     counts = summary.counts
     notes = dict.fromkeys(counts, "")
     if oldest_s is not None:
-        notes["pending"] = f"the oldest for {clock_text(oldest_s)}"
+        notes["pending"] = f"the oldest for {duration_text(round(oldest_s, 1))}"
     if counts["processing"] and summary.owner_pid is None:
-        notes["processing"] = "on their way when the last owner ended; the next one decides"
+        notes["processing"] = "in flight when the last owner ended; the next run sends them again or fails them"
     if counts["completed"]:
         notes["completed"] = f"{summary.completed_last_minute:,} in the last minute"
     if summary.errors_by_kind:

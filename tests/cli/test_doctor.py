@@ -65,6 +65,26 @@ def test_lines_are_for_people_and_the_verdict_goes_to_stderr(simulate, command: 
     assert ran.err.strip() == "all ok"
 
 
+def test_the_summary_names_the_checks_that_failed_and_those_that_warn(command: Command, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+
+    without_key = command("doctor", "--timeout", "1")
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_short")
+    with_odd_key = command("doctor", "--timeout", "1")
+
+    assert "2 checks failed: key, connection" == without_key.err.strip()
+    assert "1 check failed: connection; 1 warning: key" == with_odd_key.err.strip()
+
+
+def test_warnings_alone_are_named_too(simulate, command: Command):
+    """
+    Nothing failed, so the exit code is 0.
+    """
+    ran = command("doctor", "--base-url", simulate().base_url, "--workers", "2000000000")
+
+    assert (0, "no check failed; 1 warning: open files") == (ran.code, ran.err.strip())
+
+
 def test_a_server_of_this_machine_needs_no_key(simulate, command: Command):
     told = texts(command("doctor", "--base-url", simulate().base_url, "--json"))
 

@@ -85,7 +85,7 @@ def test_status_tells_all_there_is_to_know(path: str, command: Command) -> None:
     assert path == lines["journal"]
     assert "none" == lines["owner"]
     assert "2  the oldest for " in lines["pending"]
-    assert "1  on their way when the last owner ended; the next one decides" == lines["processing"]
+    assert "1  in flight when the last owner ended; the next run sends them again or fails them" == lines["processing"]
     assert "3  3 in the last minute" == lines["completed"]
     assert "3  poison 2, BadRequestError 1" == lines["failed"]
     assert ("0", "0") == (lines["cancelled"], lines["expired"])
@@ -132,7 +132,7 @@ def test_status_names_the_owner_and_does_not_wait_for_it(path: str, command: Com
         writing.execute("ROLLBACK")
         writing.close()
     assert f"owner       process {pid}\n" in ran.out
-    assert "on their way when" not in ran.out
+    assert "in flight when" not in ran.out
     assert 0 == ran.code, ran.err
 
 
@@ -253,8 +253,8 @@ def test_what_waits_becomes_a_batch_file(path: str, tmp_path: Path, command: Com
 
     lines = [json.loads(line) for line in rest.read_text().splitlines()]
     assert 0 == ran.code
-    assert f"{rest}: 3 requests that wait in {path}\n" == ran.out
-    assert "1 more request were on their way" in ran.err
+    assert f"{rest}: 3 pending requests of {path}\n" == ran.out
+    assert "1 request not exported: in flight when" in ran.err
     assert f"groq-queue retry-failed --journal {path}" in ran.err
     assert ["urgent", "0", "1"] == [line["custom_id"] for line in lines]
     assert {("POST", "/v1/chat/completions")} == {(line["method"], line["url"]) for line in lines}
@@ -306,7 +306,10 @@ def test_failed_requests_wait_again_and_so_do_those_a_crash_left_behind(path: st
 
     counts = json.loads(command("status", "--journal", path, "--json").out)["counts"]
     assert 0 == ran.code, ran.err
-    assert "3 failed requests put back, and 1 that were on their way when the last owner ended; 6 wait now" in ran.out
+    assert (
+        "pending again: 3 failed requests, and 1 request in flight when the last owner ended\n"
+        "in all 6 requests pending: the next run with --journal sends them" in ran.out
+    )
     assert (6, 0, 0, 3) == tuple(counts[name] for name in ("pending", "processing", "failed", "completed"))
 
 
@@ -318,7 +321,7 @@ def test_only_the_named_kinds_wait_again(path: str, command: Command) -> None:
     ran = command("retry-failed", "--journal", path, "--kind", "no-such-kind")
 
     assert {"retried": 2, "recovered": 1, "failed": 1, "pending": 5} == told
-    assert "0 failed requests put back; 5 wait now" in ran.out
+    assert "pending again: 0 failed requests\nin all 5 requests pending: " in ran.out
     assert "still failed: BadRequestError 1\n" in ran.out
 
 

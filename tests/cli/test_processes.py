@@ -67,7 +67,7 @@ def test_a_second_signal_leaves_at_once(simulate: Simulate, spawn: Any, write: W
     assert "a" == json.loads(process.stdout.readline())["custom_id"]
     assert simulator.wait_for_requests(2, timeout=20)
     process.send_signal(signal.SIGINT)
-    while "once more leaves at once" not in process.stderr.readline():
+    while "press Ctrl-C again to quit now" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
 

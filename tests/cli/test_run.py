@@ -131,7 +131,7 @@ def test_what_cannot_be_sent_becomes_error_lines_and_the_rest_is_sent(
     assert 6 == len(failed)
     assert 404 == next(line["response"]["status_code"] for line in failed if line["custom_id"] == "gone")
     assert 2 == simulator.stats().received
-    assert "1 done, 6 failed" in ran.err
+    assert f"1 done, 6 failed (see {errors})" in ran.err
     assert "first failure: line 2: custom_id 'good' was used before" in ran.err
 
 
@@ -323,6 +323,21 @@ def test_a_daily_or_cost_limit_stops_with_4(
     assert "" == ran.out
     assert "stopped: spent" in ran.err
     assert "without an answer in stdout: 2 lines" in ran.err
+
+
+def test_a_daily_limit_tells_when_the_request_fits_as_a_person_says_it(
+    simulate: Simulate, command: Command, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(*_args: object, **_options: object) -> None:
+        raise DailyLimitReached("spent", resets_in=57_600.0, limit="RPD")
+
+    simulator = simulate()
+    monkeypatch.setattr(GroqQueue, "submit", submit)
+
+    ran = command("run", write(batch("a")), "--base-url", simulator.base_url)
+
+    assert "stopped: spent (fits again in 16 h)" in ran.err
+    assert "without an answer in stdout: 1 line;" in ran.err
 
 
 @pytest.mark.parametrize(("has_output", "place"), [(True, "out"), (False, "err")])
