@@ -106,10 +106,10 @@ class LaneWorkers:
                 error = raised
             if self._stopping.is_set():
                 return
-            was_told = isinstance(getattr(controller, "exitcode", None), str)  # by `celery control shutdown`
+            was_shut_down = isinstance(getattr(controller, "exitcode", None), str)  # by `celery control shutdown`
             controller = None
             breaks = 1 if time.monotonic() - began_s > _HELD_S else breaks + 1
-            if was_told or breaks >= _MOST_BREAKS:
+            if was_shut_down or breaks >= _MOST_BREAKS:
                 self._on_dead()
                 return
             _log.error(

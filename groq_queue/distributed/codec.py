@@ -113,36 +113,36 @@ def take_over_counts(request: Request, text: str) -> None:
 
 def encode_ending(ending: Ending) -> str:
     """Return *ending* as it travels; the headers of an error stay behind."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "attempts": ending.attempts,
         "waited_s": ending.waited_s,
         "charged": [ending.charged.prompt, ending.charged.completion],
     }
     if ending.result is not None:
-        told["result"] = ending.result
+        fields["result"] = ending.result
     if ending.error is not None:
-        told["error"] = record_of(ending.error)
+        fields["error"] = record_of(ending.error)
         if isinstance(ending.error.__cause__, GroqQueueError):
-            told["cause"] = record_of(ending.error.__cause__)
-    return json.dumps(told, separators=(",", ":"))
+            fields["cause"] = record_of(ending.error.__cause__)
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def decode_ending(status: str, text: str | None, *, custom_id: str | None) -> Ending:
     """Return the ending that ``encode_ending`` described, for the request of that name."""
-    told: Mapping[str, Any] = decode_object((text or "{}").encode())
+    fields: Mapping[str, Any] = decode_object((text or "{}").encode())
     state = _FINAL[status]
-    attempts, waited_s = told.get("attempts", 0), told.get("waited_s", 0.0)
+    attempts, waited_s = fields.get("attempts", 0), fields.get("waited_s", 0.0)
     result, error = None, None
-    if "result" in told:
-        result = Completion(told["result"], custom_id=custom_id, attempts=attempts, waited=waited_s)
-    if "error" in told:
-        error = error_of(told["error"])
+    if "result" in fields:
+        result = Completion(fields["result"], custom_id=custom_id, attempts=attempts, waited=waited_s)
+    if "error" in fields:
+        error = error_of(fields["error"])
         error.custom_id = custom_id
         if isinstance(error, APIError):
             error.__dict__.setdefault("attempts", attempts)
-        if "cause" in told:
-            error.__cause__ = error_of(told["cause"])
-    return Ending(state, result, error, attempts, waited_s, TokenCost(*told.get("charged", (0, 0))))
+        if "cause" in fields:
+            error.__cause__ = error_of(fields["cause"])
+    return Ending(state, result, error, attempts, waited_s, TokenCost(*fields.get("charged", (0, 0))))
 
 
 def is_final(status: str | None) -> bool:

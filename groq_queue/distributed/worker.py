@@ -86,7 +86,7 @@ class _Job:
         self.held_ns = held_ns
         self.model = ""
         self.is_sending = False
-        self.untold: Callable[[], object] | None = None  # tells that it rests, which could not be told yet
+        self.unreported_rest: Callable[[], object] | None = None  # tells that it rests, which could not be told yet
         self.is_gone = False  # cancelled, or another worker's
         self.charged = TokenCost(0)
         self.future: RequestFuture[Completion] | None = None
@@ -308,8 +308,8 @@ class LeasedJobs:
 
     def _give_back(self, job: _Job) -> None:
         try:
-            if job.untold is not None:
-                job.untold()
+            if job.unreported_rest is not None:
+                job.unreported_rest()
             if self._store.release(job.id, self._owner):
                 self._notifier.notify(job.lane)
         except EngineUnavailable as error:  # its lease ends by itself, and somebody sweeps
@@ -364,9 +364,9 @@ class LeasedJobs:
             EngineUnavailable: Nobody can tell.
         """
         job = self._job(request)
-        if job is not None and job.untold is not None:
-            job.untold()
-            job.untold = None
+        if job is not None and job.unreported_rest is not None:
+            job.unreported_rest()
+            job.unreported_rest = None
         number = self._store.begin(request.id, self._owner, self._lease_ms)
         if job is None or not number:
             if job is not None:
@@ -390,12 +390,12 @@ class LeasedJobs:
             error = "" if outcome.error is None else json.dumps(record_of(outcome.error))
             rest_ms = outcome.wait_ns // 1_000_000
             counts = encode_counts(request)
-            job.untold = partial(
+            job.unreported_rest = partial(
                 self._store.rest, request.id, self._owner, request.unknown, error, counts, rest_ms
             )  # said later, it rests longer
             try:
-                job.untold()
-                job.untold = None
+                job.unreported_rest()
+                job.unreported_rest = None
             except EngineUnavailable as trouble:
                 _log.warning(
                     "that %s waits for another attempt is not stored: %s",

@@ -260,9 +260,9 @@ class Journal(Reader):
         self.check_here()
         if status not in FINAL:
             raise ConfigurationError(f"status={status!r}: use one of {', '.join(FINAL)}")
-        told = None if error is None else to_json("error", error)
+        error_json = None if error is None else to_json("error", error)
         kind = None if error is None else str(error.get("kind", "unknown"))
-        values = (row_id, status, self.now_ns(), *(usage or (None, None, None)), kind, told, result)
+        values = (row_id, status, self.now_ns(), *(usage or (None, None, None)), kind, error_json, result)
 
         def finish(connection: sqlite3.Connection) -> None:
             try:

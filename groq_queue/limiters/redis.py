@@ -162,9 +162,9 @@ class RedisBudgetStore:
     ) -> None:
         names = [name for name in {**requested, **used} if requested.get(name) or used.get(name)]
         charged = [word for name in names for word in (name, requested.get(name, 0), used.get(name, 0))]
-        told = [word for name, each in seen.items() for word in (name, each.limit, each.remaining, int(each.lowers))]
+        levels = [word for name, each in seen.items() for word in (name, each.limit, each.remaining, int(each.lowers))]
         known = self._lane(lane)
-        self._step(known, "settle", *self._limits(known, limits), claim_id, len(names), *charged, *told)
+        self._step(known, "settle", *self._limits(known, limits), claim_id, len(names), *charged, *levels)
         known.leases.pop(claim_id, None)
 
     def refund(self, lane: str, claim_id: str) -> None:
@@ -328,7 +328,7 @@ class RedisBudgetStore:
         try:
             while self._listener is not None and (message := self._next_message()) is not None:
                 lane = self._subscribed[message["channel"]]
-                is_news |= self._was_told(lane, message["data"], now_ns)
+                is_news |= self._on_message(lane, message["data"], now_ns)
         except (self._errors.RedisError, OSError, KeyError):
             self._hang_up()
         return is_news
@@ -343,10 +343,10 @@ class RedisBudgetStore:
             if connection is None or not connection.can_read(timeout=0):
                 return None
 
-    def _was_told(self, lane: _Lane, told: bytes, now_ns: int) -> bool:
-        if told == b"epoch":
+    def _on_message(self, lane: _Lane, message: bytes, now_ns: int) -> bool:
+        if message == b"epoch":
             return True
-        owner, wait_us, memory = told.split(b" ", 2)
+        owner, wait_us, memory = message.split(b" ", 2)
         epoch, step, _ = memory.split(b" ", 2)
         if epoch.decode() == lane.epoch and int(step) > lane.step:
             self._learn(lane, memory)

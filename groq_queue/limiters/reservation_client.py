@@ -172,11 +172,11 @@ class ReservationClient:
 
     def _flush(self) -> bool:
         """Tell the store how leases ended; return whether there was anything."""
-        told = False
+        was_any = False
         while True:
             with self._lock:
                 if not self._ends:
-                    return told
+                    return was_any
                 end = self._ends[0]
             try:
                 end(self._store)
@@ -184,7 +184,7 @@ class ReservationClient:
                 raise
             except Exception:  # a bug; kept, it would hold up every other end for ever
                 _log.exception("an end could not be told to the shared budget: a bug, please report it", extra=_TROUBLE)
-            told = True
+            was_any = True
             with self._lock:
                 self._ends.popleft()
 

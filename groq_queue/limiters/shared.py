@@ -254,7 +254,7 @@ class SharedMeter(ProcessMeter):
             return notices
         with self._lock:
             limits = self._whole or self._budget.capacities()
-            told = {
+            found = {
                 header.dimension: ServerLimit(
                     header.limit, header.remaining, self._budget.may_be_lowered(header.dimension, header.limit)
                 )
@@ -265,7 +265,7 @@ class SharedMeter(ProcessMeter):
             self._tell([lambda store: store.charge(self.lane, most, limits)])
         else:
             before, after = _units(requested), _units(used)
-            self._tell([lambda store: store.settle(self.lane, claim_id, before, after, told, limits)])
+            self._tell([lambda store: store.settle(self.lane, claim_id, before, after, found, limits)])
         return notices
 
     def refund(self, lease: Lease) -> None:
@@ -367,14 +367,14 @@ class SharedMeter(ProcessMeter):
         with self._lock:
             if self._claim is not claim:
                 return
-            was_told = self._reply
+            earlier = self._reply
             if isinstance(reply, Reserved):
                 self._claim, self._reply = None, None
                 self._grant, self._granted_ns = claim, now_ns
             else:
                 self._reply, self._replied_ns = reply, now_ns
             ends_it = not isinstance(reply, Blocked) or reply.is_daily
-            is_news = ends_it and (was_told is None or isinstance(was_told, Blocked))
+            is_news = ends_it and (earlier is None or isinstance(earlier, Blocked))
         if is_news:
             self._call_listeners()
 
