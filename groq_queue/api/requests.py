@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from groq_queue.core.priority import parse_priority
+from groq_queue.api.context import client_or_context, priority_or_context
 from groq_queue.core.request import Request, encode_payload, tier_of
 from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import (
@@ -126,8 +126,8 @@ def request_of_call(
             check_count("tokens", options.get("tokens"), optional=True),
             check_seconds("audio_seconds", options.get("audio_seconds")) or 0,
         ),
-        priority=parse_priority(options.get("priority", "normal")),
-        client=check_text("client", options.get("client", "default")),
+        priority=priority_or_context(options.get("priority")),
+        client=client_or_context(options.get("client")),
         custom_id=check_text("custom_id", options.get("custom_id"), optional=True),
         max_wait_ns=check_nanoseconds("max_wait", options.get("max_wait")),
         deadline_ns=check_nanoseconds("deadline", options.get("deadline")),

@@ -40,6 +40,22 @@ def test_what_a_call_says_goes_before_the_context(queue):
     assert (10, "acme") == (viewed.priority, viewed.client)
 
 
+def test_calls_and_what_an_executor_runs_take_them_too(queue):
+    """
+    Libraries that accept an executor have no parameter for either.
+    """
+    with groq_queue.priority("high"), groq_queue.client("acme"):
+        futures = [
+            queue.submit_call(int),
+            queue.executor().submit(int),
+            queue.with_options(priority="low").executor().submit(int),
+            queue.submit_call(int, queue_options={"priority": None, "client": "initech"}),
+        ]
+
+    seen = [queue.info(future) for future in futures]
+    assert [(1, "acme"), (1, "acme"), (8, "acme"), (1, "initech")] == [(info.priority, info.client) for info in seen]
+
+
 def test_blocks_nest_and_an_error_ends_them_too(queue):
     with groq_queue.priority("high"):
         with groq_queue.priority("background"):
