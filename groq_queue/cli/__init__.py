@@ -29,8 +29,8 @@ EXIT_CODES = """\
 exit codes:
   0 all done   1 some failed   2 usage, or a file or a limiter that cannot be used
   3 configuration or key   4 stopped by a daily or spend limit
-  130 interrupted (143: by SIGTERM, 129: the terminal hung up); what is done is written, the rest unsent
-  after 3, 4, 129, 130 and 143 the same command with --resume goes on
+  130 interrupted (143: by SIGTERM, 129: the terminal hung up); finished answers are written
+  after 3, 4, 129, 130 and 143 continue with the same command and --resume
 """
 
 _DESCRIPTION = "Send thousands of LLM requests and stay exactly at your rate limits."

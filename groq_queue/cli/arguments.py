@@ -1,4 +1,4 @@
-"""What commands take alike: how an argument is read, what it means, and how a wrong one is refused.
+"""Arguments that several commands have: how each is read, what it means, and how a wrong one is refused.
 
 A function that reads one argument raises ArgumentTypeError, whose message
 ``argparse`` shows behind the argument's name. Nothing that is slow to load is
@@ -82,7 +82,7 @@ def seconds(text: str) -> float:
 
 
 def add_base_url(parser: argparse.ArgumentParser) -> None:
-    """Let the address of the API be named."""
+    """Add --base-url."""
     parser.add_argument("--base-url", metavar="U", help="where the API is (default: GROQ_BASE_URL, else Groq)")
 
 
@@ -107,12 +107,12 @@ def api_key_for(base_url: str | None) -> str | None:
 
 
 def add_limits(limits: argparse._ArgumentGroup) -> None:
-    """Let limits be named."""
+    """Add --rpm, --rpd, --tpm, --tpd and --minute."""
     limits.add_argument("--rpm", type=count, metavar="N", help="requests per minute")
     limits.add_argument("--rpd", type=count, metavar="N", help="requests per day")
     limits.add_argument("--tpm", type=count, metavar="N", help="tokens per minute")
     limits.add_argument("--tpd", type=count, metavar="N", help="tokens per day")
-    limits.add_argument("--minute", type=seconds, metavar="S", help="seconds of a minute, for simulators")
+    limits.add_argument("--minute", type=seconds, metavar="S", help="length of a minute in seconds, for simulators")
 
 
 def limits_of(args: argparse.Namespace) -> Limits | None:
@@ -128,22 +128,22 @@ def limits_of(args: argparse.Namespace) -> Limits | None:
 
 
 def add_limiter(budget: argparse._ArgumentGroup) -> None:
-    """Let the place be named where several processes count together."""
+    """Add --limiter and --on-outage."""
     budget.add_argument("--limiter", metavar="URL",
-                        help="where all that share the limits count together: sqlite:///PATH on one host, redis://… on "
-                             "several (default: this process counts alone)")  # fmt: skip
+                        help="share the limits with other programs: sqlite:///PATH on one host, redis://… on several "
+                             "(default: this process has them alone)")  # fmt: skip
     budget.add_argument("--on-outage", choices=("wait", "raise", "local_share"), default="wait",
-                        help="while the limiter is away requests wait, or fail, or go on with a share of the limits "
-                             "(default: wait)")  # fmt: skip
+                        help="while the limiter cannot be reached: requests wait, fail, or are sent with a share "
+                             "of the limits (default: wait)")  # fmt: skip
 
 
 def limiter_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the queue is told of a limiter."""
+    """Return the options of ``GroqQueue`` that --limiter and --on-outage set."""
     return {"limiter": args.limiter, "on_outage": args.on_outage}
 
 
 def add_sending(sending: argparse._ArgumentGroup) -> None:
-    """Let it be said when an attempt, and when a request, is given up."""
+    """Add --max-retries and --timeout."""
     sending.add_argument("--max-retries", type=count_from_0, default=5, metavar="N",
                          help="further attempts after the first (default: 5)")  # fmt: skip
     sending.add_argument("--timeout", type=seconds, default=60.0, metavar="S",
@@ -151,7 +151,7 @@ def add_sending(sending: argparse._ArgumentGroup) -> None:
 
 
 def sending_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the queue is told of attempts; a connection is to stand within five seconds."""
+    """Return the options of ``GroqQueue`` that these two set; a connection may take five seconds."""
     return {"max_retries": args.max_retries, "timeout": (min(5.0, args.timeout), args.timeout)}
 
 
@@ -163,7 +163,7 @@ def add_command(
     description: str,
     epilog: str | None = None,
 ) -> Parser:
-    """Return the parser of a new command, which *command* obeys."""
+    """Register the subcommand *name*, which calls *command*, and return its parser."""
     parser = commands.add_parser(name, help=brief, description=description, epilog=epilog)
     parser.set_defaults(command=command)
     return parser

@@ -29,9 +29,9 @@ _FILES = {"IN", "OUT", "FILE", "PATH", "DIR"}
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue completion``."""
+    """Register the ``completion`` subcommand."""
     parser = add_command(
-        commands, "completion", "print what lets a shell complete these commands", completion, _DESCRIPTION
+        commands, "completion", "print a completion script for bash, zsh or fish", completion, _DESCRIPTION
     )
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
 

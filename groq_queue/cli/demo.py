@@ -49,12 +49,12 @@ _TOPICS = ("rain", "tea", "rust", "moss", "snow", "salt", "ink", "owls", "kites"
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue demo``."""
+    """Register the ``demo`` subcommand."""
     parser = add_command(commands, "demo", "see it work: 10 seconds, no key", demo, _DESCRIPTION)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another load (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws another load (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    parser.add_argument("--svg", metavar="FILE", help="draw answers and refusals of both over time into FILE")
-    parser.add_argument("--capture", metavar="FILE", help="draw what the terminal shows into FILE, as SVG")
+    parser.add_argument("--svg", metavar="FILE", help="write a figure of both runs over time to FILE")
+    parser.add_argument("--capture", metavar="FILE", help="write what the terminal shows to FILE, as SVG")
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -240,7 +240,7 @@ def conclusion(queued: ComparedRun) -> str:
         return f"NOT as promised: the queue lost {queued.lost} answers and met {queued.refused} refusals."
     return (
         f"Proven: {queued.answered} of {queued.requests} answered without a single 429, at {queued.share:.0%} of what\n"
-        "the limit allows; the urgent one passed all that had not been sent.\n"
+        "the limit allows; the urgent one passed all that were still queued.\n"
         "\n"
         "Next, with your key:\n"
         "  export GROQ_API_KEY=…\n"

@@ -55,7 +55,7 @@ _TAG = re.compile(r"<[^>]*>")  # of the pages that proxies and load balancers an
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue doctor``."""
+    """Register the ``doctor`` subcommand."""
     parser = add_command(
         commands, "doctor", "check key, address, network, clock, journal and limiter", doctor, _DESCRIPTION, _EPILOG
     )
@@ -64,7 +64,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--journal", metavar="FILE", help="also check this journal")
     parser.add_argument("--limiter", metavar="URL", help="also check this limiter")
     parser.add_argument("--workers", type=count, default=64, metavar="N",
-                        help="requests on their way at once that you plan (default: 64)")  # fmt: skip
+                        help="how many requests you plan to have in flight at once (default: 64)")  # fmt: skip
     parser.add_argument("--timeout", type=seconds, default=10.0, metavar="S",
                         help="seconds to wait for the network (default: 10)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the checks as one JSON object")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from groq_queue.reporting.estimate import Sized
 
 _DESCRIPTION = """\
-Say what sending every line of a file would take, and send nothing: requests,
-tokens, money, time, the limit that says so, and what never fits. Reads the same
-lines as run; needs no key and no network.
+Print what sending every line of a file would take, without sending any: requests,
+tokens, cost, time, the limit that sets the time, and requests that never fit.
+Reads the same lines as run; needs no key and no network.
 """
 
 _EPILOG = """\
@@ -39,16 +39,16 @@ _TOLD = 5  # bad lines that are told one by one
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue estimate``."""
+    """Register the ``estimate`` subcommand."""
     parser = add_command(
-        commands, "estimate", "say what a file would take, and send nothing", estimate, _DESCRIPTION, _EPILOG
+        commands, "estimate", "tokens, cost and time of a file; sends nothing", estimate, _DESCRIPTION, _EPILOG
     )
     parser.add_argument("input", metavar="IN", help="file to read, - for stdin")
     parser.add_argument("--model", metavar="M", help="model of the lines that name none")
     add_limits(parser.add_argument_group("limits of your account (without them: the least time it can take)"))
-    guesses = parser.add_argument_group("what cannot be known before")
+    guesses = parser.add_argument_group("assumptions")
     guesses.add_argument("--workers", type=count, default=64, metavar="N",
-                         help="most requests on their way at once (default: 64)")  # fmt: skip
+                         help="most requests in flight at once (default: 64)")  # fmt: skip
     guesses.add_argument("--latency", type=seconds, default=1.0, metavar="S",
                          help="seconds an answer takes (default: 1)")  # fmt: skip
     guesses.add_argument("--output-share", type=_share, metavar="F",

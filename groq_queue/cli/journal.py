@@ -30,8 +30,8 @@ _ENDED = ("completed", "failed", "cancelled", "expired")
 
 _STATUS_DESCRIPTION = """\
 Show what a journal holds: requests by status, how long the oldest waits, how
-many were answered in the last minute, errors by kind, sizes, and who has it
-open. It only looks, and disturbs nobody who is at work on it.
+many were answered in the last minute, errors by kind, sizes, and which process
+has it open. It only reads, and does not disturb a run that uses the journal.
 """
 
 _STATUS_EPILOG = """\
@@ -42,10 +42,10 @@ examples:
 """
 
 _EXPORT_DESCRIPTION = """\
-Copy a journal into one new file, as it is at this moment, while its owner goes
-on. (cp would miss what still stands in its log.) With --batch write the
-requests that wait as the lines of a Batch file instead, for the Batch API or
-for groq-queue run.
+Copy a journal into one new file, as it is at this moment, while a run uses it.
+(cp would miss what is still in its log.) With --batch write the pending
+requests as lines of a Batch file instead, for the Batch API or for
+groq-queue run.
 """
 
 _EXPORT_EPILOG = """\
@@ -55,9 +55,9 @@ examples:
 """
 
 _PRUNE_DESCRIPTION = """\
-Delete requests that have ended, with their answers, and make the file small
-again. Their custom_ids are forgotten: submitted again, they are sent again.
-What waits, or is on its way, is always kept.
+Delete requests that have ended, with their answers, and shrink the file. Their
+custom_ids are forgotten: submitted again, they are sent again. Pending requests
+and those in flight are always kept.
 """
 
 _PRUNE_EPILOG = """\
@@ -67,8 +67,8 @@ examples:
 """
 
 _RETRY_FAILED_DESCRIPTION = """\
-Let failed requests wait again; the next run with this journal sends them. So do
-those that were on their way when the last owner ended.
+Make failed requests pending again; the next run with this journal sends them.
+Requests in flight when the last owner ended become pending too.
 """
 
 _RETRY_FAILED_EPILOG = """\
@@ -80,7 +80,7 @@ examples:
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after the names of these commands."""
+    """Register the ``status``, ``export``, ``prune`` and ``retry-failed`` subcommands."""
 
     def add(name: str, brief: str, command: Callable[[argparse.Namespace], int], *page: str) -> Parser:
         parser = add_command(commands, name, brief, command, *page)
@@ -91,11 +91,11 @@ def add_to(commands: Commands) -> None:
     add("status", "what a journal holds", status, _STATUS_DESCRIPTION, _STATUS_EPILOG)
     copying = add("export", "copy a journal while it is used", export, _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
     copying.add_argument("output", metavar="OUT", help="file to make; never overwritten")
-    copying.add_argument("--batch", action="store_true", help="only what waits, as lines of a Batch file")
+    copying.add_argument("--batch", action="store_true", help="only pending requests, as lines of a Batch file")
     pruning = add("prune", "delete what has ended from a journal", prune, _PRUNE_DESCRIPTION, _PRUNE_EPILOG)
     pruning.add_argument("--keep", nargs="+", metavar="STATUS", choices=_ENDED,
-                         help=f"what to keep, of {', '.join(_ENDED)} (default: failed)")  # fmt: skip
-    retrying = add("retry-failed", "let failed requests of a journal wait again", retry_failed,
+                         help=f"statuses to keep, of {', '.join(_ENDED)} (default: failed)")  # fmt: skip
+    retrying = add("retry-failed", "queue failed requests of a journal again", retry_failed,
                    _RETRY_FAILED_DESCRIPTION, _RETRY_FAILED_EPILOG)  # fmt: skip
     retrying.add_argument("--kind", nargs="+", metavar="KIND",
                           help="kinds of error, as status names them (default: all)")  # fmt: skip

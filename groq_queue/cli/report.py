@@ -22,10 +22,10 @@ of answers, refusals and use of the limits over time.
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue report``."""
+    """Register the ``report`` subcommand."""
     parser = add_command(commands, "report", "show the report of a run", report, _DESCRIPTION)
     parser.add_argument("input", metavar="FILE", help="written by run --report, - for stdin")
-    parser.add_argument("--svg", metavar="OUT", help="draw the figure into OUT; never overwritten")
+    parser.add_argument("--svg", metavar="OUT", help="write the figure to OUT; never overwritten")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 

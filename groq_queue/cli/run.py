@@ -1,4 +1,4 @@
-"""``groq-queue run``: what may be typed, and what it opens for the job."""
+"""``groq-queue run``: its arguments, and the files and the queue that it opens."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ A line is one of
   {"prompt": …} or {"messages": […]}, with custom_id, model, priority, client
       and any parameter of the API
   plain text, one prompt a line, if the first line does not begin with {
-Answers have the form of Batch output files and come in the order they end;
-custom_id tells which is which ("line-7" where line 7 has none). With --ordered
-they come in the order of the lines: an answer is held in memory until all before
-it are written, or until the run is stopped.
+Answers have the form of Batch output files and are written as they arrive;
+custom_id tells which is which ("line-7" if line 7 has none). With --ordered they
+are written in input order: an answer is held in memory until all before it are
+written, or until the run is stopped.
 
---resume goes on where an interrupted run was: a line that stands in OUT or in
-the file of --errors is not sent again, and a piece of a line at the end of OUT
-is cut off. It looks at these files alone, so what was on its way at a crash is
-sent, and paid for, again. With --journal every request is stored before it is
-sent and every answer before it is written: then only the few requests without
-a stored answer are sent. A request that is kept there unsent goes out with the
-next run on that journal. Failed lines are sent again after
+--resume continues an interrupted run: a line whose answer is in OUT or in the
+file of --errors is not sent again, and an incomplete line at the end of OUT is
+cut off. It reads these files only, so requests in flight at a crash are sent,
+and paid for, again. With --journal every request is stored before it is sent
+and every answer before it is written: then only the few requests without a
+stored answer are sent again. Requests that the journal holds unsent are sent by
+the next run with that journal. Failed lines are sent again after
 groq-queue retry-failed; their answers are written into OUT.
 """
 
@@ -63,7 +63,7 @@ environment: GROQ_BASE_URL, and GROQ_API_KEY unless the server is this machine
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue run``."""
+    """Register the ``run`` subcommand."""
     parser = add_command(commands, "run", "send every line of a file", run, _DESCRIPTION, _EPILOG)
     parser.add_argument("input", metavar="IN", help="file to read, - for stdin")
     parser.add_argument(
@@ -72,34 +72,43 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--errors", metavar="FILE", help="file for what failed (default: among the answers)")
     parser.add_argument("--model", metavar="M", help="model of the lines that name none")
     parser.add_argument("--priority", metavar="P", type=_priority, default="normal",
-                        help="critical, high, normal, low, background or 0-10, where a line has none")  # fmt: skip
+                        help="priority of the lines that name none: critical, high, normal, low, background or 0-10 "
+                             "(default: normal)")  # fmt: skip
     parser.add_argument(
-        "--client", metavar="C", type=_client, default="default", help="whose turn it uses, where a line has none"
+        "--client",
+        metavar="C",
+        type=_client,
+        default="default",
+        help="client of the lines that name none; clients take turns (default: default)",
     )
     add_base_url(parser)
-    limits = parser.add_argument_group("limits of your account (default: learnt from the server's answers)")
+    limits = parser.add_argument_group("limits of your account (default: read from the server's responses)")
     add_limits(limits)
     add_limiter(limits)
     sending = parser.add_argument_group("sending")
     sending.add_argument("--workers", type=count, default=64, metavar="N",
-                         help="most requests on their way at once (default: 64)")  # fmt: skip
+                         help="most requests in flight at once (default: 64)")  # fmt: skip
     add_sending(sending)
     sending.add_argument("--ordered", action="store_true",
-                         help="write answers in the order of the lines")  # fmt: skip
-    keeping = parser.add_argument_group("going on after an interruption")
+                         help="write answers in input order")  # fmt: skip
+    keeping = parser.add_argument_group("continuing after an interruption")
     keeping.add_argument(
-        "--resume", action="store_true", help="skip the lines that stand in OUT or in the file of --errors, add to both"
+        "--resume",
+        action="store_true",
+        help="skip the lines that OUT or the file of --errors holds, and append to both",
     )
     keeping.add_argument(
-        "--journal", metavar="FILE", help="keep requests and answers in this SQLite file; none is answered twice"
+        "--journal",
+        metavar="FILE",
+        help="keep requests and answers in this SQLite file; nothing answered is sent again",
     )
     keeping.add_argument("--durability", choices=("full", "normal"), default="full",
-                         help="full: what is kept survives a power cut; normal: a crash of the program, and is "
-                              "faster (default: full)")  # fmt: skip
-    showing = parser.add_argument_group("showing")
+                         help="full survives a power cut; normal survives a crash of the program and is faster "
+                              "(default: full)")  # fmt: skip
+    showing = parser.add_argument_group("output")
     showing.add_argument("--json", action="store_true",
-                         help="summary as JSON: on stdout with -o, else the last line of stderr")  # fmt: skip
-    showing.add_argument("--report", metavar="FILE", help="file for a report of the run, for groq-queue report")
+                         help="print the summary as JSON: on stdout with -o, else last on stderr")  # fmt: skip
+    showing.add_argument("--report", metavar="FILE", help="write a report of the run, for groq-queue report")
     showing.add_argument("--quiet", action="store_true", help="no progress and no summary, errors only")
 
 
@@ -169,7 +178,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_together(args: argparse.Namespace) -> None:
-    """Refuse what would spoil a file, or do less than was asked for."""
+    """Refuse combinations that would spoil a file, or do less than was asked for."""
     if args.resume and args.output in (None, "-"):
         raise UsageError("--resume goes on in a file of answers: add -o OUT")
     if args.limiter is None and args.on_outage != "wait":
@@ -184,5 +193,5 @@ def _check_together(args: argparse.Namespace) -> None:
 
 
 def _journal_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the queue is told of a journal."""
+    """Return the options of ``GroqQueue`` that --journal and --durability set."""
     return {} if args.journal is None else {"journal": args.journal, "durability": args.durability}

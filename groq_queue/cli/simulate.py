@@ -22,18 +22,18 @@ _DEFAULT_MODELS = ("llama-3.1-8b-instant", "llama-3.3-70b-versatile", "openai/gp
 
 
 _DESCRIPTION = """\
-Serve a Groq look-alike on this machine: real HTTP, real rate limiting,
-made-up answers, no key, no cost.
+Serve a simulated Groq on this machine: real HTTP, real rate limiting, made-up
+answers, no key, no cost.
 
-The first line of stdout is its base URL. It runs until Ctrl-C, then prints what
-it counted. Meanwhile GET /simulator/stats, at the same address without
-/openai/v1, tells the counts as JSON.
+The first line of stdout is its base URL. It runs until Ctrl-C, then prints its
+counts. Meanwhile GET /simulator/stats, at the same address without /openai/v1,
+returns them as JSON.
 """
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue simulate``."""
-    parser = add_command(commands, "simulate", "serve a local Groq look-alike", simulate, _DESCRIPTION)
+    """Register the ``simulate`` subcommand."""
+    parser = add_command(commands, "simulate", "serve a simulated Groq on this machine", simulate, _DESCRIPTION)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=count_from_0, default=0, metavar="N", help="port (default: any free one)")
     parser.add_argument("--model", action="append", metavar="NAME", dest="models",
@@ -48,7 +48,9 @@ def add_to(commands: Commands) -> None:
     limits.add_argument("--tpd", type=count_from_0, default=0, metavar="N", help="tokens per day")
     limits.add_argument("--itpm", type=count_from_0, default=0, metavar="N", help="input tokens per minute")
     limits.add_argument("--otpm", type=count_from_0, default=0, metavar="N", help="output tokens per minute")
-    limits.add_argument("--minute", type=seconds, default=60.0, metavar="S", help="seconds of a minute (default: 60)")
+    limits.add_argument(
+        "--minute", type=seconds, default=60.0, metavar="S", help="length of a minute in seconds (default: 60)"
+    )
     answers = parser.add_argument_group("answers")
     answers.add_argument("--latency", type=_span, default=(0.2, 0.8), metavar="S",
                          help="seconds an answer takes, such as 0.5 or 0.2-2 (default: 0.2-0.8)")  # fmt: skip

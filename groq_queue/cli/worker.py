@@ -30,10 +30,10 @@ _REJECTED, _DEAD = 0, -1  # what is put where signals are put: the key was rejec
 
 _DESCRIPTION = """\
 Send what other processes submit with GroqQueue(engine="celery"), until Ctrl-C or
-SIGTERM: then it gives back what waits, finishes what is on its way, and ends.
+SIGTERM: then it returns waiting requests, finishes those in flight, and ends.
 
 Start as many as you like, on any host. They share the limits of the account if
-all have the same --limiter; without it each believes that it is alone.
+all have the same --limiter; without it each uses the limits as if it were alone.
 """
 
 _EPILOG = """\
@@ -43,34 +43,36 @@ examples:
 
 environment: GROQ_API_KEY unless the server is this machine, GROQ_BASE_URL, GROQ_QUEUE_BROKER
 
-exit codes: 0 it was stopped   1 it broke: start it again
+exit codes: 0 stopped by a signal   1 a lane failed: start it again
   2 usage, or the broker cannot be reached   3 configuration, or the key was rejected
 """
 
 
 def add_to(commands: Commands) -> None:
-    """Say what may be typed after ``groq-queue worker``."""
+    """Register the ``worker`` subcommand."""
     parser = add_command(commands, "worker", "send what other processes submit", worker, _DESCRIPTION, _EPILOG)
     parser.add_argument(
         "--broker", metavar="URL", help="redis://… or amqp://… that submitters use too (default: GROQ_QUEUE_BROKER)"
     )
-    parser.add_argument("--state", metavar="URL", help="the Redis in which requests stand (default: the broker)")
+    parser.add_argument("--state", metavar="URL", help="the Redis that stores requests (default: the broker)")
     add_base_url(parser)
     parser.add_argument("--lanes", metavar="L",
                         help="threads for each lane: urgent (priorities 0-4), normal (5), bulk (6-10); a lane that is "
                              "left out is not served (default: urgent:4,normal:8,bulk:8)")  # fmt: skip
     parser.add_argument("--lease", type=seconds, default=15.0, metavar="S",
                         help="seconds of silence after which a worker counts as dead (default: 15)")  # fmt: skip
-    add_limits(parser.add_argument_group("limits of your account (default: learnt from the server's answers)"))
+    add_limits(parser.add_argument_group("limits of your account (default: read from the server's responses)"))
     budget = parser.add_argument_group("budget")
     add_limiter(budget)
-    budget.add_argument("--organization", metavar="NAME", help="who pays, where workers have several keys")
+    budget.add_argument(
+        "--organization", metavar="NAME", help="the organization that is billed, if workers have several keys"
+    )
     budget.add_argument("--margin", type=float, default=0.0, metavar="F",
                         help="share of every limit to leave unused (default: 0)")  # fmt: skip
     budget.add_argument("--on-daily-limit", choices=("raise", "wait"), default="raise",
-                        help="raise: requests fail when a day's limit is spent (default: raise)")  # fmt: skip
+                        help="when a daily limit is used up, requests fail or wait (default: raise)")  # fmt: skip
     add_sending(parser.add_argument_group("sending"))
-    parser.add_argument("--verbose", action="store_true", help="tell every step on stderr")
+    parser.add_argument("--verbose", action="store_true", help="log every step to stderr")
 
 
 def worker(args: argparse.Namespace) -> int:

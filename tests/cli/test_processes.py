@@ -287,6 +287,29 @@ def test_help_answers_at_once_and_offers_no_key_argument(command: Command) -> No
     assert "False" == loaded.stdout.splitlines()[-1]
 
 
+def test_help_says_in_plain_words_what_each_command_does(command: Command) -> None:
+    """
+    And the pages of the commands speak of requests in flight, of pending ones and of input order.
+    """
+    lines = [
+        line.split(None, 1) for line in command("--help").out.replace("retry-failed\n", "retry-failed").splitlines()
+    ]
+    told = {line[0]: line[1] for line in lines if len(line) == 2}
+    run, journal = command("run", "--help").out, command("retry-failed", "--help").out
+
+    assert "tokens, cost and time of a file; sends nothing" == told["estimate"]
+    assert "serve a simulated Groq on this machine" == told["simulate"]
+    assert "queue failed requests of a journal again" == told["retry-failed"]
+    assert "print a completion script for bash, zsh or fish" == told["completion"]
+    assert "write answers in input order" in run
+    assert "most requests in flight at once" in run
+    assert "Make failed requests pending again" in journal
+    pages = [command(name, "--help").out for name in ("run", "estimate", "worker", "prune", "export", "doctor")]
+    assert not [
+        word for word in ("on its way", "on their way", "whose turn", "learnt") for page in pages if word in page
+    ]
+
+
 def test_the_key_of_the_environment_is_never_shown(
     simulate: Simulate, write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
