@@ -26,6 +26,8 @@ import threading
 import weakref
 from typing import Protocol
 
+from groq_queue.display import plural
+
 _GRACE_S = 5.0  # for each open queue when the interpreter ends
 
 # -- forks
@@ -126,14 +128,15 @@ def forget(engine: Drainable) -> None:
 
 
 def _leave_all() -> None:
-    unsent = {True: 0, False: 0}
+    left = {True: 0, False: 0}
     for engine in list(_open):
-        unsent[engine.is_kept] += engine.leave(_GRACE_S)
+        left[engine.is_kept] += engine.leave(_GRACE_S)
     wait = "use `with GroqQueue(...)` or call shutdown() to wait for them"
-    for is_kept, count in unsent.items():
+    for is_kept, count in left.items():
         if count and sys.stderr is not None:
             kept = "; they stay in the journal, and the next run on it sends them" if is_kept else ""
-            print(f"groq_queue: the program ended with {count} requests unsent{kept}; {wait}", file=sys.stderr)
+            unsent = plural(count, "request")
+            print(f"groq_queue: the program ended with {unsent} not sent{kept}; {wait}", file=sys.stderr)
     lost = sum(calls.count() for calls in list(_calls))
     if lost and sys.stderr is not None:
-        print(f"groq_queue: the program ended before {lost} callbacks were called; {wait}", file=sys.stderr)
+        print(f"groq_queue: the program ended before calling {plural(lost, 'callback')}; {wait}", file=sys.stderr)

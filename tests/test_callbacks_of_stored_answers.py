@@ -332,7 +332,7 @@ def test_a_program_that_ends_before_its_callbacks_were_called_says_how_many(stor
     code, out, err = run("queue.shutdown(wait=False)", tmp_path / "run.db")
 
     assert (0, "") == (code, out)
-    assert "the program ended before 2 callbacks were called" in err
+    assert "the program ended before calling 2 callbacks" in err
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

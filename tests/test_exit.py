@@ -56,7 +56,7 @@ futures = [q.submit(f"{n}") for n in range(50)]
         code, out, err = finish(process)
 
     assert (0, "") == (code, out)
-    assert "requests unsent" in err
+    assert "requests not sent" in err
     assert "Traceback" not in err
     assert "Fatal" not in err
 
@@ -75,7 +75,7 @@ while not q.stats().in_flight:
         code, out, err = finish(process)
 
     assert (0, "") == (code, out)
-    assert "1 requests unsent" in err
+    assert "1 request not sent" in err
 
 
 def test_a_program_that_forgets_shutdown_tells_that_the_journal_keeps_what_was_not_sent(tmp_path):
@@ -94,7 +94,7 @@ q.pause()
 
     assert (0, "") == (code, out)
     assert kept >= 46
-    assert f"{kept} requests unsent; they stay in the journal, and the next run on it sends them" in err
+    assert f"{kept} requests not sent; they stay in the journal, and the next run on it sends them" in err
 
 
 def test_a_program_that_ends_with_everything_answered_says_nothing():
@@ -136,7 +136,7 @@ while not q.stats().retried: pass
 
     assert 0 == code
     assert "can't" not in err
-    assert "1 requests unsent" in err
+    assert "1 request not sent" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")

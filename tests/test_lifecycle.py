@@ -41,8 +41,8 @@ def test_open_queues_get_five_seconds_each_and_say_what_was_not_sent(exits, caps
     assert [[5.0]] * 4 == [engine.left for engine in engines]
     assert [] == closed.left
     unkept, kept = sorted(capsys.readouterr().err.splitlines(), key=len)
-    assert "groq_queue: the program ended with 5 requests unsent; use `with GroqQueue(...)`" == unkept[:79]
-    assert "4 requests unsent; they stay in the journal, and the next run on it sends them; use" in kept
+    assert "groq_queue: the program ended with 5 requests not sent; use `with GroqQueue(...)`" == unkept[:81]
+    assert "4 requests not sent; they stay in the journal, and the next run on it sends them; use" in kept
 
 
 def test_nothing_is_said_if_nothing_was_left_or_nobody_can_hear_it(exits, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from groq_queue.core.budget import Blocked, TooLarge
 from groq_queue.core.limits import DIMENSIONS
 from groq_queue.core.price_table import SpendCap
 from groq_queue.core.request import Request
+from groq_queue.display import duration_text, plural
 from groq_queue.errors import (
     APIError,
     CostLimitReached,
@@ -38,7 +39,7 @@ def of(request: Request, error: GroqQueueError) -> GroqQueueError:
 def day_is_spent(request: Request, blocked: Blocked) -> DailyLimitReached:
     """Return the error of a request that only tomorrow's budget could pay for."""
     resets_in = None if blocked.wait_ns is None else blocked.wait_ns / NS_PER_S
-    when = "later" if resets_in is None else f"in {_spoken(resets_in)}"
+    when = "later" if resets_in is None else f"in {duration_text(resets_in)}"
     name = blocked.dimension
     why = "the limit drains all day, there is no reset at midnight"
     if not name:
@@ -64,9 +65,10 @@ def over_cost_limit(request: Request, amount: int, spend_cap: SpendCap) -> CostL
 
 def too_late(request: Request, start_ns: int, late_ns: int, count: int) -> QueueTimeout:
     """Return the error of a request that would start *late_ns* after its deadline, behind *count* others."""
+    start, late = (duration_text(wait_ns / NS_PER_S) for wait_ns in (start_ns, late_ns))
     return QueueTimeout(
-        f"{request} would start in about {start_ns / NS_PER_S:.3g} s, too late for its deadline of "
-        f"{(request.deadline_ns or 0) / NS_PER_S:g} s ({count:,} requests ahead): raise its priority or its deadline",
+        f"{request} would start in about {start}, {late} after its deadline ({plural(count, 'request')} ahead): "
+        "raise its priority or its deadline",
         retry_after=late_ns / NS_PER_S,
         request_id=request.id,
         custom_id=request.custom_id,
@@ -75,7 +77,7 @@ def too_late(request: Request, start_ns: int, late_ns: int, count: int) -> Queue
 
 def timed_out(request: Request, bound: str, after_ns: int, reason: str) -> QueueTimeout:
     """Return the error of a request that *bound*, an argument of submit, has ended while it waited for *reason*."""
-    tried = f"{request.attempts} attempts failed" if request.attempts else "it was not sent"
+    tried = f"{plural(request.attempts, 'attempt')} failed" if request.attempts else "it was not sent"
     error = QueueTimeout(
         f"{request} ended by {bound}={after_ns / NS_PER_S:g}: {tried}; its lane waits for {reason}",
         request_id=request.id,
@@ -111,11 +113,3 @@ def stopped(error: BaseException) -> GroqQueueError:
     )
     ours.__cause__ = error.with_traceback(None)
     return ours
-
-
-def _spoken(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.3g} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

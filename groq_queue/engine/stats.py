@@ -193,7 +193,7 @@ class Explanation:
         if self.state != "pending":
             return f"{who}: {self.state}"
         place = f"number {self.position} in line, " if self.position is not None else ""
-        start = "" if self.expected_start is None else f", expected to start in {self.expected_start:.3g} s"
+        start = "" if self.expected_start is None else f", expected to start in {duration_text(self.expected_start)}"
         return f"{who}: {place}waits for {self.waits_for}{start}"
 
     def _repr_html_(self) -> str:

@@ -407,6 +407,10 @@ def test_one_request_reads_as_a_table():
             "mine: number 3 in line, waits for a free worker, expected to start in 61.2 s",
         ),
         (Explanation("0", "mine", "pending", None, "its retry", None), "mine: waits for its retry"),
+        (
+            Explanation("0", "mine", "pending", 1, "tokens per day", 57_600.0),
+            "mine: number 1 in line, waits for tokens per day, expected to start in 16 h",
+        ),
     ],
 )
 def test_an_explanation_reads_as_a_sentence(explanation, said):

@@ -392,7 +392,7 @@ def test_a_retry_that_would_come_at_its_deadline_or_later_is_not_waited_for(stag
     if expires:
         error = future.exception(0)
         assert isinstance(error, QueueTimeout)
-        assert "deadline=5: 1 attempts failed" in str(error)
+        assert "deadline=5: 1 attempt failed" in str(error)
         assert LOST is error.__cause__
         assert 1 == play.engine.stats().expired
     else:

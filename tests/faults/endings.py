@@ -67,7 +67,7 @@ def d15(full: bool) -> Figure:
             slowest = max(slowest, time.monotonic() - begin)
             bad_exits += code != 0
             fatal += "Fatal" in err or "Traceback" in err
-            silent += "unsent" not in err
+            silent += "not sent" not in err
     ok = (bad_exits, fatal, silent) == (0, 0, 0) and slowest <= 5.6 * SLACK
     return Figure(
         ok,
@@ -297,7 +297,7 @@ def d21(full: bool) -> Figure:
         outcomes = [ended(child(_RETRYING, url)) for _ in range(runs)]
     codes = sum(code != 0 for code, _, _ in outcomes)
     started = sum("can't" in err or "Traceback" in err for _, _, err in outcomes)
-    told = sum("1 requests unsent" in err for _, _, err in outcomes)
+    told = sum("1 request not sent" in err for _, _, err in outcomes)
     return Figure(
         not codes and not started and told == runs,
         f"{runs} runs: rc not 0: {codes}, thread started at exit {started}, unsent told {told}",

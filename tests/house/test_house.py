@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "clock": set(),
     "display": set(),
     "logger": set(),
-    "lifecycle": set(),
+    "lifecycle": {"display"},
     "sqlite_file": set(),
     "core": {"errors"},
     "engine": {"display", "logger", "core", "errors", "clock", "lifecycle"},
