@@ -31,7 +31,7 @@ def queue() -> GroqQueue:
 
 
 @app.task(name="answer", bind=True, max_retries=3)
-def answer(self: Any, question: str, priority: str = "normal") -> str:
+def answer(self: Any, question: str, priority: int = 5) -> str:
     """Return the answer to *question*; a worker that is too busy puts the task back."""
     try:
         return queue().complete(question, priority=priority, deadline=30, max_completion_tokens=50).text

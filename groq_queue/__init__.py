@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from groq_queue.core.limits import Limits
     from groq_queue.core.priority import Priority
     from groq_queue.core.response import Completion, Record
+    from groq_queue.engine.future import RequestFuture
     from groq_queue.engine.observer import Event
     from groq_queue.engine.stats import Explanation, RequestInfo, Stats
     from groq_queue.errors import (
@@ -93,6 +94,7 @@ __all__ = [
     "RateLimitError",
     "Record",
     "Report",
+    "RequestFuture",
     "RequestInfo",
     "RequestTooLarge",
     "Stats",
@@ -114,6 +116,7 @@ _HOMES = {
     "Priority": "core.priority",
     "Record": "core.response",
     "Report": "reporting.report",
+    "RequestFuture": "engine.future",
     "RequestInfo": "engine.stats",
     "Stats": "engine.stats",
     "client": "api.context",
@@ -140,4 +143,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from groq_queue.api.columns import Texts, check_template, column_of, fill, refuse_table
-from groq_queue.api.requests import check_options, ours
+from groq_queue.api.requests import check_options, ours, shows_options
 from groq_queue.api.window import MapWindow, tell
+from groq_queue.core.priority import PriorityLike
+from groq_queue.core.request import CHAT
 from groq_queue.core.response import Completion
 from groq_queue.core.validation import check_choice, check_count, check_wait
+from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import error_fields, error_text, log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
@@ -38,7 +41,7 @@ class BulkMethods:
     last_partial: Any = None
     _window = 8 * WINDOW_PER_WORKER  # of ``map``, if none is given
 
-    def submit(self, prompt: Any = None, /, **options: Any) -> Future[Completion]:
+    def submit(self, prompt: Any = None, /, **options: Any) -> RequestFuture[Completion]:
         """Queue one request and return its Future."""
         raise NotImplementedError
 
@@ -46,7 +49,7 @@ class BulkMethods:
         """Return one consistent snapshot of all counts."""
         raise NotImplementedError
 
-    def complete(self, prompt: Any = None, /, **options: Any) -> Completion:
+    def _complete(self, prompt: Any = None, /, **options: Any) -> Completion:
         """Queue one request and wait for its answer: ``submit(...).result()``.
 
         Interrupted, it cancels the request unless it is on its way.
@@ -62,31 +65,7 @@ class BulkMethods:
             # a cell that is run again would leave threads behind.
             del future
 
-    @overload
-    def map(
-        self,
-        prompts: Iterable[Any],
-        *,
-        errors: Literal["raise"] = "raise",
-        progress: bool | Callable[[Any], object] = False,
-        buffersize: int | None = None,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Generator[Completion, None, None]: ...
-
-    @overload
-    def map(
-        self,
-        prompts: Iterable[Any],
-        *,
-        errors: str,
-        progress: bool | Callable[[Any], object] = False,
-        buffersize: int | None = None,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Generator[Completion | Exception, None, None]: ...
-
-    def map(
+    def _map(
         self,
         prompts: Iterable[Any],
         *,
@@ -124,12 +103,94 @@ class BulkMethods:
         next(answers)  # sends the first window, and so closing it cancels even if nobody ever takes an answer
         return answers
 
+    if TYPE_CHECKING:
+
+        def complete(
+            self,
+            prompt: Any = None,
+            /,
+            *,
+            messages: Any = None,
+            model: str | None = None,
+            endpoint: str = CHAT,
+            priority: PriorityLike | None = None,
+            client: str | None = None,
+            custom_id: str | None = None,
+            tokens: int | None = None,
+            audio_seconds: float | None = None,
+            shrink: bool = False,
+            max_wait: float | None = None,
+            deadline: float | None = None,
+            not_before: float | None = None,
+            dedupe: bool = False,
+            callback: Callable[[Future[Completion]], object] | None = None,
+            **params: Any,
+        ) -> Completion: ...
+
+        @overload
+        def map(
+            self,
+            prompts: Iterable[Any],
+            *,
+            errors: Literal["raise"] = "raise",
+            progress: bool | Callable[[Any], object] = False,
+            buffersize: int | None = None,
+            timeout: float | None = None,
+            messages: Any = None,
+            model: str | None = None,
+            endpoint: str = CHAT,
+            priority: PriorityLike | None = None,
+            client: str | None = None,
+            custom_id: str | None = None,
+            tokens: int | None = None,
+            audio_seconds: float | None = None,
+            shrink: bool = False,
+            max_wait: float | None = None,
+            deadline: float | None = None,
+            not_before: float | None = None,
+            dedupe: bool = False,
+            callback: Callable[[Future[Completion]], object] | None = None,
+            **params: Any,
+        ) -> Generator[Completion, None, None]: ...
+
+        @overload
+        def map(
+            self,
+            prompts: Iterable[Any],
+            *,
+            errors: Literal["return"],
+            progress: bool | Callable[[Any], object] = False,
+            buffersize: int | None = None,
+            timeout: float | None = None,
+            messages: Any = None,
+            model: str | None = None,
+            endpoint: str = CHAT,
+            priority: PriorityLike | None = None,
+            client: str | None = None,
+            custom_id: str | None = None,
+            tokens: int | None = None,
+            audio_seconds: float | None = None,
+            shrink: bool = False,
+            max_wait: float | None = None,
+            deadline: float | None = None,
+            not_before: float | None = None,
+            dedupe: bool = False,
+            callback: Callable[[Future[Completion]], object] | None = None,
+            **params: Any,
+        ) -> Generator[Completion | Exception, None, None]: ...
+
+        def map(self, prompts: Iterable[Any], **options: Any) -> Generator[Any, None, None]: ...
+
+    else:
+        complete = shows_options(_complete, "complete")
+        map = shows_options(_map, "map")
+
     def map_column(
         self,
         column: Any,
         template: str = "{}",
         *,
-        errors: str = "raise",
+        errors: Literal["raise", "coerce"] = "raise",
         progress: bool | Callable[[Any], object] = False,
         done: Any = None,
         **options: Any,
@@ -349,20 +410,20 @@ class View(BulkMethods):
         self._options = dict(options)
         self._window = queue._window
 
-    def submit(self, prompt: Any = None, /, **options: Any) -> Future[Completion]:
+    def submit(self, prompt: Any = None, /, **options: Any) -> RequestFuture[Completion]:
         """Queue one request with the view's options where *options* and the payload say nothing."""
         named = prompt if isinstance(prompt, Mapping) else ()
         defaults = {name: value for name, value in self._options.items() if name not in named}
-        future: Future[Completion] = self._queue.submit(prompt, **{**defaults, **options})
+        future: RequestFuture[Completion] = self._queue.submit(prompt, **{**defaults, **options})
         return future
 
     def submit_call(
         self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> Future[_T]:
+    ) -> RequestFuture[_T]:
         """Queue your own callable with the view's options, but for parameters of the API."""
         options = ours(self._options).items()
         defaults = {name: value for name, value in options if name in OF_CALLS and value is not None}
-        future: Future[_T] = self._queue.submit_call(
+        future: RequestFuture[_T] = self._queue.submit_call(
             fn, *args, queue_options={**defaults, **(queue_options or {})}, **kwargs
         )
         return future

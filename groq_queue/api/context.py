@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from groq_queue.core.priority import Priority, parse_priority
+from groq_queue.core.priority import Priority, PriorityLike, parse_priority
 from groq_queue.core.validation import check_text
 
 _T = TypeVar("_T")
@@ -22,7 +22,7 @@ _priority: ContextVar[int] = ContextVar("groq_queue.priority", default=int(Prior
 _client: ContextVar[str] = ContextVar("groq_queue.client", default="default")
 
 
-def priority(level: Any) -> AbstractContextManager[None]:
+def priority(level: PriorityLike) -> AbstractContextManager[None]:
     """Give *level* to every request of the block that names no priority of its own.
 
     >>> with priority("high"):

@@ -23,7 +23,7 @@ from groq_queue.api.single_flight import SharedFuture, SingleFlight, as_seen_by,
 from groq_queue.api.window import is_to_leave_at_once, leave_at_once, tell_what_is_left
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.limits import Limits
-from groq_queue.core.priority import parse_priority
+from groq_queue.core.priority import PriorityLike, parse_priority
 from groq_queue.core.request import CHAT, MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
 from groq_queue.core.response import Completion, Record
 from groq_queue.core.token_estimate import size_of
@@ -156,20 +156,20 @@ class GroqQueue(BulkMethods):
         model: str | None = None,
         organization: str | None = None,
         limits: Limits | Mapping[str, Limits] | None = None,
-        engine: str | None = None,
+        engine: Literal["celery"] | None = None,
         broker: str | None = None,
         state: str | None = None,
         max_workers: int = 8,
         max_pending: int | None = 10_000,
         max_pending_per_client: int | None = None,
-        when_full: str = "block",
+        when_full: Literal["block", "raise", "shed"] = "block",
         max_concurrency: int | None = None,
-        fair_by: str = "requests",
+        fair_by: Literal["requests", "tokens"] = "requests",
         ageing: float | None = None,
         margin: float = 0.0,
         limiter: str | None = None,
         on_outage: Literal["wait", "raise", "local_share"] = "wait",
-        on_daily_limit: str = "raise",
+        on_daily_limit: Literal["raise", "wait"] = "raise",
         max_cost: float | None = None,
         prices: Mapping[str, tuple[float, float]] | None = None,
         journal: str | os.PathLike[str] | None = None,
@@ -337,7 +337,7 @@ class GroqQueue(BulkMethods):
         messages: Any = None,
         model: str | None = None,
         endpoint: str = CHAT,
-        priority: Any = None,
+        priority: PriorityLike | None = None,
         client: str | None = None,
         custom_id: str | None = None,
         tokens: int | None = None,
@@ -349,7 +349,7 @@ class GroqQueue(BulkMethods):
         dedupe: bool = False,
         callback: Callable[[Future[Completion]], object] | None = None,
         **params: Any,
-    ) -> Future[Completion]:
+    ) -> RequestFuture[Completion]:
         """Queue one request and return its Future.
 
         The payload is read and serialised here; changing it later changes nothing.
@@ -385,7 +385,7 @@ class GroqQueue(BulkMethods):
                 refused; in a payload it passes.
 
         Returns:
-            A ``concurrent.futures.Future`` of a ``Completion``.
+            A ``concurrent.futures.Future`` of a ``Completion``, which also has a ``request_id`` and a ``custom_id``.
 
         Raises:
             ConfigurationError: An argument cannot be used.
@@ -439,7 +439,7 @@ class GroqQueue(BulkMethods):
 
     def submit_call(
         self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> Future[_T]:
+    ) -> RequestFuture[_T]:
         """Queue a call of your own, ``fn(*args, **kwargs)``, under the same budget, order and retries.
 
         Every argument but *queue_options* is the callable's and reaches it untouched. Its ``model``,
@@ -524,7 +524,9 @@ class GroqQueue(BulkMethods):
         status = "processing" if request.state is State.RUNNING else "pending"
         return Record(custom_id, status, attempts=request.attempts)
 
-    def cancel_all(self, *, client: str | None = None, model: str | None = None, priority: Any = None) -> int:
+    def cancel_all(
+        self, *, client: str | None = None, model: str | None = None, priority: PriorityLike | None = None
+    ) -> int:
         """Cancel every request that is not being attempted and fits all that is given; return how many.
 
         Args:
@@ -543,7 +545,7 @@ class GroqQueue(BulkMethods):
             )
         )
 
-    def set_priority(self, future: Future[Completion], priority: Any) -> bool:
+    def set_priority(self, future: Future[Any], priority: PriorityLike) -> bool:
         """Move a waiting request to the end of another level; False if it does not wait any more."""
         request = self._request_of(future)
         if isinstance(future, SharedFuture):
@@ -620,7 +622,7 @@ class GroqQueue(BulkMethods):
             now_ns=facts.now_ns,
         )
 
-    def info(self, future: Future[Completion]) -> RequestInfo:
+    def info(self, future: Future[Any]) -> RequestInfo:
         """Return what is known of one request.
 
         Raises:
@@ -628,7 +630,7 @@ class GroqQueue(BulkMethods):
         """
         return as_seen_by(future, self._engine.info(self._request_of(future)))
 
-    def explain(self, future: Future[Completion]) -> Explanation:
+    def explain(self, future: Future[Any]) -> Explanation:
         """Return a request's place in line, what it waits for and when it is expected to start.
 
         Takes time in proportion to what waits before it.

@@ -52,6 +52,22 @@ def check_options(options: Mapping[str, Any]) -> None:
     encode_payload({field: value for field, value in options.items() if field not in OF_SUBMIT})
 
 
+def shows_options(method: Callable[..., Any], name: str) -> Any:
+    """Let *method*, which takes ``**options``, show each option of ``submit`` as a parameter, under its public name."""
+    shown = inspect.signature(method)
+    own = [each for each in shown.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    taken = {each.name for each in own}
+    options = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default)
+        for option in OF_SUBMIT.values()
+        if option.name not in taken
+    ]
+    params = inspect.Parameter("params", inspect.Parameter.VAR_KEYWORD)
+    method.__signature__ = shown.replace(parameters=[*own, *options, params])  # type: ignore[attr-defined]
+    method.__name__, method.__qualname__ = name, f"{method.__qualname__.rpartition('.')[0]}.{name}"
+    return method
+
+
 def check_id(custom_id: Any, for_a_future: str) -> str:
     """Return *custom_id* if it can be one.
 

@@ -22,6 +22,7 @@ from groq_queue.cli.arguments import add_command
 if TYPE_CHECKING:
     from groq_queue.cli.arguments import Commands
     from groq_queue.core.limits import Limits
+    from groq_queue.core.priority import PriorityLike
     from groq_queue.reporting.plot import Series
     from groq_queue.simulator import Record
 
@@ -93,7 +94,7 @@ def _tell(step: str) -> None:
 
 class _Prompt(NamedTuple):
     text: str
-    priority: str
+    priority: PriorityLike
     client: str
 
 

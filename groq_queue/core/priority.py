@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from groq_queue.errors import ConfigurationError, safe_repr
 
@@ -27,6 +27,9 @@ class Priority(IntEnum):
     LOW = 8
     BACKGROUND = 10
 
+
+PriorityLike: TypeAlias = Priority | int | Literal["critical", "high", "normal", "low", "background"]
+"""What may be given as a priority: a name, a ``Priority``, or a whole number from 0 (first) to 10 (last)."""
 
 _LADDER = tuple(Priority)
 _NAMED = frozenset(map(int, Priority))

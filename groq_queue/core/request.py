@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -387,3 +388,24 @@ def _problem_in(value: Any, path: str, depth: int) -> str | None:
                 return problem
         return None
     return f"{path}={reprlib.repr(value)} is a {type(value).__name__}"
+
+
+_TEXTS = re.compile(rb'"(?:content|input|prompt)": ?"((?:[^"\\]|\\.){0,400})')
+_LOOKED_THROUGH = 1 << 16  # bytes of a payload
+
+
+def head_of_prompt(body: bytes) -> str:
+    """Return the first 60 characters of what a payload asks last, ``""`` if it asks nothing in words.
+
+    >>> head_of_prompt(b'{"model":"m","messages":[{"role":"user","content":"Why?"}]}')
+    'Why?'
+    """
+    texts = _TEXTS.findall(body[:_LOOKED_THROUGH])
+    if not texts:
+        return ""
+    raw = texts[-1].decode("utf-8", "ignore")
+    try:
+        text = str(json.loads(f'"{raw}"'))
+    except ValueError:  # it was cut inside an escape
+        text = raw
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -45,6 +45,10 @@ class Completion(Node):
         waited: Seconds from ``submit`` to the start of the first attempt.
     """
 
+    id: str
+    model: str
+    choices: list[Any]
+    usage: Any
     custom_id: str | None
     attempts: int
     waited: float
@@ -63,7 +67,15 @@ class Completion(Node):
         return f"{super()._lacks(name)}; its text is answer.text"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (dict(self), self.custom_id, self.attempts, self.waited)
+        # Plain objects, so that a pickle names no class but this one: it can be read wherever ``Node`` lies then.
+        return Completion, (_rebuilt(self, dict),), vars(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.update({key: _rebuilt(value, Node) for key, value in self.items()})
+        vars(self).update(state)
+
+    def __repr__(self) -> str:
+        return f"Completion(text={self.text!r}, attempts={self.attempts}, waited={self.waited}, {super().__repr__()})"
 
     @property
     def text(self) -> str:
@@ -77,8 +89,14 @@ class Completion(Node):
         return content if isinstance(content, str) else ""
 
 
-def _rebuild(body: dict[str, Any], custom_id: str | None, attempts: int, waited: float) -> Completion:
-    return Completion(body, custom_id=custom_id, attempts=attempts, waited=waited)
+Completion.__module__ = "groq_queue"  # where pickled answers look for it
+
+
+def _rebuilt(value: Any, kind: type[dict[str, Any]]) -> Any:
+    """Return JSON with every object made anew as a *kind*."""
+    if isinstance(value, dict):
+        return kind({key: _rebuilt(each, kind) for key, each in value.items()})
+    return [_rebuilt(each, kind) for each in value] if isinstance(value, list) else value
 
 
 class Record(NamedTuple):

@@ -15,9 +15,9 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from groq_queue.core.request import Request, State
+from groq_queue.core.request import Request, State, head_of_prompt
 from groq_queue.engine.callables import waiting
 from groq_queue.engine.log import log_fields
 from groq_queue.lifecycle import fork_between
@@ -94,6 +94,16 @@ class RequestFuture(Future[_T]):
         """Say what a Future is not: its answer. Called for names that it does not have only."""
         of = "" if name.startswith("_") else f": its answer may, use future.result().{name}"
         raise AttributeError(f"a Future has no {name!r}{of}", name=name, obj=self)
+
+    def __repr__(self) -> str:
+        named = f" custom_id={self.custom_id!r}" if self.custom_id is not None else ""
+        if not self.done():
+            state, body = self._request.state.value, self._request.body
+        else:
+            state = "cancelled" if self.cancelled() else "completed" if self._exception is None else "failed"
+            body = None
+        prompt = "" if body is None else head_of_prompt(body)
+        return f"<RequestFuture {self.request_id}{named} {state}{f': {prompt!r}' if prompt else ''}>"
 
     @property
     def request_id(self) -> str:
@@ -320,16 +330,18 @@ class RequestFuture(Future[_T]):
                 watch = self._watch
         return watch
 
-    @property
-    def _condition(self) -> Any:  # type: ignore[override]
-        """What the stdlib's ``wait`` and ``as_completed`` hold while they look or hang in a waiter."""
-        return self._watched().lock
+    if not TYPE_CHECKING:  # they stay the attributes that the base class has: a type checker asks for these
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        """Where they hang it."""
-        waiters = self._watched().waiters
-        return _Hooks(waiters, self) if self._engine.is_inside() else waiters  # type: ignore[return-value]
+        @property
+        def _condition(self) -> threading.Condition:
+            """What the stdlib's ``wait`` and ``as_completed`` hold while they look or hang in a waiter."""
+            return self._watched().lock
+
+        @property
+        def _waiters(self) -> list[Any]:
+            """Where they hang it."""
+            waiters = self._watched().waiters
+            return _Hooks(waiters, self) if self._engine.is_inside() else waiters
 
     def _await(self, timeout: float | None) -> None:
         """Wait until it has ended.

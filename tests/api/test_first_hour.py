@@ -36,6 +36,37 @@ def future(queue):
     future.cancel()
 
 
+def test_the_repr_of_a_future_names_its_id_its_state_and_the_head_of_its_prompt():
+    """
+    The head of what was asked last, on one line, while the request is in memory.
+    """
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 'Say "hi"\n' + "x" * 100}]
+    with GroqQueue.simulated(latency=0.0) as queue:
+        queue.pause()
+        named = queue.submit(messages=messages, custom_id="row-1")
+        plain = queue.submit("Why is the sky blue?")
+        dropped = queue.submit("Wie heißt du?", client="a")
+        before = [repr(future) for future in (named, plain, dropped)]
+        dropped.cancel()
+        queue.resume()
+        named.result(SOON_S)
+
+        head = 'Say "hi"\\n' + "x" * 51 + "…"
+        assert [
+            f"<RequestFuture {named.request_id} custom_id='row-1' pending: '{head}'>",
+            f"<RequestFuture {plain.request_id} pending: 'Why is the sky blue?'>",
+            f"<RequestFuture {dropped.request_id} pending: 'Wie heißt du?'>",
+        ] == before
+        assert f"<RequestFuture {dropped.request_id} cancelled>" == repr(dropped)
+        assert f"<RequestFuture {named.request_id} custom_id='row-1' completed>" == repr(named)
+
+
+def test_the_repr_of_a_call_s_future_has_no_prompt(queue):
+    future = queue.submit_call(len, "abc", queue_options={"tokens": 1})
+
+    assert f"<RequestFuture {future.request_id} pending>" == repr(future)
+
+
 def told_by(act):
     """Return the message of the ConfigurationError that *act* ends with."""
     with pytest.raises(ConfigurationError) as raised:

@@ -201,3 +201,26 @@ def test_usage_is_read_or_there_is_none(usage: Any, found: tuple[int, int, int] 
 
 def test_an_answer_without_usage_has_none() -> None:
     assert usage_of({"text": "transcript"}) is None
+
+
+def test_the_repr_of_an_answer_shows_its_text_first():
+    answer = Completion({"id": "x", "choices": [{"message": {"content": "Paris."}}]}, attempts=2, waited=0.25)
+
+    assert repr(answer).startswith("Completion(text='Paris.', attempts=2, waited=0.25, {'id': 'x', 'choices'")
+
+
+def test_a_pickled_answer_names_the_public_class():
+    """
+    So answers that were pickled can be read wherever the class lies in a later version.
+    """
+    body = decode_object(b'{"choices": [{"text": "a"}], "usage": {"total_tokens": 3}}')
+    answer = Completion(body, custom_id="c", attempts=2, waited=1.5)
+
+    pickled = pickle.dumps(answer)
+    back = pickle.loads(pickled)
+
+    assert b"groq_queue.core" not in pickled
+    assert (Completion, answer) == (type(back), back)
+    assert ("c", 2, 1.5, 3, "a") == (
+        back.custom_id, back.attempts, back.waited, back.usage.total_tokens, back.choices[0].text,
+    )  # fmt: skip

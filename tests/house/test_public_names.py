@@ -27,6 +27,14 @@ MODULES = {
 }
 
 
+# What the engine calls on its Futures; a program calls what every Future has, and reads their ids.
+INTERNAL = {
+    "groq_queue.RequestFuture": {
+        *("call", "call_at_end", "end", "end_cancelled", "leave_to_parent", "run_callbacks", "take_callbacks"),
+    }
+}
+
+
 def _parameters(call: Any) -> str:
     """Return a signature without annotations, which may become more exact at any time."""
     signature = inspect.signature(call)
@@ -39,6 +47,8 @@ def _members(name: str, kind: type) -> Iterator[str]:
     own = [base for base in kind.__mro__ if base.__module__.startswith("groq_queue")]
     names = sorted({member for base in own for member in vars(base) if not member.startswith("_")})
     for member in names:
+        if member in INTERNAL.get(name, ()):
+            continue
         found = inspect.getattr_static(kind, member)
         if isinstance(found, (staticmethod, classmethod)):
             yield f"{name}.{member}{_parameters(getattr(kind, member))}"
