@@ -70,6 +70,8 @@ def duration_text(seconds: float | None) -> str:
     """
     if seconds is None:
         return ""
+    if seconds < 0.1:
+        return "0 s" if seconds < 1e-6 else f"{seconds * 1_000:.3g} ms"
     if seconds < 120:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)

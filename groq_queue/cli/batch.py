@@ -57,7 +57,7 @@ class _Stopped(Exception):
 
 
 class InputOrder:
-    """Holds what has ended until all before it are out, or lets everything out at once when it is open.
+    """Writes results in input order: holds each until all before it are written. Open, it writes each at once.
 
     Not thread-safe: its owner's lock guards it.
     """
@@ -72,7 +72,7 @@ class InputOrder:
         self._next = 0  # the place whose turn it is
 
     def ended(self, place: int, let_out: Callable[[], None]) -> None:
-        """Call *let_out* when it is the turn of *place*: 0, 1, 2 …, each once."""
+        """Call *let_out* after those of all smaller places: 0, 1, 2 …, each once."""
         if self._is_open:
             let_out()
             return
@@ -82,7 +82,7 @@ class InputOrder:
             due()
 
     def open(self) -> None:
-        """Let out what is held, in order, and from now on everything at once."""
+        """Write what is held, in order, and from now on each result at once."""
         self._is_open = True
         for place in sorted(self._held):
             self._held.pop(place)()
@@ -363,7 +363,7 @@ class BatchRun:
     # The end.
 
     def report(self, args: argparse.Namespace) -> int:
-        """Tell what was done, and return the exit code."""
+        """Print what was done, and return the exit code."""
         self._take_events()
         code = self._exit_code()
         known = self._read if self._total is None else max(self._total, self._read)
@@ -383,7 +383,7 @@ class BatchRun:
         return code
 
     def _told(self, unsent: int, args: argparse.Namespace) -> Iterator[str]:
-        """Yield in words why it stopped, what was done, and how to go on."""
+        """Yield the lines of the summary: why it stopped, what was done, how to continue."""
         tally, stats = self.tally, self._client.stats()
         if self.stopped_by is not None:
             yield f"groq-queue: stopped: {reason(self.stopped_by)}"
@@ -394,7 +394,7 @@ class BatchRun:
                 f"{tally.done:,} done, {tally.failed:,} failed{self._where_failures_are()}"
                 + (f", {_skipped(tally)}" if tally.skipped else "")
                 + (f", {unsent:,} not sent" if unsent else "")
-                + f" in {duration_text(round(self.progress.seconds, 1))}: {plural(stats.attempts, 'request')} sent,"
+                + f" in {duration_text(self.progress.seconds)}: {plural(stats.attempts, 'request')} sent,"
                 f" {stats.refused:,} refused (429), {plural(tally.tokens, 'token')}"
             )
             yield from _unnamed_limits(stats, args)
@@ -409,7 +409,7 @@ class BatchRun:
         return " (among the answers)" if isinstance(self._errors, StdoutSink) else f" (see {self._errors.name})"
 
     def _rest(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
-        """Tell what has no answer, where it is kept, and how to go on."""
+        """Return how many lines have no answer, where they are stored, and how to continue."""
         told = f"without an answer in {self._output.name}: {plural(unsent, 'line')}"
         if not is_whole:
             told += ", and the rest of stdin was not read"

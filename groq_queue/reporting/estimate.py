@@ -155,14 +155,14 @@ class Estimate:
             ),
             Table(
                 "limits per day that will be reached",
-                ("model", "limit", "fit before", "after", "then wait"),
+                ("model", "limit", "sent before", "after", "then waits"),
                 [
                     (each.model, each.limit, each.fits, duration_text(each.after_s), duration_text(each.waits_s))
                     for each in self.daily
                 ],
             ),
             Table(
-                f"too large to be ever sent: {self.too_large_count:,}",
+                f"too large ever to be sent: {self.too_large_count:,}",
                 ("request", "may use", "of", "limit", "lower by"),
                 [
                     (each.custom_id or f"number {each.index}", each.cost, each.capacity, each.limit, each.lower_by)

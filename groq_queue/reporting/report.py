@@ -163,7 +163,7 @@ class Report:
             ),
             Table(
                 "waits from submit to start",
-                ("whose", "requests", "p50", "p90", "p99", "longest"),
+                ("of", "requests", "p50", "p90", "p99", "longest"),
                 [_waits_row(waits) for waits in _few(self.waits)],
             ),
         ]
@@ -217,7 +217,7 @@ class Report:
 
     def _unpriced(self) -> str:
         names = [model.name for model in self.models if model.cost is None]
-        return f" and what {', '.join(names[:3])} cost, whose price is not known" if names else ""
+        return f" plus {', '.join(names[:3])}, whose price is not known" if names else ""
 
 
 def report_of(stats: Stats, facts: RunFacts, price_table: PriceTable) -> Report:

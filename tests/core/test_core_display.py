@@ -42,6 +42,9 @@ def test_a_number_has_its_thousands_separated_and_three_figures_at_least(cell: C
     [
         (None, ""),
         (0, "0 s"),
+        (0.000_000_05, "0 s"),
+        (0.005_94, "5.94 ms"),
+        (0.099, "99 ms"),
         (0.25, "0.25 s"),
         (119.4, "119 s"),
         (120, "2 min"),
