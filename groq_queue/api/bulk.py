@@ -57,7 +57,7 @@ class BulkMethods:
         future = self.submit(prompt, **options)
         try:
             return future.result()
-        except BaseException:  # a Ctrl-C: nobody else has the Future
+        except BaseException:  # a Ctrl-C: no other code has the Future
             future.cancel()
             raise
         finally:
@@ -100,7 +100,7 @@ class BulkMethods:
         check_choice("errors", errors, ("raise", "return"))
         ahead = self._ahead(prompts, check_count("buffersize", buffersize, optional=True), timeout, options)
         answers = self._answers(ahead, errors == "return", _watching(self.stats, _count(prompts), progress))
-        next(answers)  # sends the first window, and so closing it cancels even if nobody ever takes an answer
+        next(answers)  # sends the first window, and so closing it cancels even if no answer is ever taken
         return answers
 
     if TYPE_CHECKING:
@@ -337,7 +337,7 @@ class BulkMethods:
         options: dict[str, Any],
         numbers: list[int] | None = None,
     ) -> MapWindow:
-        """Return the window of one map; *numbers* are the positions to be told in custom_ids, if not 0, 1, 2 …"""
+        """Return the window of one map; *numbers* are the positions for the custom_ids, if not 0, 1, 2 …"""
         refuse_table(prompts)
         if isinstance(prompts, (str, bytes, dict)) or not isinstance(prompts, Iterable):
             raise ConfigurationError(f"prompts={safe_repr(prompts)}: pass a list or another iterable of prompts")

@@ -84,7 +84,7 @@ class GroqQueue(BulkMethods):
             processes send, on any host, which also decide what a key, a limit, a retry and a time-out
             are: arguments about these are refused, *api_key* is not used and does not travel.
         broker: With an engine. ``"redis://host:6379/0"`` or ``"amqp://user@host//"``; None reads ``GROQ_QUEUE_BROKER``.
-        state: With an engine. Address of the Redis in which requests stand; None is *broker*.
+        state: With an engine. Address of the Redis that keeps the requests; None is *broker*.
         max_workers: Most requests on their way at once, >= 1.
         max_pending: Most requests waiting, >= 1, or None for no bound.
         max_pending_per_client: The same for each client.
@@ -277,7 +277,7 @@ class GroqQueue(BulkMethods):
     def named(cls, name: str, make: Callable[..., GroqQueue] | None = None, /, **settings: Any) -> GroqQueue:
         """Return the live queue of that name in this process, or make it: for cells that are run again.
 
-        It is live until it is shut down or nobody holds it any more. If it was made with
+        It is live until it is shut down or no longer referenced. If it was made with
         other settings, that one sends what it has and ends, and a new one takes its name.
 
         Args:
@@ -307,7 +307,7 @@ class GroqQueue(BulkMethods):
             state: As for ``GroqQueue``.
 
         Raises:
-            ConfigurationError: Nobody knows such a request.
+            ConfigurationError: There is no such request.
             EngineUnavailable: Redis cannot be reached, within 10 s.
             MissingExtraError: Celery or redis is not installed.
         """
@@ -508,7 +508,7 @@ class GroqQueue(BulkMethods):
         return self._bridge is not None and self._bridge.cancel(custom_id)
 
     def get(self, custom_id: str) -> Record:
-        """Return where the request of that custom_id stands, and how it ended.
+        """Return the state of the request of that custom_id, and how it ended.
 
         Without a journal only requests that have not ended are known.
 

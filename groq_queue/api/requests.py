@@ -172,7 +172,7 @@ def warn_of_hidden_retries(fn: Callable[..., Any]) -> bool:
 def _check_call_options(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in OF_CALLS:
-            import difflib  # only whoever mistyped needs it
+            import difflib  # needed for a mistyped name only
 
             near = difflib.get_close_matches(safe_repr(name, 50).strip("'"), OF_CALLS, n=1)
             meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(OF_CALLS)}"

@@ -58,7 +58,7 @@ class _SharedRequest:
         self.members: list[SharedFuture] = []
         self.is_accepted = False  # the engine took it in; before, it must not be asked about it
         self.has_ended = False
-        self.level = self.wanted = request.priority  # what the engine was told, and the most urgent of the members
+        self.level = self.wanted = request.priority  # what the engine knows, and the most urgent of the members
         self.is_moving = False  # one thread tells the engine, the others only say what they want
 
 
@@ -97,8 +97,8 @@ class SingleFlight:
 
     ``_lock`` guards everything here and in the calls. It is a leaf: neither the
     engine nor a Future with callbacks is touched under it. Re-entrant, so that a
-    signal handler may cancel. True whenever it is free: a Future stands in the
-    ``members`` of at most one call, and whoever takes it out ends it, once.
+    signal handler may cancel. True whenever it is free: a Future is in the
+    ``members`` of at most one call, and the thread that takes it out ends it, once.
     """
 
     def __init__(self, engine: SharedEngine, submit: Submit) -> None:
@@ -143,7 +143,7 @@ class SingleFlight:
             future = SharedFuture(call, self, custom_id)
             future._level = request.priority
             if callback is not None:
-                future.add_done_callback(callback)  # nobody else knows it yet: it is only kept
+                future.add_done_callback(callback)  # no other thread knows it yet: it is only kept
             call.members.append(future)
             if custom_id is not None:
                 self._by_custom_id[custom_id] = future
@@ -172,7 +172,7 @@ class SingleFlight:
             elif not call.is_accepted:
                 return False
             else:
-                self._shut(call)  # nobody joins what is being given up: he would be cancelled with it
+                self._shut(call)  # none may join what is being given up: it would be cancelled too
         if not is_last:
             future.end_cancelled()
             return True
@@ -195,7 +195,7 @@ class SingleFlight:
         return True
 
     def is_waiting_for_room(self, future: SharedFuture) -> bool:
-        """Return whether the first caller still stands before a full queue."""
+        """Return whether the first caller still waits because the queue is full."""
         with self._lock:
             return not future._call.is_accepted
 
@@ -214,7 +214,7 @@ class SingleFlight:
         return self._engine.blocking_section()
 
     def keep(self, future: RequestFuture[Any], row_id: int) -> None:
-        """Nothing to do: whoever shares a call holds its Future."""
+        """Nothing to do: the callers who share a call hold their Futures."""
 
     # -- a call's way
 
@@ -332,7 +332,7 @@ def as_seen_by(future: Any, seen: _Seen) -> _Seen:
 def explain_shared(future: Any) -> Explanation | None:
     """Return what a Future waits for that the engine cannot know, or None.
 
-    The first caller may stand before a full queue, or this one have left.
+    The first caller may wait because the queue is full, or this one have left.
     """
     if not isinstance(future, SharedFuture) or (future.done() and not future.cancelled()):
         return None

@@ -48,7 +48,7 @@ class MapWindow:
         self._until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
         self._window: deque[Future[Completion] | Exception] = deque()
         self._held: Any = _NOTHING  # a prompt that was read while the queue had no room
-        # An error to be raised later stands in a list, not in a frame that the error itself would hold.
+        # An error to be raised later is kept in a list, not in a frame that the error itself would hold.
         self._closed: list[QueueClosed] = []  # raised when what was sent before is handed out
         self._broken: list[Exception] = []  # raised by the prompts while an answer was about to be handed out
         self._is_exhausted = False
@@ -120,7 +120,7 @@ class MapWindow:
 
         Returns:
             How many were cancelled, how many are still on their way, and the answers
-            that nobody took yet, by position.
+            that were not taken yet, by position.
         """
         cancelled, running, answers = 0, 0, {}
         entries, self._window = self._window, deque()

@@ -171,7 +171,7 @@ class Runner:
         return _paid(usage) if usage else lease.cost
 
     def _called(self, request: Request, call: Call, lease: Lease, meter: Meter) -> Outcome:
-        """Run the user's own callable once; it may have another key, so its 401 stops nobody else."""
+        """Run the user's own callable once; it may have another key, so its 401 stops no other request."""
         log_fields = call.run(lambda headers: self._begun(request, lease, meter, headers))
         now_ns = self._clock.now_ns()
         if isinstance(log_fields, APIConnectionError):
@@ -211,7 +211,7 @@ class Runner:
             )
         meter.settle(lease, request.size, None, None, now_ns)
         if error.is_stale and not request.was_stale:
-            # The server most probably hung up before it read the request, which is nobody's failure: sent again at
+            # The server most probably hung up before it read the request, which counts as no failure: sent again at
             # once, once, whatever the policy, but as an attempt like any other, since it may have been read.
             request.was_stale = True
             self._log_failed(request, error, 0)
@@ -343,7 +343,7 @@ class Runner:
         began_ns = request.failing_ns
         if began_ns is None or self._health(request).has_answered_since(began_ns):
             request.failing_ns = now_ns
-        else:  # failed twice, and nobody was answered in between
+        else:  # failed twice, with no answer to any request in between
             wait_ns = max(wait_ns, self._policy.outage_wait_ns(left, now_ns - began_ns, self._rng))
         request.retries += 1
         self._log_failed(request, error, wait_ns)

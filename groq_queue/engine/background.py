@@ -6,7 +6,7 @@ next timer asks for it again, and until it is there ``run_due`` lets another thr
 the engine's workers call it.
 
 ``BackgroundTask`` runs one task again and again, when it is due or woken, so that waiting for a
-store blocks nobody else.
+store blocks no other thread.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ class BackgroundTask:
 def drain_dropped(engine: Drainable) -> None:
     """Have *engine* drained by a thread that ``threading`` knows; to be called on one that it does not.
 
-    On a bare thread whoever asks for the current one, as ``join`` does, leaves a dummy
+    On a bare thread, code that asks for the current one, as ``join`` does, leaves a dummy
     in ``threading.enumerate()`` for ever: one more with each queue that is dropped.
     """
     options = {"wait": False, "cancel_futures": False}

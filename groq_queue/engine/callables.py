@@ -106,7 +106,7 @@ class Call:
             on_begun: Called with the headers, if the answer is handed on before it has ended.
 
         Returns:
-            What it told, or the error that no answer came.
+            What its value says, or the error that no answer came.
         """
         self._value = self._raised = self._stands_for = None
         self._on_begun = on_begun
@@ -227,7 +227,7 @@ def _told_by_value(value: Any) -> CallOutcome:
 def _told_by_error(error: BaseException) -> CallOutcome | APIError:
     """Read what a callable raised.
 
-    Errors of this library are final: whoever raised them has retried already.
+    Errors of this library are final: the code that raised them has retried already.
     """
     if isinstance(error, GroqQueueError):
         return error if isinstance(error, APIConnectionError) and error.is_final else _own_affair(error)

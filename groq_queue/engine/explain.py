@@ -126,7 +126,7 @@ def check_in_time(table: PendingRequests, request: Request, workers: int) -> Non
     count = table.lane(request).ahead_of_newcomer(request)
     ahead = Backlog().plus(request.size, count)
     start_ns = expected_start(table, request, ahead, request.submitted_ns, workers)
-    start_ns = start_ns or 0  # nobody can tell: it is taken in
+    start_ns = start_ns or 0  # not known: the request is taken in
     late_ns = max(start_ns, request.not_before_ns or 0) - request.deadline_ns
     if late_ns > 0:
         raise failures.too_late(request, start_ns, late_ns, count)

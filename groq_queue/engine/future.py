@@ -1,8 +1,8 @@
-"""The Future of a request: the stdlib's, cancellable until bytes leave, and light while nobody waits for it.
+"""The Future of a request: the stdlib's, cancellable until bytes leave, and light while no thread waits for it.
 
-A stdlib Future makes a Condition and two lists, 1.3 kB, before anybody waits. Here they
-are made when somebody does, and are a lock and the lists: whoever waits hangs a waiter
-of his own into the list, as the stdlib's ``wait`` and ``as_completed`` do.
+A stdlib Future makes a Condition and two lists, 1.3 kB, before a thread waits. Here they
+are made when one does, and are a lock and the lists: a waiting thread adds a waiter
+of its own to the list, as the stdlib's ``wait`` and ``as_completed`` do.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class RequestFuture(Future[_T]):
         self._call_all([fn])
 
     def take_callbacks(self) -> list[Callable[[Future[_T]], object]]:
-        """Take out the done-callbacks that were not called yet: whoever takes them has them called."""
+        """Take out the done-callbacks that were not called yet: the caller has to have them called."""
         watch = self._watch
         if watch is None:
             return []
@@ -216,7 +216,7 @@ class RequestFuture(Future[_T]):
             self._request.call = None
             try:
                 result, error = call.ending(result, error)
-            except BaseException as broken:  # whoever waits must go on
+            except BaseException as broken:  # the waiting threads must go on
                 result, error = None, error or broken
             del call
         self._deliver(FINISHED, result, error)
@@ -227,7 +227,7 @@ class RequestFuture(Future[_T]):
         except InvalidStateError:
             self.run_callbacks()  # an interrupt may have come between its end and these
             if state == self._state == CANCELLED_AND_NOTIFIED:
-                return  # delivered twice, by a caller who was interrupted and by whoever put that right
+                return  # delivered twice, by a caller who was interrupted and by the thread that repaired it
             _log.error(
                 "%s: its Future was ended by code of yours (set_result or set_exception), so its outcome is dropped: "
                 "leave that to the queue",
@@ -398,7 +398,7 @@ class _Hooks:
     def remove(self, waiter: Any) -> None:
         """Take it out; with the last, the thread is back."""
         self._waiters.remove(waiter)
-        hung = getattr(waiter, "hung", 0)  # another thread, which nobody need replace, may have hung it up
+        hung = getattr(waiter, "hung", 0)  # another thread, which needs no replacement, may have hung it up
         waiter.hung = hung - 1
         if hung == 1:
             waiter.blocking_section.__exit__(None, None, None)

@@ -22,7 +22,7 @@ class Meter(Protocol):
 
     ``lease`` and ``withdraw`` are called under the engine's lock. ``lease`` may return an
     error, which ends the request; it gets a turn if the budget ``asks_whose_turn`` it is.
-    ``withdraw`` says that nobody waits for a lease any more.
+    ``withdraw`` says that no request waits for a lease any more.
     """
 
     @property
@@ -82,7 +82,7 @@ class Lane(queue.PriorityQueue[Entry]):
             model: The model.
             meter: Its budget.
             on_freed: Called with this lane, on any thread, when budget may have become free.
-            lock: The engine's, held by whoever calls a method; None is one of its own.
+            lock: The engine's, held by the caller of each method; None is one of its own.
         """
         super().__init__()
         if lock is not None:
@@ -149,7 +149,7 @@ class Lane(queue.PriorityQueue[Entry]):
         return request
 
     def discard(self, request: Request) -> None:
-        """Take a request out of the line, wherever it stands."""
+        """Take a request out of the lane, wherever it is."""
         self._places = None
         self._put_all(self._order.discard(request, again=request.was_taken))
         if request.seq is not None:

@@ -43,7 +43,7 @@ class LastResort(logging.Handler):
     printed under it. ``handle`` does not take the base class's lock, which would be held while it prints. The guard is
     re-entrant, because a signal handler or a garbage collection may log on the thread that holds it.
 
-    Nothing that goes wrong here is raised or told: there is no place left to tell it, and whoever logs must go on.
+    Nothing that goes wrong here is raised or logged: there is no place left for it, and the caller must go on.
     """
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ All records come from the logger ``groq_queue`` and its children. Their attribut
 | ``wait_s`` | seconds until the next attempt |
 | ``limit`` | which limit a record is about, such as ``"tokens per minute"`` |
 
-Never a prompt, an answer or a key: records travel to places that nobody thinks of.
+Never a prompt, an answer or a key: records travel to places that no one thinks of.
 
 WARNING and above is what the user should know: the message says what happened and what to do. A program that has
 set up no logging gets it on stderr, see ``engine.last_resort``.

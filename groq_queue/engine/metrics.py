@@ -169,7 +169,7 @@ class Counters:
         expected_ns = self.start_interval_ns() or 0
         if self.in_flight:
             expected_ns = max(expected_ns, self.mean_flight_ns() // self.in_flight, now_ns - self._starts_ns[-1])
-        return expected_ns if self._landings else max(expected_ns, NS_PER_S)  # nobody knows yet how long they take
+        return expected_ns if self._landings else max(expected_ns, NS_PER_S)  # how long they take is not known yet
 
     def mean_flight_ns(self) -> int:
         """Return how long an attempt takes of late, 0 before the first has ended."""

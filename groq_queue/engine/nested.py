@@ -48,7 +48,7 @@ class Nested:
     wait for without a time-out, each on the thread that runs it.
 
     Args:
-        table: Where the requests stand.
+        table: The request table.
         scheduler: Has the money.
         clock: Tells the time.
     """

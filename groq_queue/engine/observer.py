@@ -2,7 +2,7 @@
 
 An observer is called once for each attempt, on the worker's thread, when the lease
 is ended and before the Future is; no lock is held. One that raises is logged and
-harms nothing; one that is slow delays its worker, nobody else. What ends without
+harms nothing; one that is slow delays its own worker only. What ends without
 an attempt (cancelled, expired, refused for a spent day) makes no event: the
 Future's callback and ``stats()`` tell that.
 

@@ -1,13 +1,13 @@
-"""Pending requests that stand in a file only, so that a million of them fit into little memory.
+"""Pending requests that are in a file only, so that a million of them fit into little memory.
 
-Requests of one lane, level and client stand behind each other; they are a
+Requests of one lane, level and client follow each other; they are a
 *stack*. Near its head they are in memory, in their lane; farther back only
 their number is known, and a page of them is fetched when the near ones run low.
 The order stays what it would be: a new request goes to the backlog if any of its
 stack are there, and every stack with something pending has requests in its lane.
 
 Somebody may hold the Future of a request in the backlog. It is known here by a
-weak reference, so one that nobody holds costs nothing; one with a callback is kept.
+weak reference, so one that no program holds costs nothing; one with a callback is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from groq_queue.core.request import Request
 
-_RESIDENT_IN_ALL = 20_000  # requests of all stacks that may stand in memory, about 1 kB each
+_RESIDENT_IN_ALL = 20_000  # requests of all stacks that may be in memory, about 1 kB each
 _RESIDENT_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no paging
 _RESIDENT_AT_LEAST = 4
 _LOW = 500  # near requests below which a page is fetched
@@ -87,7 +87,7 @@ class BacklogPager:
         return bool(self._low)
 
     def add_stored(self, group: Group, count: int) -> None:
-        """Note that *count* requests of *group* stand in the file."""
+        """Note that *count* requests of *group* are in the file."""
         stack = self._stack(group)
         stack.stored += count
         stack.has_more = True
@@ -147,7 +147,7 @@ class BacklogPager:
         return stack is not None and (stack.has_more or stack.resident >= self._resident_at_most())
 
     def holds(self, request: Request) -> bool:
-        """Return whether the row of *request*, which nobody has a Future of, stands here."""
+        """Return whether the row of *request*, of which no Future exists, is known here."""
         stack = self._stacks.get(group_of(request))
         return stack is not None and stack.has_more and (request.row_id or 0) > stack.after
 
@@ -177,9 +177,9 @@ class BacklogPager:
         return self._futures.get(row_id)
 
     def take_off(self, request: Request) -> bool:
-        """Take off one request, with its Future, wherever it stands; return whether it, or another for it, was counted.
+        """Take off one request, with its Future, wherever it is; return whether it, or another for it, was counted.
 
-        It was not if somebody asked for its row before whoever added it had put it here.
+        It was not if somebody asked for its row before the thread that adds it had put it here.
         """
         assert request.row_id is not None
         request.future = self._forget(request.row_id)
@@ -197,10 +197,10 @@ class BacklogPager:
         return list(self._futures.values())
 
     def clear(self, is_meant: Callable[[Group], bool]) -> list[tuple[Group, int, int]]:
-        """Forget what nobody holds a Future of, in every group that *is_meant*; the rows stay in the file.
+        """Forget the rows without a Future, in every group that *is_meant*; the rows stay in the file.
 
         Returns:
-            Each group, how many were counted of it, and the row behind which they stand.
+            Each group, how many were counted of it, and the row that they follow.
         """
         cleared: list[tuple[Group, int, int]] = []
         for group, stack in self._stacks.items():
@@ -317,7 +317,7 @@ class BacklogPager:
 
 
 def group_of(request: Request) -> Group:
-    """Return the group in which *request* stands."""
+    """Return the group of *request*."""
     return Group(request.lane, request.model, request.priority, request.client)
 
 

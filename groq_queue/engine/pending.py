@@ -1,4 +1,4 @@
-"""Where every open request stands: in its lane, away until an instant, in a worker's hand, or ended."""
+"""The table of open requests: each is in its lane, away until an instant, being attempted, or ended."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LONGEST_REASON = 100  # characters of an error in a line of progress
 
 
 class PendingRequests:
-    """The lanes, and what stands in none of them for now.
+    """The lanes, and the requests that are in none of them for now.
 
     Not thread-safe: the engine's lock guards it. Between two calls
 
-    * a pending request stands in exactly one place: its lane, ``away`` or the backlog;
+    * a pending request is in exactly one place: its lane, ``away`` or the backlog;
     * ``open`` holds the requests in memory whose Future has not been ended, ``rows`` the Futures of those with a row.
 
     Args:
@@ -140,7 +140,7 @@ class PendingRequests:
     # -- a request's way
 
     def accept(self, request: Request) -> None:
-        """Take a new request in; it stands nowhere yet."""
+        """Take a new request in; it is in no place yet."""
         self._hold(request)
         self.counters.submitted += 1
         self.counters.count_pending(request, 1)
@@ -232,7 +232,7 @@ class PendingRequests:
         self.counters.landed(request, outcome, now_ns - began_ns, now_ns)
 
     def wait_again(self, request: Request) -> None:
-        """Make a request that was attempted a pending one; it stands nowhere yet."""
+        """Make a request that was attempted a pending one; it is in no place yet."""
         self.counters.waits_again(request)
         self.counters.count_pending(request, 1)
         request.state = State.PENDING
@@ -260,7 +260,7 @@ class PendingRequests:
         return lane.head() is not before
 
     def withdraw(self, request: Request, state: State) -> None:
-        """End a pending request where it stands."""
+        """End a pending request, wherever it is."""
         if request.is_paged_out:
             self._take_stored(request)
         elif request in self.away:
@@ -271,7 +271,7 @@ class PendingRequests:
         self.end(request, state)
 
     def withdraw_all(self, state: State) -> list[Request]:
-        """End every pending request and return them; what nobody holds a Future of is forgotten, its row stays."""
+        """End every pending request and return them; those without a Future are forgotten, their rows stay."""
         if self.pager is not None:
             for future in self.pager.held():
                 self._take_stored(future._request)
@@ -298,7 +298,7 @@ class PendingRequests:
         return meant
 
     def clear_stored(self, is_meant: Callable[[Request | Group], bool]) -> list[tuple[Group, int]]:
-        """Forget what stands in the file only and *is_meant*; return each group, and the row behind which it stands."""
+        """Forget what is in the file only and *is_meant*; return each group, and the row that it follows."""
         if self.pager is None:
             return []
         cleared = self.pager.clear(is_meant)
@@ -339,14 +339,14 @@ class PendingRequests:
     def rebuild(self, ended_as: State) -> list[Request]:
         """Make every place and every count anew from the requests themselves.
 
-        An exception that nobody can foresee, a Ctrl-C or no memory, may break a change off between two steps. What a
+        An exception that cannot be foreseen, a Ctrl-C or no memory, may break a change off between two steps. What a
         request says of itself (its state, its future) is true at any moment; everything else follows from that.
 
         Args:
             ended_as: What becomes of requests whose end was not counted yet.
 
         Returns:
-            The requests that stand away until an instant, whose timers may be missing.
+            The requests that are away until an instant, whose timers may be missing.
         """
         waiting = [request for request in self.open if request.state is State.PENDING]
         running = [request for request in self.open if request.state is State.RUNNING]
@@ -405,7 +405,7 @@ class PendingRequests:
         )
 
     def _room_ns(self, now_ns: int) -> int | None:
-        """Return the nanoseconds until one of those that wait is likely to be sent, or None if nobody can tell."""
+        """Return the nanoseconds until one of those that wait is likely to be sent, or None if that is not known."""
         heads = [
             (lane, head) for lane in self.lanes.values() if not lane.is_paused and (head := lane.head()) is not None
         ]

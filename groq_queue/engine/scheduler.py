@@ -46,7 +46,7 @@ class Scheduler:
     Not thread-safe: the engine's lock guards it, and is held throughout.
 
     Args:
-        table: Where the requests stand.
+        table: The request table.
         price_table: Prices.
         max_usd: Most to be spent, or None.
         raises_daily: End requests that a spent limit per day holds up, instead of waiting.
@@ -119,7 +119,7 @@ class Scheduler:
         granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
         if type(granted) is Lease:
             if lane.head() is not head:  # a collection or a signal on this very thread has cancelled it meanwhile
-                lane.is_blocked = False  # nobody need be told: we look again
+                lane.is_blocked = False  # no worker needs waking: we look again
                 meter.refund(granted)
                 if amount is not None:
                     self.spend_cap.settle(amount, 0)

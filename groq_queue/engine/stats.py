@@ -175,10 +175,10 @@ class Explanation:
 
     Attributes:
         state: As in ``RequestInfo``.
-        position: 1 is next in its lane; None if it does not stand in line.
+        position: 1 is next in its lane; None if it is not in its lane.
         waits_for: In words, such as "tokens per minute, 5,870 of 6,000 used".
         expected_start: Seconds from now, if nothing more urgent comes; None if it
-            does not wait or nobody can tell.
+            does not wait or that is not known.
     """
 
     request_id: str

@@ -1,7 +1,7 @@
 """The embedded engine: lanes drained by a small pool of worker threads.
 
 A request is taken in the same critical section in which its lease is granted.
-Until then it stands in its lane, where a more urgent one can still pass it.
+Until then it is in its lane, where a more urgent one can still pass it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class ThreadEngine:
     def _begin(self) -> None:
         """Make locks, workers and places for requests."""
         self._lock = threading.RLock()
-        self._quiet = threading.Condition(self._lock)  # whoever waits for the queue to be empty waits here
+        self._quiet = threading.Condition(self._lock)  # threads that wait for the queue to be empty wait here
         self._not_full = threading.Condition(self._lock)  # and here each submitter that waits for room
         self._blocked_submitters = 0  # that wait there; they may be of clients with bounds of their own
         self._delivered: list[Request] = []  # their Futures have ended, their workers are about to look for more
@@ -310,7 +310,7 @@ class ThreadEngine:
         """Cancel every pending request that *is_meant*, a pure question about what a group has too; return how many.
 
         Raises:
-            JournalError: Those that stand in the file only could not be cancelled.
+            JournalError: Those that are in the file only could not be cancelled.
         """
         try:
             with self._lock:
@@ -492,7 +492,7 @@ class ThreadEngine:
         with self._lock:
             warn = self._nested.begin(call, request, is_bounded=is_bounded)
         if warn is not None:
-            self._timers.after(0, warn)  # outside every lock: whoever waits may hold the Futures'
+            self._timers.after(0, warn)  # outside every lock: the waiting thread may hold the Futures'
 
     def end_wait(self, call: Call) -> None:
         """Note that *call* goes on after a wait that nothing bounded."""
@@ -834,7 +834,7 @@ class ThreadEngine:
             self._pool.wake()
 
     def _wake_in_time(self, lane: Lane, head: Request) -> None:
-        """Have a worker look when *head* may pass. Most leases end without changing when, and wake nobody.
+        """Have a worker look when *head* may pass. Most leases end without changing when, and wake no worker.
 
         The lock is held.
         """
@@ -895,7 +895,7 @@ class ThreadEngine:
         with self._lock:
             if request.state is State.RUNNING:
                 request.state = State.FAILED
-            is_waiting = request.state is State.PENDING  # for its next attempt; whoever mends finds its place
+            is_waiting = request.state is State.PENDING  # for its next attempt; the repair finds its place
         if not is_waiting and request.future is not None and not request.future.done():
             self._complete(request, failures.internal_error(error, request))
         if lease is not None and lease.is_open:
@@ -1007,7 +1007,7 @@ class ThreadEngine:
         try:
             if is_final and request.row_id is not None and self._keeper is not None:
                 self._keeper.ended(request, result, error)
-        finally:  # whatever keeping it has raised, such as no memory: whoever waits for the Future must go on
+        finally:  # whatever keeping it has raised, such as no memory: the threads that wait for the Future must go on
             if error is not None:
                 error.__traceback__ = None  # its frames hold the prompt and the answer
             callbacks = future.take_callbacks() if calls_late else []
@@ -1028,7 +1028,7 @@ class ThreadEngine:
         self._prefetch()
 
     def _forget_locked(self, delivered: list[Request]) -> None:
-        """Forget requests whose Futures have ended; another is left to whoever mends. The lock is held."""
+        """Forget requests whose Futures have ended; another is left to the repair. The lock is held."""
         while delivered:
             request = delivered.pop()
             if request.future is None:
@@ -1095,7 +1095,7 @@ class ThreadEngine:
         """Make every place and every count anew. The lock is held."""
         self._is_torn = True
         for request in self._table.rebuild(ended_as):
-            if request.due_ns is not None:  # else its time has run out, and whoever set no timer sets the one to end it
+            if request.due_ns is not None:  # else its time has run out, and its missing timer is set to end it
                 back = partial(self._enqueue_deferred, request)
                 request.timers += (self._timers.at(request.due_ns, back),)  # once more: it may never have been set
         self._is_torn = False

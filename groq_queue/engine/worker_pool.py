@@ -1,9 +1,9 @@
 """A small pool of worker threads in which only one idle worker watches the time.
 
 Of the idle workers one, the *leader*, waits until the earliest moment at which
-there may be something to do; the others are parked until needed. Whoever finds
+there may be something to do; the others are parked until needed. The worker that finds
 a job first hands the lead to another idle worker, or has one started. So a
-change wakes one thread, never all, and an idle pool wakes nobody.
+change wakes one thread, never all, and an idle pool wakes none.
 
 Source: leader/followers, D. Schmidt et al., Pattern-Oriented Software
 Architecture 2, 2000.
@@ -71,7 +71,7 @@ class WorkerPool(Generic[_Job]):
 
     ``lock`` is the owner's re-entrant lock and guards every attribute. True whenever it is free:
 
-    * if nobody leads, every idle worker is parked and ``find_job`` had nothing to wait for,
+    * if no worker leads, every idle worker is parked and ``find_job`` had nothing to wait for,
       or somebody was notified and has not looked yet;
     * ``_crew`` holds the workers that run or are being started, and whether each runs; ``_wanted`` counts more of them.
 
@@ -86,9 +86,9 @@ class WorkerPool(Generic[_Job]):
         self._name = name
         self._due = threading.Condition(lock)  # the leader waits here
         self._parked = threading.Condition(lock)  # the other idle workers
-        self._gone = threading.Condition(lock)  # and here whoever waits for all of them to end
+        self._gone = threading.Condition(lock)  # and here the threads that wait for all of them to end
         self._crew: dict[threading.Thread, bool] = {}
-        self._threads: set[threading.Thread] = set()  # of the crew now or before; whoever closes the pool joins them
+        self._threads: set[threading.Thread] = set()  # of the crew now or before; ``close`` joins them
         self._wanted = 0
         self._aside = 0  # workers blocked in a callback that waits for another request
         self.spare = 0  # workers beyond the size that the owner needs for something else than its ordinary jobs
@@ -291,7 +291,7 @@ class WorkerPool(Generic[_Job]):
             return None, False
 
     def _has_more_hands(self) -> bool:
-        """Return whether, nobody leading, there is somebody to be woken or started."""
+        """Return whether no worker leads and one can be woken or started."""
         return self._parked_count > 0 or self._excess < 0
 
     def _idle(self, next_ns: int | None) -> None:

@@ -1,6 +1,6 @@
 """A queue's arguments from a file: ``GroqQueue.from_config(path)``.
 
-TOML or JSON, told by the suffix, with the constructor's own names::
+TOML or JSON, as the suffix says, with the constructor's own names::
 
     model = "llama-3.1-8b-instant"
     api_key_env = "TEAM_KEY"            # or api_key; else GROQ_API_KEY
@@ -50,7 +50,7 @@ _THEIR_LIMITS = {
 }
 _THEIRS = ("base_url", "api_key", *_THEIR_LIMITS, "context_window")
 
-_warned: set[str] = set()  # paths of files told to be readable by others; a race only tells twice
+_warned: set[str] = set()  # files that were warned about since others may read them; a race only warns twice
 
 
 def read_config(path: str | os.PathLike[str], overrides: Collection[str] = ()) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def read_config(path: str | os.PathLike[str], overrides: Collection[str] = ()) -
 
 
 class _Place:
-    """Where in which file something stands, for messages; and what does not count because the caller overrides it."""
+    """The file and the place in it, for messages; and what does not count because the caller overrides it."""
 
     def __init__(self, file: str, overrides: Collection[str]) -> None:
         self.file = file
@@ -251,8 +251,8 @@ def _theirs(content: Mapping[str, Any], place: _Place) -> dict[str, Any]:
         units = {ours: _their_limit(table, theirs, place, where) for theirs, ours in _THEIR_LIMITS.items()}
         limits[model] = Limits(rpm=units["rpm"], rpd=units["rpd"], tpm=units["tpm"], tpd=units["tpd"])
         # Their example has YOUR_API_KEY in each model, for the reader to replace or to give in another place.
-        told = {name: value for name, value in table.items() if name != "api_key" or not _is_placeholder(value)}
-        accounts[model] = place.account(told, where)
+        given = {name: value for name, value in table.items() if name != "api_key" or not _is_placeholder(value)}
+        accounts[model] = place.account(given, where)
     options: dict[str, Any] = {"limits": limits}
     if any(url or key for url, key in accounts.values()):
         options["accounts"] = accounts

@@ -140,7 +140,7 @@ class JournalBridge:
                     extra=log_fields("journal_trouble"),
                 )
             self._journal.close()
-        except BaseException:  # a Ctrl-C: whoever shuts down again closes
+        except BaseException:  # a Ctrl-C: the next shutdown closes it
             self._is_closed = False
             raise
 
@@ -176,7 +176,7 @@ class JournalBridge:
             raise
 
     def get(self, custom_id: str) -> Record:
-        """Return where the request of that name stands."""
+        """Return the state of the request of that name."""
         stored = self._journal.get(custom_id)
         outcome = outcome_of(stored)
         return Record(
@@ -390,7 +390,7 @@ class JournalBridge:
 
 
 def _model_of(lane: str) -> str:
-    """Return the model of a lane, whose tier stands in parentheses behind it."""
+    """Return the model of a lane, whose tier follows in parentheses."""
     return lane.rsplit(" (", 1)[0] if lane.endswith(")") else lane
 
 

@@ -71,7 +71,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
 
     Args:
         settings: Of the queue.
-        around: Returns what is to stand around the attempts, or None.
+        around: Wraps the attempts, or None.
 
     Raises:
         ConfigurationError: Another open queue of the account counts in other periods.
@@ -235,7 +235,7 @@ def _with_journal(
 
 
 class Addresses(NamedTuple):
-    """Where the messages go, and where the requests stand."""
+    """Where the messages go, and where the requests are kept."""
 
     broker: str
     state: str
@@ -338,7 +338,7 @@ class Worker:
         threads: ``{lane: threads}``.
         lease_s: Seconds after the last sign of life in which what this worker holds is its own.
         on_stopped: Called when a rejected key, or the like, makes further work pointless.
-        on_dead: Called when a lane is served no more though nobody has stopped it.
+        on_dead: Called when a lane is served no more although it was not stopped.
 
     Raises:
         EngineUnavailable: Redis cannot be reached.

@@ -478,7 +478,7 @@ OF_SUBMIT = {option.name: option for option in SUBMIT}
 OF_CALLS = tuple(option.name for option in SUBMIT if option.is_of_calls)
 _PLACED = ("messages", "model", "custom_id", "endpoint")
 IN_LINES = tuple(option.name for option in SUBMIT if option.types and option.name not in _PLACED)
-"""Those that stand beside the payload in a JSON line; the others are the payload's own, or the line's."""
+"""Those that are beside the payload in a JSON line; the others are the payload's own, or the line's."""
 
 
 # -- parameters: every other keyword of a request
