@@ -48,8 +48,8 @@ class LeaseWaiter(Protocol):
     def give_back_late(self, now_ns: int) -> int | None: ...
     def is_open(self) -> bool: ...
     def stand(self, standing: LaneStatus, now_ns: int) -> None: ...
-    def lost(self, error: LimiterUnavailable, now_ns: int) -> None: ...
-    def found(self, now_ns: int) -> None: ...
+    def on_outage(self, error: LimiterUnavailable, now_ns: int) -> None: ...
+    def on_recovered(self, now_ns: int) -> None: ...
     def withdraw(self) -> None: ...
 
 
@@ -98,7 +98,7 @@ class ReservationClient:
                 _log.warning("the shared budget at %s can be reached again", self._store.address, extra=_TROUBLE)
             self._failures = 0
             for waiter in waiters:
-                waiter.found(now_ns)
+                waiter.on_recovered(now_ns)
         return next_ns
 
     def finish(self) -> None:
@@ -201,5 +201,5 @@ class ReservationClient:
                 extra=_TROUBLE,
             )
             for waiter in waiters:
-                waiter.lost(error, now_ns)
+                waiter.on_outage(error, now_ns)
         return self._retry_ns

@@ -404,7 +404,7 @@ class SharedMeter(ProcessMeter):
             if standing.refunds_unused:
                 self._budget.assume_refunds()
 
-    def lost(self, error: LimiterUnavailable, now_ns: int) -> None:
+    def on_outage(self, error: LimiterUnavailable, now_ns: int) -> None:
         """Note that the store cannot be reached."""
         with self._lock:
             self._outage = error
@@ -412,7 +412,7 @@ class SharedMeter(ProcessMeter):
                 self._share_out(now_ns)
         self._call_listeners()
 
-    def found(self, now_ns: int) -> None:
+    def on_recovered(self, now_ns: int) -> None:
         """Note that the store can be reached."""
         with self._lock:
             self._outage = None

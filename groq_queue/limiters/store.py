@@ -87,7 +87,7 @@ class LaneStatus(NamedTuple):
 
     Attributes:
         levels: Of each dimension; ``used`` counts what is held and is rounded up.
-        credits: The server was seen to give unused allowance back, so the credited levels hold.
+        refunds_unused: The server was seen to give unused allowance back, so the credited levels hold.
         processes: How many are alive, this one included, at least 1.
         held_ns: Until the end of a wait that the server set, or 0.
     """
@@ -129,7 +129,7 @@ class BudgetStore(Protocol):
         In this order:
 
         1. Whoever did not beat in time is taken for dead; this process now counts as alive.
-        2. A claim that holds a reservation already is Granted, and nothing is taken.
+        2. A claim that holds a reservation already is Reserved, and nothing is taken.
         3. A cost above a bucket's limit is TooLarge (the first such dimension); it leaves the line.
         4. The claim gets its place in line, if it has none: after all of smaller priority, then by
            its client's tag, then by arrival. tag = max(now, end) and then end = tag + turn_cost / weight,
@@ -140,7 +140,7 @@ class BudgetStore(Protocol):
            of the bucket it waits for longest; wait_ns is exact, None if no time suffices until a
            reservation ends (held + cost > limit), and then that bucket is named. A bucket it takes
            nothing from does not block it, not even in debt.
-        8. Else it leaves the line and is Granted.
+        8. Else it leaves the line and is Reserved.
 
         A denied call that finds its claim in line already changes nothing, so that it wakes nobody.
         """
@@ -166,7 +166,7 @@ class BudgetStore(Protocol):
                 with *since* = units that reservations charged to the strict level after this one was granted
                 (this one included):
                 if ``lowers``, both levels are lowered to at most limit - remaining + since, and the sum of
-                what the strict one was ever lowered by is kept; *credits* is set for good when that passes
+                what the strict one was ever lowered by is kept; *refunds_unused* is set for good when that passes
                 restarts x (drain in the longest time that any reservation was open) + limit / 100, where
                 *restarts* counts how often the strict level rose from zero (1 at first);
                 then, always, as ``at_least`` with the bucket's limit - remaining, as old as the reservation.

@@ -99,11 +99,11 @@ class PlayedMeter:
     def stand(self, standing: LaneStatus, now_ns: int) -> None:
         self.heard.append(("stands", standing.processes, now_ns))
 
-    def lost(self, error: LimiterUnavailable, now_ns: int) -> None:
-        self.heard.append(("lost", str(error), now_ns))
+    def on_outage(self, error: LimiterUnavailable, now_ns: int) -> None:
+        self.heard.append(("outage", str(error), now_ns))
 
-    def found(self, now_ns: int) -> None:
-        self.heard.append(("found", now_ns))
+    def on_recovered(self, now_ns: int) -> None:
+        self.heard.append(("recovered", now_ns))
 
     def withdraw(self) -> None:
         self.heard.append("withdrawn")
@@ -423,12 +423,12 @@ def test_meters_hear_of_an_outage_once_at_its_second_failure_and_of_its_end_once
     office.budgets.is_down = False
     office.run_for(3)
 
-    assert ["lost"] == [each[0] for each in during]
+    assert ["outage"] == [each[0] for each in during]
     assert "away" == during[0][1]
     assert 1 == said.count("the shared budget cannot be reached")
     assert "can be reached again" not in said
     assert 1 == caplog.text.count("the shared budget at played can be reached again")
-    assert 1 == [each[0] for each in meter.heard].count("found")
+    assert 1 == [each[0] for each in meter.heard].count("recovered")
 
 
 def test_the_second_failure_in_a_row_is_the_outage(office: Office, caplog: pytest.LogCaptureFixture) -> None:
@@ -445,7 +445,7 @@ def test_the_second_failure_in_a_row_is_the_outage(office: Office, caplog: pytes
     office.client.run()
 
     assert [] == after_one
-    assert ["lost"] == [each[0] for each in after_two]
+    assert ["outage"] == [each[0] for each in after_two]
     assert "can be reached again" in caplog.text
 
 
@@ -458,7 +458,7 @@ def test_one_failure_is_no_outage_and_says_nothing(office: Office, caplog: pytes
 
     office.run_for(1)
 
-    assert "lost" not in [each[0] for each in meter.heard]
+    assert "outage" not in [each[0] for each in meter.heard]
     assert NEVER_FREE in [each[1] for each in meter.heard]
     assert "" == caplog.text
 
@@ -472,7 +472,7 @@ def test_two_failures_with_a_success_between_are_no_outage(office: Office) -> No
         office.budgets.is_down = False
         office.run_for(0.5)
 
-    assert "lost" not in [each[0] for each in meter.heard]
+    assert "outage" not in [each[0] for each in meter.heard]
 
 
 def test_the_first_word_after_an_outage_is_a_beat(office: Office) -> None:
@@ -489,7 +489,7 @@ def test_the_first_word_after_an_outage_is_a_beat(office: Office) -> None:
     office.run_for(1.001)
 
     assert ["beat"] == [name for name, _, _ in office.budgets.asked]
-    assert "found" == meter.heard[-1][0]
+    assert "recovered" == meter.heard[-1][0]
 
 
 # -- the end

@@ -619,7 +619,7 @@ def test_credit_that_the_store_believes_is_believed_here() -> None:
 
 
 def away(one: Bench) -> None:
-    one.meter.lost(AWAY, one.now_ns())
+    one.meter.on_outage(AWAY, one.now_ns())
 
 
 def test_the_listeners_hear_of_an_outage_and_of_its_end() -> None:
@@ -627,7 +627,7 @@ def test_the_listeners_hear_of_an_outage_and_of_its_end() -> None:
         one = Bench(on_outage=on_outage)
         away(one)
         lost = one.heard
-        one.meter.found(one.now_ns())
+        one.meter.on_recovered(one.now_ns())
 
         assert (1, 2) == (lost, one.heard)
 
@@ -641,7 +641,7 @@ def test_whoever_waits_in_an_outage_is_told_so_and_whoever_does_not_gets_the_err
     assert Blocked("outage", None) == waits.ask(exact(100))
     assert AWAY is fails.ask(exact(100))
     assert Blocked("outage", None) == waits.meter.blocks(exact(100), waits.now_ns())
-    waits.meter.found(waits.now_ns())
+    waits.meter.on_recovered(waits.now_ns())
     assert Blocked("asking", None) == waits.ask(exact(100))
     assert waits.meter.blocks(exact(100), waits.now_ns()) is None
 
@@ -662,7 +662,7 @@ def test_in_an_outage_a_share_is_spent_and_the_whole_afterwards() -> None:
     assert Blocked("outage", None) == one.ask(exact(251))
     assert TooLarge(1_001, 1_000, "TPM") == one.ask(exact(1_001)) == one.meter.too_large(exact(1_001))
     assert one.meter.too_large(exact(1_000)) is None
-    one.meter.found(one.now_ns())
+    one.meter.on_recovered(one.now_ns())
     assert [1_000] == [level.limit for level in ProcessView(one.meter).levels(one.now_ns())]
 
 
@@ -670,7 +670,7 @@ def test_what_is_learnt_after_an_outage_is_told_and_goes() -> None:
     one = Bench(on_outage="local_share")
     stand(one, 0, processes=2)
     away(one)
-    one.meter.found(one.now_ns())
+    one.meter.on_recovered(one.now_ns())
 
     one.meter.settle(one.leased(exact(100)), exact(100), (100, 0, 0), [RateHeader("TPM", 500, 400)], one.now_ns())
 
@@ -694,7 +694,7 @@ def test_a_margin_is_left_of_a_share_too() -> None:
     away(one)
 
     assert [125] == [level.limit for level in ProcessView(one.meter).levels(one.now_ns())]
-    one.meter.found(one.now_ns())
+    one.meter.on_recovered(one.now_ns())
     assert [500] == [level.limit for level in ProcessView(one.meter).levels(one.now_ns())]
 
 
