@@ -126,9 +126,9 @@ def check_contents(path: str, *, needs_schema: bool = False) -> None:
         if needs_schema and version != len(schema.MIGRATIONS):
             raise JournalError(f"journal {path}: its schema is version {version}; open it once for writing first")
         if size <= _CHECKED_BYTES:
-            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise journal_error(path, sqlite3.DatabaseError(f"malformed: {verdict}"))
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise journal_error(path, sqlite3.DatabaseError(f"malformed: {found}"))
     except sqlite3.Error as error:
         raise journal_error(path, error) from error
     finally:
