@@ -8,10 +8,10 @@ and not paid for again: its answer comes from the file.
 """
 
 import sys
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 
-from groq_queue import GroqQueue, GroqQueueError, JournalError
+from groq_queue import Completion, GroqQueue, GroqQueueError, JournalError
 
 
 def main(articles: Path, journal: Path) -> int:
@@ -21,7 +21,7 @@ def main(articles: Path, journal: Path) -> int:
         print("not now:", error, file=sys.stderr)
         return 0
     with queue:
-        futures = {
+        futures: dict[Future[Completion], Path] = {
             queue.submit(
                 f"Summarise: {path.read_text(encoding='utf-8')}", custom_id=path.name, max_completion_tokens=60
             ): path

@@ -10,13 +10,13 @@ callbacks: Django opens a database connection for every thread that touches a mo
 """
 
 from argparse import ArgumentParser
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from typing import Any
 
 from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError
 
-from groq_queue import GroqQueue, GroqQueueError
+from groq_queue import Completion, GroqQueue, GroqQueueError
 
 
 class Command(BaseCommand):
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         empty = rows.filter(**{options["target"]: ""}).values_list("pk", options["source"])
         failed = 0
         with GroqQueue(model="llama-3.1-8b-instant") as queue:
-            asked = {
+            asked: dict[Future[Completion], Any] = {
                 queue.submit(options["template"].replace("{}", value), max_completion_tokens=100): pk
                 for pk, value in empty.iterator()
             }
