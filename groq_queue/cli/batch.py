@@ -71,12 +71,12 @@ class InputOrder:
         self._held: dict[int, Callable[[], None]] = {}
         self._next = 0  # the place whose turn it is
 
-    def ended(self, place: int, let_out: Callable[[], None]) -> None:
-        """Call *let_out* after those of all smaller places: 0, 1, 2 …, each once."""
+    def ended(self, place: int, write_out: Callable[[], None]) -> None:
+        """Call *write_out* after those of all smaller places: 0, 1, 2 …, each once."""
         if self._is_open:
-            let_out()
+            write_out()
             return
-        self._held[place] = let_out
+        self._held[place] = write_out
         while (due := self._held.pop(self._next, None)) is not None:
             self._next += 1
             due()
@@ -145,7 +145,7 @@ class BatchRun:
                 while self._open and not self._is_stopped():
                     self._wait()
                 if self._is_stopped() and not isinstance(self.stopped_by, OSError):
-                    self._tell_waiting()
+                    self._announce_wait()
             finally:
                 # In-flight attempts end within their timeout; a second signal leaves at once.
                 self._is_leaving = True
@@ -263,14 +263,14 @@ class BatchRun:
     def _write_bad(self, number: int, custom_id: str, code: str, message: str, size: int) -> None:
         write = partial(self._write_failure, bad_line(number, custom_id, code, message), message)
         with self._lock:
-            self._turns.ended(self._place(size), partial(self._let_out, write, size))
+            self._turns.ended(self._place(size), partial(self._write_out, write, size))
 
     def _show(self) -> None:
         if self.progress.is_due():
             with self._lock:
                 self.progress.show(self.tally, self._client.stats())
 
-    def _tell_waiting(self) -> None:
+    def _announce_wait(self) -> None:
         in_flight = self._client.stats().in_flight
         if in_flight and self._signal is not None:
             awaited = plural(in_flight, "request")
@@ -305,7 +305,7 @@ class BatchRun:
             self._stop(error)
             write = None
         with self._lock:
-            self._turns.ended(place, partial(self._let_out, write, size))
+            self._turns.ended(place, partial(self._write_out, write, size))
 
     def _ending(self, custom_id: str, request_id: str, future: Future[Completion]) -> Callable[[], None]:
         """Return what is to be done about it when it is its turn, with its line ready."""
@@ -323,7 +323,7 @@ class BatchRun:
 
     # Under the lock.
 
-    def _let_out(self, write: Callable[[], None] | None, size: int) -> None:
+    def _write_out(self, write: Callable[[], None] | None, size: int) -> None:
         try:
             if write is not None:
                 write()
@@ -375,14 +375,14 @@ class BatchRun:
                 return code
             if isinstance(self.stopped_by, OSError) and isinstance(self._output, StdoutSink):
                 silence_stdout()  # what it did not take would be tried again at exit
-            for line in self._told(unsent, args):
+            for line in self._summary_lines(unsent, args):
                 self.progress.say(line)
         if args.json:
             summary = json.dumps(self._summary(unsent, code))
             print(summary, file=sys.stderr if isinstance(self._output, StdoutSink) else sys.stdout)
         return code
 
-    def _told(self, unsent: int, args: argparse.Namespace) -> Iterator[str]:
+    def _summary_lines(self, unsent: int, args: argparse.Namespace) -> Iterator[str]:
         """Yield the lines of the summary: why it stopped, what was done, how to continue."""
         tally, stats = self.tally, self._client.stats()
         if self.stopped_by is not None:
@@ -400,7 +400,7 @@ class BatchRun:
             yield from _unnamed_limits(stats, args)
         is_whole = self._total is not None or self._is_read
         if self._is_stopped() and (unsent or not is_whole):
-            yield self._rest(unsent, is_whole, args)
+            yield self._remaining(unsent, is_whole, args)
 
     def _where_failures_are(self) -> str:
         """Return where the lines of what failed are, if anything did."""
@@ -408,7 +408,7 @@ class BatchRun:
             return ""
         return " (among the answers)" if isinstance(self._errors, StdoutSink) else f" (see {self._errors.name})"
 
-    def _rest(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
+    def _remaining(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
         """Return how many lines have no answer, where they are stored, and how to continue."""
         told = f"without an answer in {self._output.name}: {plural(unsent, 'line')}"
         if not is_whole:
@@ -511,7 +511,7 @@ def _is_spend_limit(error: BaseException | None) -> bool:
     return isinstance(told, dict) and str(told.get("code") or "").startswith("spend_")
 
 
-class _Told(logging.Handler):
+class _WarningHandler(logging.Handler):
     """Prints the library's warnings above the progress line."""
 
     def __init__(self, job: BatchRun) -> None:
@@ -526,10 +526,10 @@ class _Told(logging.Handler):
 
 
 @contextlib.contextmanager
-def telling(job: BatchRun) -> Iterator[None]:
+def show_warnings(job: BatchRun) -> Iterator[None]:
     """Have *job* show the warnings of the library while the block runs."""
     log = logging.getLogger("groq_queue")
-    handler = _Told(job)
+    handler = _WarningHandler(job)
     log.addHandler(handler)
     try:
         yield

@@ -134,7 +134,7 @@ def _priority(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Send the lines of *args.input* and return the exit code."""
     from groq_queue.api.queue import GroqQueue
-    from groq_queue.cli.batch import BatchRun, telling
+    from groq_queue.cli.batch import BatchRun, show_warnings
     from groq_queue.cli.batch_files import Written, open_input, open_output, write_text
     from groq_queue.cli.batch_lines import NotLines, read_lines
     from groq_queue.reporting.progress import Progress
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
         if is_typed and not args.quiet:
             progress.say("type one prompt a line; Ctrl-D ends")
         job = BatchRun(client, read_lines(source), output, errors, progress, args, total, written or Written())
-        files.enter_context(telling(job))
+        files.enter_context(show_warnings(job))
         try:
             job.go()
         except NotLines as error:
