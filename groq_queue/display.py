@@ -2,7 +2,7 @@
 
 The one renderer of everything that can be seen.
 
-A cell is text, a number or nothing. Numbers stand right, with thousands separated.
+A cell is text, a number or nothing. Numbers are aligned to the right, with thousands separated.
 Text comes from users (names of models, of clients), so control characters are
 escaped in plain text, and everything is in HTML. No colours and no scripts.
 """

@@ -122,11 +122,11 @@ def build_parser() -> Parser:
 def catching(on_signal: Callable[[int], None]) -> Iterator[None]:
     """Call ``on_signal(number)`` for SIGINT, SIGTERM and SIGHUP while the block runs.
 
-    One that is ignored stays so: whoever started us, ``nohup`` or a shell in the background, wished it.
+    An ignored signal stays ignored: ``nohup``, or a shell that runs us in the background, has set that.
 
     It is called in the main thread between any two steps, also while that thread
     holds a lock: it may set flags, raise, and put into a ``queue.SimpleQueue``,
-    the one way to wake a waiter that is safe here. Off the main thread, where
+    the only way to wake a waiter that is safe here. Off the main thread, where
     Python has no handlers, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -144,7 +144,7 @@ def catching(on_signal: Callable[[int], None]) -> Iterator[None]:
 
 
 def silence_stdout() -> None:
-    """Stop the interpreter from complaining at exit that nobody reads its output any more."""
+    """Keep the interpreter from complaining at exit that its output has no reader any more."""
     import os
 
     try:

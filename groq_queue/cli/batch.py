@@ -1,6 +1,6 @@
 """One pass over the lines of a file: lines in, requests out, answers written as they come.
 
-The main thread reads and submits; whoever ends a request writes its line. At most
+The main thread reads and submits; the thread that ends a request writes its line. At most
 a window of requests is open, so memory does not grow with the input, except by
 the custom_ids seen. A line is on disk, whole, before its request counts as done.
 
@@ -49,7 +49,7 @@ from groq_queue.reporting.progress import Progress, ProgressCounts
 _WINDOW_PER_WORKER = 4
 _WINDOW_BASE = 64
 _WINDOW_BYTES = 64 * 1024 * 1024  # of lines that are open at once
-_PUT_BACK = ("pending", "processing", "completed")  # statuses of a request that failed, and was told to try again
+_PUT_BACK = ("pending", "processing", "completed")  # statuses of a request that failed and was made pending again
 
 
 class _Stopped(Exception):
@@ -69,7 +69,7 @@ class InputOrder:
         """
         self._is_open = is_open
         self._held: dict[int, Callable[[], None]] = {}
-        self._next = 0  # the place whose turn it is
+        self._next = 0  # the place to be written next
 
     def ended(self, place: int, write_out: Callable[[], None]) -> None:
         """Call *write_out* after those of all smaller places: 0, 1, 2 …, each once."""
@@ -133,7 +133,7 @@ class BatchRun:
         self._read = 0
         self._is_reading = False
         self._is_read = False  # to its end
-        self._is_leaving = False  # whatever is cancelled now is not its own fault
+        self._is_leaving = False  # requests cancelled from now on are cancelled by the end of the run
         self._signal: int | None = None
 
     def go(self) -> None:
@@ -147,7 +147,7 @@ class BatchRun:
                 if self._is_stopped() and not isinstance(self.stopped_by, OSError):
                     self._announce_wait()
             finally:
-                # In-flight attempts end within their timeout; a second signal leaves at once.
+                # Attempts in flight end within their timeout; a second signal quits at once.
                 self._is_leaving = True
                 with self._lock:
                     self._turns.open()  # a second signal must not find answers that are only in memory
@@ -199,7 +199,7 @@ class BatchRun:
             self._is_reading = False
 
     def _is_written(self, ask: BatchLine) -> bool:
-        """Whether an earlier run has written its line, and there is no reason for another."""
+        """Whether an earlier run has written its line, and it needs no other."""
         if self._written.is_answered(ask.custom_id):
             return True
         if not self._written.is_failed(ask.custom_id, ask.number):
@@ -279,7 +279,7 @@ class BatchRun:
     def _on_signal(self, number: int) -> None:
         if self._signal is not None:
             if number == getattr(signal, "SIGHUP", None):
-                return  # a terminal that hangs up tells it twice, through the shell too: nobody asked once more
+                return  # a hang-up arrives twice, through the shell too: it is no second request to quit
             # A line being written is given a moment; this thread may hold the lock itself.
             self._lock.acquire(timeout=0.5)
             os._exit(128 + number)
@@ -301,14 +301,14 @@ class BatchRun:
     def _ended(self, place: int, custom_id: str, request_id: str, size: int, future: Future[Completion]) -> None:
         try:
             write = self._ending(custom_id, request_id, future)
-        except Exception as error:  # whatever it is, the main thread is not to wait for this request for ever
+        except Exception as error:  # any error: otherwise the main thread would wait for this request for ever
             self._stop(error)
             write = None
         with self._lock:
             self._turns.ended(place, partial(self._write_out, write, size))
 
     def _ending(self, custom_id: str, request_id: str, future: Future[Completion]) -> Callable[[], None]:
-        """Return what is to be done about it when it is its turn, with its line ready."""
+        """Return what writes or keeps it when its place comes; the line is made now."""
         error = CancelledError("cancelled") if future.cancelled() else future.exception()
         if error is None:
             completion = future.result()
@@ -317,7 +317,7 @@ class BatchRun:
         if isinstance(error, CancelledError) and self._is_leaving:
             return self._keep
         if stops(error):
-            self._stop(error)  # it has no line: it is to be sent again when the cause is cured
+            self._stop(error)  # no line is written, so --resume sends it again when the cause is cured
             return self._keep
         return partial(self._write_failure, error_line(request_id, custom_id, error), f"{custom_id}: {error}")
 
@@ -330,7 +330,7 @@ class BatchRun:
         except Exception as error:  # as in ``_ended``
             self.stopped_by = self.stopped_by or error
         finally:
-            self._events.put(size)  # only now: what waits for its turn takes room in the window
+            self._events.put(size)  # only now: a held result takes room in the window
 
     def _keep(self) -> None:
         self._kept += 1
@@ -421,7 +421,7 @@ class BatchRun:
         return f"{told}; to continue, run the same command{same_input}{'' if args.resume else ' with --resume'}"
 
     def _summary(self, unsent: int, code: int) -> dict[str, Any]:
-        """Return the same as JSON-like objects."""
+        """Return the summary as JSON-like objects."""
         tally, stats = self.tally, self._client.stats()
         return {
             "done": tally.done,
@@ -446,7 +446,7 @@ class BatchRun:
 
 
 def _unnamed_limits(stats: Stats, args: argparse.Namespace) -> Iterator[str]:
-    """Yield how to name limits that no answer tells, and which a refusal has told now."""
+    """Yield which limits to pass next time: no answer shows them, but a refusal did now."""
     if not stats.refused:
         return
     known = {level.dimension: level.limit for lane in stats.lanes for level in lane.limits}
@@ -461,18 +461,18 @@ def _skipped(tally: ProgressCounts) -> str:
     return f"{tally.skipped:,} done before{failed}"
 
 
-# What an error means for a whole run: whether it ends it, with which words and which exit code.
+# What an error means for the whole run: whether it stops the run, its message and its exit code.
 
 
 def stops(error: BaseException) -> bool:
-    """Whether every other request would fail by *error* too."""
+    """Whether every other request would fail with *error* too."""
     if isinstance(error, (DailyLimitReached, CostLimitReached, AuthenticationError, JournalError, LimiterUnavailable)):
         return True
     return isinstance(error, APIStatusError) and meaning_of(error.status_code, error.body)[0] is Meaning.STOP
 
 
 def exit_code_of(error: BaseException | None, failed: int) -> Exit:
-    """Return with what a run ends that *error* stopped, or nothing did, after *failed* lines failed."""
+    """Return the exit code of a run that *error* stopped (None: nothing did) after *failed* lines failed."""
     if isinstance(error, BrokenPipeError):
         return Exit.SOME_FAILED
     if isinstance(error, (OSError, UsageError, JournalError, LimiterUnavailable)):
@@ -485,7 +485,7 @@ def exit_code_of(error: BaseException | None, failed: int) -> Exit:
 
 
 def reason(error: BaseException) -> str:
-    """Return why a run was stopped, and what to do, on one line."""
+    """Return why a run stopped and what to do, in one line."""
     if isinstance(error, OSError):
         return f"cannot write {error.filename}: {error.strerror or error}"
     if isinstance(error, AuthenticationError):
@@ -493,7 +493,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, DailyLimitReached) and error.resets_in is not None:
         return f"{error} (fits again in {duration_text(error.resets_in)})"
     if isinstance(error, (JournalError, LimiterUnavailable)):
-        return str(error)  # its cure stands at its end
+        return str(error)  # it ends with its cure
     return excerpt(str(error)) if isinstance(error, (GroqQueueError, UsageError)) else repr(error)
 
 
@@ -521,13 +521,13 @@ class _WarningHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._job.say(f"groq-queue: {excerpt(record.getMessage(), 1_000)}")
-        except Exception:  # as every handler does: a message that cannot be told harms nothing
+        except Exception:  # as every handler does: a message that cannot be shown must not stop the run
             self.handleError(record)
 
 
 @contextlib.contextmanager
 def show_warnings(job: BatchRun) -> Iterator[None]:
-    """Have *job* show the warnings of the library while the block runs."""
+    """Show the library's warnings above the progress line of *job* while the block runs."""
     log = logging.getLogger("groq_queue")
     handler = _WarningHandler(job)
     log.addHandler(handler)

@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows: there two runs into one file are not kept apart
     fcntl = None  # type: ignore[assignment]
 
-_BEGINNING = b'{"id":"batch_req_'  # of every line that ``lines`` writes
+_BEGINNING = b'{"id":"batch_req_'  # of every line that ``batch_lines`` writes
 _LINE_NUMBER = re.compile(r"batch_req_line-([1-9]\d*)")
 
 
@@ -53,7 +53,7 @@ class FileSink:
                 written += os.write(self._descriptor, line[written:])
         except OSError:
             if written and stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                # The disk filled up inside the line. Half a line would break whoever reads the file.
+                # The disk filled up inside the line. Half a line would break readers of the file.
                 os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise
 
@@ -79,7 +79,7 @@ class NotAnswers(ValueError):
 
 
 class Written:
-    """The lines that stand in the outputs of earlier runs.
+    """The lines that earlier runs have written to the outputs.
 
     Sixteen bytes are kept of an id, so that memory grows as the ids' number, not as their length.
     """

@@ -1,4 +1,4 @@
-"""``groq-queue completion``: what lets a shell complete commands, options, their choices and files.
+"""``groq-queue completion``: scripts with which a shell completes commands, options, their choices and files.
 
 Written from the parser itself, so a new command or option is completed without a
 line here. An argument's value is completed as a file if its metavar is one of
@@ -42,7 +42,7 @@ class Word(NamedTuple):
     Attributes:
         names: ``("-o", "--output")``, or none for a positional.
         takes: ``"nothing"``, ``"text"``, ``"file"`` or ``"choice"``.
-        choices: What may stand there, for ``"choice"``.
+        choices: The values that are allowed, for ``"choice"``.
         help: One line.
     """
 
@@ -142,7 +142,7 @@ complete -F {_function(prog)} {prog}"""
 
 
 def _bash_case(command: Command, names: str) -> str:
-    """Return the branch of one command: what follows an option, then what else may stand here."""
+    """Return the branch of one command: what follows an option, then everything else that may come."""
     options = " ".join(name for option in command.options for name in option.names)
     lines = [f'        "{command.name}")', '            case "$prev" in']
     for option in command.options:

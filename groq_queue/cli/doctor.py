@@ -49,7 +49,7 @@ _PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 _CURES = {
     "DNS": "check the name in the base URL and this machine's network; a proxy is named by HTTPS_PROXY",
     "TCP": "does a server listen at this port, and is there a firewall or a proxy (HTTPS_PROXY) before it?",
-    "TLS": "does the port speak https, and does a proxy stand between?",
+    "TLS": "does the port speak https, and is a proxy in between?",
 }
 _TAG = re.compile(r"<[^>]*>")  # of the pages that proxies and load balancers answer with
 
@@ -95,7 +95,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _summary(failed: list[Check], warned: list[Check]) -> str:
-    """Return which checks failed and which warn, in one line; what is wrong with each stands in its own."""
+    """Return which checks failed and which warn, in one line; each has printed its own cause and cure."""
     if not failed and not warned:
         return "all ok"
     summary = f"{plural(len(failed), 'check') if failed else 'no check'} failed"

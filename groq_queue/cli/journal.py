@@ -1,6 +1,6 @@
 """``groq-queue status``, ``export``, ``prune`` and ``retry-failed``: a journal, looked after from outside.
 
-The first two look through a connection that cannot write, whoever owns the file.
+The first two read through a connection that cannot write, whichever process owns the file.
 The other two change it, so they own it for the moment; while another process
 does, they are told its pid and change nothing.
 """

@@ -196,7 +196,7 @@ class Estimate:
 
 
 class Sized(NamedTuple):
-    """One request of a load: where it stands, what it is called, what is known of its cost."""
+    """One request of a load: its place, its custom_id, and what is known of its cost."""
 
     place: int
     custom_id: str | None

@@ -99,7 +99,7 @@ class Canvas:
 
 
 class Frame(NamedTuple):
-    """Where a panel stands, and what it spans."""
+    """Position and size of a panel, and the seconds it spans."""
 
     top: float
     height: float

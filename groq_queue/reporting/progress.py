@@ -71,7 +71,7 @@ class ProgressState(NamedTuple):
         seconds: Since the run began.
         requests_per_minute, tokens_per_minute: On average so far, over 10 s at least; answered requests only.
         request_limit, token_limit: What the limits allow a minute, all models together, or None if unknown.
-        seconds_left: As the binding limit, or the recent pace where that is slower, says; None if nobody can tell.
+        seconds_left: As the binding limit, or the recent pace where that is slower, says; None if unknown.
         waits_for: What the next request waits for, in words, or None.
     """
 
@@ -195,7 +195,7 @@ class Progress:
             self._shown = ""
 
     def leave(self) -> None:
-        """Let the line stand as it is."""
+        """End the line and leave it on the screen."""
         if self._shown:
             self._write("\n")
             self._shown = ""
@@ -210,7 +210,7 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
-            self.interval_s = None  # nobody reads stderr any more: no reason to stop the run
+            self.interval_s = None  # stderr has no reader any more: no reason to stop the run
 
 
 def described(state: ProgressState, width: int) -> str:
@@ -364,7 +364,7 @@ class _Watch:
         self._stats = stats
         self._display = display
         self._clock = clock
-        self._pace = ProgressMeter(total, clock)  # used by whoever shows
+        self._pace = ProgressMeter(total, clock)  # used by the thread that shows
         self._changed = threading.Condition()
         self._done = self._failed = 0
         self._is_showing = self._is_stale = False
@@ -455,7 +455,7 @@ class _ToCallable:
     def show(self, state: ProgressState) -> None:
         try:
             self._call(state)
-        except Exception:  # the user's code; a run must not end because nobody could be told how far it is
+        except Exception:  # the user's code; a run must not end because its progress cannot be shown
             if not self._has_failed:
                 self._has_failed = True
                 _log.exception(
@@ -498,7 +498,7 @@ def _display(progress: Any, stream: TextIO | None, clock: Clock | None) -> Displ
         return _ToCallable(progress)
     if progress is not True:
         raise ConfigurationError(f"progress={safe_repr(progress)}: use True, False or a callable of one argument")
-    ipython = sys.modules.get("IPython")  # whoever runs in a notebook has it loaded
+    ipython = sys.modules.get("IPython")  # a notebook has it loaded
     shell = None if ipython is None else ipython.get_ipython()
     if type(shell).__name__ == "ZMQInteractiveShell":
         return _InNotebook()

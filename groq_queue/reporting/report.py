@@ -291,7 +291,7 @@ def _waits(group: str, name: str, sketch: QuantileSketch) -> Waits:
 
 
 def _few(waits: tuple[Waits, ...]) -> list[Waits]:
-    """Leave out the clients that a table has no room for, and a lone client, who is everybody."""
+    """Leave out the clients that a table has no room for, and a lone client, whose row would repeat the first."""
     clients = [each for each in waits if each.group == "client"]
     shown = clients[:_SHOWN_CLIENTS] if len(clients) > 1 else []
     return [each for each in waits if each.group != "client"] + shown

@@ -351,7 +351,7 @@ def _refused_by_proxy(layers: list[BaseException]) -> str | None:
         if tunnel := _TUNNEL.search(str(layer)) if isinstance(layer, OSError) else None:
             status = int(tunnel[1])
             if 400 <= status < 500 and status not in (408, 425, 429):
-                cure = "check its user name and password" if status == 407 else "ask whoever runs it, or set NO_PROXY"
+                cure = "check its user name and password" if status == 407 else "ask its administrator, or set NO_PROXY"
                 return f"refuses the tunnel (HTTP {status}): {cure}"
     return None
 
