@@ -231,8 +231,8 @@ signal.signal(signal.SIGUSR1, lambda *_: None)
 journal = sys.argv[1] if len(sys.argv) > 1 else None
 with GroqQueue(api_key="k", base_url=os.environ["URL"], model="m", limits=Limits(), journal=journal) as queue:
     queue.submit("a")
-    print("submitted", flush=True)
     try:
+        print("submitted", flush=True)
         while True:
             signal.pause()
     except KeyboardInterrupt:
