@@ -61,7 +61,7 @@ class FileKind:
     foreign: str
     newer: str
 
-    def check_file(self, path: str, *, for_writing: bool = True) -> os.stat_result | None:
+    def check_file(self, path: str, *, for_writing: bool) -> os.stat_result | None:
         """Return the facts of the file, or None if it is missing and may be made; refuse what is seen to fail."""
         directory = os.path.dirname(path)
         if not os.path.isdir(directory):
@@ -81,7 +81,7 @@ class FileKind:
             raise self.error(path, f"{self.no_access.format(lack=lack)}; change its permissions")
         return found
 
-    def check_directory(self, path: str, *, for_writing: bool = True) -> None:
+    def check_directory(self, path: str, *, for_writing: bool) -> None:
         """Refuse a file whose directory cannot hold what SQLite puts beside it, or lies on another machine."""
         directory = os.path.dirname(path)
         if for_writing and not os.access(directory, os.W_OK | os.X_OK):

@@ -112,10 +112,10 @@ def test_a_newer_file_and_another_programs_are_refused_in_the_words_of_the_room(
 
 
 def test_a_file_at_its_place_is_told_from_one_that_may_be_made(path: str) -> None:
-    missing = KIND.check_file(path)
+    missing = KIND.check_file(path, for_writing=True)
     Path(path).write_bytes(b"12345")
-    there = KIND.check_file(path)
-    KIND.check_directory(path)
+    there = KIND.check_file(path, for_writing=True)
+    KIND.check_directory(path, for_writing=True)
 
     assert missing is None
     assert there is not None
@@ -151,7 +151,7 @@ def test_a_directory_need_not_be_writable_to_be_read_from(path: str, monkeypatch
 
     KIND.check_directory(path, for_writing=False)
     with pytest.raises(Refused, match="is read-only for this user; it lends things"):
-        KIND.check_directory(path)
+        KIND.check_directory(path, for_writing=True)
 
 
 def test_another_machines_disk_is_refused_whether_it_is_to_be_written_or_not(
@@ -162,6 +162,17 @@ def test_another_machines_disk_is_refused_whether_it_is_to_be_written_or_not(
     for for_writing in (True, False):
         with pytest.raises(Refused, match=r"lies on a network file system \(nfs4\), walk there"):
             KIND.check_directory(path, for_writing=for_writing)
+
+
+def test_where_no_list_of_mounts_is_kept_every_disk_counts_as_local(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        elsewhere = sqlite_file.mounts()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sqlite_file, "Path", lambda name: Path(path))  # a Linux without /proc
+
+    assert ["", ""] == [elsewhere, sqlite_file.mounts()]
+    KIND.check_directory(path, for_writing=True)
 
 
 def test_a_file_is_itself_under_another_name_and_another_one_is_not(path: str) -> None:

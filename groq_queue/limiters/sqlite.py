@@ -517,5 +517,5 @@ def check_place(path: str) -> None:
     Raises:
         LimiterUnavailable: It names the path and the cure.
     """
-    _BUDGET_FILE.check_file(path)
-    _BUDGET_FILE.check_directory(path)
+    _BUDGET_FILE.check_file(path, for_writing=True)
+    _BUDGET_FILE.check_directory(path, for_writing=True)
