@@ -132,8 +132,8 @@ def test_eight_equal_requests_of_one_instant_go_in_the_order_they_came(stage):
     lane = play.engine._table.lanes["m"]
 
     assert 1 == len({future._request.submitted_ns for future in futures})
-    assert isinstance(lane._pending, stdlib_queue.PriorityQueue)
-    priority, seq, request = lane._pending.queue[0]
+    assert isinstance(lane, stdlib_queue.PriorityQueue)
+    priority, seq, request = lane.queue[0]
     assert (5, futures[0]._request) == (priority, request)
     assert (int, int) == tuple(type(part) for part in seq)
     assert [f"{n}" for n in range(8)] == sent_in_order(play, 8)
@@ -228,7 +228,7 @@ def test_who_waits_for_budget_waits_in_line_so_a_later_critical_one_passes(stage
     play.submit("low", priority="low")
     lane = play.engine._table.lanes["m"]
     assert "low" == lane.head().custom_id
-    assert 1 == lane._pending.qsize()
+    assert 1 == lane.qsize()
 
     play.submit("critical", priority="critical")
 
@@ -544,7 +544,7 @@ def test_a_pending_request_is_cancelled_by_its_id_without_a_search(stage):
     assert play.engine.cancel(play.engine.request_of("id-49"))
 
     assert futures[49].cancelled()
-    assert 50 == lane._pending.qsize()
+    assert 50 == lane.qsize()
     assert play.engine.request_of("id-49") is None
     assert futures[48].cancel()
     assert 48 == play.engine.stats().pending

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "reporting": {"display", "logger", "core", "engine", "limiters", "errors", "clock"},
     "api": {"wiring", "core", "engine", "logger", "reporting", "simulator", "errors", "clock", "lifecycle"},
     "__init__": {"core", "engine", "api", "simulator", "reporting", "errors"},
-    "integrations": {"logger", "clock", "wiring", "core", "engine", "errors", "api", "__init__"},
+    "integrations": {"logger", "clock", "core", "engine", "errors", "api", "__init__"},
     "testing": {"clock", "simulator"},
     "cli": {
         *("core", "engine", "transport", "journal", "limiters", "simulator", "reporting"),
