@@ -175,6 +175,10 @@ def test_where_no_list_of_mounts_is_kept_every_disk_counts_as_local(path: str, m
     KIND.check_directory(path, for_writing=True)
 
 
+def test_a_line_of_mounts_needs_no_more_than_a_place_and_a_kind() -> None:
+    assert "nfs" == sqlite_file.network_kind("/x/y", "server:/ /x nfs\nserver:/ /x\n")
+
+
 def test_a_file_is_itself_under_another_name_and_another_one_is_not(path: str) -> None:
     Path(path).touch()
     identity = sqlite_file.identity_of(path)
