@@ -119,9 +119,9 @@ def test_a_second_ctrl_c_leaves_the_block_while_an_attempt_is_under_way(server, 
     assert waiting.cancelled()
     second.join(SOON_S)
     assert (
-        "groq_queue: interrupted: 0 answers are done and stay in their Futures, 1 attempts are still under way: their "
-        "answers may be lost, and billed, 1 requests were cancelled unsent; to continue, submit those whose Future is "
-        "cancelled() again\n" == capsys.readouterr().err
+        "groq_queue: interrupted: 0 answers done (in the Futures), 1 attempt still under way (an answer may be lost, "
+        "and billed), 1 request not sent and cancelled; to continue, submit each again whose Future is cancelled()\n"
+        == capsys.readouterr().err
     )
 
 
@@ -276,5 +276,5 @@ def test_a_program_ends_by_the_second_ctrl_c_while_the_server_is_still_at_work(t
             process.communicate()
 
     assert took < 4  # the exit hook would give the attempt 5 s more
-    assert "1 attempts are still under way" in err
+    assert "1 attempt still under way" in err
     assert "KeyboardInterrupt" in err

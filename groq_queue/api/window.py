@@ -16,6 +16,7 @@ from typing import Any
 
 from groq_queue.clock import NS_PER_S, SystemClock
 from groq_queue.core.response import Completion
+from groq_queue.display import plural
 from groq_queue.engine.future import StillOpen
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import GroqQueueError, QueueClosed, QueueFull
@@ -182,15 +183,16 @@ def is_to_leave_at_once(error: BaseException | None) -> bool:
 def tell_what_is_left(interrupt: BaseException, before: Stats, after: Stats, *, is_kept: bool) -> None:
     """Say what leaving the block by *interrupt* cancelled or left under way, and whether a journal keeps it."""
     cancelled = after.cancelled - before.cancelled
-    parts = [f"{after.completed:,} answers are done and stay in their Futures"]
+    parts = [f"{plural(after.completed, 'answer')} done (in the Futures)"]
     if after.in_flight:
-        outcome = "the next run on the journal looks after them" if is_kept else "their answers may be lost, and billed"
-        parts.append(f"{after.in_flight:,} attempts are still under way: {outcome}")
+        outcome = "the next run on the journal decides" if is_kept else "an answer may be lost, and billed"
+        parts.append(f"{plural(after.in_flight, 'attempt')} still under way ({outcome})")
     if cancelled and is_kept:
-        parts.append(f"{cancelled:,} requests stay unsent in the journal, and the next run on it sends them")
+        parts.append(f"{plural(cancelled, 'request')} not sent (the next run on the journal sends what it keeps)")
     elif cancelled:
         parts.append(
-            f"{cancelled:,} requests were cancelled unsent; to continue, submit those whose Future is cancelled() again"
+            f"{plural(cancelled, 'request')} not sent and cancelled; to continue, submit each again whose Future is "
+            "cancelled()"
         )
     if len(parts) > 1:
         tell(interrupt, ", ".join(parts))

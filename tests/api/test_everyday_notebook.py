@@ -99,8 +99,8 @@ def test_a_with_block_tells_what_it_cancelled_when_result_is_interrupted(ctrl_c,
 
     assert 5 == sum(not future.cancelled() for future in futures)
     assert (
-        "groq_queue: interrupted: 5 answers are done and stay in their Futures, 7 requests were cancelled unsent; "
-        "to continue, submit those whose Future is cancelled() again\n" == capsys.readouterr().err
+        "groq_queue: interrupted: 5 answers done (in the Futures), 7 requests not sent and cancelled; "
+        "to continue, submit each again whose Future is cancelled()\n" == capsys.readouterr().err
     )
 
 
@@ -117,7 +117,7 @@ def test_an_interrupt_while_the_block_drains_cancels_what_has_not_started(ctrl_c
 
     assert (5, 7) == (sum(future.done() and not future.cancelled() for future in futures), queue.stats().cancelled)
     assert capsys.readouterr().err.startswith(
-        "groq_queue: interrupted: 5 answers are done and stay in their Futures, 7 "
+        "groq_queue: interrupted: 5 answers done (in the Futures), 7 requests not sent"
     )
 
 

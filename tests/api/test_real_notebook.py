@@ -198,8 +198,8 @@ def test_an_interrupted_result_in_a_with_block_cancels_the_rest(notebook, groq):
 
     assert "KeyboardInterrupt" == cell.error
     assert (
-        "groq_queue: interrupted: 5 answers are done and stay in their Futures, 7 requests were cancelled unsent; to "
-        "continue, submit those whose Future is cancelled() again\n" == cell.stderr
+        "groq_queue: interrupted: 5 answers done (in the Futures), 7 requests not sent and cancelled; to continue, "
+        "submit each again whose Future is cancelled()\n" == cell.stderr
     )
     cell = notebook.run(
         "futures = [queue.submit(f'{n}') if each.cancelled() else each for n, each in enumerate(futures)]\n"

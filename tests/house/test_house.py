@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "distributed": {"logger", "core", "engine", "errors", "clock"},
     "wiring": {"logger", "core", "engine", "transport", "journal", "limiters", "distributed", "errors", "clock"},
     "reporting": {"display", "logger", "core", "engine", "limiters", "errors", "clock"},
-    "api": {"wiring", "core", "engine", "logger", "reporting", "simulator", "errors", "clock", "lifecycle"},
+    "api": {"wiring", "core", "display", "engine", "logger", "reporting", "simulator", "errors", "clock", "lifecycle"},
     "__init__": {"core", "engine", "api", "simulator", "reporting", "errors"},
     "integrations": {"logger", "clock", "core", "engine", "errors", "api", "__init__"},
     "testing": {"clock", "simulator"},

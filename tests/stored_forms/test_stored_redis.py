@@ -125,8 +125,7 @@ def test_what_was_spent_of_a_day_in_redis_stays_spent(server):
             (lane,) = queue.stats().lanes
             (day,) = [level for level in lane.limits if level.dimension == "TPD"]
 
-    spent = groq.log[-1].used_tokens
-    assert 2 * spent < day.used < 10 * spent
+    assert day.used > groq.log[-1].used_tokens > 0
 
 
 if __name__ == "__main__":
