@@ -48,6 +48,8 @@ class FileKind:
         application_id: Stands in the header of every such file, and in no other.
         no_access: A file that this user may not use; ``{lack}`` is "read-only" or "not readable".
         sidecars: Why the directory has to be writable.
+        linked: A file that has several names, ``{count}`` of them.
+        mounted: A file that is mounted by itself.
         remote: Why it cannot lie on a network file system, and what to do instead.
         foreign: A SQLite file of another program.
         newer: A file of a later release; ``{version}`` is its schema's, ``{known}`` the newest one here.
@@ -57,6 +59,8 @@ class FileKind:
     application_id: int
     no_access: str
     sidecars: str
+    linked: str
+    mounted: str
     remote: str
     foreign: str
     newer: str
@@ -79,6 +83,10 @@ class FileKind:
         if not os.access(path, os.R_OK | (os.W_OK if for_writing else 0)):
             lack = "read-only" if os.access(path, os.R_OK) else "not readable"
             raise self.error(path, f"{self.no_access.format(lack=lack)}; change its permissions")
+        if for_writing and found.st_nlink > 1:
+            raise self.error(path, self.linked.format(count=found.st_nlink))
+        if for_writing and is_mounted(path):
+            raise self.error(path, self.mounted)
         return found
 
     def check_directory(self, path: str, *, for_writing: bool) -> None:

@@ -15,7 +15,7 @@ from groq_queue.errors import ConfigurationError, JournalError, safe_repr
 from groq_queue.journal import schema
 from groq_queue.journal.errors import journal_error
 from groq_queue.journal.schema import JOURNAL_FILE
-from groq_queue.sqlite_file import connect_file, is_mounted
+from groq_queue.sqlite_file import connect_file
 
 _SMALLEST = 512  # bytes of the smallest page
 _CHECKED_BYTES = 32 * 1024 * 1024  # a file up to here is checked page by page at each opening: about 0.1 s
@@ -52,19 +52,7 @@ def check_place(path: str, *, for_writing: bool) -> None:
     Raises:
         JournalError: It names the path and the cure.
     """
-    found = JOURNAL_FILE.check_file(path, for_writing=for_writing)
-    if for_writing and found is not None:
-        if found.st_nlink > 1:
-            raise JournalError(
-                f"journal {path}: the file has {found.st_nlink} names (hard links), and under each of them another "
-                "process could own it; remove the other names, or copy the file"
-            )
-        if is_mounted(path):
-            raise JournalError(
-                f"journal {path}: the file is mounted here by itself, so its lock and its write-ahead log would lie "
-                "elsewhere than those of whoever has it under another name, and be lost with this container; "
-                "mount the directory that it lies in"
-            )
+    JOURNAL_FILE.check_file(path, for_writing=for_writing)
     JOURNAL_FILE.check_directory(path, for_writing=for_writing)
 
 

@@ -24,6 +24,14 @@ JOURNAL_FILE = FileKind(
     application_id=0x4752514A,  # "GRQJ"
     no_access="the file is {lack} for this user",
     sidecars="SQLite keeps files beside the journal, so make it writable",
+    linked=(
+        "the file has {count} names (hard links), and under each of them another process could own it; "
+        "remove the other names, or copy the file"
+    ),
+    mounted=(
+        "the file is mounted here by itself, so its lock and its write-ahead log would lie elsewhere than those of "
+        "whoever has it under another name, and be lost with this container; mount the directory that it lies in"
+    ),
     remote="where write-ahead logging and locks are not reliable; put it on a local disk",
     foreign="this is a SQLite file of another program; name another path, it was left as it is",
     newer=(

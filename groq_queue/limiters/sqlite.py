@@ -74,6 +74,14 @@ _BUDGET_FILE = FileKind(
     application_id=0x67714C31,  # "gqL1"
     no_access="this user may not read and write the file",
     sidecars="SQLite keeps a file beside it, so make it writable",
+    linked=(
+        "the file has {count} names (hard links), and after a crash SQLite finds what it keeps beside it under one of "
+        "them only; remove the other names"
+    ),
+    mounted=(
+        "the file is mounted here by itself, so what SQLite keeps beside it would lie elsewhere than for processes "
+        "that have it under another name; mount the directory that it lies in"
+    ),
     remote=(
         "where locks are not reliable, and other hosts have other clocks; "
         "put it on a local disk, or share by redis:// between hosts"

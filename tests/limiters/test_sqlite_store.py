@@ -174,6 +174,31 @@ def test_a_file_that_hosts_would_share_is_refused(tmp_path: Path, monkeypatch: p
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file has one name")
+def test_a_file_with_several_names_is_refused(tmp_path: Path) -> None:
+    """
+    What SQLite keeps beside it, and needs after a crash, goes by the name under which it was opened.
+    """
+    path = tmp_path.resolve() / "budgets.db"
+    SqliteBudgetStore(str(path)).close()
+    os.link(path, tmp_path / "other.db")
+
+    with pytest.raises(LimiterUnavailable, match=r"has 2 names \(hard links\), .* remove the other names"):
+        SqliteBudgetStore(str(path))
+
+
+def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    As ``docker -v budgets.db:/data/budgets.db`` does.
+    """
+    path = tmp_path.resolve() / "budgets.db"
+    SqliteBudgetStore(str(path)).close()
+    monkeypatch.setattr("groq_queue.sqlite_file.mounts", lambda: f"/dev/a / ext4 rw 0 0\n/dev/a {path} ext4 rw 0 0\n")
+
+    with pytest.raises(LimiterUnavailable, match="mounted here by itself"):
+        SqliteBudgetStore(str(path))
+
+
 def test_a_queue_over_such_a_place_is_not_made(tmp_path: Path) -> None:
     before = threading.active_count()
 
