@@ -36,6 +36,7 @@ from groq_queue.engine.log import log_fields
 from groq_queue.engine.metrics import RunFacts
 from groq_queue.engine.paging import Group
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
+from groq_queue.engine.thread_engine import close_all
 from groq_queue.engine.worker_pool import WorkerPool
 from groq_queue.errors import ConfigurationError, EngineUnavailable, QueueClosed
 from groq_queue.logger import SafeLogger
@@ -401,11 +402,8 @@ class CeleryEngine:
         return times < 2
 
     def all_left(self) -> None:
-        """Close what the engine was given."""
-        self._timers.close(wait=False)
-        self._listener.close()
-        for close in self._closes:
-            close()
+        """Close what the engine was given: all of it, though one part, or the user's clock, may fail."""
+        close_all([partial(self._timers.close, wait=False), self._listener.close, *self._closes])
 
     # -- under the lock
 

@@ -7,7 +7,7 @@ Until then it is in its lane, where a more urgent one can still pass it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -600,18 +600,7 @@ class ThreadEngine:
 
     def all_left(self) -> None:
         """Close what the engine was given: all of it, though one part, or the user's clock, may fail."""
-        interrupt: BaseException | None = None
-        parts: list[Callable[[], object]] = [self._close_lanes, partial(self._timers.close, wait=False)]
-        for close in parts + [close for close, _ in self._closes]:
-            try:
-                close()
-            except BaseException as error:
-                if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
-                    _log.exception("a part of the queue could not be closed", extra=log_fields("close_failed"))
-                else:
-                    interrupt = interrupt or error  # a Ctrl-C, which reaches the caller when all is closed
-        if interrupt is not None:
-            raise interrupt
+        close_all([self._close_lanes, partial(self._timers.close, wait=False), *(close for close, _ in self._closes)])
 
     # -- submit
 
@@ -1125,3 +1114,18 @@ class ThreadEngine:
             self._note_if_quiet()
         self._is_mending = False
         self._pool.grow()
+
+
+def close_all(parts: Iterable[Callable[[], object]]) -> None:
+    """Close every part of a queue, though one of them fails; a Ctrl-C reaches the caller when all are closed."""
+    interrupt: BaseException | None = None
+    for close in parts:
+        try:
+            close()
+        except BaseException as error:
+            if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
+                _log.exception("a part of the queue could not be closed", extra=log_fields("close_failed"))
+            else:
+                interrupt = interrupt or error
+    if interrupt is not None:
+        raise interrupt

@@ -237,3 +237,21 @@ def test_the_pool_gives_up_an_end_that_breaks_every_time(engine, store, monkeypa
     assert isinstance(engine._pool, WorkerPool)
     engine._end_soon(future.request_id, engines.decode_ending("completed", ANSWER, custom_id=None))
     assert future.result(S)
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), MemoryError()], ids=repr)
+def test_a_part_that_cannot_be_closed_keeps_no_other_open(engine, store, monkeypatch, caplog, error):
+    closed = []
+    end_listening = engine._listener.close
+
+    def fail():
+        end_listening()
+        raise error
+
+    monkeypatch.setattr(engine._listener, "close", fail)
+    engine.at_close(lambda: closed.append("store"))
+
+    engine.shutdown(wait=True, cancel_futures=False)
+
+    assert ["store"] == closed
+    assert ["close_failed"] == [record.groq_queue_event for record in caplog.records]
