@@ -364,8 +364,8 @@ def error_message(body: Any) -> str:
 def excerpt(text: str, most: int = _EXCERPT) -> str:
     """Return at most *most* characters of *text* on one line, control characters escaped."""
     short = text[:most]
-    safe_repr = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
-    return safe_repr if len(text) <= most else safe_repr + "…"
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short.strip())
+    return printable if len(text) <= most else printable + "…"
 
 
 class _Shower(reprlib.Repr):
@@ -383,10 +383,12 @@ _shower = _Shower()
 def safe_repr(value: object, most: int = 100) -> str:
     """Return the first *most* characters of the repr of *value*, or its type if its repr fails.
 
-    As that of a detached row of an ORM does, or of an int of 5,000 digits.
+    As that of a detached row of an ORM does, or of an int of 5,000 digits. A value whose repr holds a prompt, which
+    belongs in no error, has a ``_repr_for_errors`` beside it.
     """
     try:
-        text = _shower.repr(value)
+        shorter = getattr(type(value), "_repr_for_errors", None)
+        text = _shower.repr(value) if shorter is None else shorter(value)
     except Exception:
         return f"<a {type(value).__name__}>"
     return text if len(text) <= most else text[:most] + "…"

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from groq_queue.core.response import Completion
 from groq_queue.errors import APIStatusError, GroqQueueError, UnknownArgument
-from groq_queue.wiring.options import IN_LINES, check_parameters
+from groq_queue.wiring.options import IN_LINES, check_parameters, meant_by
 
 MAX_LINE_BYTES = 11 * 1024 * 1024  # a payload of the largest size that is sent, and its envelope
 _ENDPOINTS = ("chat/completions", "embeddings", "audio/transcriptions", "audio/translations")
@@ -122,10 +122,11 @@ class LineParser:
             )
         self._seen.add(custom_id)
         options = {key: value for key in IN_LINES if (value := line.pop(key, None)) is not None}
-        _check_names(number, custom_id, line)
         is_batch_line = not _OF_A_BATCH_LINE.isdisjoint(line)
-        endpoint = line.pop("endpoint", None) or "chat/completions"
-        if endpoint not in _ENDPOINTS or (is_batch_line and endpoint != "chat/completions"):
+        _check_names(number, custom_id, line, is_batch_line=is_batch_line)
+        is_chat = (named := line.pop("endpoint", None)) is None
+        endpoint = "chat/completions" if is_chat else named
+        if endpoint not in _ENDPOINTS or (is_batch_line and not is_chat):
             known = "the url of a Batch line" if is_batch_line else f"one of {', '.join(_ENDPOINTS)}"
             raise BadLine(custom_id, f"line {number}: endpoint={endpoint!r:.80}: use {known}")
         if is_batch_line:
@@ -135,19 +136,29 @@ class LineParser:
             if not isinstance(prompt, str) or "messages" in line:
                 raise BadLine(custom_id, f"line {number}: prompt is to be a string, and no messages beside it")
             payload = line | _prompt(prompt)
-        elif "messages" in line:
+        elif "messages" in line or (endpoint == "embeddings" and "input" in line):
             payload = line
         else:
             raise BadLine(custom_id, f'line {number} has none of "body", "prompt" and "messages"')
+        if endpoint == "embeddings" and not is_batch_line and "input" not in payload:
+            raise BadLine(
+                custom_id, f'line {number}: the endpoint "embeddings" takes "input", no prompt and no messages'
+            )
         return BatchLine(number, custom_id, payload, endpoint, options)
 
 
-def _check_names(number: int, custom_id: str, line: Mapping[str, Any]) -> None:
-    """Refuse names beside the payload that no request has; what stands in a body goes to the API as it is."""
+def _check_names(number: int, custom_id: str, line: Mapping[str, Any], *, is_batch_line: bool) -> None:
+    """Refuse names that no request has; what stands in a body goes to the API as it is.
+
+    What stands beside a body goes nowhere, so there only a slip of an option is refused.
+    """
     if "callback" in line:
         raise BadLine(custom_id, f"line {number}: callback: a line cannot hold a function; leave it out")
+    names = line.keys() - _OF_A_BATCH_LINE
+    if is_batch_line:
+        names = {name for name in names if meant_by(name) in IN_LINES}
     try:
-        check_parameters(line.keys() - _OF_A_BATCH_LINE)
+        check_parameters(names, "in the body of a Batch line")
     except UnknownArgument as error:
         raise BadLine(custom_id, f"line {number}: {error}", "unknown_argument") from None
 

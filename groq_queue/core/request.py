@@ -390,8 +390,8 @@ def _problem_in(value: Any, path: str, depth: int) -> str | None:
     return f"{path}={reprlib.repr(value)} is a {type(value).__name__}"
 
 
-_TEXTS = re.compile(rb'"(?:content|input|prompt)": ?"((?:[^"\\]|\\.){0,400})')
-_LOOKED_THROUGH = 1 << 16  # bytes of a payload
+_TEXT_NAMES = (b'"content":', b'"text":', b'"input":', b'"prompt":')
+_TEXT = re.compile(rb'"\w+": ?\[?"((?:[^"\\]|\\.){1,400})')
 
 
 def head_of_prompt(body: bytes) -> str:
@@ -400,12 +400,20 @@ def head_of_prompt(body: bytes) -> str:
     >>> head_of_prompt(b'{"model":"m","messages":[{"role":"user","content":"Why?"}]}')
     'Why?'
     """
-    texts = _TEXTS.findall(body[:_LOOKED_THROUGH])
-    if not texts:
-        return ""
-    raw = texts[-1].decode("utf-8", "ignore")
+    end = len(body)
+    for _ in range(16):  # names that hold no text may come behind the last that does
+        end = max(body.rfind(name, 0, end) for name in _TEXT_NAMES)
+        if end < 0:
+            return ""
+        found = _TEXT.match(body, end)
+        if found is not None:
+            return _head(found[1].decode("utf-8", "ignore"))
+    return ""
+
+
+def _head(escaped: str) -> str:
     try:
-        text = str(json.loads(f'"{raw}"'))
+        text = str(json.loads(f'"{escaped}"'))
     except ValueError:  # it was cut inside an escape
-        text = raw
+        text = escaped
     return text if len(text) <= 60 else f"{text[:60]}…"

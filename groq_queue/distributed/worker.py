@@ -99,7 +99,7 @@ class LeasedJobs:
 
     Args:
         store: Where requests stand.
-        bell: Wakes workers.
+        notifier: Wakes workers.
         clock: Tells the time.
         owner: Names this worker.
         lease_s: Seconds after the last sign of life in which what this worker holds is its own.

@@ -96,14 +96,21 @@ class RequestFuture(Future[_T]):
         raise AttributeError(f"a Future has no {name!r}{of}", name=name, obj=self)
 
     def __repr__(self) -> str:
+        body = None if self.done() else self._request.body
+        prompt = "" if body is None else head_of_prompt(body)
+        return f"{self._repr_for_errors()[:-1]}{f': {prompt!r}' if prompt else ''}>"
+
+    def _repr_for_errors(self) -> str:
+        """Return the repr without the prompt."""
         named = f" custom_id={self.custom_id!r}" if self.custom_id is not None else ""
         if not self.done():
-            state, body = self._request.state.value, self._request.body
+            state = self._request.state.value
+        elif self.cancelled():
+            state = "cancelled"
         else:
-            state = "cancelled" if self.cancelled() else "completed" if self._exception is None else "failed"
-            body = None
-        prompt = "" if body is None else head_of_prompt(body)
-        return f"<RequestFuture {self.request_id}{named} {state}{f': {prompt!r}' if prompt else ''}>"
+            error = self._exception
+            state = "completed" if error is None else f"failed with {type(error).__name__}"
+        return f"<RequestFuture {self.request_id}{named} {state}>"
 
     @property
     def request_id(self) -> str:

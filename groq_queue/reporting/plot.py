@@ -346,7 +346,7 @@ def _so_far(answers: Sequence[float], seconds: float) -> list[tuple[float, int]]
     points, count = [(0.0, 0)], 0
     ordered = sorted(answers)
     for place in range(_POINTS + 1):
-        second = seconds * place / _POINTS
+        second = seconds * (place / _POINTS)  # at the last place it is *seconds* to the bit
         while count < len(ordered) and ordered[count] <= second:
             count += 1
         points.append((second, count))

@@ -499,14 +499,14 @@ _OF_THE_API = frozenset(
 _OF_OTHERS = frozenset(
     """
     add_generation_prompt add_special_tokens allowed_token_ids bad_words best_of cache_prompt chat_template
-    chat_template_kwargs continue_final_message dimension document echo enable_thinking format grammar guided_choice
-    guided_grammar guided_json guided_regex ignore_eos include_stop_str_in_output instruction keep_alive languages
-    length_penalty max_new_tokens min_p min_tokens mirostat mm_processor_kwargs models num_ctx options plugins
-    preset prompt_logprobs prompt_mode provider random_seed raw regex repeat_penalty repetition_penalty request_id
-    route safe_prompt safety_model safety_settings search_mode search_parameters skip_special_tokens
-    spaces_between_special_tokens stop_sequences stop_token_ids
-    structured_outputs think thinking top_a top_k top_n transforms truncate_prompt_tokens typical_p usage
-    use_beam_search
+    chat_template_kwargs continue_final_message customer_id dimension document echo enable_thinking fallbacks
+    format function grammar guided_choice guided_grammar guided_json guided_regex ignore_eos
+    include_stop_str_in_output instruction keep_alive languages length_penalty max_new_tokens message min_p
+    min_tokens mirostat mm_processor_kwargs models num_ctx options passages plugins preset prompt_logprobs
+    prompt_mode provider random_seed raw regex repeat_penalty repetition_penalty request_id route safe_prompt
+    safety_model safety_settings search_mode search_parameters skip_special_tokens spaces_between_special_tokens
+    stop_sequences stop_token_ids structured_outputs think thinking token top_a top_k top_n transforms
+    truncate_prompt_tokens typical_p usage use_beam_search
     """.split()  # noqa: SIM905
 )
 """Parameters of other servers of the same dialect. Any other name passes, too: these are only not taken for slips."""
@@ -538,10 +538,12 @@ Only added to, one name at a time, so it needs no lock.
 """
 
 
-def check_parameters(names: Iterable[str]) -> None:
+def check_parameters(names: Iterable[str], payload: str = "inside a payload, submit({...})") -> None:
     """Refuse names that are neither an option nor a parameter of the API, but were surely meant to be one.
 
-    The names in a whole payload, a dict, are not compared: it is the way past this check.
+    Args:
+        names: Of what was given beside the options.
+        payload: The way past this check, in words: what is in a whole payload is not compared.
 
     Raises:
         UnknownArgument: One belongs to another call, to an SDK, or is a slip of the pen. No value is shown, since it
@@ -555,10 +557,10 @@ def check_parameters(names: Iterable[str]) -> None:
             raise UnknownArgument(f"{name}: no option of a request and no parameter of the API; give it to {where}")
         if name in _OF_SDKS:
             raise UnknownArgument(f"{name}: no option of a request and no parameter of the API; {_OF_SDKS[name]}")
-        if (meant := _meant_by(name)) is not None:
+        if (meant := meant_by(name)) is not None:
             raise UnknownArgument(
                 f"{name}: no option of a request and no parameter of the API; did you mean {meant!r}? "
-                "If the API knows it, give it inside a payload, submit({...}), which goes there untouched"
+                f"If the API knows it, give it {payload}, which goes there untouched"
             )
         if len(harmless) < _MOST_REMEMBERED:
             harmless.add(name)
@@ -566,7 +568,7 @@ def check_parameters(names: Iterable[str]) -> None:
 
 def other_place_of(name: str) -> str | None:
     """Return where *name*, which is no argument of ``GroqQueue``, belongs; None if it is not known at all."""
-    known = name if name in harmless or name in _OF_SDKS else _meant_by(name)
+    known = name if name in harmless or name in _OF_SDKS else meant_by(name)
     if known in OF_SUBMIT:
         return f"{known!r} is an option of a request: give it to submit(), map() or with_options()"
     if known in _OF_SDKS:
@@ -576,18 +578,31 @@ def other_place_of(name: str) -> str | None:
     return None
 
 
-def _meant_by(name: str) -> str | None:
+def meant_by(name: str) -> str | None:
     """Return the known name that *name* is a slip of, or None.
 
-    >>> _meant_by("prioritty"), _meant_by("maxTokens"), _meant_by("top_q"), _meant_by("num_beams")
+    A slip keeps the first letter of each word and most of its others: ``min_tokens`` is none of ``max_tokens``.
+
+    >>> meant_by("prioritty"), meant_by("maxTokens"), meant_by("top_q"), meant_by("min_output_tokens")
     ('priority', 'max_tokens', None, None)
     """
     plain = name.lower().replace("-", "_")[:100]
+    joined, words = plain.replace("_", ""), plain.split("_")
     best, least = None, 3
     for known in (*OF_SUBMIT, *sorted(_OF_THE_API | _OF_THE_QUEUE), *_OF_SDKS):
+        if joined == known.replace("_", ""):
+            return known
         most = 2 if len(known) >= _LONG else 1 if len(known) >= _SHORTEST else 0
-        if abs(len(plain) - len(known)) <= most and (found := _slips(plain, known)) <= most and found < least:
-            best, least = known, found
+        others = known.split("_")
+        if abs(len(plain) - len(known)) > most or len(words) != len(others):
+            continue
+        found = [_slips(word, other) for word, other in zip(words, others, strict=True)]
+        is_slip = all(
+            word[:1] == other[:1] and 2 * slips < len(other)
+            for word, other, slips in zip(words, others, found, strict=True)
+        )
+        if is_slip and sum(found) <= most and sum(found) < least:
+            best, least = known, sum(found)
     return best
 
 

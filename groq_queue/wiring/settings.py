@@ -90,12 +90,13 @@ def _refuse_unsupported(given: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: One does not; the message names it and the cure.
     """
-    if given["engine"] is None:
+    engine = given["engine"]
+    if engine is None:
         for field in ("broker", "state"):
             if given[field] is not None:
                 raise ConfigurationError(f'{field}: only an engine has one; add engine="celery" or leave it out')
         return
-    if given["engine"] != "celery":
+    if not isinstance(engine, str) or engine != "celery":
         return  # there is no such engine, as its own check says
     for option in CONSTRUCTOR:
         if option.celery and given[option.name] != option.default:

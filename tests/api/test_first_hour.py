@@ -61,6 +61,31 @@ def test_the_repr_of_a_future_names_its_id_its_state_and_the_head_of_its_prompt(
         assert f"<RequestFuture {named.request_id} custom_id='row-1' completed>" == repr(named)
 
 
+def test_the_repr_of_a_future_that_failed_names_the_error(queue):
+    future = queue.submit("hi", max_wait=0.001)
+    future.exception(SOON_S)
+
+    assert f"<RequestFuture {future.request_id} failed with QueueTimeout>" == repr(future)
+
+
+def test_no_error_shows_a_prompt_because_it_was_given_a_future(queue, future):
+    message = told_by(lambda: queue.submit("again", custom_id=future))
+
+    assert future.request_id in message
+    assert "'hi'" not in message
+
+
+class Odd:
+    """A value that cannot be compared, as an array of numbers cannot."""
+
+    def __ne__(self, other):
+        raise ValueError("ambiguous")
+
+
+def test_an_engine_that_cannot_be_compared_is_refused_by_name():
+    assert told_by(lambda: GroqQueue(api_key="k", engine=Odd())).startswith("engine=")
+
+
 def test_the_repr_of_a_call_s_future_has_no_prompt(queue):
     future = queue.submit_call(len, "abc", queue_options={"tokens": 1})
 

@@ -44,6 +44,8 @@ OF_OTHERS = [
     *("search_domain_filter", "return_images", "search_parameters", "web_search_options", "image_url", "file_url"),
     *("safety_settings", "generation_config", "num_beams", "do_sample", "max_new_tokens", "inputs", "truncate"),
     *("request_id", "session", "limits", "state", "engine", "lora_path", "regex", "ebnf", "context_length", "tier"),
+    *("fallbacks", "passages", "message", "function", "token", "customer_id", "exclude_reasoning", "min_output_tokens"),
+    *("min_completion_tokens", "page_url", "fallback", "rollback", "bad_tokens"),
     *("dimension", "instruction", "input_text", "languages", "mode", "prefix", "speaker", "query", "passage", "k"),
 ]
 

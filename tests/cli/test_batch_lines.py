@@ -236,10 +236,10 @@ def test_every_option_of_submit_that_json_can_express_works_in_a_line() -> None:
 )
 def test_a_name_that_is_nearly_an_options_is_refused_by_line_and_name(name: str, cure: str) -> None:
     """
-    Beside a prompt, beside messages, and at the top of a Batch line. A body goes to the API as it is.
+    Beside a prompt and beside messages. A body goes to the API as it is.
     """
     body = {"model": "m", **_messages("hi")}
-    for line in ({"prompt": "hi", "model": "m"}, body, {"body": body}):
+    for line in ({"prompt": "hi", "model": "m"}, body):
         (refused,) = _parse({**line, name: "gsk_secret"})
 
         assert isinstance(refused, BadLine)
@@ -252,6 +252,42 @@ def test_a_name_that_is_nearly_an_options_is_refused_by_line_and_name(name: str,
     assert {**body, name: 1} == passed.payload
 
 
+def test_beside_a_body_a_slip_of_an_option_is_refused_and_what_is_nothing_of_ours_passes() -> None:
+    """
+    It goes nowhere: notes of other programs may stand there.
+    """
+    body = {"model": "m", **_messages("hi")}
+
+    refused, passed = _parse(
+        {"body": body, "prioritty": 1}, {"body": body, "token": "mine", "temprature": 1, "note": "x"}
+    )
+
+    assert "line 1: prioritty: no option of a request and no parameter of the API; did you mean 'priority'? " in str(
+        refused
+    )
+    assert isinstance(passed, BatchLine)
+    assert (body, {}) == (passed.payload, dict(passed.options))
+
+
+def test_the_cure_for_a_slip_in_a_line_speaks_of_lines() -> None:
+    (refused,) = _parse({"prompt": "hi", "model": "m", "temprature": 1})
+
+    assert str(refused).endswith("give it in the body of a Batch line, which goes there untouched")
+
+
+def test_embeddings_take_an_input_and_no_prompt() -> None:
+    line, prompt, messages = _parse(
+        {"input": ["a", "b"], "model": "m", "endpoint": "embeddings"},
+        {"prompt": "hi", "model": "m", "endpoint": "embeddings"},
+        {**_messages("hi"), "model": "m", "endpoint": "embeddings"},
+    )
+
+    assert isinstance(line, BatchLine)
+    assert ("embeddings", {"input": ["a", "b"], "model": "m"}) == (line.endpoint, line.payload)
+    assert 'line 2: the endpoint "embeddings" takes "input", no prompt and no messages' == str(prompt)
+    assert 'line 3: the endpoint "embeddings" takes "input", no prompt and no messages' == str(messages)
+
+
 def test_an_option_that_is_null_is_left_out_and_not_sent() -> None:
     (line,) = _parse({"prompt": "hi", "model": "m", "priority": None, "dedupe": None})
 
@@ -260,16 +296,18 @@ def test_an_option_that_is_null_is_left_out_and_not_sent() -> None:
 
 
 def test_a_prompt_may_name_its_endpoint_and_a_batch_line_has_its_url() -> None:
-    line, unknown, twice = _parse(
-        {"messages": [], "model": "m", "endpoint": "embeddings"},
+    line, unknown, *twice = _parse(
+        {"prompt": "hi", "model": "m", "endpoint": "chat/completions"},
         {"prompt": "hi", "endpoint": "files"},
         {"body": {}, "endpoint": "embeddings"},
+        {"body": {}, "url": "/v1/embeddings", "endpoint": "chat/completions"},
     )
 
     assert isinstance(line, BatchLine)
-    assert ("embeddings", {"messages": [], "model": "m"}) == (line.endpoint, line.payload)
+    assert "chat/completions" == line.endpoint
     assert str(unknown).startswith("line 2: endpoint='files': use one of chat/completions, ")
-    assert "line 3: endpoint='embeddings': use the url of a Batch line" == str(twice)
+    assert "line 3: endpoint='embeddings': use the url of a Batch line" == str(twice[0])
+    assert "line 4: endpoint='chat/completions': use the url of a Batch line" == str(twice[1])
 
 
 def test_a_callback_cannot_stand_in_a_line() -> None:

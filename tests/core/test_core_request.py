@@ -20,6 +20,7 @@ from groq_queue.core.request import (
     State,
     build_payload,
     encode_payload,
+    head_of_prompt,
     lane_of,
     lower_cap,
     normal_form,
@@ -520,3 +521,22 @@ def test_the_allowance_of_a_payload_is_lowered_and_the_rest_left(
     body: bytes, by: int, lowered: tuple[bytes, int] | None
 ) -> None:
     assert lowered == lower_cap(body, by)
+
+
+@pytest.mark.parametrize(
+    ("payload", "head"),
+    [
+        ({"messages": [{"role": "user", "content": "Why?"}]}, "Why?"),
+        ({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]}, "Why?"),
+        ({"messages": [{"content": "Be brief."}, {"content": [{"type": "text", "text": "Really?"}]}]}, "Really?"),
+        ({"input": ["first", "second"]}, "first"),
+        ({"prompt": 'a "quoted" one, ü'}, 'a "quoted" one, ü'),
+        ({"messages": [{"content": "x" * 70}], "text": {"format": {"type": "text"}}}, "x" * 60 + "…"),
+        ({"messages": [{"content": "long ago" + "x" * 100_000}, {"content": "of late"}]}, "of late"),
+        ({"messages": [{"content": 'he wrote "content": "no"'}]}, 'he wrote "content": "no"'),
+        ({"messages": [{"content": ""}], "model": "m"}, ""),
+        ({"file": "x.wav"}, ""),
+    ],
+)
+def test_the_head_of_a_prompt_is_what_is_asked_last(payload: dict[str, Any], head: str) -> None:
+    assert head == head_of_prompt(encode_payload(payload, MAX_PAYLOAD_BYTES))

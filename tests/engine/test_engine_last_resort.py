@@ -51,7 +51,7 @@ def told(handler: LastResort, capsys: pytest.CaptureFixture[str]) -> Told:
         **extra: object,
     ) -> str:
         info = None if error is None else (type(error), error, error.__traceback__)
-        record = logging.LogRecord(name, level, "/groq_queue/future.py", line, message, args, info)
+        record = logging.LogRecord(name, level, "/groq_queue/engine/future.py", line, message, args, info)
         record.created = NOON + at_s
         vars(record).update(extra)
         capsys.readouterr()

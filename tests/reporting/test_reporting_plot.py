@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def lines_of(svg, stroke):
     """Return the points of each line of one colour."""
     found = [node for node in ET.fromstring(svg).iter(f"{SVG}polyline") if node.get("stroke") == stroke]
     return [[tuple(map(float, pair.split(","))) for pair in node.get("points").split()] for node in found]
+
+
+def test_the_last_answer_is_drawn_whatever_the_seconds_are():
+    rng = random.Random(5)
+    for seconds in [rng.uniform(0.1, 200) for _ in range(300)]:
+        svg = comparison_svg("t", [Series("one", [seconds], [])], 1, limit=1, period_s=seconds)
+
+        (line,) = lines_of(svg, ANSWERS)
+        assert line[-1][1] < line[0][1], seconds
 
 
 def test_a_comparison_draws_what_was_answered_so_far_against_what_the_limit_allows():
