@@ -9,7 +9,8 @@ from groq_queue.errors import JournalError
 from groq_queue.journal.owner_lock import OwnerLock
 from groq_queue.sqlite_file import identity_of
 
-_SETTLED_NS = 2 * NS_PER_S  # no file system tells two changes of a directory apart that are nearer
+_SETTLED_NS = NS_PER_S // 10  # changes of a directory that are nearer may bear one time: a tick of the kernel, 10 ms
+_COARSELY_SETTLED_NS = 2 * NS_PER_S  # the same where the file system counts whole seconds, or two of them
 _LOOK_AGAIN_NS = NS_PER_S  # for a file system that does not keep its directories' times
 
 
@@ -54,8 +55,10 @@ class FileIdentity:
                     "can be stored in it; move it back, or close the queue and open a journal again"
                 )
         error = self._owner.lost()
-        if error is None and seen is not None and now_ns - self._since_ns >= _SETTLED_NS:
-            self._trusted_until_ns = now_ns + _LOOK_AGAIN_NS
+        if error is None and seen is not None:
+            settled_ns = _COARSELY_SETTLED_NS if seen[2] % NS_PER_S == 0 else _SETTLED_NS
+            if now_ns - self._since_ns >= settled_ns:
+                self._trusted_until_ns = now_ns + _LOOK_AGAIN_NS
         return error
 
 

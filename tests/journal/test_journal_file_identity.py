@@ -71,12 +71,26 @@ def test_each_name_is_looked_up_again_after_a_second(place, looks):
     assert {str(place.directory), place.path, place.path + "-wal", place.path + ".lock"} == set(looks)
 
 
-def test_each_name_is_looked_up_while_the_directory_may_have_changed_within_a_tick_of_its_clock(place, looks):
+@pytest.mark.parametrize(("mtime_ns", "tick_s"), [(1_800_000_000_123_456_789, 0.1), (1_800_000_000 * 10**9, 2.0)])
+def test_each_name_is_looked_up_while_another_change_of_the_directory_could_bear_the_same_time(
+    place, looks, mtime_ns, tick_s
+):
+    """
+    Whole seconds are those of a file system that counts no less.
+    """
+    os.utime(place.directory, ns=(mtime_ns, mtime_ns))
+    assert place.identity.lost() is None
     for _ in range(3):
-        place.clock.advance(0.6)
+        place.clock.advance(0.3 * tick_s)
         looks.clear()
         assert place.identity.lost() is None
         assert place.path in looks
+
+    place.clock.advance(0.3 * tick_s)
+    assert place.identity.lost() is None
+    looks.clear()
+    assert place.identity.lost() is None
+    assert [str(place.directory)] == looks
 
 
 @pytest.mark.parametrize("end", ["", "-wal"])
