@@ -198,7 +198,7 @@ class Stage:
             held = self._held if self._free == 0 else 0
             idle = len(pool._due._waiters) + len(pool._parked._waiters)  # type: ignore[attr-defined]
             is_timer_idle = timers._thread is None or timers._is_closed or bool(timers._changed._waiters)  # type: ignore[attr-defined]
-            return is_timer_idle and not pool._wanted and pool._workers == idle + held
+            return is_timer_idle and not pool.missing and pool._workers == idle + held
 
     def names(self) -> list[str | None]:
         return [request.custom_id for request in self.sent]

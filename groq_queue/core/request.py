@@ -65,6 +65,9 @@ class State(Enum):
     __hash__ = object.__hash__  # ends are counted by state; Enum's own is a call in Python
 
 
+_PENDING = State.PENDING  # looked up once, not by each request
+
+
 class Request:
     """One submitted request.
 
@@ -165,7 +168,7 @@ class Request:
         self.arrival = 0  # number of its place in its lane's line; 0 while it stands in none
         self.seq: tuple[int, int] | None = None  # its entry's place in the heap, once it had one
         self.was_taken = False  # its client's turn was counted
-        self.state = State.PENDING
+        self.state = _PENDING
         self.attempts = 0
         self.submitted_ns = 0
         self.started_ns: int | None = None

@@ -172,21 +172,21 @@ class Runner:
 
     def _called(self, request: Request, call: Call, lease: Lease, meter: Meter) -> Outcome:
         """Run the user's own callable once; it may have another key, so its 401 stops no other request."""
-        log_fields = call.run(lambda headers: self._begun(request, lease, meter, headers))
+        answer = call.run(lambda headers: self._begun(request, lease, meter, headers))
         now_ns = self._clock.now_ns()
-        if isinstance(log_fields, APIConnectionError):
-            outcome = self._on_connection_error(request, lease, meter, log_fields)
-        elif isinstance(log_fields, APIError):
-            log_fields.request_id, log_fields.custom_id = request.id, request.custom_id
+        if isinstance(answer, APIConnectionError):
+            outcome = self._on_connection_error(request, lease, meter, answer)
+        elif isinstance(answer, APIError):
+            answer.request_id, answer.custom_id = request.id, request.custom_id
             meter.settle(lease, request.size, None, None, now_ns)
-            outcome = self._failed(request, log_fields)._replace(charged=lease.cost)
-        elif log_fields.status < 400:
-            headers = log_fields.headers if lease.is_open else {}  # else they were taken in when the answer began
+            outcome = self._failed(request, answer)._replace(charged=lease.cost)
+        elif answer.status < 400:
+            headers = answer.headers if lease.is_open else {}  # else they were taken in when the answer began
             return Outcome(
-                Disposition.DONE, charged=self._settled(request, lease, meter, log_fields.usage, headers, now_ns)
+                Disposition.DONE, charged=self._settled(request, lease, meter, answer.usage, headers, now_ns)
             )
         else:
-            outcome = self._on_error_status(request, lease, meter, log_fields)
+            outcome = self._on_error_status(request, lease, meter, answer)
         call.failed_with(outcome.error)
         return outcome._replace(next=Disposition.FAILED) if outcome.next is Disposition.STOP_ALL else outcome
 

@@ -104,15 +104,17 @@ class Timers:
     def due_without_thread_ns(self) -> int | None:
         """Return when ``run_due`` is to be called next, or None while the thread runs or nothing is to be called.
 
-        May be asked at any time; it takes no lock while the thread runs.
+        May be asked at any time; it takes no lock while the thread runs or nothing is to be called.
         """
-        if self._thread is not None:
+        if self._thread is not None or not self._heap:
             return None
         with self._lock:
             return self._heap[0][0] if self._heap and not self._is_closed and not self._is_starting else None
 
     def run_due(self) -> None:
         """Call what is due, if there is no thread to do it, after trying once more to start one."""
+        if self._thread is not None or not self._heap:
+            return  # as nearly always: this is asked for every job
         while (due_ns := self.due_without_thread_ns()) is not None and due_ns <= self._clock.now_ns():
             self.start()
             if self._thread is not None:

@@ -265,7 +265,8 @@ class RequestFuture(Future[_T]):
                         waiter.add_exception(self)
                 except BaseException as raised:  # kept, so that it cannot leave the others waiting
                     interrupt = interrupt or raised
-        self.run_callbacks()
+        if watch.callbacks:
+            self.run_callbacks()
         if interrupt is not None:
             raise interrupt
 

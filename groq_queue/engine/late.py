@@ -67,7 +67,7 @@ class LateCalls:
 
     def take(self) -> bool:
         """Return whether the calling worker is to call what waits: with ``next_call`` until None, then ``leave``."""
-        if not self.waits:
+        if not self._waiting or self._next_caller is not None:
             return False
         self._next_caller = threading.current_thread()
         self._callers.add(self._next_caller)

@@ -31,6 +31,7 @@ from groq_queue.errors import (
 )
 
 _K = TypeVar("_K")
+_DONE = Disposition.DONE  # looked up once, not by each attempt
 _WAITS = 1_000  # starts over which waiting times are remembered
 
 
@@ -111,12 +112,13 @@ class Counters:
             self._landings += 1
         self._mean_flight_ns += (flight_ns - self._mean_flight_ns) / self._landings
         charged = outcome.charged
-        is_refused = isinstance(outcome.error, RateLimitError)
+        prompt, completion, _ = charged
+        is_refused = outcome.error is not None and isinstance(outcome.error, RateLimitError)
         if is_refused:
             self.refused += 1
-        self.prompt_tokens += charged.prompt
-        self.completion_tokens += charged.completion
-        self.history.ended(request, charged, now_ns, is_answer=outcome.next is Disposition.DONE, is_refused=is_refused)
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+        self.history.ended(request, charged, now_ns, is_answer=outcome.next is _DONE, is_refused=is_refused)
 
     def waits_again(self, request: Request) -> None:
         """Note that a request waits for a further attempt."""

@@ -17,6 +17,7 @@ from groq_queue.engine.metrics import Counters
 from groq_queue.engine.paging import AlreadyFetched, BacklogPager, Group, Page
 from groq_queue.errors import QueueFull, RateLimitError, excerpt
 
+_RUNNING = State.RUNNING  # looked up once, not by each request
 _LONGEST_REASON = 100  # characters of an error in a line of progress
 
 
@@ -214,7 +215,7 @@ class PendingRequests:
     def take(self, lane: Lane, now_ns: int) -> Request:
         """Take the head of *lane* for an attempt."""
         request = lane.take()
-        request.state = State.RUNNING
+        request.state = _RUNNING
         if request.started_ns is None:
             request.started_ns = now_ns
         lane.in_flight += 1

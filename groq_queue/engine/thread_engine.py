@@ -55,6 +55,7 @@ from groq_queue.logger import SafeLogger
 _log = SafeLogger("groq_queue")
 
 _FETCH_AGAIN_S = 1  # after the journal could not be read
+_DONE, _COMPLETED, _CANCELLED = Disposition.DONE, State.COMPLETED, State.CANCELLED  # looked up once, not by each job
 _FAILURES = 10  # looks for a job in a row that end in an exception, 0.2 s apart, before the queue stops: 2 s
 
 
@@ -245,7 +246,7 @@ class ThreadEngine:
                 if self._closed:
                     self.check_open()
                 self._late.add(future, [callback])
-            if self._pool.is_short:
+            if self._pool.missing:
                 self._pool.grow()
         except GroqQueueError:
             raise
@@ -299,7 +300,7 @@ class ThreadEngine:
                 self._withdraw(request, State.CANCELLED)
                 self._is_torn = was_torn
             self._complete(request)
-            if self._pool.is_short:
+            if self._pool.missing:
                 self._pool.grow()
         except BaseException:
             self._mend()
@@ -521,7 +522,8 @@ class ThreadEngine:
         if self._failures >= _FAILURES:
             return None, None  # the queue has stopped
         job, next_ns = self._scheduler.next_job(self._clock.now_ns())
-        self._failures = 0
+        if self._failures:
+            self._failures = 0
         if job is None and self._nested.waits:
             job = self._nested.give_up()
         if job is not None:
@@ -570,18 +572,20 @@ class ThreadEngine:
             return  # a callable has forked, and this is the child: the request and its money are the parent's
         if outcome.error is not request.last_error:
             request.last_error = outcome.error
-        way = outcome.next
-        if way is Disposition.RETRY or way is Disposition.RATE_LIMITED:
-            self._requeue(job, outcome)
-            return
-        if way is Disposition.STOP_ALL and outcome.error is not None:
-            self._stop(outcome.error)
+        is_done, is_final = outcome.next is _DONE, True
+        if not is_done:
+            if outcome.next is Disposition.RETRY or outcome.next is Disposition.RATE_LIMITED:
+                self._requeue(job, outcome)
+                return
+            is_final = outcome.next is not Disposition.STOP_ALL
+            if not is_final and outcome.error is not None:
+                self._stop(outcome.error)
         with self._lock:
             self._finish_attempt(job, outcome, self._clock.now_ns())
-            self._table.end(request, State.COMPLETED if way is Disposition.DONE else State.FAILED)
-        if self._pool.is_short:
+            self._table.end(request, _COMPLETED if is_done else State.FAILED)
+        if self._pool.missing:
             self._pool.grow()
-        self._complete_on_worker(request, outcome.result, outcome.error, is_final=way is not Disposition.STOP_ALL)
+        self._complete_on_worker(request, outcome.result, outcome.error, is_final=is_final)
 
     def broke(self, job: Job | LateCalls | None, error: BaseException) -> bool:
         """End the request of a worker that *error* interrupted; stop the queue if it cannot even look for a job."""
@@ -628,7 +632,7 @@ class ThreadEngine:
             with self._lock:
                 full = self._table.full(shed, "shed to make room for a more urgent one", self._clock.now_ns())
             self._complete_and_call_late(shed, full)
-        if self._pool.is_short:
+        if self._pool.missing:
             self._pool.grow()
         if request.row_id is not None:
             self._prefetch()
@@ -814,7 +818,7 @@ class ThreadEngine:
             head = lane.head() if lane.is_blocked else None
             if head is not None:
                 self._wake_in_time(lane, head)
-        if self._pool.is_short:
+        if self._pool.missing:
             self._pool.grow()
 
     def _wake_for_timers(self) -> None:
@@ -1001,7 +1005,7 @@ class ThreadEngine:
                 error.__traceback__ = None  # its frames hold the prompt and the answer
             callbacks = future.take_callbacks() if calls_late else []
             try:
-                if request.state is State.CANCELLED:
+                if request.state is _CANCELLED:
                     future.end_cancelled()
                 else:
                     future.end(result, error)

@@ -73,7 +73,7 @@ class WorkerPool(Generic[_Job]):
 
     * if no worker leads, every idle worker is parked and ``find_job`` had nothing to wait for,
       or somebody was notified and has not looked yet;
-    * ``_crew`` holds the workers that run or are being started, and whether each runs; ``_wanted`` counts more of them.
+    * ``_crew`` holds the workers that run or are being started, and whether each runs; ``missing`` counts more of them.
 
     Nothing that ``work`` raises ends a worker.
     """
@@ -89,7 +89,7 @@ class WorkerPool(Generic[_Job]):
         self._gone = threading.Condition(lock)  # and here the threads that wait for all of them to end
         self._crew: dict[threading.Thread, bool] = {}
         self._threads: set[threading.Thread] = set()  # of the crew now or before; ``close`` joins them
-        self._wanted = 0
+        self.missing = 0  # workers that ``wake`` found missing and ``grow`` starts; may be read without the lock
         self._aside = 0  # workers blocked in a callback that waits for another request
         self.spare = 0  # workers beyond the size that the owner needs for something else than its ordinary jobs
         self._parked_count = 0
@@ -109,14 +109,9 @@ class WorkerPool(Generic[_Job]):
         with self._lock:
             if self._crew or self._work.is_over():
                 return
-            self._wanted = max(self._wanted, 1)
+            self.missing = max(self.missing, 1)
         self._start(is_vital=True)
         self.grow()  # what a signal handler left to us meanwhile
-
-    @property
-    def is_short(self) -> bool:
-        """Whether ``wake`` found workers missing; may be asked without the lock."""
-        return self._wanted > 0
 
     def wake(self) -> None:
         """See to it that one idle worker looks again. The lock is held; call ``grow`` after releasing it."""
@@ -125,7 +120,7 @@ class WorkerPool(Generic[_Job]):
         elif self._parked_count:
             self._parked.notify()
         elif self._excess < 0:
-            self._wanted += 1
+            self.missing += 1
 
     def wake_by(self, when_ns: int) -> None:
         """See to it that some worker looks at *when_ns*, which a leader may do anyway. Else as ``wake``."""
@@ -139,7 +134,7 @@ class WorkerPool(Generic[_Job]):
         one, and holds a lock of ``threading`` that it would wait for for ever; so it
         leaves the rest to whom it interrupted.
         """
-        while self._wanted and not getattr(self._local, "is_starting", False):
+        while self.missing and not getattr(self._local, "is_starting", False):
             self._start(is_vital=False)
 
     def dismiss(self) -> None:
@@ -162,7 +157,7 @@ class WorkerPool(Generic[_Job]):
 
     def is_inside(self) -> bool:
         """Return whether the caller runs on a worker or inside a callback, and so must not wait for the pool."""
-        return self._depth() > 0
+        return getattr(self.inside, "depth", 0) > 0
 
     def is_worker(self) -> bool:
         """Return whether the caller runs on a worker."""
@@ -184,12 +179,12 @@ class WorkerPool(Generic[_Job]):
     @property
     def _workers(self) -> int:
         """Return how many threads run or are about to be started. The lock is held."""
-        return len(self._crew) + self._wanted
+        return len(self._crew) + self.missing
 
     @property
     def _excess(self) -> int:
         """Return how many workers there are, or are about to be, beyond those that may have jobs. The lock is held."""
-        return len(self._crew) + self._wanted - self._aside - self.spare - self._size
+        return len(self._crew) + self.missing - self._aside - self.spare - self._size
 
     def _start(self, *, is_vital: bool) -> None:
         """Start one of the workers that are wanted."""
@@ -197,9 +192,9 @@ class WorkerPool(Generic[_Job]):
         self._local.is_starting = True
         try:
             with self._lock:
-                if not self._wanted:
+                if not self.missing:
                     return
-                self._wanted -= 1
+                self.missing -= 1
                 if self._work.is_over():
                     self._gone.notify_all()
                     return
@@ -238,7 +233,7 @@ class WorkerPool(Generic[_Job]):
                 try:
                     self._work.prepare()
                     job, goes_home = self._next()
-                    if self._wanted:
+                    if self.missing:
                         self.grow()
                     if goes_home:
                         break
@@ -276,7 +271,8 @@ class WorkerPool(Generic[_Job]):
     def _next(self) -> tuple[_Job | None, bool]:
         """Look for a job, or wait until looking again may help; return it, and whether the worker is to go home."""
         with self._lock:
-            if self._excess > 0:  # before it looks: else there would be more jobs at once than allowed
+            # Before it looks: else there would be more jobs at once than allowed. The first question is the quick one.
+            if len(self._crew) > self._size and self._excess > 0:
                 self._crew.pop(threading.current_thread(), None)  # at once, or another would go for the same reason
                 self.wake()  # somebody else must look, and watch the time
                 return None, True
@@ -292,7 +288,7 @@ class WorkerPool(Generic[_Job]):
 
     def _has_more_hands(self) -> bool:
         """Return whether no worker leads and one can be woken or started."""
-        return self._parked_count > 0 or self._excess < 0
+        return self._parked_count > 0 or len(self._crew) + self.missing < self._size + self._aside + self.spare
 
     def _idle(self, next_ns: int | None) -> None:
         """Wait as the leader until *next_ns*, or parked until needed."""
@@ -308,6 +304,3 @@ class WorkerPool(Generic[_Job]):
                 self._clock.wait(self._due, next_ns)
             finally:
                 self._has_leader = False
-
-    def _depth(self) -> int:
-        return getattr(self.inside, "depth", 0)

@@ -11,6 +11,7 @@ import http.client
 from typing import Any
 
 _WHOLE = 80  # lines of a head that are all passed on; the parser stops at 100, essential ones included
+_FINAL = (b" 2", b" 3", b" 4", b" 5")  # how the status begins, behind the eight letters of "HTTP/1.1"
 _MOST = 10_000  # lines of a head; as many no server means
 _ESSENTIAL = frozenset(
     [
@@ -32,6 +33,9 @@ class Answer(http.client.HTTPResponse):
         if self.headers is not None:
             return
         file = self.fp
+        if _is_plain(file.peek()):
+            super().begin()
+            return
         lines = _Lines(file)
         self.fp: Any = lines
         try:
@@ -44,6 +48,12 @@ class Answer(http.client.HTTPResponse):
         finally:
             if self.fp is not None:  # a head that cannot be read has closed it
                 self.fp = file
+
+
+def _is_plain(beginning: bytes) -> bool:
+    """Return whether what was received holds one whole head that the parser can bear, and no interim answer."""
+    end = beginning.find(b"\r\n\r\n")
+    return beginning[8:10] in _FINAL and end > 0 and beginning.count(b"\n", 0, end) < _WHOLE
 
 
 class _Lines:

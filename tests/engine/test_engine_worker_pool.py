@@ -83,13 +83,13 @@ class Desk:
         pool = self.pool
         self.wait_until(
             lambda: (
-                workers == pool._workers == len(pool._due._waiters) + len(pool._parked._waiters) and not pool._wanted
+                workers == pool._workers == len(pool._due._waiters) + len(pool._parked._waiters) and not pool.missing
             )
         )
 
     def counts(self):
         pool = self.pool
-        return pool._workers, pool._parked_count, pool._has_leader, pool._wanted, pool._aside
+        return pool._workers, pool._parked_count, pool._has_leader, pool.missing, pool._aside
 
     def close(self):
         with self.lock:
@@ -159,7 +159,7 @@ def test_there_are_no_more_workers_than_needed_and_no_more_than_allowed(desk):
     assert 3 == three.pool._workers
     waiting = Held()
     three.put(waiting)
-    assert (3, 0) == (three.pool._workers, three.pool._wanted)
+    assert (3, 0) == (three.pool._workers, three.pool.missing)
     assert not waiting.entered.is_set()
     assert {"desk-worker"} == {job.thread.name for job in jobs}
     assert all(job.thread.daemon for job in jobs)
@@ -215,7 +215,7 @@ def test_who_takes_the_last_job_wakes_nobody(desk):
     two = desk(2)
     (job,) = held(two, 1)
 
-    assert (1, 0, 0) == (two.pool._workers, two.pool._wanted, two.pool._parked_count)
+    assert (1, 0, 0) == (two.pool._workers, two.pool.missing, two.pool._parked_count)
     release([job])
 
 
@@ -272,10 +272,10 @@ def test_where_nobody_leads_a_worker_is_started_to_look_in_time(desk, clock):
 
     with two.lock:
         two.pool.wake_by(clock.now_ns() + NS_PER_S)
-    assert two.pool.is_short
+    assert two.pool.missing
     two.pool.grow()
 
-    assert not two.pool.is_short
+    assert not two.pool.missing
     two.wait_until(lambda: two.pool._has_leader)
     assert 2 == two.pool._workers
     release([job])
@@ -369,7 +369,7 @@ def test_nobody_is_started_when_it_is_over(desk):
     two.pool.ensure_one()
     with two.lock:
         two.pool.wake()
-    assert two.pool.is_short
+    assert two.pool.missing
     two.pool.grow()
 
     assert (0, 0, False, 0, 0) == two.counts()
@@ -400,7 +400,7 @@ def test_without_a_further_thread_the_others_go_on(desk, monkeypatch, caplog):
 
     monkeypatch.undo()
     assert ["no_thread"] == [record.groq_queue_event for record in caplog.records]
-    assert (1, 0) == (three.pool._workers, three.pool._wanted)
+    assert (1, 0) == (three.pool._workers, three.pool.missing)
     release([job])
     three.wait_until(lambda: len(three.done) == 2)
 
