@@ -78,7 +78,7 @@ class GroupCommit:
     * no change at the head of the line is over;
     * a change in line has a caller that waits for it, or is withdrawn.
 
-    ``_writing`` guards the connection, ``_is_closed`` and the head of ``_line``
+    ``_writing`` guards the connection, ``_is_closed``, ``_was_lost`` and the head of ``_line``
     (anyone may append). It is held while the disk is waited for; no lock of ours
     is taken under it.
     """
@@ -96,6 +96,7 @@ class GroupCommit:
         self._writing = threading.Lock()
         self._line: deque[_Change] = deque()
         self._is_closed = False
+        self._was_lost = False  # when last looked at
         self._slice_ns = round(min(_SLICE_S, busy_timeout_s) * NS_PER_S)
         connection.execute(f"PRAGMA busy_timeout = {self._slice_ns // 1_000_000}")
 
@@ -153,7 +154,7 @@ class GroupCommit:
             with self._writing:
                 if self._is_closed:
                     raise closed(self._path)
-                if (trouble := self.lost()) is not None:
+                if (trouble := self._trouble()) is not None:
                     raise trouble
                 self._back_out()
                 return work(self._connection)
@@ -173,7 +174,7 @@ class GroupCommit:
             while self._line and not self._is_closed:
                 self._write()
             self._is_closed = True
-            is_lost = self.lost() is not None
+            is_lost = self._trouble() is not None
             if not is_lost:
                 self._connection.close()
         self._wake_next()
@@ -194,13 +195,20 @@ class GroupCommit:
                 place += 1
             self._line[place].wake()
 
+    def _trouble(self) -> JournalError | None:
+        """Look at the file; return why it must not be written any more, or None."""
+        trouble = self.lost()
+        self._was_lost = trouble is not None
+        return trouble
+
     def _write_alone(self, change: _Change) -> None:
         """Make the caller's own change, which nobody shares, without BEGIN and COMMIT.
 
         Around each statement Python's lock is let go of and waited for, which among many threads
-        costs more than the statement. Where SQLite refuses, ``_write`` tries again and tells.
+        costs more than the statement; so does a look at the file. A change that need not be durable does without
+        the look while the last one found the file in its place. Where SQLite refuses, ``_write`` tries again and tells.
         """
-        if self._is_closed or self.lost() is not None:
+        if self._is_closed or ((change.is_durable or self._was_lost) and self._trouble() is not None):
             return
         try:
             self._back_out()
@@ -224,7 +232,7 @@ class GroupCommit:
         if self._is_closed:
             self._refuse(len(self._line), closed(self._path))
             return
-        if (trouble := self.lost()) is not None:
+        if (trouble := self._trouble()) is not None:
             self._refuse(len(self._line), trouble)
             return
         before = len(self._line)  # these have waited as long as we when the time is up

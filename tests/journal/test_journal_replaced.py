@@ -116,6 +116,22 @@ def test_a_queue_whose_journal_is_deleted_accepts_nothing_more(path):
         assert 1 == simulator.stats().received
 
 
+def test_once_a_journal_was_found_gone_nothing_is_claimed_until_it_is_back(path):
+    with Journal.open(path) as journal:
+        first, second = (journal.add(entry(n)).row_id for n in (1, 2))
+        move(path)
+        with pytest.raises(JournalError, match="was deleted, moved or replaced"):
+            journal.add(entry(3))
+
+        for row_id in (first, second):
+            with pytest.raises(JournalError, match="was deleted, moved or replaced"):
+                journal.claim(row_id, is_durable=False)
+        for end in ("", "-wal", "-shm"):
+            os.rename(path + ".away" + end, path + end)
+
+        assert [1, 1] == [journal.claim(row_id, is_durable=False) for row_id in (first, second)]
+
+
 def test_a_lock_file_that_is_removed_is_made_again_at_the_next_commit(path):
     with Journal.open(path) as journal:
         os.unlink(path + ".lock")
