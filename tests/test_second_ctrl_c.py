@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, suppress
 
 import pytest
+from pressing import listening, press
 from waiting import wait_until
 
 from groq_queue import GroqQueue, Limits
@@ -22,23 +23,10 @@ SOON_S = 10.0
 MODEL = "llama-3.1-8b-instant"
 
 
-_pressing = threading.Lock()  # one press at a time, until it is heard
-heard = threading.Semaphore(0)  # released when the main thread has noticed a Ctrl-C
-
-
-def _hear(number, frame):
-    heard.release()  # a Ctrl-C that nobody pressed by ``press`` is left over, see ``ctrl_c``
-    raise KeyboardInterrupt
-
-
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    while heard.acquire(blocking=False):
-        pass
-    before = signal.signal(signal.SIGINT, _hear), signal.signal(signal.SIGUSR1, lambda *_: None)
-    yield
-    signal.signal(signal.SIGINT, before[0])
-    signal.signal(signal.SIGUSR1, before[1])
+    with listening():
+        yield
 
 
 class SlowServer:
@@ -79,20 +67,6 @@ def server():
 
 def make_queue(**options):
     return GroqQueue(api_key="k", base_url="http://127.0.0.1:9/openai/v1", model=MODEL, limits=Limits(), **options)
-
-
-def press():
-    """Press Ctrl-C, once.
-
-    A signal that comes just before the main thread sleeps is noticed by Python when the next one wakes it.
-    """
-    main = threading.main_thread().ident
-    with _pressing:
-        signal.pthread_kill(main, signal.SIGINT)
-        for _ in range(500):
-            if heard.acquire(timeout=0.02):
-                return
-            signal.pthread_kill(main, signal.SIGUSR1)
 
 
 def press_when(is_due):

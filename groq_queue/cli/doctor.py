@@ -38,7 +38,6 @@ _EPILOG = """\
 exit codes: 0 nothing failed   1 network, server, journal or limiter   3 key or settings
 """
 
-_DEFAULT_BASE_URL = "https://api.groq.com"
 _LOCAL_KEY = "local"  # servers on this machine ask for none
 _GROQ_KEY_CHARACTERS = range(40, 200)  # 56 as of 2026-11; only what is far off is suspicious
 _SKEW_S = 5.0  # Retry-After dates and the journal's instants bear less than that
@@ -151,11 +150,12 @@ class Doctor:
 
     def _base_url(self) -> Check:
         from groq_queue.transport import resolve_base_url
+        from groq_queue.wiring.accounts import DEFAULT_BASE_URL
 
         given = self._args.base_url or os.environ.get("GROQ_BASE_URL")
         source = "--base-url" if self._args.base_url else "GROQ_BASE_URL" if given else "the default"
         try:
-            self._url = resolve_base_url(given or _DEFAULT_BASE_URL)
+            self._url = resolve_base_url(given or DEFAULT_BASE_URL)
         except ConfigurationError as error:
             return Check("base URL", "fail", f"from {source}: {error}", True)
         return Check("base URL", "ok", f"{self._url}, from {source}")

@@ -289,7 +289,7 @@ class BackgroundTask:
         try:
             if self._failures % _TELL_EVERY == 0:
                 _log.exception(
-                    "an errand of %s failed and is tried again: a bug, or no memory was left",
+                    "a background task of %s failed and is tried again: a bug, or no memory was left",
                     self._name,
                     extra=log_fields("errand_failed"),
                 )
@@ -306,7 +306,9 @@ class BackgroundTask:
         try:
             self._task.finish()
         except BaseException:
-            _log.exception("the last errand of %s failed: a bug", self._name, extra=log_fields("errand_failed"))
+            _log.exception(
+                "the last run of a background task of %s failed: a bug", self._name, extra=log_fields("errand_failed")
+            )
 
     def _rest(self, due_ns: int | None) -> bool:
         """Wait until woken or *due_ns*; False if closed."""

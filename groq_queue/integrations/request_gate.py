@@ -273,16 +273,18 @@ class RequestGate:
             self._queue._settings.clock, timers, self._idle_ns, lambda: engine.stats().pending > 0, self._tell_unread
         )
         turn = _GatedRequest(sender, engine, hold)
-        future = self._queue._submit_call(turn.call, payload, self._options, path.partition("/v1/")[2] or "call")
+        future: Future[Any] | None = None
         try:
+            future = self._queue._submit_call(turn.call, payload, self._options, path.partition("/v1/")[2] or "call")
             future.add_done_callback(turn.ended)
             timers.start()  # if the system refused that thread before, nobody else may be there to look after streams
             with future._waiting():
                 return turn.wait()
         except BaseException:
             # Ctrl-C, or the error that is to be raised; then both do nothing.
-            future.cancel()
             turn.leave()
+            if future is not None:  # else it may wait in the queue all the same: it ends unsent when its turn comes
+                future.cancel()
             raise
 
     def _tell_unread(self) -> None:

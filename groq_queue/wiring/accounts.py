@@ -19,7 +19,7 @@ from groq_queue.engine.protocols import Attempts
 from groq_queue.errors import ConfigurationError, GroqQueueError, safe_repr
 from groq_queue.transport import Secret, resolve_base_url
 
-_DEFAULT_BASE_URL = "https://api.groq.com"
+DEFAULT_BASE_URL = "https://api.groq.com"
 
 
 class Account(NamedTuple):
@@ -76,7 +76,7 @@ def accounts_of(
 
     def account(key: Any, url: Any, field: str, url_field: str) -> Account:
         secret = Secret(_key(key), field)
-        where = url if url is not None else os.environ.get("GROQ_BASE_URL") or _DEFAULT_BASE_URL
+        where = url if url is not None else os.environ.get("GROQ_BASE_URL") or DEFAULT_BASE_URL
         try:
             resolved = resolve_base_url(where, allow_http=allow_http)
         except ConfigurationError as error:

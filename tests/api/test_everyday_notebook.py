@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 from extras import needs
+from pressing import listening, press
 from waiting import wait_until
 
 from groq_queue import Completion, ConfigurationError, GroqQueue, Limits
@@ -22,9 +22,8 @@ SOON_S = 10.0
 
 @pytest.fixture
 def ctrl_c():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+    with listening():
+        yield
 
 
 class Button:
@@ -40,7 +39,7 @@ class Button:
             self._left -= 1
             is_due = not self._left and not future.cancelled()
         if is_due:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            press()
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_a_with_block_tells_what_it_cancelled_when_result_is_interrupted(ctrl_c,
 def test_an_interrupt_while_the_block_drains_cancels_what_has_not_started(ctrl_c, capsys):
     def press_once_it_drains():
         wait_until(lambda: not queue.stats().running and queue.stats().completed >= 5)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        press()
 
     with pytest.raises(KeyboardInterrupt), GroqQueue.simulated(latency=0, limits=Limits(rpm=5)) as queue:  # noqa: PT012
         futures = [queue.submit(f"{n}") for n in range(12)]
@@ -143,11 +142,11 @@ def test_an_interrupted_complete_cancels_its_request(queue):
     for _ in range(5):
         queue.complete("a")
 
-    def press():
+    def press_while_it_waits():
         wait_until(lambda: queue.stats().pending)
         Button(queue, 1)(queue.submit("b", priority="low"))
 
-    pressed = threading.Thread(target=press)
+    pressed = threading.Thread(target=press_while_it_waits)
     pressed.start()
     with pytest.raises(KeyboardInterrupt):
         queue.complete("a")

@@ -125,7 +125,7 @@ def test_a_broken_run_is_logged_and_tried_again(
     background_task.wake()
     task.wait_for(2)
 
-    assert "an errand of background_task failed" in caplog.text
+    assert "a background task of background_task failed" in caplog.text
 
 
 @pytest.mark.parametrize("starts", [True, False])

@@ -102,4 +102,4 @@ def test_an_end_that_raises_is_told(caplog):
 
     background_task.close(PATIENCE_S)
 
-    assert ["the last errand of background_task failed: a bug"] == caplog.messages
+    assert ["the last run of a background task of background_task failed: a bug"] == caplog.messages

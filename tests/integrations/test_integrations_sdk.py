@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from extras import needs
+from pressing import listening, press
 from waiting import wait_until
 
 from groq_queue import ConfigurationError, GroqQueue, GroqSimulator, Limits, QueueTimeout
@@ -48,6 +48,12 @@ def connect(sdk, simulator):
     yield make
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def ctrl_c():
+    with listening():
+        yield
 
 
 def ask(client, **options):
@@ -166,14 +172,14 @@ def test_an_error_of_the_queue_reaches_the_caller(make_queue, connect, simulator
     assert 0 == simulator.stats().received
 
 
-def test_a_ctrl_c_while_waiting_cancels_the_request(make_queue, connect, simulator):
+def test_a_ctrl_c_while_waiting_cancels_the_request(ctrl_c, make_queue, connect, simulator):
     queue = make_queue()
     queue.pause()
     client = connect(queue)
 
     def interrupt() -> None:
         wait_until(lambda: queue.stats().pending == 1)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        press()
 
     helper = InThread(interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -184,15 +190,33 @@ def test_a_ctrl_c_while_waiting_cancels_the_request(make_queue, connect, simulat
     assert 0 == simulator.stats().received
 
 
+def test_a_ctrl_c_while_it_is_submitted_sends_nothing(make_queue, connect, simulator, monkeypatch):
+    queue = make_queue()
+    queue.pause()
+    submit = queue._submit_call
+
+    def torn(*arguments):
+        submit(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(queue, "_submit_call", torn)
+    with pytest.raises(KeyboardInterrupt):
+        ask(connect(queue))
+    queue.resume()
+    queue.join()
+
+    assert (1, 0) == (queue.stats().failed, simulator.stats().received)
+
+
 @pytest.mark.gate
-def test_a_ctrl_c_while_it_is_sent_closes_what_still_comes(make_queue, connect, simulator):
+def test_a_ctrl_c_while_it_is_sent_closes_what_still_comes(ctrl_c, make_queue, connect, simulator):
     simulator.set_faults([Fault(status=500, delay_s=3, times=1)])  # later than a Ctrl-C takes on a busy machine
     queue = make_queue()
     client = connect(queue)
 
     def interrupt() -> None:
         assert simulator.wait_for_requests(1, PATIENCE_S)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        press()
 
     helper = InThread(interrupt)
     with pytest.raises(KeyboardInterrupt):
