@@ -378,6 +378,10 @@ class CeleryEngine:
         """Do what is due if the system refuses the thread that would."""
         self._timers.run_due()
 
+    def is_prepared(self) -> bool:
+        """Return whether ``prepare`` would do nothing."""
+        return self._timers.due_without_thread_ns() is None
+
     def run(self, job: _Task) -> None:
         """Do it."""
         job()

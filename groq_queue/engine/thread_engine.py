@@ -547,6 +547,10 @@ class ThreadEngine:
             self._mend()
         self._timers.run_due()
 
+    def is_prepared(self) -> bool:
+        """Return whether ``prepare`` would do nothing."""
+        return not self._is_mending and not self._is_torn and self._timers.due_without_thread_ns() is None
+
     def run(self, job: Job | LateCalls) -> None:
         """Run one attempt and do what its outcome says, or call callbacks."""
         if isinstance(job, LateCalls):

@@ -29,10 +29,17 @@ _AFTER_FAILURE_S = 0.2  # of the machine's own clock, since ours may be what fai
 
 
 class Work(Protocol[_Job]):
-    """Where the workers' jobs come from. The lock is held for ``find_job``, ``has_more`` and ``is_over`` only."""
+    """Where the workers' jobs come from.
+
+    The lock is held for ``is_prepared``, ``find_job``, ``has_more`` and ``is_over`` only.
+    """
 
     def prepare(self) -> None:
         """Called before each look for a job, without the lock."""
+        ...
+
+    def is_prepared(self) -> bool:
+        """Return whether a worker that has waited may look again at once; else ``prepare`` has something to do."""
         ...
 
     def find_job(self) -> tuple[_Job | None, int | None]:
@@ -271,20 +278,22 @@ class WorkerPool(Generic[_Job]):
     def _next(self) -> tuple[_Job | None, bool]:
         """Look for a job, or wait until looking again may help; return it, and whether the worker is to go home."""
         with self._lock:
-            # Before it looks: else there would be more jobs at once than allowed. The first question is the quick one.
-            if len(self._crew) > self._size and self._excess > 0:
-                self._crew.pop(threading.current_thread(), None)  # at once, or another would go for the same reason
-                self.wake()  # somebody else must look, and watch the time
-                return None, True
-            job, next_ns = self._work.find_job()
-            if job is not None:
-                if not self._has_leader and self._has_more_hands() and self._work.has_more():
-                    self.wake()
-                return job, False
-            if self._work.is_over():
-                return None, True
-            self._idle(next_ns)
-            return None, False
+            while True:
+                # Before it looks: else there would be more jobs at once than allowed. The first question is quick.
+                if len(self._crew) > self._size and self._excess > 0:
+                    self._crew.pop(threading.current_thread(), None)  # at once, or another would go for that reason
+                    self.wake()  # somebody else must look, and watch the time
+                    return None, True
+                job, next_ns = self._work.find_job()
+                if job is not None:
+                    if not self._has_leader and self._has_more_hands() and self._work.has_more():
+                        self.wake()
+                    return job, False
+                if self._work.is_over():
+                    return None, True
+                self._idle(next_ns)
+                if not self._work.is_prepared():
+                    return None, False
 
     def _has_more_hands(self) -> bool:
         """Return whether no worker leads and one can be woken or started."""

@@ -25,6 +25,8 @@ class Desk:
         self.next_ns = None
         self.is_closed = False
         self.looks = 0
+        self.prepared = 0
+        self.has_to_prepare = False
         self.left = 0
         self.done = []
         self.broken = []
@@ -50,7 +52,10 @@ class Desk:
             self.changed.notify_all()
 
     def prepare(self):
-        pass
+        self.prepared += 1
+
+    def is_prepared(self):
+        return not self.has_to_prepare
 
     def broke(self, job, error):
         with self.lock:
@@ -143,6 +148,27 @@ def held(desk, count):
 def release(jobs):
     for job in jobs:
         job.leave.set()
+
+
+def test_a_worker_that_was_woken_looks_at_once_and_prepares_first_only_if_there_is_something_to_do(desk):
+    one = desk(1)
+    one.pool.ensure_one()
+    one.rest(1)
+    before, looks = one.prepared, one.looks
+
+    with one.lock:
+        one.pool.wake()
+    one.wait_until(lambda: one.looks == looks + 1)
+    one.rest(1)
+    assert before == one.prepared
+
+    with one.lock:
+        one.has_to_prepare = True
+        one.pool.wake()
+    one.wait_until(lambda: one.prepared > before)
+    with one.lock:
+        one.has_to_prepare = False
+    one.rest(1)
 
 
 def test_there_are_no_more_workers_than_needed_and_no_more_than_allowed(desk):
