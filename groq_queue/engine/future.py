@@ -249,7 +249,7 @@ class RequestFuture(Future[_T]):
                 # Nothing is called from here on: a signal handler could bring a watch into being.
                 self._result, self._exception, self._state = result, error, state
                 return
-        watch = self._watched()
+        watch = self._watch or self._watched()
         with watch.lock:
             if self._state in _OVER:
                 raise InvalidStateError(f"{self._state}: {self!r}")
@@ -343,12 +343,12 @@ class RequestFuture(Future[_T]):
         @property
         def _condition(self) -> threading.Condition:
             """What the stdlib's ``wait`` and ``as_completed`` hold while they look or hang in a waiter."""
-            return self._watched().lock
+            return (self._watch or self._watched()).lock
 
         @property
         def _waiters(self) -> list[Any]:
             """Where they hang it."""
-            waiters = self._watched().waiters
+            waiters = (self._watch or self._watched()).waiters
             return _Hooks(waiters, self) if self._engine.is_inside() else waiters
 
     def _await(self, timeout: float | None) -> None:

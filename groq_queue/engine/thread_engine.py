@@ -507,7 +507,7 @@ class ThreadEngine:
 
     def is_inside(self) -> bool:
         """Return whether the caller runs on a worker or inside a callback."""
-        return self._pool.is_inside()
+        return getattr(self._pool.inside, "depth", 0) > 0  # the pool's own answer without a call: every Future asks
 
     # -- what the pool asks for
 
