@@ -28,6 +28,7 @@ from groq_queue.journal.opener import closed
 _T = TypeVar("_T")
 _MOST_AT_ONCE = 512  # changes in one transaction; the disk is waited for long before that is felt
 _LOOK_AGAIN_S = 1.0  # see ``GroupCommit.run``
+_LOOK_NS = NS_PER_S // 1_000  # a look at the file serves the later changes of a request for so long
 _SLICE_S = 0.25  # a wait for another program's lock is cut here, so that Ctrl-C is heard
 
 
@@ -44,12 +45,16 @@ class _Transaction:
 class _Change:
     """One caller's change, in line."""
 
-    __slots__ = ("error", "fate", "is_durable", "is_single", "is_wide", "is_withdrawn", "result", "turn", "work")
+    __slots__ = (
+        *("error", "fate", "is_durable", "is_later", "is_single", "is_wide", "is_withdrawn"),
+        *("result", "turn", "work"),
+    )
 
     def __init__(
-        self, work: Callable[[sqlite3.Connection], Any], is_durable: bool, is_wide: bool, is_single: bool
+        self, work: Callable[[sqlite3.Connection], Any], is_durable: bool, is_wide: bool, is_single: bool, is_later: bool
     ) -> None:
         self.work = work
+        self.is_later = is_later
         self.is_durable = is_durable
         self.is_wide = is_wide
         self.is_single = is_single
@@ -78,7 +83,7 @@ class GroupCommit:
     * no change at the head of the line is over;
     * a change in line has a caller that waits for it, or is withdrawn.
 
-    ``_writing`` guards the connection, ``_is_closed``, ``_was_lost`` and the head of ``_line``
+    ``_writing`` guards the connection, ``_is_closed``, ``_was_lost``, ``_looked_ns`` and the head of ``_line``
     (anyone may append). It is held while the disk is waited for; no lock of ours
     is taken under it.
     """
@@ -97,6 +102,7 @@ class GroupCommit:
         self._line: deque[_Change] = deque()
         self._is_closed = False
         self._was_lost = False  # when last looked at
+        self._looked_ns = clock.now_ns() - _LOOK_NS
         self._slice_ns = round(min(_SLICE_S, busy_timeout_s) * NS_PER_S)
         connection.execute(f"PRAGMA busy_timeout = {self._slice_ns // 1_000_000}")
 
@@ -107,6 +113,7 @@ class GroupCommit:
         is_durable: bool = True,
         is_wide: bool = False,
         is_single: bool = False,
+        is_later: bool = False,
     ) -> _T:
         """Have *work* done in a transaction, and return what it returned when that is committed.
 
@@ -116,11 +123,13 @@ class GroupCommit:
             is_durable: Wait for the disk; else the next commit that does will carry it.
             is_wide: It writes several rows and may give up halfway.
             is_single: It writes by one statement, which is a transaction of its own where nobody else is in line.
+            is_later: It is about a request that is stored already; then a look at the file of the last millisecond
+                will do.
 
         Raises:
             JournalError: *work* raised it, or it could not be committed; nothing of it was stored.
         """
-        change = _Change(work, is_durable, is_wide, is_single)
+        change = _Change(work, is_durable, is_wide, is_single, is_later)
         try:
             self._line.append(change)
             while not change.is_over:
@@ -195,20 +204,26 @@ class GroupCommit:
                 place += 1
             self._line[place].wake()
 
-    def _trouble(self) -> JournalError | None:
-        """Look at the file; return why it must not be written any more, or None."""
+    def _trouble(self, *, is_later: bool = False) -> JournalError | None:
+        """Look at the file; return why it must not be written any more, or None.
+
+        A look lets go of Python's lock while the journal is held. So changes of requests that are stored already
+        share one for a millisecond, once it has found the file in its place.
+        """
+        now_ns = self._clock.now_ns()
+        if is_later and not self._was_lost and 0 <= now_ns - self._looked_ns < _LOOK_NS:
+            return None
         trouble = self.lost()
-        self._was_lost = trouble is not None
+        self._was_lost, self._looked_ns = trouble is not None, now_ns
         return trouble
 
     def _write_alone(self, change: _Change) -> None:
         """Make the caller's own change, which nobody shares, without BEGIN and COMMIT.
 
         Around each statement Python's lock is let go of and waited for, which among many threads
-        costs more than the statement; so does a look at the file. A change that need not be durable does without
-        the look while the last one found the file in its place. Where SQLite refuses, ``_write`` tries again and tells.
+        costs more than the statement. Where SQLite refuses, ``_write`` tries again and tells.
         """
-        if self._is_closed or ((change.is_durable or self._was_lost) and self._trouble() is not None):
+        if self._is_closed or self._trouble(is_later=change.is_later) is not None:
             return
         try:
             self._back_out()
@@ -232,10 +247,11 @@ class GroupCommit:
         if self._is_closed:
             self._refuse(len(self._line), closed(self._path))
             return
-        if (trouble := self._trouble()) is not None:
-            self._refuse(len(self._line), trouble)
-            return
         before = len(self._line)  # these have waited as long as we when the time is up
+        is_later = all(self._line[place].is_later for place in range(min(before, _MOST_AT_ONCE)))
+        if (trouble := self._trouble(is_later=is_later)) is not None:
+            self._refuse(before, trouble)
+            return
         batch: list[_Change] = []
         fate = _Transaction()
         try:

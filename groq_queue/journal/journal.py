@@ -206,7 +206,7 @@ class Journal(Reader):
             self._has_claimed = True
             return attempts
 
-        return self._commits.run(claim, is_durable=is_durable, is_single=True)
+        return self._commits.run(claim, is_durable=is_durable, is_single=True, is_later=True)
 
     def release(self, row_id: int, *, was_sent: bool = True) -> None:
         """Let a claimed request wait again: for a retry, after a refusal, at a shutdown.
@@ -231,7 +231,7 @@ class Journal(Reader):
             if not changed:
                 raise self._not(connection, row_id, "released")
 
-        self._commits.run(release, is_durable=False, is_single=True)
+        self._commits.run(release, is_durable=False, is_single=True, is_later=True)
 
     def finish(
         self,
@@ -270,7 +270,7 @@ class Journal(Reader):
             except sqlite3.IntegrityError:
                 raise self._not(connection, row_id, "finished") from None
 
-        self._commits.run(finish, is_single=True)
+        self._commits.run(finish, is_single=True, is_later=True)
 
     def recover(self, *, on_unknown: Literal["resend", "hold"] = "resend", max_sends: int = 3) -> Recovery:
         """Decide about the requests that were in flight when the last owner ended. Once, before the first ``claim``.

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from groq_queue import GroqQueue, GroqSimulator, Limits
+from groq_queue.clock import FakeClock
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal
 
@@ -114,6 +115,28 @@ def test_a_queue_whose_journal_is_deleted_accepts_nothing_more(path):
             queue.submit("b", custom_id="b")
 
         assert 1 == simulator.stats().received
+
+
+def test_a_look_serves_the_later_steps_of_requests_for_a_millisecond_and_no_new_request(path, monkeypatch):
+    clock = FakeClock()
+    with Journal.open(path, clock=clock) as journal:
+        looks, look = [], journal._commits.lost
+        monkeypatch.setattr(journal._commits, "lost", lambda: looks.append(clock.now_ns()) or look())
+        row_id = journal.add(entry(1)).row_id
+        assert 1 == len(looks)
+
+        journal.claim(row_id)
+        journal.release(row_id)
+        clock.advance(0.000_999)
+        journal.claim(row_id)
+        assert 1 == len(looks)
+        clock.advance(0.000_001)
+        journal.finish(row_id, "failed", error={"kind": "x"})
+        assert 2 == len(looks)
+
+        journal.add(entry(2))
+        journal.add(entry(3))
+        assert 4 == len(looks)
 
 
 def test_once_a_journal_was_found_gone_nothing_is_claimed_until_it_is_back(path):
