@@ -51,7 +51,12 @@ class _Change:
     )
 
     def __init__(
-        self, work: Callable[[sqlite3.Connection], Any], is_durable: bool, is_wide: bool, is_single: bool, is_later: bool
+        self,
+        work: Callable[[sqlite3.Connection], Any],
+        is_durable: bool,
+        is_wide: bool,
+        is_single: bool,
+        is_later: bool,
     ) -> None:
         self.work = work
         self.is_later = is_later
