@@ -134,7 +134,7 @@ class GroupCommit:
         Raises:
             JournalError: *work* raised it, or it could not be committed; nothing of it was stored.
         """
-        change = _Change(work, is_durable, is_wide, is_single, is_later)
+        change = _Change(work, is_durable=is_durable, is_wide=is_wide, is_single=is_single, is_later=is_later)
         try:
             self._line.append(change)
             while not change.is_over:
