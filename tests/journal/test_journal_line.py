@@ -15,6 +15,7 @@ from groq_queue.journal import Journal, SavedLevel, group_commit
 from .making import entry
 from .test_journal_group_commit import LONG, PATIENCE_S, Torn, in_line
 
+PLAIN = {"is_durable": True, "is_wide": False, "is_single": False, "is_later": False}
 FULL, NORMAL = 2, 1  # what SQLite calls waiting for the disk at each commit, and not
 
 
@@ -186,8 +187,7 @@ def test_at_most_512_changes_share_a_commit(journal):
     watched = line._connection = Watched(journal._writer)
     done: list[int] = []
     changes = [
-        group_commit._Change(lambda connection, number=number: done.append(number), True, False, False)
-        for number in range(513)
+        group_commit._Change(lambda connection, number=number: done.append(number), **PLAIN) for number in range(513)
     ]
     with line._writing:
         line._line.extend(changes)
@@ -204,7 +204,7 @@ def test_nobody_is_woken_while_somebody_writes(journal):
     Woken too early it would wait for the lock instead of for its turn, long after its change is over.
     """
     line = journal._commits
-    change = group_commit._Change(lambda connection: None, True, False, False)
+    change = group_commit._Change(lambda connection: None, **PLAIN)
 
     with line._writing:
         line._line.append(change)
@@ -219,7 +219,7 @@ def test_nobody_is_woken_while_somebody_writes(journal):
 
 def test_the_first_who_still_waits_is_woken(journal):
     line = journal._commits
-    changes = [group_commit._Change(lambda connection: None, True, False, False) for _ in range(4)]
+    changes = [group_commit._Change(lambda connection: None, **PLAIN) for _ in range(4)]
     changes[0].is_withdrawn = changes[1].is_withdrawn = True
     line._line.extend(changes)
 
