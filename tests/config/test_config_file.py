@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 import warnings
+from pathlib import Path
 
 import pytest
 from extras import needs
@@ -36,6 +37,7 @@ def file(tmp_path):
 
 
 TOML = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
 
 
 def toml(file, text):
@@ -314,3 +316,14 @@ def test_a_missing_limit_of_theirs_is_told(file):
 
     with pytest.raises(ConfigurationError, match=r"other\.token_per_day is missing"):
         read_config(file({"other": table}))
+
+
+def test_the_file_that_the_documentation_shows_says_what_stands_beside_it(file, monkeypatch):
+    needs(TOML)
+    monkeypatch.setenv("GROQ_API_KEY", KEY)
+    shown = PAGE.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
+
+    with GroqQueue.from_config(file(shown)) as queue:
+        options = queue._settings
+        assert "llama-3.1-8b-instant" == options.model
+        assert Limits(rpm=60, tpm=8_000) == options.limits["openai/gpt-oss-120b"]

@@ -26,9 +26,8 @@ def typed(action: argparse.Action) -> str:
     if action.nargs != 0:
         names = action.choices if action.choices and not action.metavar else [action.metavar or action.dest.upper()]
         value = "|".join(str(name) for name in names)
-    if not action.option_strings:
-        return f"`{value}`"
-    return f"`{', '.join(action.option_strings)}{f' {value}' if value else ''}`".replace("|", "\\|")
+    words = [", ".join(action.option_strings), value]
+    return f"`{' '.join(word for word in words if word)}`".replace("|", "\\|")
 
 
 def rows(parser: argparse.ArgumentParser) -> Iterator[str]:
