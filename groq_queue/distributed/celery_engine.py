@@ -379,7 +379,7 @@ class CeleryEngine:
         self._timers.run_due()
 
     def is_prepared(self) -> bool:
-        """Return whether ``prepare`` would do nothing."""
+        """Return whether ``prepare`` has certainly nothing to do."""
         return self._timers.due_without_thread_ns() is None
 
     def run(self, job: _Task) -> None:

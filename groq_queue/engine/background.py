@@ -40,7 +40,8 @@ class _Timer:
 class Timers:
     """Calls back at instants.
 
-    ``_lock`` guards ``_heap``, ``_dead``, ``_looks_ns``, ``_thread``, ``_is_starting`` and ``_is_closed``.
+    ``_lock`` guards ``_heap``, ``_dead``, ``_looks_ns``, ``_thread``, ``_is_starting`` and ``_is_closed``; ``_thread``,
+    and whether ``_heap`` is empty, may be asked without it.
     Callbacks run without it on the timer thread, or on the one that calls ``run_due``; they must be short.
     """
 

@@ -548,7 +548,7 @@ class ThreadEngine:
         self._timers.run_due()
 
     def is_prepared(self) -> bool:
-        """Return whether ``prepare`` would do nothing."""
+        """Return whether ``prepare`` has certainly nothing to do."""
         return not self._is_mending and not self._is_torn and self._timers.due_without_thread_ns() is None
 
     def run(self, job: Job | LateCalls) -> None:

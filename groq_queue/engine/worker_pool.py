@@ -35,11 +35,11 @@ class Work(Protocol[_Job]):
     """
 
     def prepare(self) -> None:
-        """Called before each look for a job, without the lock."""
+        """Called without the lock, before a worker's first look, and before a later one unless ``is_prepared``."""
         ...
 
     def is_prepared(self) -> bool:
-        """Return whether a worker that has waited may look again at once; else ``prepare`` has something to do."""
+        """Return whether a worker that has waited may look again at once; else ``prepare`` may have something to do."""
         ...
 
     def find_job(self) -> tuple[_Job | None, int | None]:
@@ -80,7 +80,8 @@ class WorkerPool(Generic[_Job]):
 
     * if no worker leads, every idle worker is parked and ``find_job`` had nothing to wait for,
       or somebody was notified and has not looked yet;
-    * ``_crew`` holds the workers that run or are being started, and whether each runs; ``missing`` counts more of them.
+    * ``_crew`` holds the workers that run or are being started, and whether each runs; ``missing`` counts those
+      that are to be started.
 
     Nothing that ``work`` raises ends a worker.
     """
@@ -96,7 +97,7 @@ class WorkerPool(Generic[_Job]):
         self._gone = threading.Condition(lock)  # and here the threads that wait for all of them to end
         self._crew: dict[threading.Thread, bool] = {}
         self._threads: set[threading.Thread] = set()  # of the crew now or before; ``close`` joins them
-        self.missing = 0  # workers that ``wake`` found missing and ``grow`` starts; may be read without the lock
+        self.missing = 0  # workers that ``grow`` is to start; may be read without the lock
         self._aside = 0  # workers blocked in a callback that waits for another request
         self.spare = 0  # workers beyond the size that the owner needs for something else than its ordinary jobs
         self._parked_count = 0
@@ -194,7 +195,7 @@ class WorkerPool(Generic[_Job]):
         return len(self._crew) + self.missing - self._aside - self.spare - self._size
 
     def _start(self, *, is_vital: bool) -> None:
-        """Start one of the workers that are wanted."""
+        """Start one of the workers that are missing."""
         thread = threading.Thread(target=self._loop, name=f"{self._name}-worker", daemon=True)
         self._local.is_starting = True
         try:
@@ -276,10 +277,14 @@ class WorkerPool(Generic[_Job]):
                 return
 
     def _next(self) -> tuple[_Job | None, bool]:
-        """Look for a job, or wait until looking again may help; return it, and whether the worker is to go home."""
+        """Look for a job, or wait until looking again may help; return it, and whether the worker is to go home.
+
+        No job and not home: prepare, and call again.
+        """
         with self._lock:
-            while True:
-                # Before it looks: else there would be more jobs at once than allowed. The first question is quick.
+            for _ in range(2):  # then the lock is free for a moment: a clock may wait without letting go of it
+                # Before it looks: else there would be more jobs at once than allowed. No more workers than ``_size``
+                # have never too many jobs, so ``_excess`` is asked beyond that only.
                 if len(self._crew) > self._size and self._excess > 0:
                     self._crew.pop(threading.current_thread(), None)  # at once, or another would go for that reason
                     self.wake()  # somebody else must look, and watch the time
@@ -293,7 +298,8 @@ class WorkerPool(Generic[_Job]):
                     return None, True
                 self._idle(next_ns)
                 if not self._work.is_prepared():
-                    return None, False
+                    break
+            return None, False
 
     def _has_more_hands(self) -> bool:
         """Return whether no worker leads and one can be woken or started."""

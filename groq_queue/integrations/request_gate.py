@@ -281,10 +281,11 @@ class RequestGate:
             with future._waiting():
                 return turn.wait()
         except BaseException:
-            # Ctrl-C, or the error that is to be raised; then both do nothing.
-            turn.leave()
-            if future is not None:  # else it may wait in the queue all the same: it ends unsent when its turn comes
+            # Ctrl-C, or the error that is to be raised; after such an error, cancelling and leaving do nothing.
+            # Without a Future the request may wait in the queue all the same: it ends unsent when its turn comes.
+            if future is not None:
                 future.cancel()
+            turn.leave()
             raise
 
     def _tell_unread(self) -> None:

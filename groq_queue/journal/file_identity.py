@@ -17,9 +17,9 @@ _LOOK_AGAIN_NS = NS_PER_S  # for a file system that does not keep its directorie
 class FileIdentity:
     """Remembers which files an open journal has, and looks whether their names still lead to them.
 
-    Every commit asks, so the answer must be cheap. No name can go or change without changing the directory's
-    modification time. So while that stands still, and has done so long enough to show any change, one look at the
-    directory is enough; each name is looked up once a second all the same.
+    Nearly every commit asks (see ``GroupCommit._trouble``), so the answer must be cheap. No name can go or change
+    without changing the directory's modification time. So while that stands still, and has done so long enough to show
+    any change, one look at the directory is enough; each name is looked up once a second all the same.
 
     Not thread-safe: whoever writes to the journal asks.
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.errors import ConfigurationError, JournalError
 from groq_queue.journal.errors import journal_error
 from groq_queue.journal.opener import closed
@@ -28,7 +28,7 @@ from groq_queue.journal.opener import closed
 _T = TypeVar("_T")
 _MOST_AT_ONCE = 512  # changes in one transaction; the disk is waited for long before that is felt
 _LOOK_AGAIN_S = 1.0  # see ``GroupCommit.run``
-_LOOK_NS = NS_PER_S // 1_000  # a look at the file serves the later changes of a request for so long
+_TRUSTED_NS = NS_PER_S // 1_000  # a look at the file serves claims, releases and ends for so long
 _SLICE_S = 0.25  # a wait for another program's lock is cut here, so that Ctrl-C is heard
 
 
@@ -88,7 +88,7 @@ class GroupCommit:
     * no change at the head of the line is over;
     * a change in line has a caller that waits for it, or is withdrawn.
 
-    ``_writing`` guards the connection, ``_is_closed``, ``_was_lost``, ``_looked_ns`` and the head of ``_line``
+    ``_writing`` guards the connection, ``_is_closed``, ``_is_in_place``, ``_looked_ns`` and the head of ``_line``
     (anyone may append). It is held while the disk is waited for; no lock of ours
     is taken under it.
     """
@@ -96,7 +96,7 @@ class GroupCommit:
     def __init__(
         self, connection: sqlite3.Connection, path: str, *, durability: str, busy_timeout_s: float, clock: Clock
     ) -> None:
-        self.lost: Callable[[], JournalError | None] = lambda: None  # why the file must not be written any more
+        self.lost: Callable[[], JournalError | None] = lambda: None  # see ``watch``
         self._connection = connection
         self._path = path
         self._waits = durability == "full"  # a durable commit waits for the disk
@@ -106,10 +106,15 @@ class GroupCommit:
         self._writing = threading.Lock()
         self._line: deque[_Change] = deque()
         self._is_closed = False
-        self._was_lost = False  # when last looked at
-        self._looked_ns = clock.now_ns() - _LOOK_NS
+        self._machine = SystemClock()  # one that a test holds still must not put off a look
+        self._is_in_place = False  # whether the last look found the file there
+        self._looked_ns = 0
         self._slice_ns = round(min(_SLICE_S, busy_timeout_s) * NS_PER_S)
         connection.execute(f"PRAGMA busy_timeout = {self._slice_ns // 1_000_000}")
+
+    def watch(self, lost: Callable[[], JournalError | None]) -> None:
+        """Have *lost* asked why the file must not be written any more, or None, before changes are made."""
+        self.lost, self._is_in_place = lost, False
 
     def run(
         self,
@@ -128,7 +133,7 @@ class GroupCommit:
             is_durable: Wait for the disk; else the next commit that does will carry it.
             is_wide: It writes several rows and may give up halfway.
             is_single: It writes by one statement, which is a transaction of its own where nobody else is in line.
-            is_later: It is about a request that is stored already; then a look at the file of the last millisecond
+            is_later: It is the claim, release or end of a request; then a look at the file of the last millisecond
                 will do.
 
         Raises:
@@ -212,14 +217,14 @@ class GroupCommit:
     def _trouble(self, *, is_later: bool = False) -> JournalError | None:
         """Look at the file; return why it must not be written any more, or None.
 
-        A look lets go of Python's lock while the journal is held. So changes of requests that are stored already
-        share one for a millisecond, once it has found the file in its place.
+        A look lets go of Python's lock while the journal is held. So claims, releases and ends share one for a
+        millisecond, once it has found the file in its place.
         """
-        now_ns = self._clock.now_ns()
-        if is_later and not self._was_lost and 0 <= now_ns - self._looked_ns < _LOOK_NS:
+        now_ns = self._machine.now_ns()
+        if is_later and self._is_in_place and now_ns - self._looked_ns < _TRUSTED_NS:
             return None
         trouble = self.lost()
-        self._was_lost, self._looked_ns = trouble is not None, now_ns
+        self._is_in_place, self._looked_ns = trouble is None, now_ns
         return trouble
 
     def _write_alone(self, change: _Change) -> None:
@@ -268,9 +273,12 @@ class GroupCommit:
                 self._wait_for_disk(is_durable)
             self._begin()
             ready = len(self._line) if is_durable else before  # those who came since may be durable
-            batch = [self._line[place] for place in range(min(ready, _MOST_AT_ONCE))]
-            for change in batch:
+            for place in range(min(ready, _MOST_AT_ONCE)):
+                change = self._line[place]
+                if is_later and not change.is_later:
+                    break  # it came after the look was decided on, and needs one of its own
                 change.fate = fate
+                batch.append(change)
             self._make(batch)
             fate.is_made = True
             self._connection.execute("COMMIT")

@@ -62,7 +62,7 @@ class Journal(Reader):
         self._has_claimed = False  # set in transactions only
         self._naming = IdempotencyKeys(path, *commits.run(_begin_session, is_durable=False))
         keep(writer)
-        commits.lost = FileIdentity(path, owner, clock).lost
+        commits.watch(FileIdentity(path, owner, clock).lost)
         self._has_let_go = False
         self._closing = threading.RLock()
         super().__init__(path, busy_timeout_s, clock)

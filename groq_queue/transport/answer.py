@@ -11,7 +11,7 @@ import http.client
 from typing import Any
 
 _WHOLE = 80  # lines of a head that are all passed on; the parser stops at 100, essential ones included
-_FINAL = (b" 2", b" 3", b" 4", b" 5")  # how the status begins, behind the eight letters of "HTTP/1.1"
+_FINAL = (b" 2", b" 3", b" 4", b" 5")  # what follows the eight letters of "HTTP/1.1"
 _MOST = 10_000  # lines of a head; as many no server means
 _ESSENTIAL = frozenset(
     [
@@ -22,7 +22,7 @@ _ESSENTIAL = frozenset(
 
 
 class Answer(http.client.HTTPResponse):
-    """One answer; ``status`` is a number only when a final head has come whole."""
+    """One answer; ``status`` is a number once the status line of a final head has come."""
 
     def begin(self) -> None:
         """Read heads up to that of the final answer; blocks.
@@ -33,7 +33,8 @@ class Answer(http.client.HTTPResponse):
         if self.headers is not None:
             return
         file = self.fp
-        if _is_plain(file.peek()):
+        peek = getattr(file, "peek", None)  # a double of a socket may give a file without it
+        if peek is not None and _is_plain(peek()):
             super().begin()
             return
         lines = _Lines(file)
@@ -51,7 +52,7 @@ class Answer(http.client.HTTPResponse):
 
 
 def _is_plain(beginning: bytes) -> bool:
-    """Return whether what was received holds one whole head that the parser can bear, and no interim answer."""
+    """Return whether *beginning* holds a whole head, of no interim answer, with fewer lines than the parser refuses."""
     end = beginning.find(b"\r\n\r\n")
     return beginning[8:10] in _FINAL and end > 0 and beginning.count(b"\n", 0, end) < _WHOLE
 

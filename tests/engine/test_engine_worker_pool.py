@@ -171,6 +171,23 @@ def test_a_worker_that_was_woken_looks_at_once_and_prepares_first_only_if_there_
     one.rest(1)
 
 
+def test_a_worker_that_has_nothing_to_wait_for_lets_others_have_the_lock(desk, clock):
+    """
+    A clock may return from its wait without having let go of the lock.
+    """
+    one = desk(1)
+    one.next_ns = clock.now_ns()
+    one.pool.ensure_one()
+
+    got = [one.lock.acquire(timeout=PATIENCE_S)]
+    if got[0]:
+        one.lock.release()
+    one.next_ns = None
+
+    assert [True] == got
+    one.wait_until(lambda: one.pool._has_leader)
+
+
 def test_there_are_no_more_workers_than_needed_and_no_more_than_allowed(desk):
     three = desk(3)
     assert three.pool.is_empty()

@@ -5,19 +5,44 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
+from waiting import wait_until
 
 from groq_queue import GroqQueue, GroqSimulator, Limits
 from groq_queue.clock import FakeClock
 from groq_queue.errors import JournalError
 from groq_queue.journal import Journal
+from groq_queue.journal.file_identity import FileIdentity
+from groq_queue.journal.group_commit import GroupCommit
 
 from .making import entry
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be renamed there")
 
 WIDE = Limits(rpm=100_000, tpm=100_000_000)
+
+
+class InThread:
+    """A call on a thread of its own, and what it returned."""
+
+    def __init__(self, call):
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._returned = None
+
+    def _run(self):
+        self._returned = self._call()
+
+    def start(self):
+        self._thread.start()
+
+    def result(self):
+        self._thread.join(10)
+        return self._returned
 
 
 def delete(path):
@@ -117,26 +142,70 @@ def test_a_queue_whose_journal_is_deleted_accepts_nothing_more(path):
         assert 1 == simulator.stats().received
 
 
-def test_a_look_serves_the_later_steps_of_requests_for_a_millisecond_and_no_new_request(path, monkeypatch):
-    clock = FakeClock()
-    with Journal.open(path, clock=clock) as journal:
-        looks, look = [], journal._commits.lost
-        monkeypatch.setattr(journal._commits, "lost", lambda: looks.append(clock.now_ns()) or look())
+@pytest.fixture
+def looks(monkeypatch):
+    """Each look at the file of a journal that is opened from now on, and the clock that says how old it is."""
+    clock, found = FakeClock(), []
+    look, watch = FileIdentity.lost, GroupCommit.watch
+    monkeypatch.setattr(FileIdentity, "lost", lambda identity: found.append(identity) or look(identity))
+
+    def watched(commits, lost):
+        commits._machine = clock
+        watch(commits, lost)
+
+    monkeypatch.setattr(GroupCommit, "watch", watched)
+    return SimpleNamespace(found=found, clock=clock)
+
+
+def test_a_look_serves_claims_releases_and_ends_for_a_millisecond_and_no_new_request(path, looks):
+    with Journal.open(path) as journal:
         row_id = journal.add(entry(1)).row_id
-        assert 1 == len(looks)
+        looks.found.clear()
 
         journal.claim(row_id)
         journal.release(row_id)
-        clock.advance(0.000_999)
+        looks.clock.advance(0.000_999)
         journal.claim(row_id)
-        assert 1 == len(looks)
-        clock.advance(0.000_001)
+        assert 0 == len(looks.found)
+        looks.clock.advance(0.000_001)
         journal.finish(row_id, "failed", error={"kind": "x"})
-        assert 2 == len(looks)
+        assert 1 == len(looks.found)
 
         journal.add(entry(2))
         journal.add(entry(3))
-        assert 4 == len(looks)
+        assert 3 == len(looks.found)
+
+
+def test_a_request_that_comes_while_an_end_is_written_has_a_look_of_its_own(path, looks):
+    with Journal.open(path) as journal:
+        row_id = journal.add(entry(1)).row_id
+        journal.claim(row_id)
+        commits, begin = journal._commits, journal._commits._begin
+        late = InThread(lambda: journal.add(entry(2)))
+
+        def begin_late():
+            begin()
+            commits._begin = begin
+            late.start()
+            wait_until(lambda: len(commits._line) == 2)
+
+        commits._begin, commits._write_alone = begin_late, lambda change: None
+        looks.found.clear()
+        journal.finish(row_id, "failed", error={"kind": "x"})
+
+        assert late.result().is_new
+        assert 1 == len(looks.found)
+
+
+def test_a_clock_that_stands_still_puts_off_no_look(path):
+    with Journal.open(path, clock=FakeClock()) as journal:
+        row_id = journal.add(entry(1)).row_id
+        move(path)
+        began_ns = time.monotonic_ns()
+        wait_until(lambda: time.monotonic_ns() - began_ns > 2_000_000)
+
+        with pytest.raises(JournalError, match="was deleted, moved or replaced"):
+            journal.claim(row_id)
 
 
 def test_once_a_journal_was_found_gone_nothing_is_claimed_until_it_is_back(path):

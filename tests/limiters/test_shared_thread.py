@@ -65,7 +65,7 @@ def test_a_store_that_raises_once_ends_no_thread_and_no_request_waits_for_ever(
         return reserve(self, *args)
 
     monkeypatch.setattr(budgets, "reserve", raising)
-    monkeypatch.setattr(background, "_RUN_AGAIN_NS", NS_PER_S // 50)  # after which an errand is tried again
+    monkeypatch.setattr(background, "_RUN_AGAIN_NS", NS_PER_S // 50)  # after which the task runs again
     with opened(groq, address) as queue:
         assert queue.submit("one").result(S)
 
