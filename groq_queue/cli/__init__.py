@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -119,7 +119,7 @@ def build_parser() -> Parser:
 
 
 @contextmanager
-def catching(on_signal: Callable[[int], None]) -> Iterator[None]:
+def catching(on_signal: Callable[[int], None], wake: Callable[[], object]) -> Iterator[None]:
     """Call ``on_signal(number)`` for SIGINT, SIGTERM and SIGHUP while the block runs.
 
     An ignored signal stays ignored: ``nohup``, or a shell that runs us in the background, has set that.
@@ -128,19 +128,51 @@ def catching(on_signal: Callable[[int], None]) -> Iterator[None]:
     holds a lock: it may set flags, raise, and put into a ``queue.SimpleQueue``,
     the only way to wake a waiter that is safe here. Off the main thread, where
     Python has no handlers, this does nothing.
+
+    Args:
+        on_signal: Called with the number of each signal.
+        wake: Ends the wait of the main thread, by an event that means nothing. Called on another thread after each
+            signal: one that comes just before the main thread sleeps is noticed by Python when the thread wakes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {}
-    try:
-        for number in _ENDING_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, lambda caught, _frame: on_signal(caught))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with _waking(wake):
+        try:
+            for number in _ENDING_SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, lambda caught, _frame: on_signal(caught))
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _waking(wake: Callable[[], object]) -> Iterator[None]:
+    """Call *wake* on a thread of its own after each signal that Python's handlers are to be called for."""
+    import socket
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def follow() -> None:
+        while reader.recv(1):
+            wake()
+
+    thread = threading.Thread(target=follow, name="groq-queue-signals", daemon=True)
+    with reader:
+        with writer:
+            with suppress(RuntimeError):  # no thread is left: then a signal is noticed with the next event, at worst
+                thread.start()
+            before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
+        if thread.ident is not None:
+            thread.join()
 
 
 def silence_stdout() -> None:

@@ -138,7 +138,7 @@ class BatchRun:
 
     def go(self) -> None:
         """Read, submit and wait until everything has ended or the run is stopped."""
-        with catching(self._on_signal):
+        with catching(self._on_signal, wake=partial(self._events.put, 0)):
             try:
                 with contextlib.suppress(_Stopped):
                     self._feed()

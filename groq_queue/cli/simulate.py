@@ -8,6 +8,7 @@ import json
 import queue
 import re
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from groq_queue.cli import Exit, UsageError, catching
@@ -106,11 +107,12 @@ def simulate(args: argparse.Namespace) -> int:
             port=args.port,
             log_size=0,
         )
-        with catching(stop.put):
+        with catching(stop.put, wake=partial(stop.put, 0)):
             with simulator:
                 print(simulator.base_url, flush=True)
                 _tell_what_next(args, simulator, models[0])
-                stop.get()
+                while not stop.get():
+                    pass  # woken to look whether a signal came
             _tell_counts(args, simulator)
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import queue
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from groq_queue.cli import Exit, UsageError, catching
@@ -25,7 +26,8 @@ from groq_queue.errors import ConfigurationError, GroqQueueError, MissingExtraEr
 if TYPE_CHECKING:
     from groq_queue.cli.arguments import Commands
 
-_REJECTED, _DEAD = 0, -1  # what is put where signals are put: the key was rejected, a lane is served no more
+# What is put where signals are put: the key was rejected, a lane is served no more, look whether a signal came.
+_REJECTED, _DEAD, _LOOK = 0, -1, -2
 
 
 _DESCRIPTION = """\
@@ -92,7 +94,7 @@ def worker(args: argparse.Namespace) -> int:
     addresses = addresses_of(args.broker, args.state)
     settings = checked(_arguments(args) | {"max_workers": sum(threads.values()), "max_pending": None})
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
-    with catching(stop.put):
+    with catching(stop.put, wake=partial(stop.put, _LOOK)):
         try:
             ours = Worker(
                 settings,
@@ -110,7 +112,8 @@ def worker(args: argparse.Namespace) -> int:
         served = ", ".join(f"{lane}:{count}" for lane, count in threads.items())
         print(f"worker {ours.name} sends to {settings.payers.address} ({served}); Ctrl-C stops it", file=sys.stderr)
         sys.stderr.flush()
-        caught = stop.get()
+        while (caught := stop.get()) == _LOOK:
+            pass
         ours.stop()
     if caught == _REJECTED:
         print(f"groq-queue: stopped, since every request would fail alike: {ours.stopped_by}", file=sys.stderr)

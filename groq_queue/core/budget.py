@@ -167,10 +167,11 @@ class Budget:
 
     def too_large(self, cost: TokenCost) -> TooLarge | None:
         """Return the first limit that *cost* exceeds even when it is full, or None."""
+        units = _units_of(cost)
         for name, bucket in self._buckets.items():
-            units = cost.units(name)
-            if units > bucket.limit:
-                return TooLarge(units, bucket.limit, name)
+            count = units[_PLACES[name]]
+            if count > bucket.limit:
+                return TooLarge(count, bucket.limit, name)
         return None
 
     def lease(self, cost: TokenCost, now_ns: int) -> Lease | Blocked:

@@ -194,6 +194,23 @@ class Request:
             known = self._id = f"{known:032x}"
         return known
 
+    @property
+    def has_bounds(self) -> bool:
+        """Whether its time can run out."""
+        return self.max_wait_ns is not None or self.deadline_ns is not None
+
+    @property
+    def bounds_ns(self) -> list[int]:
+        """The nanoseconds after which its time has run out."""
+        return [bound for bound in (self.deadline_ns, self.max_wait_ns) if bound is not None]
+
+    def is_past(self, now_ns: int) -> bool:
+        """Return whether its time has run out while no process had it."""
+        age_ns = now_ns - self.submitted_ns
+        if self.deadline_ns is not None and age_ns >= self.deadline_ns:
+            return True
+        return self.max_wait_ns is not None and age_ns >= self.max_wait_ns and not self.attempts
+
     def __str__(self) -> str:
         return f"request {self.custom_id!r}" if self.custom_id is not None else f"request {self.id[:8]}"
 

@@ -30,7 +30,7 @@ from groq_queue.distributed.submitted import SubmittedRequests
 from groq_queue.distributed.wakeups import Notifier, lane_for
 from groq_queue.engine import failures
 from groq_queue.engine.background import Timers
-from groq_queue.engine.explain import bounds_of, info_at
+from groq_queue.engine.explain import info_at
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.metrics import RunFacts
@@ -413,7 +413,7 @@ class CeleryEngine:
 
     def _wait_for_capacity(self, request: Request) -> None:
         """Wait until there is room, or raise; callbacks never wait, because they make the room."""
-        bounds = bounds_of(request)
+        bounds = request.bounds_ns
         until_ns = self._clock.now_ns() + min(bounds) if bounds else None
         while not self._submitted.has_room(request.client) and not self._is_closed:
             if self._when_full == "raise":

@@ -15,6 +15,7 @@ import heapq
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from groq_queue.clock import NS_PER_S, Clock
@@ -76,11 +77,7 @@ class Timers:
             self.start()
             if self._thread is None and self.on_refused is not None:
                 self.on_refused()
-
-        def call_off() -> None:
-            self._call_off(timer)
-
-        return call_off
+        return partial(self._call_off, timer)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* once in *seconds*, unless the returned function is called before."""

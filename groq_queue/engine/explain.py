@@ -97,24 +97,6 @@ def reason_of(lane: Lane, now_ns: int) -> str:
     return f"{blocked}{why}"
 
 
-def has_bounds(request: Request) -> bool:
-    """Return whether its time can run out."""
-    return request.max_wait_ns is not None or request.deadline_ns is not None
-
-
-def bounds_of(request: Request) -> list[int]:
-    """Return the nanoseconds after which its time has run out."""
-    return [bound for bound in (request.deadline_ns, request.max_wait_ns) if bound is not None]
-
-
-def is_past(request: Request, now_ns: int) -> bool:
-    """Return whether the time of a request has run out while no process had it."""
-    age_ns = now_ns - request.submitted_ns
-    if request.deadline_ns is not None and age_ns >= request.deadline_ns:
-        return True
-    return request.max_wait_ns is not None and age_ns >= request.max_wait_ns and not request.attempts
-
-
 def check_in_time(table: PendingRequests, request: Request, workers: int) -> None:
     """Refuse a request that cannot be expected to start before its ``deadline``, *workers* threads serving.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from groq_queue.clock import NS_PER_S
 from groq_queue.core.quantiles import QuantileSketch
@@ -30,7 +29,6 @@ from groq_queue.errors import (
     RateLimitError,
 )
 
-_K = TypeVar("_K")
 _DONE = Disposition.DONE  # looked up once, not by each attempt
 _WAITS = 1_000  # starts over which waiting times are remembered
 
@@ -65,10 +63,12 @@ class Counters:
         clients[client] = of_client = clients.get(client, 0) + change
         levels[level] = of_level = levels.get(level, 0) + change
         lanes[lane] = of_lane = lanes.get(lane, 0) + change
-        if not (of_client and of_level and of_lane):  # forgotten at zero
-            _forget_nobody(clients, client)
-            _forget_nobody(levels, level)
-            _forget_nobody(lanes, lane)
+        if not of_client:  # forgotten at zero
+            del clients[client]
+        if not of_level:
+            del levels[level]
+        if not of_lane:
+            del lanes[lane]
 
     def count_nobody_pending(self) -> None:
         """Note that nothing waits any more."""
@@ -176,11 +176,6 @@ class Counters:
     def mean_flight_ns(self) -> int:
         """Return how long an attempt takes of late, 0 before the first has ended."""
         return round(self._mean_flight_ns)
-
-
-def _forget_nobody(counter: Counter[_K], key: _K) -> None:
-    if not counter[key]:
-        counter.pop(key, None)
 
 
 _CLIENTS = 100

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from groq_queue.clock import Clock
 from groq_queue.core.request import Request, State
 from groq_queue.engine.callables import Call
-from groq_queue.engine.explain import has_bounds
 from groq_queue.engine.log import log_fields
 from groq_queue.engine.pending import PendingRequests
 from groq_queue.engine.scheduler import Job, Scheduler
@@ -121,7 +120,7 @@ class Nested:
                 if waits_for is None:
                     return False  # it is at work
                 todo.append(waits_for)
-            elif each.state is not State.PENDING or has_bounds(each):
+            elif each.state is not State.PENDING or each.has_bounds:
                 return False
             else:
                 need = self._need(each)

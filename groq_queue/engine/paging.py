@@ -141,7 +141,7 @@ class BacklogPager:
 
     def wants(self, request: Request) -> bool:
         """Return whether a new request is to be put here."""
-        if _has_bounds(request):
+        if _has_instants(request):
             return False  # its time may come while it is in the backlog
         stack = self._stacks.get(group_of(request))
         return stack is not None and (stack.has_more or stack.resident >= self._resident_at_most())
@@ -321,5 +321,6 @@ def group_of(request: Request) -> Group:
     return Group(request.lane, request.model, request.priority, request.client)
 
 
-def _has_bounds(request: Request) -> bool:
-    return request.max_wait_ns is not None or request.deadline_ns is not None or request.not_before_ns is not None
+def _has_instants(request: Request) -> bool:
+    """Return whether a timer is to be set for it: its time can run out, or has still to come."""
+    return request.has_bounds or request.not_before_ns is not None

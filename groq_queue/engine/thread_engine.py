@@ -21,12 +21,9 @@ from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import Timers
 from groq_queue.engine.callables import Call
 from groq_queue.engine.explain import (
-    bounds_of,
     check_in_time,
     explanation_of,
-    has_bounds,
     info_of,
-    is_past,
     stats_of,
     timed_out,
 )
@@ -656,7 +653,8 @@ class ThreadEngine:
             )
         if not request.submitted_ns:
             request.submitted_ns = self._clock.now_ns()
-            check_in_time(self._table, request, self._max_workers)
+            if request.deadline_ns is not None:
+                check_in_time(self._table, request, self._max_workers)
         if shed is not None:
             self._withdraw(shed, State.FAILED)
         pager = self._table.pager
@@ -691,7 +689,7 @@ class ThreadEngine:
         Returns:
             A less urgent request that is to be shed, or None.
         """
-        bounds = bounds_of(request)
+        bounds = request.bounds_ns
         until_ns = self._clock.now_ns() + min(bounds) if bounds else None
         while not self._table.has_room(request.client) and not self._closed and self._stop_error is None:
             if self._when_full == "shed":
@@ -722,7 +720,7 @@ class ThreadEngine:
         The lock is held.
         """
         request.rank = self._table.rank(request, request.submitted_ns)
-        if has_bounds(request) and is_past(request, self._clock.now_ns()):
+        if request.has_bounds and request.is_past(self._clock.now_ns()):
             self._table.away.add(request)
         elif request.not_before_ns:
             self._defer(request, request.submitted_ns + request.not_before_ns)
@@ -756,7 +754,7 @@ class ThreadEngine:
 
     def _set_expiry_timers(self, request: Request) -> None:
         """Have a request in memory ended when the time its caller set has run out. Called without the lock."""
-        if has_bounds(request) and not request.is_paged_out:
+        if request.has_bounds and not request.is_paged_out:
             for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
                 if after_ns is not None:
                     self._expire_after(request, bound, after_ns)

@@ -15,13 +15,10 @@ from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost
 from groq_queue.engine import failures
 from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.explain import (
-    bounds_of,
     check_in_time,
     expected_start,
     explanation_of,
-    has_bounds,
     info_of,
-    is_past,
     reason_of,
     stats_of,
     timed_out,
@@ -344,8 +341,8 @@ def test_money_of_a_request_that_may_not_pass_yet_is_given_back():
 def test_bounds_are_what_the_caller_set(bounds, expected):
     request = Request("m", "e", b"{}", PromptSize(1, 0), 5, **bounds)
 
-    assert expected == bounds_of(request)
-    assert bool(expected) is has_bounds(request)
+    assert expected == request.bounds_ns
+    assert bool(expected) is request.has_bounds
 
 
 @pytest.mark.parametrize(
@@ -365,7 +362,7 @@ def test_max_wait_bounds_the_first_start_and_a_deadline_every_one(bounds, age_ns
     request = Request("m", "e", b"{}", PromptSize(1, 0), 5, **bounds)
     request.submitted_ns, request.attempts = NOW_NS, attempts
 
-    assert expected is is_past(request, NOW_NS + age_ns)
+    assert expected is request.is_past(NOW_NS + age_ns)
 
 
 def late(table, deadline_s, **options):
