@@ -258,7 +258,9 @@ class GroupCommit:
             self._refuse(len(self._line), closed(self._path))
             return
         before = len(self._line)  # these have waited as long as we when the time is up
-        is_later = all(self._line[place].is_later for place in range(min(before, _MOST_AT_ONCE)))
+        is_later = True
+        for place in range(min(before, _MOST_AT_ONCE)):
+            is_later = is_later and self._line[place].is_later
         if (trouble := self._trouble(is_later=is_later)) is not None:
             self._refuse(before, trouble)
             return
@@ -273,12 +275,12 @@ class GroupCommit:
                 self._wait_for_disk(is_durable)
             self._begin()
             ready = len(self._line) if is_durable else before  # those who came since may be durable
-            for place in range(min(ready, _MOST_AT_ONCE)):
-                change = self._line[place]
-                if is_later and not change.is_later:
-                    break  # it came after the look was decided on, and needs one of its own
+            count = min(before, _MOST_AT_ONCE)
+            while count < min(ready, _MOST_AT_ONCE) and (self._line[count].is_later or not is_later):
+                count += 1  # a new request that has come since the look was decided on needs one of its own
+            batch = [self._line[place] for place in range(count)]
+            for change in batch:
                 change.fate = fate
-                batch.append(change)
             self._make(batch)
             fate.is_made = True
             self._connection.execute("COMMIT")

@@ -153,7 +153,7 @@ def test_a_commit_does_not_wait_for_changes_that_it_does_not_carry(journal, monk
 
 @pytest.mark.parametrize(
     ("first", "levels"),
-    [(lambda journal: journal.finish(1, "completed"), [FULL]), (lambda journal: journal.release(1), [NORMAL, FULL])],
+    [(lambda journal: journal.add(entry(1)), [FULL]), (lambda journal: journal.release(1), [NORMAL, FULL])],
     ids=["waiting", "not"],
 )
 def test_who_comes_during_begin_joins_only_a_commit_that_waits_for_the_disk(journal, first, levels):
@@ -386,8 +386,8 @@ def test_who_is_interrupted_while_it_waits_changes_nothing(journal, monkeypatch,
 
     usual = group_commit._Change
 
-    def doomed(*arguments: Any) -> Any:
-        change = usual(*arguments)
+    def doomed(*arguments: Any, **kinds: Any) -> Any:
+        change = usual(*arguments, **kinds)
         change.turn = Interrupted()
         return change
 
