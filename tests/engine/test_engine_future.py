@@ -8,7 +8,8 @@ import pickle
 import threading
 import tracemalloc
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, as_completed, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import future as room
-from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.future import RequestFuture, _Hooks
 
 GUARD_S = 30
 
@@ -384,3 +385,24 @@ def test_every_error_of_a_callback_is_logged_and_the_next_one_runs(caplog):
     assert [future] == called
     assert 1 == len(caplog.records)
     assert caplog.records[0].exc_info is not None
+
+
+def test_a_thread_that_waits_for_two_steps_aside_until_the_last_is_taken_out():
+    inside = []
+
+    @contextmanager
+    def aside():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    waiters, waiter = [], SimpleNamespace()
+    hooks = _Hooks(waiters, SimpleNamespace(_waiting=lambda *, is_bounded: aside()))
+    hooks.append(waiter)
+    hooks.append(waiter)
+    assert [True] == inside
+
+    hooks.remove(waiter)
+    assert [True] == inside
+    hooks.remove(waiter)
+    assert [] == inside == waiters

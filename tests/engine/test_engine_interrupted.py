@@ -324,3 +324,33 @@ def test_a_clock_that_fails_for_good_stops_the_queue_with_one_error(stage):
 
     assert "no time" in str(errors[0])
     assert "no time" in str(errors[1])
+
+
+def test_no_memory_for_a_change_of_priority_reaches_the_caller(stage, monkeypatch):
+    play = stage(max_workers=1)
+    play.engine.pause(None)
+    future = play.submit("a")
+
+    def out_of_memory(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(play.engine._table, "change_priority", out_of_memory)
+    with pytest.raises(MemoryError):
+        play.engine.set_priority(future._request, 1)
+    monkeypatch.undo()
+
+    assert play.engine.set_priority(future._request, 1)
+
+
+def test_a_worker_that_finds_no_job_looks_again_at_once_the_first_time_only(stage):
+    engine = stage(max_workers=1).engine
+
+    with engine.critical_section():  # so that no worker finds all well in between
+        told = [engine.broke(None, MemoryError()) for _ in range(3)]
+
+    assert [True, False, False] == told
+
+
+def test_an_engine_without_a_file_has_nothing_to_read_and_says_so_by_doing_nothing(stage):
+    with stage(max_workers=1).engine.reading() as read:
+        assert read is None

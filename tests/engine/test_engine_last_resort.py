@@ -332,3 +332,17 @@ def test_the_logger_gets_one_only(monkeypatch):
     attach()
 
     assert [LastResort] == [type(each) for each in logging.getLogger("groq_queue").handlers]
+
+
+def test_it_says_whether_it_has_handled_a_record(handler, monkeypatch):
+    """
+    As the stdlib's handlers do from Python 3.12 on.
+    """
+    record = logging.LogRecord("groq_queue", logging.ERROR, "future.py", 1, "x", (), None)
+    assert handler.handle(record) is True
+
+    root().addHandler(logging.NullHandler())
+    assert handler.handle(record) is False
+
+    monkeypatch.setattr(handler, "filter", lambda record: 1 / 0)
+    assert handler.handle(record) is False

@@ -13,7 +13,7 @@ from groq_queue.clock import NS_PER_S, FakeClock
 from groq_queue.core.request import Request
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine.attempt import Disposition, Outcome
-from groq_queue.engine.observer import Observed
+from groq_queue.engine.observer import Observed, _name_of
 from groq_queue.errors import APIConnectionError, APIResponseError, AuthenticationError, RateLimitError
 from groq_queue.simulator import Fault
 
@@ -224,3 +224,20 @@ def test_a_body_that_is_no_json_is_no_payload():
 
     assert [None, {"a": 1}] == [event.payload for event in events]
     assert [0.0, 0.0] == [event.waited_s for event in events]
+
+
+class Odd:
+    """An observer that answers for its attributes itself."""
+
+    def __call__(self, event):
+        pass
+
+    def __getattr__(self, name):
+        raise OSError(name)
+
+
+@pytest.mark.parametrize(
+    ("observer", "name"), [(print, "print"), (Odd, "Odd"), (Odd(), "Odd")], ids=["function", "class", "odd"]
+)
+def test_an_observer_is_named_by_itself_or_by_its_class(observer, name):
+    assert name == _name_of(observer)

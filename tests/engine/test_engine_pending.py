@@ -223,6 +223,14 @@ def test_lanes_that_may_send_come_by_urgency_and_at_equal_rank_the_least_busy_fi
     assert [lane.head() for lane in (lanes["c"], lanes["b"], lanes["a"])] == [head for _, head in table.by_urgency()]
 
 
+def test_of_two_lanes_the_one_that_was_made_later_may_come_first():
+    table = make_table()
+    stand(table, request(model="a", priority=5))
+    urgent = stand(table, request(model="b", priority=1))
+
+    assert urgent is table.by_urgency()[0][1]
+
+
 def test_a_pause_holds_lanes_there_are_and_lanes_to_come_until_it_is_undone():
     table = make_table()
     lanes = {model: table.lane(request(model=model)) for model in "ab"}
@@ -452,6 +460,28 @@ def test_room_comes_when_the_first_head_passes_or_as_starts_come():
         unlimited.take(unlimited.lane(each), NOW_NS + seconds * NS_PER_S)
     stand(unlimited, request())
     assert 3 == unlimited.full(request(), "wait", NOW_NS).retry_after
+
+
+def test_nobody_can_tell_when_there_is_room_while_all_lanes_are_paused_and_nothing_has_started():
+    table = make_table(max_pending=1)
+    table.pause(None)
+    stand(table, request())
+
+    assert table.full(request(), "wait", NOW_NS).retry_after is None
+
+
+def test_what_is_made_anew_knows_names_and_rows_of_those_that_have_one():
+    table = paged_table()
+    named, plain = stand(table, request("named", row_id=7), request())
+    for each in (named, plain):
+        each.future = object()
+    table.rows.clear()
+
+    table.rebuild(State.CANCELLED)
+
+    assert {7: named.future} == table.rows
+    assert named is table.find("named")
+    assert {"named"} == set(table._by_custom_id)
 
 
 def test_what_is_missed_least_is_shed_within_the_bound_that_is_full():

@@ -614,3 +614,15 @@ def test_a_job_in_hand_says_what_it_is():
         job.reserved,
         job.error,
     )
+
+
+def test_a_start_is_expected_after_an_attempt_though_more_are_under_way_than_workers():
+    """
+    One worker's callback waits for a request, which another has taken over meanwhile.
+    """
+    table = Table()
+    table.spend()
+    table.table.counters.in_flight = 2
+    table.table.counters._mean_flight_ns = 10.0
+
+    assert 10 == expected_start(table.table, table.stand(), Backlog(), NOW_NS, workers=1)

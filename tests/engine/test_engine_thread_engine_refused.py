@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from groq_queue.clock import NS_PER_S, FakeClock
+from groq_queue.core.limits import Limits
 from groq_queue.engine.attempt import Disposition, Outcome
 from groq_queue.engine.background import BackgroundTask, Timers
 from groq_queue.errors import APIConnectionError, GroqQueueError, QueueTimeout
@@ -123,3 +124,21 @@ def test_a_background_thread_refused_once_is_started_by_the_next_call(refuse):
 
     assert ran.wait(PATIENCE_S)
     background_task.close(PATIENCE_S)
+
+
+def test_a_worker_in_place_of_the_timer_thread_looks_at_whatever_comes_first(stage, refuse):
+    refuse({"-timers": 1_000})
+    play = stage(Limits(rpm=1), max_workers=1)
+    play.submit("first").result(PATIENCE_S)
+    play.engine.pause(None)
+    play.submit("waits for the limit")
+    play.settle_down()
+    now_ns = play.clock.now_ns()
+    play.engine.timers.at(now_ns + NS_PER_S, lambda: None)
+    play.engine.resume(None)
+    play.settle_down()
+
+    with play.engine.critical_section():
+        job, next_ns = play.engine.find_job()
+
+    assert (None, now_ns + NS_PER_S) == (job, next_ns)
