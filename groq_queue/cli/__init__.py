@@ -162,17 +162,19 @@ def _waking(wake: Callable[[], object]) -> Iterator[None]:
             wake()
 
     thread = threading.Thread(target=follow, name="groq-queue-signals", daemon=True)
-    with reader:
-        with writer:
-            with suppress(RuntimeError):  # no thread is left: then a signal is noticed with the next event, at worst
-                thread.start()
-            before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-            try:
-                yield
-            finally:
-                signal.set_wakeup_fd(before)
+    try:
+        with suppress(RuntimeError):  # no thread is left: then a signal is noticed with the next event, at worst
+            thread.start()
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+    finally:
+        writer.close()  # which ends the thread
         if thread.ident is not None:
             thread.join()
+        reader.close()
 
 
 def silence_stdout() -> None:

@@ -51,6 +51,17 @@ def test_what_was_before_is_so_again_behind_the_block():
     wait_until(lambda: threads == threading.active_count())
 
 
+def test_a_block_that_raises_leaves_no_thread_behind():
+    threads = set(threading.enumerate())
+
+    with pytest.raises(OSError, match="mine"), catching(lambda number: None, wake=lambda: None):  # noqa: PT012
+        watching = set(threading.enumerate()) - threads
+        raise OSError("mine")
+
+    assert [False] == [thread.is_alive() for thread in watching]
+    assert -1 == signal.set_wakeup_fd(-1)
+
+
 def test_a_signal_is_caught_though_no_thread_is_left_to_wake_anybody(monkeypatch):
     def refused(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
