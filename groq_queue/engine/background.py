@@ -303,7 +303,7 @@ class BackgroundTask:
     def _finish(self) -> None:
         try:
             self._task.finish()
-        except BaseException:
+        except BaseException:  # a bug; the thread ends here, and its error has nobody else to tell it
             _log.exception(
                 "the last run of a background task of %s failed: a bug", self._name, extra=log_fields("errand_failed")
             )

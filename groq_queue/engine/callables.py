@@ -336,5 +336,5 @@ def _attribute(value: Any, name: str) -> Any:
 def _tried(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except Exception:
+    except Exception:  # a value may answer for its attributes itself: then it has none that count
         return None

@@ -115,7 +115,7 @@ def noting(
 def _noted(observer: Observer, at_submit: Any) -> Any:
     try:
         return at_submit() if callable(at_submit) else None
-    except Exception:
+    except Exception:  # the user's code; it must not cost the submit
         _log.exception("observer %r raised at a submit", _name_of(observer), extra=log_fields("observer_raised"))
         return None
 
