@@ -400,11 +400,14 @@ class GroqQueue(BulkMethods):
             EngineUnavailable: The broker of ``engine="celery"`` cannot be reached, within 10 s.
         """
         path = CHAT if endpoint == CHAT else check_path("endpoint", endpoint)
-        check_text("model", model, optional=True)
+        if model is not None:
+            check_text("model", model)
         if params and not harmless.issuperset(params):
             check_parameters(params)
-        check_flag("shrink", shrink)
-        check_flag("dedupe", dedupe)
+        if shrink is not False:
+            check_flag("shrink", shrink)
+        if dedupe is not False:
+            check_flag("dedupe", dedupe)
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback={safe_repr(callback)}: use a callable of one argument, the Future")
         payload = build_payload(prompt, messages, model or self._settings.model, params, path)
@@ -415,13 +418,13 @@ class GroqQueue(BulkMethods):
             encode_payload(payload, self._settings.max_payload_bytes),
             size_of(
                 payload,
-                check_count("tokens", tokens, optional=True),
-                check_seconds("audio_seconds", audio_seconds) or 0,
+                None if tokens is None else check_count("tokens", tokens),
+                0 if audio_seconds is None else check_seconds("audio_seconds", audio_seconds),
             ),
             priority_or_context(priority),
             client_or_context(client),
-            check_text("custom_id", custom_id, optional=True),
-            tier_of(payload),
+            None if custom_id is None else check_text("custom_id", custom_id),
+            tier_of(payload) if "service_tier" in payload else None,
         )
         if max_wait is not None:
             request.max_wait_ns = check_nanoseconds("max_wait", max_wait)

@@ -144,7 +144,7 @@ class Bucket:
         self.held -= cost
         self.leased -= cost
 
-    def settle(self, cost: int, requested: int, used: int, now_ns: int) -> None:
+    def settle(self, cost: int, requested: int, used: int, now_ns: int, *, is_proven: bool = False) -> None:
         """Turn an open lease into level.
 
         Args:
@@ -152,6 +152,7 @@ class Bucket:
             requested: What the server charged at admission, as far as known.
             used: What it really used; may exceed *requested* (a debt, never clamped).
             now_ns: The present instant.
+            is_proven: An answer told *used*, which is in use for certain.
         """
         self.held -= cost
         self.settled += cost
@@ -164,11 +165,8 @@ class Bucket:
         self._credited = (self._credited if self._credited > base else base) + used * self.period_ns
         self._asked = (self._asked if self._asked > base else base) + most * self.period_ns
         self.ended += most
-
-    def prove(self, used: int, now_ns: int) -> None:
-        """Note that an answered request used *used* units for certain."""
-        base = now_ns * self.limit
-        self._proven = (self._proven if self._proven > base else base) + used * self.period_ns
+        if is_proven:
+            self._proven = (self._proven if self._proven > base else base) + used * self.period_ns
 
     def proven_use(self, slowest_ns: int, now_ns: int) -> int:
         """Return the units that our own requests certainly have in use; none took longer than *slowest_ns*.

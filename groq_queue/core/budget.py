@@ -19,7 +19,7 @@ from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
 from groq_queue.core.token_estimate import TokenCost
 
 _PLACES = {"RPM": 0, "RPD": 0, "TPM": 1, "TPD": 1, "ITPM": 2, "OTPM": 3, "ASPH": 4, "ASPD": 4}
-"""Where ``_units_of`` has what counts against a dimension."""
+"""Where ``(1, tokens, prompt, completion, audio_s)`` has what counts against a dimension."""
 _TOKENS = _PLACES["TPM"]
 
 _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
@@ -167,7 +167,8 @@ class Budget:
 
     def too_large(self, cost: TokenCost) -> TooLarge | None:
         """Return the first limit that *cost* exceeds even when it is full, or None."""
-        units = _units_of(cost)
+        prompt, completion, audio_s = cost
+        units = (1, prompt + completion, prompt, completion, audio_s)  # see _PLACES
         for name, bucket in self._buckets.items():
             count = units[_PLACES[name]]
             if count > bucket.limit:
@@ -235,8 +236,18 @@ class Budget:
                     break
         return blocked
 
-    def settle(self, lease: Lease, requested: TokenCost, used: TokenCost, now_ns: int) -> None:
-        """End *lease*: the server charged *requested*, and *used* is the truth. A second end does nothing."""
+    def settle(
+        self, lease: Lease, requested: TokenCost, used: TokenCost, now_ns: int, *, is_proven: bool = False
+    ) -> None:
+        """End *lease*: the server charged *requested*, and *used* is the truth. A second end does nothing.
+
+        Args:
+            lease: Of the attempt.
+            requested: What was counted at admission, as far as known.
+            used: What was really used, as far as known.
+            now_ns: The present instant.
+            is_proven: An answer told *used*, so that headers which tell of less are known to be wrong.
+        """
         if not lease.is_open:
             return
         lease.is_open = False
@@ -244,13 +255,16 @@ class Budget:
         took_ns = now_ns - lease.granted_ns
         if took_ns > self._slowest_ns:
             self._slowest_ns = took_ns
-        asked, spent = _units_of(requested), _units_of(used)
+        prompt, completion, audio_s = requested
+        asked = (1, prompt + completion, prompt, completion, audio_s)  # see _PLACES
+        prompt, completion, audio_s = used
+        spent = (1, prompt + completion, prompt, completion, audio_s)
         unused = asked[_TOKENS] - spent[_TOKENS]
         if unused > 0:
             self._unused += unused
         for name, bucket, units, _ in lease.parts:
             place = _PLACES[name]
-            bucket.settle(units, asked[place], spent[place], now_ns)
+            bucket.settle(units, asked[place], spent[place], now_ns, is_proven=is_proven)
 
     def refund(self, lease: Lease) -> None:
         """End *lease*: nothing was charged. A second end does nothing."""
@@ -275,10 +289,16 @@ class Budget:
         if self._contradictions:
             self._forget_contradictions(now_ns)
         for header in seen:
-            if header.dimension == "TPM":
+            if header.dimension == "TPM" and not self._own:
                 self._measure_minute(header.limit, header.limit - header.remaining, header.reset_ns, now_ns)
-            bucket = self._learn(header.dimension, header.limit, now_ns, notices)
-            ended_before = next((ended for name, _, _, ended in lease.parts if name == header.dimension), None)
+            if self._servers.get(header.dimension) == header.limit:
+                bucket = self._buckets[header.dimension]
+            else:
+                bucket = self._learn(header.dimension, header.limit, now_ns, notices)
+            ended_before = None
+            for name, _, _, ended in lease.parts:
+                if name == header.dimension:
+                    ended_before = ended
             if ended_before is None:  # learnt from this very answer
                 bucket.begin_at(bucket.limit - header.remaining, now_ns)
                 continue
@@ -291,8 +311,9 @@ class Budget:
                 bucket.at_most(most, now_ns)
                 # A server that keeps what was requested drains ahead of us only while our level stands at zero and
                 # answers are under way: at most one slowest answer per restart. More was given back.
-                slack = bucket.restarts * bucket.drain_of(self._slowest_ns) + bucket.limit // 100
-                self._credits = self._credits or bucket.lowered > slack
+                if bucket.lowered and not self._credits:
+                    slack = bucket.restarts * bucket.drain_of(self._slowest_ns) + bucket.limit // 100
+                    self._credits = bucket.lowered > slack
             bucket.at_least(bucket.limit - header.remaining, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
         if lease is self._probe:
@@ -360,12 +381,6 @@ class Budget:
         """Take it from others who share the budget that the server gives unused allowance back."""
         self._credits = not self._is_disproved("TPM")
 
-    def prove(self, lease: Lease, used: TokenCost, now_ns: int) -> None:
-        """Note that the answered request of the settled *lease* used *used* for certain."""
-        spent = _units_of(used)
-        for name, bucket, _, _ in lease.parts:
-            bucket.prove(spent[_PLACES[name]], now_ns)
-
     def capacities(self) -> dict[str, tuple[int, int]]:
         """Return ``{dimension: (limit, period_ns)}``, as large as they are usable."""
         return {name: (bucket.limit, bucket.period_ns) for name, bucket in self._buckets.items()}
@@ -376,7 +391,9 @@ class Budget:
         The user set none that is smaller, so that we count in the server's bucket; and it was not caught telling
         less than our own requests use.
         """
-        return self._own.get(name, limit) >= limit and not self._is_disproved(name)
+        if self._contradictions and self._is_disproved(name):
+            return False
+        return self._own.get(name, limit) >= limit
 
     def held(self) -> TokenCost:
         """Return what all open leases hold together."""
@@ -562,9 +579,3 @@ class Budget:
 def holds_everybody(refusal: Refusal) -> bool:
     """Return whether nothing may be sent during the wait of *refusal*, however small it is."""
     return refusal.dimension not in DAILY or not refusal.limit or refusal.used is None
-
-
-def _units_of(cost: TokenCost) -> tuple[int, int, int, int, int]:
-    """Return what *cost* counts against every kind of limit; ``_PLACES`` says where."""
-    prompt, completion, audio_s = cost
-    return 1, prompt + completion, prompt, completion, audio_s

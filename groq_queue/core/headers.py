@@ -142,7 +142,9 @@ def parse_rate_headers(headers: Mapping[str, str]) -> list[RateHeader]:
     """
     found = []
     for dimension, limit_name, remaining_name, reset_name in _RATE_HEADERS:
-        limit = _count(headers.get(limit_name))
+        if limit_name not in headers:
+            continue
+        limit = _count(headers[limit_name])
         remaining = _count(headers.get(remaining_name)) if limit else None
         if limit and remaining is not None and remaining <= limit:
             reset_ns = parse_duration(headers.get(reset_name, ""))

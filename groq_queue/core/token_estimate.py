@@ -217,6 +217,7 @@ class Estimator:
         self._answers = 0  # that were counted there, ever
         self._allowances: deque[int] = deque(maxlen=8)  # what refusals of requests without a cap named
         self._usual_output = 0  # larger than nearly every output of requests without a cap
+        self._allowance = _DEFAULT_COMPLETION  # what the server is taken to count for a completion without a cap
         self._mean_ratio = _Mean(0.75)  # real prompt / estimated; the byte rule is above most texts
         self._mean_share = _Mean(1.0)  # real completion / allowance
         self._mean_output = _Mean(_DEFAULT_COMPLETION)
@@ -227,7 +228,7 @@ class Estimator:
         if is_exact:
             return cost_of((base, completion or 0, audio_s))
         if completion is None:
-            completion = self._allowance()
+            completion = self._allowance
         ratio = self._ratios.get(base.bit_length())
         prompt = base if ratio is None else -int(-base * ratio.value // 1)
         return cost_of((prompt if prompt > 1 else 1, completion, audio_s))
@@ -247,6 +248,7 @@ class Estimator:
             self._answers += 1
             if completion > self._usual_output or self._answers % 10 == 1:  # sorting them for each would cost the most
                 self._usual_output = max(1, quantile(self._outputs, _QUANTILE))
+                self._learn_allowance()
 
     def learn_requested(self, size: PromptSize, requested: int) -> None:
         """Take the server's own count of a request that it refused."""
@@ -254,6 +256,7 @@ class Estimator:
             return
         if size.completion is None:
             self._allowances.append(max(1, requested - round(size.base * self._mean_ratio.value)))
+            self._learn_allowance()
         elif requested > size.completion:
             prompt = requested - size.completion
             self._worst(size).learn(prompt / size.base)
@@ -265,14 +268,14 @@ class Estimator:
             worst = self._ratios[size.base.bit_length()] = _WorstRatio()
         return worst
 
-    def _allowance(self) -> int:
-        """Return what the server is taken to count for a completion without a cap.
+    def _learn_allowance(self) -> None:
+        """Choose the allowance anew.
 
         What was answered says nothing about it: the server may count more than ever
         comes. Only its refusals tell; until one did, the default is believed.
         """
         told = max(self._allowances, default=_DEFAULT_COMPLETION)
-        return max(told, self._usual_output)
+        self._allowance = max(told, self._usual_output)
 
     def expect(self, backlog: Backlog, *, refunds_unused: bool) -> TokenCost:
         """Return what *backlog* will probably have cost once it is answered.
@@ -282,7 +285,7 @@ class Estimator:
             credits: The server gives unused allowance back.
         """
         share = self._mean_share.value if refunds_unused else 1.0
-        output = self._mean_output.value if refunds_unused else self._allowance()
+        output = self._mean_output.value if refunds_unused else self._allowance
         completion = backlog.capped * share + backlog.uncapped * output
         prompt = backlog.base * self._mean_ratio.value + backlog.exact
         return TokenCost(round(prompt), round(completion), backlog.audio_s)

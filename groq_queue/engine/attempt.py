@@ -166,9 +166,14 @@ class Runner:
         now_ns: int,
     ) -> TokenCost:
         """End the lease of an answered request and return what has to be paid for."""
-        self._tell(request, meter.settle(lease, request.size, usage, parse_rate_headers(headers), now_ns))
+        notices = meter.settle(lease, request.size, usage, parse_rate_headers(headers), now_ns)
+        if notices:
+            self._tell(request, notices)
         self._health(request).answered(lease.granted_ns, now_ns)
-        return _paid(usage) if usage else lease.cost
+        if not usage:
+            return lease.cost
+        prompt, completion, cached = usage
+        return TokenCost(prompt - cached // 2, completion)  # cached ones at half the price, rounded up
 
     def _called(self, request: Request, call: Call, lease: Lease, meter: Meter) -> Outcome:
         """Run the user's own callable once; it may have another key, so its 401 stops no other request."""
@@ -396,12 +401,6 @@ class Runner:
                 notice,
                 extra=log_fields("limits_noticed", request, limit=notice.partition(":")[0]),
             )
-
-
-def _paid(usage: tuple[int, int, int]) -> TokenCost:
-    """Return the tokens to be paid for; cached ones at half the price, rounded up."""
-    prompt, completion, cached = usage
-    return TokenCost(prompt - cached // 2, completion)
 
 
 def _facts(request: Request) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class Timers:
     ``_lock`` guards ``_heap``, ``_dead``, ``_looks_ns``, ``_thread``, ``_is_starting`` and ``_is_closed``; ``_thread``,
     and whether ``_heap`` is empty, may be asked without it.
     Callbacks run without it on the timer thread, or on the one that calls ``run_due``; they must be short.
+
+    Attributes:
+        is_unattended: Something may have to be called and there is no thread to do it: ask ``due_without_thread_ns``.
+            May be read without the lock; once the thread has run, False.
     """
 
     def __init__(self, clock: Clock, name: str) -> None:
@@ -62,6 +66,7 @@ class Timers:
         self._heap: list[tuple[int, int, _Timer]] = []
         self._dead = 0
         self._thread: threading.Thread | None = None  # it runs, or did until ``close``
+        self.is_unattended = False
         self._is_starting = False
         self._looks_ns: int | None = None  # when the thread looks again by itself
 
@@ -74,8 +79,10 @@ class Timers:
             if self._looks_ns is None or when_ns < self._looks_ns:
                 self._changed.notify()
         if self._thread is None:
+            self.is_unattended = True  # until it is known to be otherwise: a Ctrl-C may come at any of these lines
             self.start()
-            if self._thread is None and self.on_refused is not None:
+            self.is_unattended = self._thread is None
+            if self.is_unattended and self.on_refused is not None:
                 self.on_refused()
         return partial(self._call_off, timer)
 
@@ -94,6 +101,7 @@ class Timers:
             thread.start()
             with self._lock:
                 self._thread = self._thread or thread
+                self.is_unattended = False
         except RuntimeError as error:
             _log.warning("the timer thread could not be started: %s", error, extra=log_fields("no_thread"))
         finally:

@@ -360,7 +360,10 @@ class RequestFuture(Future[_T]):
             CancelledError: It was cancelled.
         """
         if self._state not in _OVER:
-            with self._waiting(is_bounded=timeout is not None):
+            if self._engine.is_inside():
+                with self._waiting(is_bounded=timeout is not None):
+                    self._block(timeout)
+            else:
                 self._block(timeout)
         if self._state == CANCELLED_AND_NOTIFIED:
             raise CancelledError

@@ -139,14 +139,16 @@ class Lane(queue.PriorityQueue[Entry]):
             self._stale -= 1
         return None
 
-    def take(self) -> Request:
-        """Take the head, which ``head`` has just returned."""
-        request: Request = self._get()[2]
+    def take(self, request: Request) -> bool:
+        """Take *request* if it is the head; return whether it was."""
+        if self.head() is not request:
+            return False
+        self._get()
         request.arrival = 0
         self._places = None
         again, request.was_taken = request.was_taken, True
         self._put_all(self._order.taken(request, again=again))
-        return request
+        return True
 
     def discard(self, request: Request) -> None:
         """Take a request out of the lane, wherever it is."""
@@ -214,9 +216,9 @@ class Lane(queue.PriorityQueue[Entry]):
         self._places = None
 
     def _stands(self, entries: Iterable[Entry]) -> bool:
-        before = self.head()
+        before = self.head()  # which leaves no stale entry at the front
         self._put_all(entries)
-        return self.head() is not before
+        return self.queue[0][2] is not before
 
     def _put_all(self, entries: Iterable[Entry]) -> None:
         for entry in entries:

@@ -28,56 +28,55 @@ class LateCalls:
 
     Args:
         pool: Whose workers call.
+
+    Attributes:
+        waiting: Callbacks that were not called yet, each with its Future.
+        callers: The workers that call.
     """
 
     def __init__(self, pool: WorkerPool[Any]) -> None:
         self._pool = pool
-        self._waiting: deque[tuple[RequestFuture[Any], _Callback]] = deque()
-        self._callers: set[threading.Thread] = set()
+        self.waiting: deque[tuple[RequestFuture[Any], _Callback]] = deque()
+        self.callers: set[threading.Thread] = set()
         self._next_caller: threading.Thread | None = None  # which of them takes the next; the others have waited
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether every callback has returned."""
-        return not self._waiting and not self._callers
 
     @property
     def waits(self) -> bool:
         """Whether a worker is to take over."""
-        return bool(self._waiting) and self._next_caller is None
+        return bool(self.waiting) and self._next_caller is None
 
     def count(self) -> int:
         """Return how many were not called yet."""
-        return len(self._waiting)
+        return len(self.waiting)
 
     def leave_to_parent(self) -> None:
         """Forget in a forked child what the parent calls; it has one thread only, and the lock may be held for ever."""
-        self._waiting.clear()
+        self.waiting.clear()
 
     def add(self, future: RequestFuture[Any], callbacks: Iterable[_Callback]) -> None:
         """Have *callbacks* called with *future*, which has ended. Call ``pool.grow`` after, without the lock."""
-        self._waiting.extend((future, callback) for callback in callbacks)
+        self.waiting.extend((future, callback) for callback in callbacks)
         self.look()
 
     def look(self) -> None:
         """See to it that the pool has the workers that this needs."""
-        self._pool.spare = len(self._callers) + self.waits
+        self._pool.spare = len(self.callers) + self.waits
         if self.waits:
             self._pool.wake()
 
     def take(self) -> bool:
         """Return whether the calling worker is to call what waits: with ``next_call`` until None, then ``leave``."""
-        if not self._waiting or self._next_caller is not None:
+        if not self.waiting or self._next_caller is not None:
             return False
         self._next_caller = threading.current_thread()
-        self._callers.add(self._next_caller)
+        self.callers.add(self._next_caller)
         return True
 
     def next_call(self) -> tuple[RequestFuture[Any], _Callback] | None:
         """Return the next Future and callback; None if another worker has taken over or no callback waits."""
-        if self._next_caller is not threading.current_thread() or not self._waiting:
+        if self._next_caller is not threading.current_thread() or not self.waiting:
             return None
-        return self._waiting.popleft()
+        return self.waiting.popleft()
 
     def hand_over(self) -> None:
         """Let another worker take the next; the calling one is busy with its callback."""
@@ -87,9 +86,9 @@ class LateCalls:
 
     def leave(self) -> None:
         """End the part of the calling worker, wherever it was interrupted."""
-        self._callers.discard(threading.current_thread())
+        self.callers.discard(threading.current_thread())
         self.hand_over()
 
     def is_mine(self) -> bool:
         """Return whether the calling thread is inside one of these callbacks."""
-        return threading.current_thread() in self._callers
+        return threading.current_thread() in self.callers

@@ -59,6 +59,8 @@ class PendingRequests:
         self._max_pending_per_client = max_pending_per_client
         self._max_in_flight = max_in_flight
         self._ageing_ns = ageing_ns
+        self.is_ageing = ageing_ns is not None  # else the rank of a request is its priority
+        self.is_bounded = max_pending is not None or max_pending_per_client is not None  # else there is always room
         self._weights: dict[str, float] = {}
         self._by_custom_id: dict[str, Request] = {}
         self.lanes: dict[str, Lane] = {}
@@ -212,16 +214,17 @@ class PendingRequests:
         lane = self.lanes.get(request.lane) or self.lane(request)
         return lane.put_back(request) if request.was_taken else lane.add(request)
 
-    def take(self, lane: Lane, now_ns: int) -> Request:
-        """Take the head of *lane* for an attempt."""
-        request = lane.take()
+    def take(self, lane: Lane, request: Request, now_ns: int) -> bool:
+        """Take *request* for an attempt if it still is the head of *lane*; return whether it was."""
+        if not lane.take(request):
+            return False
         request.state = _RUNNING
         if request.started_ns is None:
             request.started_ns = now_ns
         lane.in_flight += 1
         self.counters.count_pending(request, -1)
         self.counters.started(request, now_ns)
-        return request
+        return True
 
     def land(self, request: Request, lane: Lane, outcome: Outcome, began_ns: int, now_ns: int) -> None:
         """Note the end of an attempt."""

@@ -118,14 +118,15 @@ class Scheduler:
         lane.is_blocked = True  # before asking: who frees budget after the answer sees it, without the lock
         granted = meter.lease(head.size, now_ns, lane.turn_of(head) if meter.asks_whose_turn else None)
         if type(granted) is Lease:
-            if lane.head() is not head:  # a collection or a signal on this very thread has cancelled it meanwhile
-                lane.is_blocked = False  # no worker needs waking: we look again
+            lane.is_blocked = False
+            if not self._table.take(lane, head, now_ns):
+                # A collection or a signal on this very thread has cancelled it meanwhile. No worker needs waking: we
+                # look again.
                 meter.refund(granted)
                 if amount is not None:
                     self.spend_cap.settle(amount, 0)
                 return now_ns
-            lane.is_blocked = lane.told_daily = False
-            self._table.take(lane, now_ns)
+            lane.told_daily = False
             if not self._is_capped:  # nothing could be refused for it, so it was not priced before
                 amount = self._price_table.price(head.model, granted.cost)
                 if amount is not None:

@@ -514,7 +514,7 @@ class ThreadEngine:
             self._rebuild(State.CANCELLED)
         if self._delivered:
             self._forget_locked(self._delivered)
-        if self._late.take():
+        if self._late.waiting and self._late.take():
             return self._late, None
         if self._failures >= _FAILURES:
             return None, None  # the queue has stopped
@@ -527,7 +527,7 @@ class ThreadEngine:
             if self._blocked_submitters:
                 self._not_full.notify_all()
             return job, None
-        due_ns = self._timers.due_without_thread_ns()
+        due_ns = self._timers.due_without_thread_ns() if self._timers.is_unattended else None
         return None, next_ns if due_ns is None else due_ns if next_ns is None else min(due_ns, next_ns)
 
     def has_more(self) -> bool:
@@ -542,11 +542,12 @@ class ThreadEngine:
         """Do what is due if the system refuses the thread that would, and finish a mending that was interrupted."""
         if self._is_mending or self._is_torn:
             self._mend()
-        self._timers.run_due()
+        if self._timers.is_unattended:
+            self._timers.run_due()
 
     def is_prepared(self) -> bool:
         """Return whether ``prepare`` has certainly nothing to do."""
-        return not self._is_mending and not self._is_torn and self._timers.due_without_thread_ns() is None
+        return not self._is_mending and not self._is_torn and not self._timers.is_unattended
 
     def run(self, job: Job | LateCalls) -> None:
         """Run one attempt and do what its outcome says, or call callbacks."""
@@ -620,7 +621,7 @@ class ThreadEngine:
             shed = known = None
             if request.row_id is not None:
                 known = self._table.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
-            if known is None and not self._table.has_room(request.client):
+            if known is None and self._table.is_bounded and not self._table.has_room(request.client):
                 shed = self._wait_for_capacity(request)  # it may be fetched meanwhile
                 known = self._table.find_existing(request, future, is_kept=callback is not None, is_new=is_new)
             if self._closed:
@@ -638,7 +639,8 @@ class ThreadEngine:
         if request.row_id is not None:
             self._prefetch()
         if known is None:
-            self._set_expiry_timers(request)
+            if request.deadline_ns or request.max_wait_ns:
+                self._set_expiry_timers(request)
         elif known is not future and callback is not None:
             self.call_back(known, callback)
         return known or future
@@ -719,8 +721,9 @@ class ThreadEngine:
 
         The lock is held.
         """
-        request.rank = self._table.rank(request, request.submitted_ns)
-        if request.has_bounds and request.is_past(self._clock.now_ns()):
+        if self._table.is_ageing:
+            request.rank = self._table.rank(request, request.submitted_ns)
+        if (request.deadline_ns or request.max_wait_ns) and request.is_past(self._clock.now_ns()):
             self._table.away.add(request)
         elif request.not_before_ns:
             self._defer(request, request.submitted_ns + request.not_before_ns)
@@ -1063,7 +1066,8 @@ class ThreadEngine:
 
     def _is_idle(self) -> bool:
         pager = self._table.pager
-        return not self._table.open and (pager is None or pager.is_empty) and self._late.is_empty
+        is_called = not self._late.waiting and not self._late.callers
+        return is_called and not self._table.open and (pager is None or pager.is_empty)
 
     def _note_if_quiet(self) -> None:
         """Tell those who wait for the queue to be empty if it is; if it is closed too, send the workers home.

@@ -200,7 +200,11 @@ class ProcessMeter:
     def too_large(self, size: PromptSize) -> TooLarge | None:
         """Return the limit that a request of *size* can never fit, or None."""
         with self._lock:
-            return self._budget.too_large(self._price(size))
+            cost = self._estimator.price(size)
+            excess = self._budget.too_large(cost)
+            if excess is None or size.completion is not None:
+                return excess
+            return self._budget.too_large(self._fitting(cost, size))
 
     def lease(
         self, size: PromptSize, now_ns: int, turn: LeaseApplicant | None = None
@@ -208,11 +212,14 @@ class ProcessMeter:
         """Take the cost of a request of *size* from every limit, or say what is in the way; *turn* does not matter."""
         with self._lock:
             cost = self._estimator.price(size)
-            if size.completion is None:
-                cost = self._fitting(cost, size)
             granted = self._budget.lease(cost, now_ns)
+            if type(granted) is Lease:
+                return granted
+            fitting = self._fitting(cost, size) if size.completion is None else cost
+            if fitting != cost:
+                granted = self._budget.lease(fitting, now_ns)
             if type(granted) is Blocked and granted.wait_ns is None:
-                return self._budget.too_large(cost) or granted
+                return self._budget.too_large(fitting) or granted
             return granted
 
     def withdraw(self) -> None:
@@ -245,11 +252,10 @@ class ProcessMeter:
         """
         with self._lock:
             requested, used = charged(lease.cost, usage)
-            self._budget.settle(lease, requested, used, now_ns)
+            is_proven = usage is not None and bool(seen)  # only headers are held against it
+            self._budget.settle(lease, requested, used, now_ns, is_proven=is_proven)
             if usage is not None and not size.is_exact:
                 self._estimator.learn(size, usage[0], usage[1])
-            if usage is not None and seen:  # only headers are held against it
-                self._budget.prove(lease, used, now_ns)
             notices = [] if seen is None else self._budget.observe(lease, seen, now_ns)
             listeners = self._listeners
         for listener in listeners:

@@ -122,7 +122,7 @@ class Attempt:
         Raises:
             TimeoutError: The whole attempt has had its time.
         """
-        left_s = self.left_s()
+        left_s = self.deadline - now_s()  # as ``left_s``, without the call
         if left_s <= 0 or self.has_expired:
             self.has_expired = True
             raise TimeoutError("attempt is over")

@@ -248,8 +248,10 @@ def fields_of(answer: http.client.HTTPResponse) -> dict[str, str]:
         BadResponse: They leave open where the answer ends, so its rest could pass for the next one.
     """
     headers = answer.headers
+    fields: dict[str, str] = {}
     # Not items(): that looks in each value for surrogates, which Latin-1 cannot have.
-    fields = {name.lower(): value for name, value in headers.raw_items()}
+    for name, value in headers.raw_items():
+        fields[name.lower()] = value
     if len(fields) < len(headers) and len(set(headers.get_all("content-length", ()))) > 1:
         raise BadResponse("answer has two lengths")
     if answer.length is None and "content-length" in fields and not answer.chunked:

@@ -84,8 +84,7 @@ def drain(
         sent_ns, now_ns = now_ns, now_ns + FLIGHT
         if is_taken:
             left -= 1
-            budget.settle(lease, cost, used, now_ns)
-            budget.prove(lease, used, now_ns)
+            budget.settle(lease, cost, used, now_ns, is_proven=True)
             header = RateHeader("TPM", LIMIT, LIMIT - server.told(server), None)
             budget.observe(lease, [header], now_ns)
             if server.gives_back:
@@ -211,8 +210,7 @@ def test_a_header_of_requests_that_never_falls_is_disproved_like_one_of_tokens()
     for number in range(400):
         lease = budget.lease(TokenCost(1), NOW + number)
         assert isinstance(lease, Lease)
-        budget.settle(lease, TokenCost(1), TokenCost(1), NOW + number)
-        budget.prove(lease, TokenCost(1), NOW + number)
+        budget.settle(lease, TokenCost(1), TokenCost(1), NOW + number, is_proven=True)
         budget.observe(lease, [RateHeader("RPD", 1_000, 1_000, None)], NOW + number)
 
     assert [400] == [level.used for level in budget.levels(NOW + 400)]

@@ -184,7 +184,7 @@ def test_one_that_has_waited_is_followed_by_none_while_the_next_is_called(stage)
     assert held.called.wait(PATIENCE_S)
     waited_for.cancel()
     assert has_waited.wait(PATIENCE_S)
-    wait_until(lambda: 1 == len(play.engine._late._callers))
+    wait_until(lambda: 1 == len(play.engine._late.callers))
     assert not noted.called.is_set()
     held.leave.set()
 
@@ -346,7 +346,7 @@ class Pool:
 def test_one_worker_takes_all_that_waits_in_order():
     pool = Pool()
     late = LateCalls(pool)
-    assert (True, False) == (late.is_empty, late.take()), "nothing waits"
+    assert ([], False) == ([*late.waiting], late.take()), "nothing waits"
 
     late.add("future", ["first", "second"])
     assert (1, 1, 2) == (pool.spare, pool.woken, late.count())
@@ -354,9 +354,9 @@ def test_one_worker_takes_all_that_waits_in_order():
 
     assert ("future", "first") == late.next_call()
     assert ("future", "second") == late.next_call()
-    assert (None, False) == (late.next_call(), late.is_empty), "the last one has not returned"
+    assert (None, 1) == (late.next_call(), len(late.callers)), "the last one has not returned"
     late.leave()
-    assert (True, 0, 1) == (late.is_empty, pool.spare, pool.woken)
+    assert ([], set(), 0, 1) == ([*late.waiting], late.callers, pool.spare, pool.woken)
 
 
 def test_who_hands_over_is_replaced_and_takes_no_more():
@@ -371,10 +371,10 @@ def test_who_hands_over_is_replaced_and_takes_no_more():
     assert (True, True, 2, 2) == (late.is_mine(), late.waits, pool.spare, pool.woken)
     assert None is late.next_call()
     others = []
-    thread = threading.Thread(target=lambda: others.extend([late.take(), late.next_call(), late.is_empty]))
+    thread = threading.Thread(target=lambda: others.extend([late.take(), late.next_call(), len(late.callers)]))
     thread.start()
     thread.join(PATIENCE_S)
-    assert [True, ("future", "next"), False] == others
+    assert [True, ("future", "next"), 2] == others
 
 
 def test_a_worker_that_breaks_leaves_what_waits_to_another():

@@ -52,6 +52,13 @@ def stand(table, *requests):
     return requests[0] if len(requests) == 1 else requests
 
 
+def taken(table, lane, now_ns):
+    """Take the head of *lane* and return it."""
+    head = lane.head()
+    assert table.take(lane, head, now_ns)
+    return head
+
+
 # -- the way of a request
 
 
@@ -78,7 +85,7 @@ def test_an_attempt_is_counted_in_its_lane_from_take_to_landing():
     mine = stand(table, request())
     lane = table.lane(mine)
 
-    assert mine is table.take(lane, NOW_NS + 5)
+    assert mine is taken(table, lane, NOW_NS + 5)
     assert (State.RUNNING, 1, 0, NOW_NS + 5) == (mine.state, lane.in_flight, table.counters.pending, mine.started_ns)
 
     table.land(mine, lane, Outcome(Disposition.RETRY), NOW_NS + 5, NOW_NS + 12)
@@ -87,7 +94,7 @@ def test_an_attempt_is_counted_in_its_lane_from_take_to_landing():
     assert 7 == table.counters.mean_flight_ns()
 
     assert table.enqueue(mine), "it is next"
-    table.take(lane, NOW_NS + 20)
+    taken(table, lane, NOW_NS + 20)
     assert NOW_NS + 5 == mine.started_ns, "of its first attempt"
     table.end(mine, State.COMPLETED)
     assert (State.COMPLETED, 1) == (mine.state, table.counters.ended[State.COMPLETED])
@@ -97,13 +104,13 @@ def test_who_was_taken_before_goes_back_to_its_place():
     table = make_table()
     first, second, third = stand(table, *(request(name) for name in "abc"))
     lane = table.lane(first)
-    table.take(lane, NOW_NS)
-    table.take(lane, NOW_NS)
+    taken(table, lane, NOW_NS)
+    taken(table, lane, NOW_NS)
 
     assert table.enqueue(second)
     assert table.enqueue(first)
 
-    assert [first, second, third] == [table.take(lane, NOW_NS) for _ in range(3)]
+    assert [first, second, third] == [taken(table, lane, NOW_NS) for _ in range(3)]
 
 
 def test_lining_up_tells_whether_that_changed_who_is_next():
@@ -138,7 +145,7 @@ def test_withdrawing_reaches_those_in_line_and_those_away():
 def test_withdrawing_all_leaves_what_is_under_way():
     table = make_table()
     (running, waiting), away = stand(table, request("running"), request("waiting")), request("away")
-    table.take(table.lane(running), NOW_NS)
+    taken(table, table.lane(running), NOW_NS)
     table.accept(away)
     table.away.add(away)
 
@@ -155,7 +162,7 @@ def test_withdrawing_what_is_meant_takes_only_that():
     table = make_table()
     mine, other = stand(table, request(client="a"), request(client="b"))
     running = stand(table, request(client="a", priority=0))
-    table.take(table.lane(running), NOW_NS)
+    taken(table, table.lane(running), NOW_NS)
 
     assert [mine] == table.withdraw_meant(lambda each: each.client == "a", State.CANCELLED)
 
@@ -173,7 +180,7 @@ def test_changing_the_priority_puts_a_request_behind_the_others_of_its_new_level
     assert not table.change_priority(away, 0)
 
     lane = table.lane(moved)
-    assert [high, moved] == [table.take(lane, NOW_NS), table.take(lane, NOW_NS)]
+    assert [high, moved] == [taken(table, lane, NOW_NS), taken(table, lane, NOW_NS)]
     assert ({0: 1}, 1) == (dict(table.counters.pending_by_priority), table.counters.pending)
     assert (0, None, False) == (away.rank, away.seq, away.was_taken)
 
@@ -214,7 +221,7 @@ def test_lanes_that_may_send_come_by_urgency_and_at_equal_rank_the_least_busy_fi
     lanes = table.lanes
     lanes["a"].in_flight, lanes["full"].in_flight, lanes["c"].in_flight = 1, 2, 1
     table.pause("paused")
-    table.take(lanes["b"], NOW_NS)
+    taken(table, lanes["b"], NOW_NS)
     stand(table, request(model="b"), request(model="b"))
     lanes["b"].in_flight = 0
     table.lane(request(model="empty"))
@@ -352,7 +359,7 @@ def test_places_in_line_follow_every_change():
     assert [0, 1, 2] == [lane.place_of(each)[1].requests for each in (first, second, third)]
     assert [0, 10, 20] == [lane.place_of(each)[1].exact for each in (first, second, third)]
 
-    table.take(lane, NOW_NS)
+    taken(table, lane, NOW_NS)
     assert 1 == lane.place_of(second)[0]
     lane.put_back(first)
     assert 2 == lane.place_of(second)[0]
@@ -396,7 +403,7 @@ def test_stale_entries_are_swept_away_when_most_are_stale():
     lane.discard(dead[64])
 
     assert (20, 0) == (len(lane.queue), lane._stale)
-    assert alive == [table.take(lane, NOW_NS) for _ in alive]
+    assert alive == [taken(table, lane, NOW_NS) for _ in alive]
 
 
 def test_stale_entries_at_the_front_are_counted_off():
@@ -457,7 +464,7 @@ def test_room_comes_when_the_first_head_passes_or_as_starts_come():
     unlimited = make_table(max_pending=1)
     for seconds in (0, 3, 6):
         stand(unlimited, each := request())
-        unlimited.take(unlimited.lane(each), NOW_NS + seconds * NS_PER_S)
+        taken(unlimited, unlimited.lane(each), NOW_NS + seconds * NS_PER_S)
     stand(unlimited, request())
     assert 3 == unlimited.full(request(), "wait", NOW_NS).retry_after
 
@@ -704,4 +711,4 @@ def test_a_lane_is_a_priority_queue_whose_mutex_is_the_lock_that_it_is_given():
     assert [(5, second), (5, first)] == [
         (rank, each) for rank, _, each in sorted(lane.queue, key=lambda entry: entry[1])
     ]
-    assert second is lane.take()
+    assert second is lane.head() and lane.take(second)
