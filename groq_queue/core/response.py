@@ -30,6 +30,8 @@ class Node(dict):  # type: ignore[type-arg]
 _WORDS_FOR_TEXT = frozenset(
     {"content", "message", "output", "output_text", "result", "response", "answer", "completion"}
 )
+ANSWER_NAMES = _WORDS_FOR_TEXT | {"text", "id", "model", "created", "choices", "usage", "data", "attempts", "waited"}
+"""What people ask an answer for, under other libraries' names as well."""
 
 
 class Completion(Node):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from groq_queue.core.request import Request, State, head_of_prompt
+from groq_queue.core.response import ANSWER_NAMES
 from groq_queue.engine.callables import waiting
 from groq_queue.engine.log import log_fields
 from groq_queue.lifecycle import fork_between
@@ -26,6 +27,7 @@ from groq_queue.logger import SafeLogger
 _log = SafeLogger("groq_queue")
 _T = TypeVar("_T")
 
+_OF_THE_ANSWER = ANSWER_NAMES.difference(dir(Future))  # a Future has none of these
 _OVER = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
 _DEEPEST = 16  # callbacks inside callbacks of one thread; deeper ones are called when the outermost has returned
 _nested = threading.local()  # .depth, and .later: Futures whose callbacks were too deep
@@ -90,10 +92,8 @@ class RequestFuture(Future[_T]):
             "or wait for it with future.result()"
         )
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """Say what a Future is not: its answer. Called for names that it does not have only."""
-        of = "" if name.startswith("_") else f": its answer may, use future.result().{name}"
-        raise AttributeError(f"a Future has no {name!r}{of}", name=name, obj=self)
+    def __dir__(self) -> Iterable[str]:
+        return [name for name in super().__dir__() if name not in _OF_THE_ANSWER]
 
     def __repr__(self) -> str:
         body = None if self.done() else self._request.body
@@ -385,6 +385,26 @@ class RequestFuture(Future[_T]):
         finally:
             with watch.lock:
                 watch.waiters.remove(waiter)
+
+
+class _OfTheAnswer:
+    """A name that an answer has and its Future has not: who looks for it there is told where it is.
+
+    One for each name, since a class with a ``__getattr__`` pays for it at every attribute that it does have.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: object, owner: object = None) -> NoReturn:
+        name = self._name
+        raise AttributeError(
+            f"a Future has no {name!r}: its answer may, use future.result().{name}", name=name, obj=future
+        )
+
+
+for _name in _OF_THE_ANSWER:
+    setattr(RequestFuture, _name, _OfTheAnswer(_name))
 
 
 class _Hooks:

@@ -198,10 +198,18 @@ def test_the_cure_of_an_awaited_future_works():
     assert asyncio.run(program()).text
 
 
-@pytest.mark.parametrize("name", ["text", "content", "choices", "usage"])
+@pytest.mark.parametrize("name", ["text", "content", "choices", "usage", "id", "message", "attempts"])
 def test_an_answers_attribute_is_looked_for_on_its_future_in_vain_and_told_where_it_is(future, name):
     with pytest.raises(AttributeError, match=rf"a Future has no '{name}'.*future\.result\(\)\.{name}"):
         getattr(future, name)
+
+    assert not hasattr(future, name)
+    assert name not in dir(future)
+
+
+def test_a_future_keeps_its_own_methods_where_an_answer_has_a_word_for_them_too(future):
+    assert callable(future.result)
+    assert {"result", "custom_id", "request_id", "cancel"} <= {*dir(future)}
 
 
 def test_a_misspelt_method_of_a_future_is_left_to_pythons_own_suggestion(future):

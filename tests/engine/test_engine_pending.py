@@ -711,4 +711,5 @@ def test_a_lane_is_a_priority_queue_whose_mutex_is_the_lock_that_it_is_given():
     assert [(5, second), (5, first)] == [
         (rank, each) for rank, _, each in sorted(lane.queue, key=lambda entry: entry[1])
     ]
-    assert second is lane.head() and lane.take(second)
+    assert second is lane.head()
+    assert lane.take(second)

@@ -47,7 +47,7 @@ def _members(name: str, kind: type) -> Iterator[str]:
     own = [base for base in kind.__mro__ if base.__module__.startswith("groq_queue")]
     names = sorted({member for base in own for member in vars(base) if not member.startswith("_")})
     for member in names:
-        if member in INTERNAL.get(name, ()):
+        if member in INTERNAL.get(name, ()) or not hasattr(kind, member):  # it may say where the name really is
             continue
         found = inspect.getattr_static(kind, member)
         if isinstance(found, (staticmethod, classmethod)):
