@@ -73,6 +73,40 @@ def test_while_the_thread_runs_nobody_else_calls_its_timers():
     timers.after(5, lambda: None)
 
     assert timers.due_without_thread_ns() is None
+    assert not timers.is_unattended
+    timers.close(wait=True)
+
+
+def test_a_timer_is_unattended_until_there_is_a_thread(refuse):
+    refuse({"-timers": 1})
+    timers = Timers(FakeClock(), "late")
+    assert not timers.is_unattended, "there is nothing to call"
+
+    timers.after(5, lambda: None)
+    assert timers.is_unattended
+
+    timers.start()
+    assert not timers.is_unattended
+    timers.close(wait=True)
+
+
+def test_a_timer_whose_thread_a_ctrl_c_kept_from_starting_is_called_by_whoever_asks(monkeypatch):
+    clock, called = FakeClock(), []
+    timers = Timers(clock, "pressed")
+
+    def press():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(timers, "start", press)
+        with pytest.raises(KeyboardInterrupt):
+            timers.after(5, lambda: called.append("five"))
+        clock.advance(6)
+        assert timers.is_unattended
+        patched.setattr(timers, "start", lambda: None)  # nor is there one now
+        timers.run_due()
+
+    assert ["five"] == called
     timers.close(wait=True)
 
 
