@@ -401,7 +401,7 @@ class GroqQueue(BulkMethods):
         """
         path = CHAT if endpoint == CHAT else check_path("endpoint", endpoint)
         if model is not None:
-            check_text("model", model)
+            check_text("model", model, optional=True)
         if params and not harmless.issuperset(params):
             check_parameters(params)
         if shrink is not False:
@@ -418,12 +418,12 @@ class GroqQueue(BulkMethods):
             encode_payload(payload, self._settings.max_payload_bytes),
             size_of(
                 payload,
-                None if tokens is None else check_count("tokens", tokens),
+                None if tokens is None else check_count("tokens", tokens, optional=True),
                 0 if audio_seconds is None else check_seconds("audio_seconds", audio_seconds),
             ),
             priority_or_context(priority),
             client_or_context(client),
-            None if custom_id is None else check_text("custom_id", custom_id),
+            None if custom_id is None else check_text("custom_id", custom_id, optional=True),
             tier_of(payload) if "service_tier" in payload else None,
         )
         if max_wait is not None:

@@ -74,15 +74,15 @@ class Timers:
         """Call *callback* once at *when_ns*, unless the returned function is called before."""
         timer = _Timer(callback)
         with self._lock:
+            if self._thread is None:
+                self.is_unattended = True  # before it is in the heap: a Ctrl-C may come at any line
             self._count += 1
             heapq.heappush(self._heap, (when_ns, self._count, timer))
             if self._looks_ns is None or when_ns < self._looks_ns:
                 self._changed.notify()
         if self._thread is None:
-            self.is_unattended = True  # until it is known to be otherwise: a Ctrl-C may come at any of these lines
             self.start()
-            self.is_unattended = self._thread is None
-            if self.is_unattended and self.on_refused is not None:
+            if self._thread is None and self.on_refused is not None:
                 self.on_refused()
         return partial(self._call_off, timer)
 
@@ -155,6 +155,7 @@ class Timers:
         me = threading.current_thread()
         with self._lock:
             self._thread = self._thread or me
+            self.is_unattended = False
         while self._thread is me:  # else a Ctrl-C came while it was started, and another has been started since
             try:
                 with self._lock:

@@ -93,7 +93,7 @@ class RequestFuture(Future[_T]):
         )
 
     def __dir__(self) -> Iterable[str]:
-        return [name for name in super().__dir__() if name not in _OF_THE_ANSWER]
+        return [name for name in super().__dir__() if name not in _OF_THE_ANSWER or name in vars(self)]
 
     def __repr__(self) -> str:
         body = None if self.done() else self._request.body

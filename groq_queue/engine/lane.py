@@ -216,9 +216,9 @@ class Lane(queue.PriorityQueue[Entry]):
         self._places = None
 
     def _stands(self, entries: Iterable[Entry]) -> bool:
-        before = self.head()  # which leaves no stale entry at the front
+        before = self.head()
         self._put_all(entries)
-        return self.queue[0][2] is not before
+        return self.head() is not before
 
     def _put_all(self, entries: Iterable[Entry]) -> None:
         for entry in entries:

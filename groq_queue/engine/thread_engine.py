@@ -721,8 +721,7 @@ class ThreadEngine:
 
         The lock is held.
         """
-        if self._table.is_ageing:
-            request.rank = self._table.rank(request, request.submitted_ns)
+        request.rank = self._table.rank(request, request.submitted_ns) if self._table.is_ageing else request.priority
         if (request.deadline_ns or request.max_wait_ns) and request.is_past(self._clock.now_ns()):
             self._table.away.add(request)
         elif request.not_before_ns:

@@ -113,6 +113,26 @@ def test_who_was_taken_before_goes_back_to_its_place():
     assert [first, second, third] == [taken(table, lane, NOW_NS) for _ in range(3)]
 
 
+def test_a_request_that_is_withdrawn_while_it_lines_up_leaves_an_empty_line(monkeypatch):
+    """
+    As by a signal handler, or a finaliser, on the very thread that lines it up.
+    """
+    table = make_table()
+    mine = request()
+    lane = table.lane(mine)
+    put = lane._put
+
+    def put_and_withdraw(entry):
+        put(entry)
+        table.withdraw(mine, State.CANCELLED)
+
+    monkeypatch.setattr(lane, "_put", put_and_withdraw)
+    table.accept(mine)
+
+    assert not table.enqueue(mine)
+    assert (None, 0) == (lane.head(), table.counters.pending)
+
+
 def test_lining_up_tells_whether_that_changed_who_is_next():
     table = make_table()
     table.accept(normal := request(priority=5))

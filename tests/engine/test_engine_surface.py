@@ -187,6 +187,22 @@ def test_a_moved_head_lets_the_one_behind_it_pass(stage):
     assert not large.done()
 
 
+def test_a_request_whose_priority_was_changed_before_it_came_stands_by_the_last_one(stage):
+    """
+    As one that a worker claims after its priority was changed in the shared store.
+    """
+    play = stage(max_workers=1)
+    play.engine.pause(None)
+    early, moved = (Request("m", "e", b"{}", PromptSize(1, 0, is_exact=True), 5, custom_id=name) for name in "ab")
+    moved.priority = 0
+    futures = [play.engine.submit(each) for each in (early, moved)]
+
+    play.engine.resume(None)
+
+    assert all(future.result(PATIENCE_S) for future in futures)
+    assert ["b", "a"] == play.names()
+
+
 def test_what_is_not_pending_any_more_cannot_be_moved(stage):
     play = stage()
     play.hold()

@@ -90,6 +90,26 @@ def test_a_timer_is_unattended_until_there_is_a_thread(refuse):
     timers.close(wait=True)
 
 
+def test_a_timer_that_a_ctrl_c_broke_off_after_it_was_set_is_called_by_whoever_asks(monkeypatch):
+    clock, called = FakeClock(), []
+    timers = Timers(clock, "pressed")
+
+    def press():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(timers._changed, "notify", press)
+        with pytest.raises(KeyboardInterrupt):
+            timers.after(5, lambda: called.append("five"))
+    assert timers.is_unattended
+    clock.advance(6)
+    monkeypatch.setattr(timers, "start", lambda: None)
+    timers.run_due()
+
+    assert ["five"] == called
+    timers.close(wait=True)
+
+
 def test_a_timer_whose_thread_a_ctrl_c_kept_from_starting_is_called_by_whoever_asks(monkeypatch):
     clock, called = FakeClock(), []
     timers = Timers(clock, "pressed")
