@@ -606,7 +606,7 @@ class CeleryEngine:
         request.timers = ()
         request.body = None
         inside = self._pool.inside
-        depth = getattr(inside, "depth", 0)
+        depth = inside.depth
         inside.depth = depth + 1
         try:
             if ending.state is State.CANCELLED:

@@ -504,7 +504,7 @@ class ThreadEngine:
 
     def is_inside(self) -> bool:
         """Return whether the caller runs on a worker or inside a callback."""
-        return getattr(self._pool.inside, "depth", 0) > 0  # the pool's own answer without a call: every Future asks
+        return self._pool.inside.depth > 0  # the pool's own answer without a call: every Future asks
 
     # -- what the pool asks for
 
@@ -923,7 +923,7 @@ class ThreadEngine:
         One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
         """
         inside = self._pool.inside
-        depth = getattr(inside, "depth", 0)
+        depth = inside.depth
         inside.depth = depth + 1
         try:
             self._end_future(request, None, error, is_final)
@@ -968,7 +968,7 @@ class ThreadEngine:
         interrupt: BaseException | None = None
         delivered = []
         inside = self._pool.inside
-        depth = getattr(inside, "depth", 0)
+        depth = inside.depth
         inside.depth = depth + 1
         try:
             for request in requests:

@@ -73,6 +73,12 @@ class Work(Protocol[_Job]):
         ...
 
 
+class _Inside(threading.local):
+    """How deep the calling thread is inside: > 0 on workers, and on other threads while they run callbacks."""
+
+    depth = 0  # on the class: every Future that is waited for asks, and to miss an attribute takes three times as long
+
+
 class WorkerPool(Generic[_Job]):
     """At most *size* daemon threads that do what *work* finds.
 
@@ -104,7 +110,7 @@ class WorkerPool(Generic[_Job]):
         self._has_leader = False
         self._leads_until: int | None = None  # when the leader looks again by itself, if there is one
         self._local = threading.local()  # .is_starting, while this thread starts a worker
-        self.inside = threading.local()  # .depth > 0 on workers, and on other threads while they run callbacks
+        self.inside = _Inside()
 
     def ensure_one(self) -> None:
         """Have at least one worker, so that what is accepted next will be done.
@@ -165,7 +171,7 @@ class WorkerPool(Generic[_Job]):
 
     def is_inside(self) -> bool:
         """Return whether the caller runs on a worker or inside a callback, and so must not wait for the pool."""
-        return getattr(self.inside, "depth", 0) > 0
+        return self.inside.depth > 0
 
     def is_worker(self) -> bool:
         """Return whether the caller runs on a worker."""
