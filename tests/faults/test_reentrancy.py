@@ -11,6 +11,7 @@ import pytest
 
 from groq_queue import GroqQueue, GroqSimulator, JournalError, Limits, QueueClosed
 from groq_queue.clock import NS_PER_S, SystemClock
+from groq_queue.core.budget import Budget
 from groq_queue.limiters import in_process
 
 from .harness import child, ended
@@ -306,7 +307,7 @@ def test_a_signal_handler_that_interrupts_a_submit_does_not_wait_for_workers_tha
     queue.pause()
     futures = [queue.submit("x") for _ in range(20)]
     queue.resume()
-    real, said = in_process.ProcessMeter._price, []
+    real, said = Budget.too_large, []
 
     def interrupted(*arguments):
         if not said and threading.current_thread() is submitter:
@@ -320,7 +321,7 @@ def test_a_signal_handler_that_interrupts_a_submit_does_not_wait_for_workers_tha
             queue.submit("y")
 
     submitter = threading.Thread(target=submit, daemon=True)
-    monkeypatch.setattr(in_process.ProcessMeter, "_price", interrupted)
+    monkeypatch.setattr(Budget, "too_large", interrupted)
     submitter.start()
     submitter.join(30)
 
@@ -336,7 +337,7 @@ def test_a_signal_handler_may_shut_down_while_a_request_is_priced(groq, monkeypa
     Every lock that is held then is re-entrant, and none is taken before the engine's, which workers hold when they ask.
     """
     queue = GroqQueue(api_key="k", base_url=groq.base_url, model=MODEL, limits=Limits(rpm=1_000))
-    home, name = (in_process.ProcessMeter, "_price") if inside == "a meter" else (in_process, "ProcessMeter")
+    home, name = (Budget, "too_large") if inside == "a meter" else (in_process, "ProcessMeter")
     real, said = getattr(home, name), []
 
     def interrupted(*arguments):
