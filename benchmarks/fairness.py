@@ -50,8 +50,9 @@ def fair_per_s(clients: int, count: int) -> float:
     for request in made:
         line.add(request)
     for _ in made:
-        line.head()
-        line.take()
+        head = line.head()
+        assert head is not None
+        line.take(head)
     return count / (time.perf_counter() - began)
 
 
@@ -73,8 +74,9 @@ def before_the_last_of_ten(many: int) -> int:
             request.client = "small"
         line.add(request)
     sent = []
-    while line.head() is not None:
-        sent.append(line.take())
+    while (head := line.head()) is not None:
+        line.take(head)
+        sent.append(head)
     return max(place for place, request in enumerate(sent) if request.client == "small") - 9
 
 
