@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from groq_queue.api.bulk import WINDOW_PER_WORKER, BulkMethods
-from groq_queue.api.context import client_or_context, priority_or_context
+from groq_queue.api.context import current_client, current_priority
 from groq_queue.api.registry import get_or_create_named
 from groq_queue.api.requests import (
     call_of,
@@ -421,8 +421,8 @@ class GroqQueue(BulkMethods):
                 None if tokens is None else check_count("tokens", tokens, optional=True),
                 0 if audio_seconds is None else check_seconds("audio_seconds", audio_seconds),
             ),
-            priority_or_context(priority),
-            client_or_context(client),
+            current_priority.get() if priority is None else parse_priority(priority),
+            current_client.get() if client is None else check_text("client", client),
             None if custom_id is None else check_text("custom_id", custom_id, optional=True),
             tier_of(payload) if "service_tier" in payload else None,
         )

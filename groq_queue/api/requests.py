@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from groq_queue.api.context import client_or_context, priority_or_context
+from groq_queue.api.context import current_client, current_priority
+from groq_queue.core.priority import parse_priority
 from groq_queue.core.request import Request, encode_payload, tier_of
 from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import (
@@ -132,6 +133,7 @@ def request_of_call(
         raise ConfigurationError(
             f"model={safe_repr(model)}: the call names none; pass queue_options={{'model': ...}} or set the queue's"
         )
+    priority, client = options.get("priority"), options.get("client")
     request = Request(
         model=model,
         endpoint=endpoint,
@@ -142,8 +144,8 @@ def request_of_call(
             check_count("tokens", options.get("tokens"), optional=True),
             check_seconds("audio_seconds", options.get("audio_seconds")) or 0,
         ),
-        priority=priority_or_context(options.get("priority")),
-        client=client_or_context(options.get("client")),
+        priority=current_priority.get() if priority is None else parse_priority(priority),
+        client=current_client.get() if client is None else check_text("client", client),
         custom_id=check_text("custom_id", options.get("custom_id"), optional=True),
         max_wait_ns=check_nanoseconds("max_wait", options.get("max_wait")),
         deadline_ns=check_nanoseconds("deadline", options.get("deadline")),

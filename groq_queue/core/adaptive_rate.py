@@ -27,15 +27,23 @@ _RECOVERY = 0.7  # attempts per second gained by an answer: the pace doubles eve
 
 
 class AdaptiveRate:
-    """Not thread-safe: the limiter that owns it locks."""
+    """Not thread-safe: the limiter that owns it locks.
+
+    While all is well there is nothing to do for an attempt but to append its instant to ``sends_ns``.
+
+    Attributes:
+        rate: Attempts per second; None is open: they keep no distance.
+        failures: In a row, with no answer between them.
+        sends_ns: When the last attempts were sent; whoever sends appends.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self.rate: float | None = None  # attempts per second; None is open: they keep no distance
+        self.rate: float | None = None
+        self.failures = 0
+        self.sends_ns: deque[int] = deque(maxlen=32)
         self._threshold = _FASTEST  # below it the pace doubles every second, above it it creeps up
-        self._failures = 0
         self._next_ns = 0
-        self._sends_ns: deque[int] = deque(maxlen=32)
 
     def wait_ns(self, now_ns: int) -> int:
         """Return how long the next attempt has to wait for the pace alone."""
@@ -55,31 +63,30 @@ class AdaptiveRate:
         return round(min(_LONGEST_TURN_S, waiting / self.rate) * self._rng.uniform(0.5, 1.0) * NS_PER_S)
 
     def sent(self, now_ns: int) -> None:
-        """Note an attempt."""
-        self._sends_ns.append(now_ns)
+        """Keep the distance to the next attempt; to be called for each while there is a rate."""
         if self.rate is not None:
             gap_ns = NS_PER_S / self.rate * self._rng.uniform(0.8, 1.2)
             self._next_ns = max(self._next_ns, now_ns) + round(gap_ns)
 
     def failed(self, now_ns: int) -> None:
         """Note an attempt that failed by no fault of its request."""
-        self._failures += 1
-        if self._failures < _FAILURES_IN_A_ROW:
+        self.failures += 1
+        if self.failures < _FAILURES_IN_A_ROW:
             return
         rate = self._measured() if self.rate is None else self.rate
         self._slow_to(max(_SLOWEST, rate / 2), now_ns)
 
     def refused(self, now_ns: int) -> None:
         """Note a refusal that named no limit."""
-        if self.rate is None and len(self._sends_ns) < _ENOUGH:
+        if self.rate is None and len(self.sends_ns) < _ENOUGH:
             return  # too little was sent to say how fast is too fast; the hold alone must do
         rate = self._measured() if self.rate is None else self.rate
         self._threshold = max(_SLOWEST, rate * _DECREASE)
         self._slow_to(self._threshold, now_ns)
 
     def answered(self) -> None:
-        """Note an answer."""
-        self._failures = 0
+        """Note an answer; to be called for each after failures, and while there is a rate."""
+        self.failures = 0
         if self.rate is None:
             return
         if self.rate < self._threshold:
@@ -95,7 +102,7 @@ class AdaptiveRate:
 
     def _measured(self) -> float:
         """Return the attempts per second of late."""
-        if len(self._sends_ns) < 2:
+        if len(self.sends_ns) < 2:
             return _SLOWEST
-        span_ns = max(1, self._sends_ns[-1] - self._sends_ns[0])
-        return min(_FASTEST, (len(self._sends_ns) - 1) * NS_PER_S / span_ns)
+        span_ns = max(1, self.sends_ns[-1] - self.sends_ns[0])
+        return min(_FASTEST, (len(self.sends_ns) - 1) * NS_PER_S / span_ns)

@@ -204,7 +204,9 @@ class Budget:
                     taken.untake(held)
                 return self._what_blocks(cost, now_ns)
             parts.append((name, bucket, count, bucket.ended))
-        pace.sent(now_ns)
+        pace.sends_ns.append(now_ns)
+        if pace.rate is not None:
+            pace.sent(now_ns)
         lease = Lease(cost, now_ns, parts)
         self._leases.add(lease)
         if self._is_probing:
@@ -318,7 +320,8 @@ class Budget:
         self._is_learning = False
         if lease is self._probe:
             self._is_probing, self._probe = False, None
-        self.pace.answered()
+        if self.pace.failures or self.pace.rate is not None:
+            self.pace.answered()
         return notices
 
     def refused(self, lease: Lease, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:

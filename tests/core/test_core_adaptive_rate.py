@@ -26,11 +26,16 @@ class Dice(random.Random):
         return a + (b - a) * self.place
 
 
+def sent(pace: AdaptiveRate, now_ns: int) -> None:
+    pace.sends_ns.append(now_ns)
+    pace.sent(now_ns)
+
+
 def certain(rate: int = 100, place: float = 1.0, sends: int = 32) -> AdaptiveRate:
     """A pace without chance that has seen *sends* attempts at *rate* a second, the last one now."""
     pace = AdaptiveRate(Dice(place))
     for n in range(sends):
-        pace.sent(NOW - (sends - 1 - n) * SECOND // rate)
+        sent(pace, NOW - (sends - 1 - n) * SECOND // rate)
     return pace
 
 
@@ -50,7 +55,7 @@ def warm(rate: int = 100) -> AdaptiveRate:
     """A pace that has seen *rate* attempts a second."""
     pace = AdaptiveRate(random.Random(1))
     for n in range(32):
-        pace.sent(NOW + n * SECOND // rate)
+        sent(pace, NOW + n * SECOND // rate)
     return pace
 
 
@@ -77,7 +82,7 @@ def test_failures_in_a_row_slow_down_to_one_attempt_per_second():
 
     for _ in range(20):
         pace.failed(NOW)
-    pace.sent(NOW)
+    sent(pace, NOW)
 
     assert SECOND <= pace.wait_ns(NOW) <= 3 * SECOND
 
@@ -118,11 +123,11 @@ def test_a_refusal_without_numbers_slows_to_seven_tenths_and_creeps_up_again():
     pace = warm(rate=100)
 
     pace.refused(NOW)
-    pace.sent(NOW + SECOND)
+    sent(pace, NOW + SECOND)
     gap_ns = pace.wait_ns(NOW + SECOND)
     for _ in range(70):
         pace.answered()
-    pace.sent(NOW + 2 * SECOND)
+    sent(pace, NOW + 2 * SECOND)
 
     assert SECOND / 70 * 0.7 <= gap_ns <= SECOND / 70 * 1.3
     assert 0 < pace.wait_ns(NOW + 2 * SECOND) < SECOND / 70 * 1.25
@@ -183,19 +188,19 @@ def test_attempts_keep_a_distance_of_eight_to_twelve_tenths_of_the_gap(place, ga
     pace = failed(certain(rate=100, place=place))
     start_ns = NOW + pace.wait_ns(NOW)
 
-    pace.sent(NOW)
+    sent(pace, NOW)
     one = pace.wait_ns(start_ns)
-    pace.sent(NOW)
+    sent(pace, NOW)
     two = pace.wait_ns(start_ns)
     later_ns = NOW + 60 * SECOND
-    pace.sent(later_ns)
+    sent(pace, later_ns)
 
     assert [round(n * gap * SECOND / 50) for n in (1, 2, 1)] == [one, two, pace.wait_ns(later_ns)]
 
 
 def test_a_failure_does_not_shorten_a_wait_that_is_longer():
     pace = failed(certain(rate=2, sends=9), 5)
-    pace.sent(NOW)
+    sent(pace, NOW)
     wait_ns = pace.wait_ns(NOW)
 
     pace.failed(NOW)
@@ -207,9 +212,9 @@ def test_a_failure_does_not_shorten_a_wait_that_is_longer():
 def test_the_pace_is_measured_over_the_last_32_attempts():
     pace = AdaptiveRate(Dice(1.0))
     for n in range(100):
-        pace.sent(n * 1_000 * SECOND)
+        sent(pace, n * 1_000 * SECOND)
     for n in range(32):
-        pace.sent(NOW + n * SECOND // 4)
+        sent(pace, NOW + n * SECOND // 4)
 
     assert 2 == failed(pace).rate
 
@@ -218,7 +223,7 @@ def test_the_pace_is_measured_over_the_last_32_attempts():
 def test_a_pace_that_cannot_be_told_is_the_slowest_and_none_is_above_a_thousand(sends_ns, rate):
     pace = AdaptiveRate(Dice(1.0))
     for now_ns in sends_ns:
-        pace.sent(now_ns)
+        sent(pace, now_ns)
 
     assert rate == failed(pace).rate
 
