@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import groq_queue
+from tests.extras import needs
 
 PACKAGE = Path(groq_queue.__file__).parent
 ROOT = PACKAGE.parent
@@ -201,10 +202,14 @@ def programs(request, tmp_path_factory):
 
 
 def run_block(code, folder):
+    """Run a program; one that holds tests is run by pytest, with the fixtures of this package."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=folder, env=environment
-    )
+    command = [sys.executable, "-c", code]
+    if "\ndef test_" in code:
+        (folder / "test_block.py").write_text(code)
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "groq_queue.testing.plugin", "test_block.py"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize(("page", "code"), PROGRAMS)
@@ -212,6 +217,8 @@ def test_every_python_block_runs(page, code, programs):
     """
     A block followed by a text block prints exactly that.
     """
+    for package in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE):
+        needs(package)
     text = page.read_text(encoding="utf-8")
     expected = re.search(re.escape(f"```python\n{code}```") + r"\n+```text\n(.*?)```", text, re.DOTALL)
 
