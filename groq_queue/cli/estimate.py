@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Print what sending every line of a file would take, without sending any: requests,
 tokens, cost, time, the limit that sets the time, and requests that never fit.
-Reads the same lines as run; needs no key and no network.
+Reads the same lines as run; needs no key and no network. An answer is taken to be
+as long as max_completion_tokens allows, or 1,024 tokens where a line does not say.
+The cost is in USD; a model whose price is not known is named instead of a cost.
 """
 
 _EPILOG = """\

@@ -106,7 +106,7 @@ class Bucket:
         Args:
             cost: 0 <= cost <= limit; larger ones never fit and are refused earlier.
             now_ns: The present instant.
-            credits: Believe the credited level instead of the strict one.
+            refunds_unused: Believe the credited level instead of the strict one.
 
         Returns:
             0 if it fits now, else the exact number of nanoseconds; None if no

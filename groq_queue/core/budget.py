@@ -115,7 +115,7 @@ class Budget:
 
     Args:
         limits: What the user set, or None to learn from the server's answers.
-        dice: Spreads attempts in time while the lane is slowed down.
+        rng: Spreads attempts in time while the lane is slowed down.
     """
 
     def __init__(self, limits: Limits | None, rng: random.Random | None = None) -> None:

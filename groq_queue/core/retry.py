@@ -125,7 +125,7 @@ class RetryPolicy:
         Args:
             left: Retries left, this one included, >= 1.
             failing_ns: Since when attempts of this request have failed with nobody answered.
-            dice: Spreads those that failed together.
+            rng: Spreads those that failed together.
         """
         patience_s = self.outage_s * min(1.0, (2.0 ** min(self.max_retries, 30) - 1) / 31)
         return max(0, round(patience_s * 0.5 ** (left - 1) * rng.uniform(1.0, 1.1) * 1e9) - failing_ns)

@@ -282,7 +282,7 @@ class Estimator:
 
         Args:
             backlog: Requests not sent yet.
-            credits: The server gives unused allowance back.
+            refunds_unused: The server gives unused allowance back.
         """
         share = self._mean_share.value if refunds_unused else 1.0
         output = self._mean_output.value if refunds_unused else self._allowance

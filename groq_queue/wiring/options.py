@@ -326,7 +326,8 @@ CONSTRUCTOR = (
         "max_retries",
         5,
         partial(check_count, least=0),
-        "after 408, 409, 425, 429, 498, 5xx (not 501, 505), lost connections and timeouts; at most 2 after what may "
+        "after 408, 409, 425, 429 without a time to wait, 498, 5xx (not 501, 505), lost connections and timeouts; "
+        "at most 2 after what may "
         "have been billed",
         (int,),
         "attempts",
