@@ -193,8 +193,8 @@ class GroqQueue(BulkMethods):
         self._limiter = parts.limiter
         self._admission = parts.admission
         self._bridge = parts.bridge
-        self._accept = noting(parts.accept, settings.observers)
-        self._submitting = parts.submitting
+        self._intake = parts.intake
+        self._accept = noting(parts.intake.accept, settings.observers)
         self._sharing = SingleFlight(self._engine, self._accept)
         self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._simulator: GroqSimulator | None = None
@@ -648,7 +648,7 @@ class GroqQueue(BulkMethods):
         Inside a callback, or a signal handler that interrupted a ``submit``, it does not wait.
         """
         check_wait("timeout", timeout)
-        return self._engine.join(0 if self._submitting.depth else timeout)
+        return self._engine.join(0 if self._intake.is_interrupted() else timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more requests, but for those that callbacks submit while it drains.
@@ -663,11 +663,11 @@ class GroqQueue(BulkMethods):
         check_flag("wait", wait)
         check_flag("cancel_futures", cancel_futures)
         self._finalizer.detach()
-        self._engine.shutdown(wait=wait and not self._submitting.depth, cancel_futures=cancel_futures)
+        self._engine.shutdown(wait=wait and not self._intake.is_interrupted(), cancel_futures=cancel_futures)
         forget(self._engine)
 
     def _is_inside(self) -> bool:
-        return self._engine.is_inside()
+        return self._engine.inside.depth > 0
 
     def _request_of(self, future: Any) -> Request:
         """Return the request of a Future of this queue; another's would be moved into this one's line."""

@@ -23,6 +23,7 @@ from groq_queue.core.response import Completion
 from groq_queue.engine.failures import submitted_elsewhere
 from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.stats import Explanation, RequestInfo
+from groq_queue.engine.worker_pool import Inside
 from groq_queue.errors import ConfigurationError, GroqQueueError, QueueBusy
 from groq_queue.lifecycle import register_for_fork
 
@@ -38,7 +39,8 @@ class SharedEngine(Protocol):
     def cancel(self, request: Request) -> bool: ...
     def set_priority(self, request: Request, priority: int) -> bool: ...
     def request_of(self, custom_id: str) -> Request | None: ...
-    def is_inside(self) -> bool: ...
+    @property
+    def inside(self) -> Inside: ...
     def blocking_section(self) -> AbstractContextManager[None]: ...
     def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
 
@@ -205,9 +207,10 @@ class SingleFlight:
         """Cancel a shared request for all."""
         return self._engine.cancel(request)
 
-    def is_inside(self) -> bool:
-        """Return whether the caller runs on a worker or inside a callback."""
-        return self._engine.is_inside()
+    @property
+    def inside(self) -> Inside:
+        """How deep the caller is inside the engine."""
+        return self._engine.inside
 
     def blocking_section(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""

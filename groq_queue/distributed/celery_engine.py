@@ -95,6 +95,7 @@ class CeleryEngine:
         self._not_full = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._pool: WorkerPool[_Task] = WorkerPool(self, self._lock, clock, 1, "groq_queue-celery")
+        self.inside = self._pool.inside
         self._submitted = SubmittedRequests(price_table or PriceTable(), max_pending, max_pending_per_client)
         self._tasks: deque[_Task] = deque()
         self._weights: dict[str, float] = {}
@@ -352,10 +353,6 @@ class CeleryEngine:
     def blocking_section(self) -> AbstractContextManager[None]:
         """Let another thread end Futures while the calling one waits for one."""
         return self._pool.blocking_section()
-
-    def is_inside(self) -> bool:
-        """Return whether the caller runs inside a callback."""
-        return self._pool.is_inside()
 
     def keep(self, future: RequestFuture[Completion], row_id: int) -> None:
         """Not called: there is no journal."""

@@ -86,6 +86,13 @@ class Outcome(NamedTuple):
     charged: TokenCost = _NOTHING  # what has to be paid for, as far as known
 
 
+class _Lanes(dict[str, LaneHealth]):
+    """The health of each lane by its name."""
+
+    def __missing__(self, name: str) -> LaneHealth:
+        return self.setdefault(name, LaneHealth())  # of threads that come together, one makes it for all
+
+
 class Runner:
     """Runs attempts; safe to use from many threads at once."""
 
@@ -102,13 +109,13 @@ class Runner:
         self._timeout = timeout
         self._clock = clock
         self._rng = rng
-        self._lanes: dict[str, LaneHealth] = {}  # by lane
+        self._lanes = _Lanes()
         register_for_fork(self)
 
     def reset_after_fork(self) -> None:
         """Throw other dice in a forked child, or all children would come back at the same instants."""
         self._rng.seed()
-        self._lanes = {}
+        self._lanes = _Lanes()
 
     def attempt(self, request: Request, lease: Lease, meter: Meter) -> Outcome:
         """Send *request* once and end *lease*.
@@ -135,11 +142,11 @@ class Runner:
                 raise ValueError("no choices in it")
         except ValueError as problem:
             return self._unreadable(request, lease, meter, reply, problem, now_ns)
-        charged = self._settled(request, lease, meter, usage_of(answer), reply.headers, now_ns)
         waited_ns = (request.started_ns or 0) - request.submitted_ns
         completion = Completion(
             answer, custom_id=request.custom_id, attempts=request.attempts, waited=waited_ns / NS_PER_S
         )
+        charged = self._settled(request, lease, meter, usage_of(answer), reply.headers, now_ns)
         return Outcome(Disposition.DONE, result=completion, charged=charged)
 
     def _unreadable(
@@ -169,7 +176,7 @@ class Runner:
         notices = meter.settle(lease, request.size, usage, parse_rate_headers(headers), now_ns)
         if notices:
             self._tell(request, notices)
-        self._health(request).answered(lease.granted_ns, now_ns)
+        self._lanes[request.lane].answered(lease.granted_ns, now_ns)
         if not usage:
             return lease.cost
         prompt, completion, cached = usage
@@ -272,7 +279,7 @@ class Runner:
         now_ns: int,
     ) -> Outcome:
         """Hold the lane that the limiter refused, or only the request if others pass."""
-        health = self._health(request)
+        health = self._lanes[request.lane]
         if refusal is not None and refusal.wait_ns is not None:
             is_new_round = health.refused(lease.granted_ns, now_ns)
             allowed = self._policy.may_ask_again(request.refusals)
@@ -346,17 +353,13 @@ class Runner:
         error.attempts = request.attempts
         wait_ns = max(told_ns, self._policy.backoff_ns(request.retries, self._rng))
         began_ns = request.failing_ns
-        if began_ns is None or self._health(request).has_answered_since(began_ns):
+        if began_ns is None or self._lanes[request.lane].has_answered_since(began_ns):
             request.failing_ns = now_ns
         else:  # failed twice, with no answer to any request in between
             wait_ns = max(wait_ns, self._policy.outage_wait_ns(left, now_ns - began_ns, self._rng))
         request.retries += 1
         self._log_failed(request, error, wait_ns)
         return Outcome(Disposition.RETRY, error=error, wait_ns=wait_ns)
-
-    def _health(self, request: Request) -> LaneHealth:
-        health = self._lanes.get(request.lane)
-        return self._lanes.setdefault(request.lane, LaneHealth()) if health is None else health
 
     @staticmethod
     def _shrunk(request: Request, refusal: Refusal) -> bool:

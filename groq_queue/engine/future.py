@@ -21,6 +21,7 @@ from groq_queue.core.request import Request, State, head_of_prompt
 from groq_queue.core.response import ANSWER_NAMES
 from groq_queue.engine.callables import waiting
 from groq_queue.engine.log import log_fields
+from groq_queue.engine.worker_pool import Inside
 from groq_queue.lifecycle import fork_between
 from groq_queue.logger import SafeLogger
 
@@ -47,7 +48,8 @@ class Owner(Protocol):
     """The engine, as its Futures know it."""
 
     def cancel(self, request: Request) -> bool: ...
-    def is_inside(self) -> bool: ...
+    @property
+    def inside(self) -> Inside: ...
     def blocking_section(self) -> AbstractContextManager[None]: ...
     def keep(self, future: RequestFuture[Any], row_id: int) -> None: ...
 
@@ -349,7 +351,7 @@ class RequestFuture(Future[_T]):
         def _waiters(self) -> list[Any]:
             """Where they hang it."""
             waiters = (self._watch or self._watched()).waiters
-            return _Hooks(waiters, self) if self._engine.is_inside() else waiters
+            return _Hooks(waiters, self) if self._engine.inside.depth else waiters
 
     def _await(self, timeout: float | None) -> None:
         """Wait until it has ended.
@@ -360,7 +362,7 @@ class RequestFuture(Future[_T]):
             CancelledError: It was cancelled.
         """
         if self._state not in _OVER:
-            if self._engine.is_inside():
+            if self._engine.inside.depth:
                 with self._waiting(is_bounded=timeout is not None):
                     self._block(timeout)
             else:
@@ -369,7 +371,7 @@ class RequestFuture(Future[_T]):
             raise CancelledError
 
     def _waiting(self, *, is_bounded: bool = False) -> AbstractContextManager[None]:
-        if self.done() or not self._engine.is_inside():
+        if self.done() or not self._engine.inside.depth:
             return nullcontext()
         return waiting(self._request, self._engine.blocking_section(), is_bounded=is_bounded)
 

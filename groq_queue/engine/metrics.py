@@ -251,12 +251,6 @@ class RunMetrics:
 
     def started(self, request: Request, now_ns: int) -> None:
         """Note the start of an attempt."""
-        if request.attempts == 0:
-            submitted_ns = request.submitted_ns
-            if self._began_ns is None or submitted_ns < self._began_ns:
-                self._began_ns = submitted_ns
-            sketch = self._waits.get((request.priority, request.client)) or self._new_quantiles(request)
-            sketch.add(now_ns - submitted_ns)
         lane = self._lanes.get(request.lane)
         if lane is None:
             lane = LaneFacts(request.lane, request.model, now_ns, now_ns, 0, 0, 0, 0, 0, [])
@@ -264,6 +258,12 @@ class RunMetrics:
         lane.attempts += 1
         lane.last_ns = now_ns
         self._bin(lane, now_ns)[0] += 1
+        if request.attempts == 0:
+            submitted_ns = request.submitted_ns
+            if self._began_ns is None or submitted_ns < self._began_ns:
+                self._began_ns = submitted_ns
+            sketch = self._waits.get((request.priority, request.client)) or self._new_quantiles(request)
+            sketch.add(now_ns - submitted_ns)
 
     def ended(self, request: Request, charged: TokenCost, now_ns: int, *, is_answer: bool, is_refused: bool) -> None:
         """Note the end of an attempt."""

@@ -87,9 +87,8 @@ class Scheduler:
         return None, next_ns
 
     def pay(self, job: Job, charged: TokenCost) -> None:
-        """Turn the money set aside for an attempt into what it cost."""
-        if job.reserved is not None:
-            self.spend_cap.settle(job.reserved, self._price_table.price(job.request.model, charged) or 0)
+        """Turn the money set aside for an attempt, if spending is capped, into what it cost."""
+        self.spend_cap.settle(job.reserved or 0, self._price_table.price(job.request.model, charged) or 0)
 
     def awaits_money(self, request: Request, lane: Lane) -> bool:
         """Return whether only what others have set aside would pay for *request*."""
@@ -127,10 +126,6 @@ class Scheduler:
                     self.spend_cap.settle(amount, 0)
                 return now_ns
             lane.told_daily = False
-            if not self._is_capped:  # nothing could be refused for it, so it was not priced before
-                amount = self._price_table.price(head.model, granted.cost)
-                if amount is not None:
-                    self.spend_cap.reserve(amount)
             return Job(head, lane, now_ns, granted, amount)
         assert not isinstance(granted, Lease)
         if amount is not None:

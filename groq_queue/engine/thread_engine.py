@@ -150,12 +150,16 @@ class ThreadEngine:
         """Make locks, workers and places for requests."""
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)  # threads that wait for the queue to be empty wait here
+        self._joiners = 0  # that wait there
         self._not_full = threading.Condition(self._lock)  # and here each submitter that waits for room
         self._blocked_submitters = 0  # that wait there; they may be of clients with bounds of their own
         self._delivered: list[Request] = []  # their Futures have ended, their workers are about to look for more
         self._pool: WorkerPool[Job | LateCalls] = WorkerPool(
             self, self._lock, self._clock, self._max_workers, self._name
         )
+        self.inside = (
+            self._pool.inside
+        )  # how deep the calling thread is in callbacks; every Future that is waited for asks
         self._late = LateCalls(self._pool)
         tell_at_exit(self._late)
         self._table = self._new_table()
@@ -384,11 +388,15 @@ class ThreadEngine:
         """
         until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
         with self._lock:
-            while not self._is_idle() and not self._pool.is_inside():
-                if until_ns is not None and self._clock.now_ns() >= until_ns:
-                    return False
-                self._clock.wait(self._quiet, until_ns)
-            return self._is_idle()
+            self._joiners += 1
+            try:
+                while not self._is_idle() and not self._pool.is_inside():
+                    if until_ns is not None and self._clock.now_ns() >= until_ns:
+                        return False
+                    self._clock.wait(self._quiet, until_ns)
+                return self._is_idle()
+            finally:
+                self._joiners -= 1
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; drain the others, paused ones too, or cancel those not being attempted."""
@@ -501,10 +509,6 @@ class ThreadEngine:
     def timers(self) -> Timers:
         """What calls back at instants, until the queue is closed."""
         return self._timers
-
-    def is_inside(self) -> bool:
-        """Return whether the caller runs on a worker or inside a callback."""
-        return self._pool.inside.depth > 0  # the pool's own answer without a call: every Future asks
 
     # -- what the pool asks for
 
@@ -1030,7 +1034,7 @@ class ThreadEngine:
             request = delivered.pop()
             if request.future is None:
                 self._table.forget(request)
-        if not self._table.open:
+        if not self._table.open and (self._joiners or self._closed):
             self._note_if_quiet()
 
     def _run_late_calls(self) -> None:

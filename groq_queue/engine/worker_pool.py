@@ -73,7 +73,7 @@ class Work(Protocol[_Job]):
         ...
 
 
-class _Inside(threading.local):
+class Inside(threading.local):
     """How deep the calling thread is inside: > 0 on workers, and on other threads while they run callbacks."""
 
     depth = 0  # on the class: every Future that is waited for asks, and to miss an attribute takes three times as long
@@ -110,7 +110,7 @@ class WorkerPool(Generic[_Job]):
         self._has_leader = False
         self._leads_until: int | None = None  # when the leader looks again by itself, if there is one
         self._local = threading.local()  # .is_starting, while this thread starts a worker
-        self.inside = _Inside()
+        self.inside = Inside()
 
     def ensure_one(self) -> None:
         """Have at least one worker, so that what is accepted next will be done.

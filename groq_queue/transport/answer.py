@@ -10,6 +10,8 @@ from __future__ import annotations
 import http.client
 from typing import Any
 
+from groq_queue.errors import excerpt
+
 _WHOLE = 80  # lines of a head that are all passed on; the parser stops at 100, essential ones included
 _FINAL = (b" 2", b" 3", b" 4", b" 5")  # what follows the eight letters of "HTTP/1.1"
 _MOST = 10_000  # lines of a head; as many no server means
@@ -19,6 +21,19 @@ _ESSENTIAL = frozenset(
         *(b"retry-after", b"x-request-id", b"location", b"content-type", b"date"),
     ]
 )
+
+
+class BadResponse(Exception):
+    """An answer arrived and cannot be used; the text says why.
+
+    Args:
+        message: In words.
+        is_final: The same request would get the same again.
+    """
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class Answer(http.client.HTTPResponse):
@@ -49,6 +64,26 @@ class Answer(http.client.HTTPResponse):
         finally:
             if self.fp is not None:  # a head that cannot be read has closed it
                 self.fp = file
+
+    def fields(self) -> dict[str, str]:
+        """Return the headers, once it has begun, names in lower case; of a repeated one the last.
+
+        Raises:
+            BadResponse: They leave open where the answer ends, so its rest could pass for the next one.
+        """
+        headers = self.headers
+        fields: dict[str, str] = {}
+        # Not items(): that looks in each value for surrogates, which Latin-1 cannot have.
+        for name, value in headers.raw_items():
+            fields[name.lower()] = value
+        if len(fields) < len(headers) and len(set(headers.get_all("content-length", ()))) > 1:
+            raise BadResponse("answer has two lengths")
+        if self.length is None and "content-length" in fields and not self.chunked:
+            self.length = _one_length(fields["content-length"])
+        coding = fields.get("transfer-encoding")
+        if coding is not None and not self.chunked and coding.lower() != "identity":
+            raise BadResponse(f"answer is transferred as {excerpt(coding)!r}")
+        return fields
 
 
 def _is_plain(beginning: bytes) -> bool:
@@ -90,3 +125,16 @@ class _Lines:
             if self.count > _MOST:
                 raise http.client.HTTPException(f"a head of more than {_MOST:,} lines")
             line = self._readline(limit)
+
+
+def _one_length(text: str) -> int:
+    """Return the length that a list such as ``242, 242`` repeats, as proxies join headers.
+
+    Raises:
+        BadResponse: It is no number, or several.
+    """
+    lengths = {part.strip() for part in text.split(",")}
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit() and len(length) <= 18):
+        raise BadResponse(f"answer has the length {excerpt(text)!r}")
+    return int(length)

@@ -33,7 +33,8 @@ from urllib3 import exceptions as urllib3_errors
 
 from groq_queue.errors import APIConnectionError, APITimeoutError, Sent, excerpt
 from groq_queue.transport.address import port_of
-from groq_queue.transport.deadline import Attempt
+from groq_queue.transport.answer import BadResponse
+from groq_queue.transport.deadline import Attempt, AttemptTimer
 from groq_queue.transport.protocol import CallLater, Reply
 from groq_queue.transport.secret import Secret
 
@@ -55,19 +56,6 @@ def default_user_agent() -> str:
         return f"groq_queue/{metadata.version('groq_queue')}"
     except metadata.PackageNotFoundError:
         return "groq_queue"
-
-
-class BadResponse(Exception):
-    """An answer arrived and cannot be used; the text says why.
-
-    Args:
-        message: In words.
-        is_final: The same request would get the same again.
-    """
-
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
-        super().__init__(message)
-        self.is_final = is_final
 
 
 class BaseTransport(ABC):
@@ -105,7 +93,7 @@ class BaseTransport(ABC):
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._forget_inherited()
-        outcome = self._attempt(endpoint, body, Attempt(timeout))
+        outcome = self._attempt(endpoint, body, timeout)
         if isinstance(outcome, Reply):
             return outcome
         raise outcome  # outside any except block and any frame with headers: no context, no cause
@@ -116,22 +104,22 @@ class BaseTransport(ABC):
 
     @abstractmethod
     def _exchange(self, attempt: Attempt, endpoint: str, body: bytes) -> Reply:
-        """Send and receive; raise whatever the libraries raise, every connection closed."""
+        """Send and receive; raise whatever the libraries raise, every connection let go and closed."""
 
     @abstractmethod
     def _forget_inherited(self) -> None:
         """Close connections that belong to the parent process as well."""
 
-    def _attempt(self, endpoint: str, body: bytes, attempt: Attempt) -> Reply | APIConnectionError:
-        watch = None if self._alarm is None else _Watch(self._alarm, attempt)
+    def _attempt(self, endpoint: str, body: bytes, timeout: tuple[float, float]) -> Reply | APIConnectionError:
+        attempt = Attempt(timeout)
+        timer = None if self._alarm is None else AttemptTimer(attempt, self._alarm)
         try:
             reply = self._exchange(attempt, endpoint, body)
         except (*FOREIGN_ERRORS, BadResponse) as error:
             return translate(error, attempt, self._address, self._key)
         finally:
-            if watch is not None:
-                watch.end()
-            attempt.let_go()
+            if timer is not None:
+                timer.end()
         if attempt.has_expired:  # a header drip cut by the alarm looks like a complete 200 without body
             return translate(TimeoutError(), attempt, self._address, self._key)
         return reply
@@ -159,28 +147,6 @@ class BaseTransport(ABC):
         body = read_body(read1, length, attempt, self._max_response_bytes)
         encoding = headers.get("content-encoding")
         return decoded(body, encoding, self._max_response_bytes) if encoding else body
-
-
-class _Watch:
-    """Ends an attempt when it has had its time, which grows while its answer does."""
-
-    def __init__(self, alarm: CallLater, attempt: Attempt) -> None:
-        self._alarm = alarm
-        self._attempt = attempt
-        self._is_over = False
-        self._call_off = alarm(attempt.connect_s + attempt.read_s, self._ring)
-
-    def _ring(self) -> None:
-        left_s = self._attempt.left_s()
-        if left_s <= 0 or not self._attempt.has_grown:
-            self._attempt.expire()
-        elif not self._is_over:  # if it ends just now, one alarm more rings in vain
-            self._call_off = self._alarm(left_s, self._ring)
-
-    def end(self) -> None:
-        """Call the alarm off."""
-        self._is_over = True
-        self._call_off()
 
 
 def read_body(read1: Callable[[int], bytes], length: int | None, attempt: Attempt, cap: int) -> bytes:

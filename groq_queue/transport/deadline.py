@@ -37,6 +37,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from groq_queue.errors import Sent
 from groq_queue.transport.answer import Answer
+from groq_queue.transport.protocol import CallLater
 
 _this_thread = threading.local()
 
@@ -191,6 +192,28 @@ class Attempt:
         if connection is not None and connection.owner is self:  # only our own thread makes it ours
             with connection.guard:  # a shutdown that has begun must end first
                 connection.owner = None
+
+
+class AttemptTimer:
+    """Ends an attempt when it has had its time, which grows while its answer does."""
+
+    def __init__(self, attempt: Attempt, alarm: CallLater) -> None:
+        self._alarm = alarm
+        self._attempt = attempt
+        self._is_over = False
+        self._call_off = alarm(attempt.connect_s + attempt.read_s, self._ring)
+
+    def _ring(self) -> None:
+        left_s = self._attempt.left_s()
+        if left_s <= 0 or not self._attempt.has_grown:
+            self._attempt.expire()
+        elif not self._is_over:  # if it ends just now, one alarm more rings in vain
+            self._call_off = self._alarm(left_s, self._ring)
+
+    def end(self) -> None:
+        """Call the alarm off."""
+        self._is_over = True
+        self._call_off()
 
 
 def _was_cut_off(sock: Any) -> bool:

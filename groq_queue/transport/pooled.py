@@ -20,7 +20,6 @@ to a proxy, 127.0.0.1 is itself, and the key would reach it in clear.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import socket
 import ssl
@@ -37,7 +36,7 @@ from urllib3.util import make_headers
 from groq_queue.errors import ConfigurationError, excerpt
 from groq_queue.transport.address import PORTS, is_loopback, port_of
 from groq_queue.transport.answer import Answer
-from groq_queue.transport.base import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, BadResponse, BaseTransport
+from groq_queue.transport.base import FOREIGN_ERRORS, MAX_CONNECTIONS, MAX_RESPONSE_BYTES, BaseTransport
 from groq_queue.transport.deadline import Attempt, WatchedConnection, WatchedTLSConnection, now_s, set_timeout, watching
 from groq_queue.transport.protocol import CallLater, Reply
 from groq_queue.transport.secret import Secret
@@ -168,11 +167,12 @@ class PooledTransport(BaseTransport):
             answer = attempt.answer = Answer(sock, method="POST")
             answer.begin()
             connection.trip_s = min(connection.trip_s, now_s() - attempt.wrote_s)
-            fields = fields_of(answer)
+            fields = answer.fields()
             content = self._body(answer.read1, answer.length, answer.status, fields, attempt)
             reply = self._reply(answer.status, fields, content)
         except BaseException:
-            connection.close()
+            connection.close()  # which tells the attempt what can be known, so it is let go after that
+            attempt.let_go()
             if answer is not None:
                 answer.close()
             raise
@@ -239,40 +239,6 @@ def write(sock: Any, attempt: Attempt, head: Head, endpoint: str, body: bytes) -
     except ConnectionError:
         return False
     return True
-
-
-def fields_of(answer: http.client.HTTPResponse) -> dict[str, str]:
-    """Return the headers of an answer that has begun, names in lower case; of a repeated one the last.
-
-    Raises:
-        BadResponse: They leave open where the answer ends, so its rest could pass for the next one.
-    """
-    headers = answer.headers
-    fields: dict[str, str] = {}
-    # Not items(): that looks in each value for surrogates, which Latin-1 cannot have.
-    for name, value in headers.raw_items():
-        fields[name.lower()] = value
-    if len(fields) < len(headers) and len(set(headers.get_all("content-length", ()))) > 1:
-        raise BadResponse("answer has two lengths")
-    if answer.length is None and "content-length" in fields and not answer.chunked:
-        answer.length = _one_length(fields["content-length"])
-    coding = fields.get("transfer-encoding")
-    if coding is not None and not answer.chunked and coding.lower() != "identity":
-        raise BadResponse(f"answer is transferred as {excerpt(coding)!r}")
-    return fields
-
-
-def _one_length(text: str) -> int:
-    """Return the length that a list such as ``242, 242`` repeats, as proxies join headers.
-
-    Raises:
-        BadResponse: It is no number, or several.
-    """
-    lengths = {part.strip() for part in text.split(",")}
-    length = lengths.pop()
-    if lengths or not (length.isascii() and length.isdigit() and len(length) <= 18):
-        raise BadResponse(f"answer has the length {excerpt(text)!r}")
-    return int(length)
 
 
 def _authority(parts: SplitResult) -> str:

@@ -93,15 +93,18 @@ class SessionTransport(BaseTransport):
         settings = self._session.merge_environment_settings(prepared.url, {}, True, None, None)
         if self._is_local:  # to a proxy of the environment, loopback is the proxy itself
             settings["proxies"] = dict(self._session.proxies)
-        with watching(attempt):
-            for _ in range(_MOST_UNREAD):
-                try:
-                    return self._round_trip(prepared, settings, attempt)
-                except requests.ConnectionError as error:
-                    if not attempt.has_ended_unread(error):
-                        raise
-                attempt.begins_anew()
-            return self._round_trip(prepared, settings, attempt)
+        try:
+            with watching(attempt):
+                for _ in range(_MOST_UNREAD):
+                    try:
+                        return self._round_trip(prepared, settings, attempt)
+                    except requests.ConnectionError as error:
+                        if not attempt.has_ended_unread(error):
+                            raise
+                    attempt.begins_anew()
+                return self._round_trip(prepared, settings, attempt)
+        finally:
+            attempt.let_go()
 
     def _round_trip(self, prepared: requests.PreparedRequest, settings: Any, attempt: Attempt) -> Reply:
         self._watch_connections(prepared, settings)

@@ -1,17 +1,25 @@
-"""Whether a request can ever be sent, and what its turn costs."""
+"""The way into a queue: whether a request can ever be sent, what its turn costs, and who gets it then."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groq_queue.core.budget import TooLarge
 from groq_queue.core.price_table import PriceTable
 from groq_queue.core.request import Request, lower_cap
+from groq_queue.core.response import Completion
 from groq_queue.engine import failures
+from groq_queue.engine.future import RequestFuture
+from groq_queue.engine.protocols import Engine
 from groq_queue.errors import ConfigurationError
 from groq_queue.wiring.accounts import Limiter
+
+if TYPE_CHECKING:
+    from groq_queue.wiring.durable import JournalBridge
 
 
 class Admission:
@@ -68,3 +76,36 @@ class Admission:
         """Return which limit is too small for it, or None."""
         with self.critical_section():
             return self._limiter.meter(request.lane, request.model).too_large(request.size)
+
+
+class _Submitting(threading.local):
+    """How many submits the calling thread is in the middle of."""
+
+    depth = 0
+
+
+class Intake:
+    """Takes requests in: prices each, stores it if there is a journal, and gives it to the engine."""
+
+    def __init__(self, admission: Admission, bridge: JournalBridge | None, engine: Engine) -> None:
+        self._admission = admission
+        self._bridge = bridge
+        self._engine = engine
+        self._submitting = _Submitting()
+
+    def accept(
+        self, request: Request, callback: Callable[[Future[Completion]], object] | None
+    ) -> RequestFuture[Completion]:
+        """Return the Future of a request that is queued now; see ``GroqQueue.submit`` for what is raised."""
+        self._submitting.depth += 1
+        try:
+            if self._bridge is not None:
+                return self._bridge.submit(request, callback)
+            self._admission.prepare(request)
+            return self._engine.submit(request, callback=callback)
+        finally:
+            self._submitting.depth -= 1
+
+    def is_interrupted(self) -> bool:
+        """Return whether the caller is a signal handler that has interrupted a submit of the same thread."""
+        return self._submitting.depth > 0

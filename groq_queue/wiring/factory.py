@@ -6,14 +6,11 @@ import itertools
 import os
 import random
 import socket
-import threading
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from groq_queue.clock import Clock, SystemClock
-from groq_queue.core.request import Request
 from groq_queue.core.response import Completion
 from groq_queue.engine.attempt import Runner
 from groq_queue.engine.background import BackgroundTask, Timers
@@ -27,7 +24,7 @@ from groq_queue.limiters.in_process import ProcessLimiter
 from groq_queue.logger import SafeLogger
 from groq_queue.transport import make_transport
 from groq_queue.wiring.accounts import Account, AccountBackend, AccountRouter, Accounts, Limiter
-from groq_queue.wiring.admission import Admission
+from groq_queue.wiring.admission import Admission, Intake
 from groq_queue.wiring.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,12 +34,6 @@ if TYPE_CHECKING:
 _log = SafeLogger("groq_queue")
 
 
-class Submitting(threading.local):
-    """Whether the calling thread is in the middle of a submit, which a signal handler may have interrupted."""
-
-    depth = 0
-
-
 class Parts(NamedTuple):
     """What a queue consists of."""
 
@@ -50,20 +41,7 @@ class Parts(NamedTuple):
     limiter: Limiter
     admission: Admission
     bridge: JournalBridge | None
-    submitting: Submitting
-
-    def accept(
-        self, request: Request, callback: Callable[[Future[Completion]], object] | None
-    ) -> RequestFuture[Completion]:
-        """Price a request, store it if there is a journal, and let the engine have it."""
-        self.submitting.depth += 1
-        try:
-            if self.bridge is not None:
-                return self.bridge.submit(request, callback)
-            self.admission.prepare(request)
-            return self.engine.submit(request, callback=callback)
-        finally:
-            self.submitting.depth -= 1
+    intake: Intake
 
 
 def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None = None) -> Parts:
@@ -121,7 +99,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
         # Before the limiter forgets the limits whose levels it stores.
         engine.at_close(bridge.close, in_children=False)
     engine.at_close(lambda: limiter.close(clock.now_ns()))
-    return Parts(engine, limiter, admission, bridge, Submitting())
+    return Parts(engine, limiter, admission, bridge, Intake(admission, bridge, engine))
 
 
 def _backends(settings: Settings, timers: Timers, closes: list[Callable[[], None]]) -> dict[Account, AccountBackend]:
@@ -294,7 +272,7 @@ def _assemble_shared(settings: Settings) -> Parts:
         limiter.close(clock.now_ns())
         raise
     engine.at_close(lambda: limiter.close(clock.now_ns()))
-    return Parts(engine, limiter, admission, None, Submitting())
+    return Parts(engine, limiter, admission, None, Intake(admission, None, engine))
 
 
 def attach(request_id: str, broker: str | None, state: str | None) -> RequestFuture[Completion]:
@@ -385,7 +363,7 @@ class Worker:
             EngineUnavailable: Redis cannot be reached.
             GroqQueueError: The system refuses a thread.
         """
-        self._leased.begin(self._parts.accept, self._parts.engine)
+        self._leased.begin(self._parts.intake.accept, self._parts.engine)
         try:
             self._lanes.start()
         except BaseException:

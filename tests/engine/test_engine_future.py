@@ -18,6 +18,7 @@ from groq_queue.core.request import Request, State
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.engine import future as room
 from groq_queue.engine.future import RequestFuture, _Hooks
+from groq_queue.engine.worker_pool import Inside
 
 GUARD_S = 30
 
@@ -27,14 +28,11 @@ class Desk:
 
     def __init__(self) -> None:
         self.kept: list[tuple[RequestFuture[Any], int]] = []
-        self.is_called_back = False
+        self.inside = Inside()
         self.stepped_aside = 0
 
     def cancel(self, request: Request) -> bool:
         return request.custom_id == "may be cancelled"
-
-    def is_inside(self) -> bool:
-        return self.is_called_back
 
     def blocking_section(self) -> AbstractContextManager[None]:
         self.stepped_aside += 1
@@ -275,7 +273,7 @@ def test_who_waits_inside_a_callback_steps_aside_and_who_need_not_wait_does_not(
         future.result(0)
     assert 0 == desk.stepped_aside
 
-    desk.is_called_back = True
+    desk.inside.depth = 1
     for ask in (future.result, future.exception):
         with pytest.raises(TimeoutError):
             ask(0)

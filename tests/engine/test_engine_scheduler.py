@@ -267,7 +267,7 @@ def test_without_a_cap_money_is_counted_and_refuses_nobody():
     table.stand(prompt=10, completion=5)
 
     job, _ = table.next_job()
-    assert 10 * 1_000_000 + 5 * 2_000_000 == job.reserved == table.scheduler.spend_cap.reserved
+    assert (None, 0) == (job.reserved, table.scheduler.spend_cap.reserved), "nothing has to be set aside"
     table.land(job, charged=TokenCost(3, 1))
 
     assert (0, 5_000_000) == (table.scheduler.spend_cap.reserved, table.scheduler.spend_cap.spent)

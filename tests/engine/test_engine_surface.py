@@ -760,7 +760,7 @@ def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
     """
     As after a fork by a user's callable, but in this process: what comes of its request is the parent's to count.
     """
-    play = stage(max_workers=1, price_table=PriceTable({"m": (1.0, 1.0)}))
+    play = stage(max_workers=1, price_table=PriceTable({"m": (1.0, 1.0)}), max_usd=1.0)
     lock, pool = play.engine._lock, play.engine._pool
     play.script = lambda request: play.engine.reset_after_fork()
 
@@ -794,21 +794,21 @@ def test_facts_and_counts_are_of_one_instant(stage):
 def test_workers_are_inside_and_callers_are_not(stage):
     play = stage(max_workers=1)
     seen = []
-    play.submit(callback=lambda future: seen.append(play.engine.is_inside())).result(PATIENCE_S)
+    play.submit(callback=lambda future: seen.append(play.engine.inside.depth > 0)).result(PATIENCE_S)
     play.engine.join(PATIENCE_S)
 
     assert [True] == seen
-    assert not play.engine.is_inside()
+    assert not play.engine.inside.depth > 0
 
 
 def test_a_callback_of_a_cancelled_future_is_inside_on_the_callers_thread(stage):
     play = exhausted(stage)
     seen = []
     for cancel in (lambda future: future.cancel(), lambda future: play.engine.cancel_all(lambda request: True)):
-        cancel(play.submit(callback=lambda future: seen.append(play.engine.is_inside())))
+        cancel(play.submit(callback=lambda future: seen.append(play.engine.inside.depth > 0)))
 
     assert [True, True] == seen
-    assert not play.engine.is_inside()
+    assert not play.engine.inside.depth > 0
 
 
 def test_an_ended_request_is_forgotten_with_its_prompt_and_its_callable(stage):

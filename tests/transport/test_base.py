@@ -16,9 +16,10 @@ import pytest
 
 from groq_queue.errors import APIConnectionError, ConfigurationError
 from groq_queue.transport import Secret, pooled
-from groq_queue.transport.base import BadResponse, decoded, read_body
+from groq_queue.transport.answer import Answer, BadResponse
+from groq_queue.transport.base import decoded, read_body
 from groq_queue.transport.deadline import Attempt, WatchedConnection
-from groq_queue.transport.pooled import Head, fields_of, write
+from groq_queue.transport.pooled import Head, write
 
 from .conftest import HandClock, Opener
 from .raw_server import PATIENCE_S, Peer, RawServer
@@ -560,9 +561,9 @@ class Received:
 
 
 def fields(*lines: str) -> dict[str, str]:
-    with http.client.HTTPResponse(Received("\r\n".join(["HTTP/1.1 200 OK", *lines, "", "{}"]).encode())) as answer:
+    with Answer(Received("\r\n".join(["HTTP/1.1 200 OK", *lines, "", "{}"]).encode())) as answer:
         answer.begin()
-        return fields_of(answer)
+        return answer.fields()
 
 
 @pytest.mark.parametrize(

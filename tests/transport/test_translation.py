@@ -12,7 +12,8 @@ from urllib3 import exceptions as urllib3_errors
 
 from groq_queue.errors import APIConnectionError, APITimeoutError
 from groq_queue.transport import Secret
-from groq_queue.transport.base import BadResponse, broke_off, translate
+from groq_queue.transport.answer import BadResponse
+from groq_queue.transport.base import broke_off, translate
 from groq_queue.transport.deadline import Attempt, WatchedConnection
 
 from .conftest import KEY
