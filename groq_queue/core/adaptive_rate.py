@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
-NS_PER_S = 1_000_000_000
+from groq_queue.clock import NS_PER_S
 
 _FAILURES_IN_A_ROW = 5  # a tenth of failures at random makes five in a row once in 100,000 attempts
 _ENOUGH = 8  # attempts from which a pace can be told

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-NS_PER_S = 1_000_000_000
+from groq_queue.clock import NS_PER_S
 
 _LEVELS = ("_strict", "_credited", "_asked", "_proven")
 _STATE = (
@@ -210,6 +210,14 @@ class Bucket:
         self.lowered += max(0, self._strict - ceiling) // self.period_ns
         self._strict = min(self._strict, ceiling)
         self._credited = min(self._credited, ceiling)
+
+    def was_given_back(self, slowest_ns: int) -> bool:
+        """Return whether the server gives unused allowance back; no answer took longer than *slowest_ns*.
+
+        A server that keeps what was requested drains ahead of us only while our level stands at zero and answers are
+        under way: at most one slowest answer per restart. What the level was lowered by beyond that was given back.
+        """
+        return self.lowered > self.restarts * self.drain_of(slowest_ns) + self.limit // 100
 
     def at_least(self, used: int, drained_ns: int, now_ns: int) -> None:
         """Accept proof that the server's level was *used*, at most *drained_ns* ago.

@@ -8,10 +8,11 @@ charged) or ``refund`` (it was certainly not). Waiting is ``engine``; the lock i
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from groq_queue.clock import NS_PER_S
 from groq_queue.core.adaptive_rate import AdaptiveRate
 from groq_queue.core.bucket import Bucket
 from groq_queue.core.headers import RateHeader, Refusal
@@ -24,7 +25,7 @@ _TOKENS = _PLACES["TPM"]
 
 _ENOUGH_UNITS = 100  # tokens in use from which the server's rounding to whole ones does not matter
 _MINUTE_TOLERANCE = 0.03
-_PROBE_NS = 1_000_000_000  # a refusal comes sooner
+_PROBE_NS = NS_PER_S  # a refusal comes sooner
 _DISPROOFS = 2  # contradictions after which the headers of a limit lower its level no more
 _DISBELIEF_PERIODS = 3
 _LONGEST_HOLD_NS = 3_660_000_000_000  # an hour, as a server tells it, and a little
@@ -199,7 +200,7 @@ class Budget:
         parts: list[Part] = []
         for name, bucket in self._buckets.items():
             count = units[_PLACES[name]]
-            if not bucket.take(count, now_ns, self._credits):
+            if count and not bucket.take(count, now_ns, self._credits):  # not even in debt does it block otherwise
                 for _, taken, held, _ in parts:
                     taken.untake(held)
                 return self._what_blocks(cost, now_ns)
@@ -226,17 +227,8 @@ class Budget:
             return Blocked("learning", probe_ns)
         pace_ns = self.pace.wait_ns(now_ns)
         blocked = Blocked("pace", pace_ns) if pace_ns else None
-        for name, bucket in self._buckets.items():
-            wait_ns = bucket.wait_ns(cost.units(name), now_ns, refunds_unused=self._credits)
-            if wait_ns == 0:
-                continue
-            if blocked is None or wait_ns is None or (blocked.wait_ns is not None and wait_ns > blocked.wait_ns):
-                blocked = Blocked(
-                    "limit", wait_ns, name, bucket.used(now_ns, refunds_unused=self._credits), bucket.limit
-                )
-                if wait_ns is None:
-                    break
-        return blocked
+        costs = {name: cost.units(name) for name in self._buckets}
+        return longest_wait(self._buckets, costs, now_ns, refunds_unused=self._credits, besides=blocked)
 
     def settle(
         self, lease: Lease, requested: TokenCost, used: TokenCost, now_ns: int, *, is_proven: bool = False
@@ -311,11 +303,8 @@ class Budget:
                     self._contradicted(header.dimension, lease, now_ns)
                     continue
                 bucket.at_most(most, now_ns)
-                # A server that keeps what was requested drains ahead of us only while our level stands at zero and
-                # answers are under way: at most one slowest answer per restart. More was given back.
                 if bucket.lowered and not self._credits:
-                    slack = bucket.restarts * bucket.drain_of(self._slowest_ns) + bucket.limit // 100
-                    self._credits = bucket.lowered > slack
+                    self._credits = bucket.was_given_back(self._slowest_ns)
             bucket.at_least(bucket.limit - header.remaining, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
         if lease is self._probe:
@@ -429,10 +418,7 @@ class Budget:
 
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state."""
-        return [
-            Level(name, bucket.used(now_ns, refunds_unused=self._credits), bucket.limit, bucket.period_ns / 1e9)
-            for name, bucket in self._buckets.items()
-        ]
+        return levels_of(self._buckets, now_ns, refunds_unused=self._credits)
 
     def begin(self, name: str, limit: int, period_ns: int, used: int, age_ns: int, now_ns: int) -> None:
         """Take over how full the bucket *name* was at the end of an earlier life.
@@ -451,7 +437,7 @@ class Budget:
         if left > 0:
             bucket = self._buckets.get(name)
             if bucket is None:
-                bucket = self._dormant.setdefault(name, Bucket(limit, period_ns / 1e9))
+                bucket = self._dormant.setdefault(name, Bucket(limit, period_ns / NS_PER_S))
             bucket.at_least(left, 0, now_ns)
 
     def accounting(self) -> dict[str, tuple[int, int, int, int]]:
@@ -546,7 +532,7 @@ class Budget:
         """
         if self._own or self._has_periods or not drain_ns or units < max(_ENOUGH_UNITS, self._minute_units + 1):
             return
-        minute_s = drain_ns * limit / (units - 1) / 1e9  # units are rounded up; a minute too long is the safe side
+        minute_s = drain_ns * limit / (units - 1) / NS_PER_S  # units are rounded up; a minute too long is the safe side
         self._minute_units = units
         if abs(minute_s / 60 - 1) < _MINUTE_TOLERANCE:
             minute_s = 60
@@ -555,7 +541,7 @@ class Budget:
         self._periods = replace(self._periods, minute_s=minute_s)
         for name, bucket in self._buckets.items():
             if name.endswith("PM"):
-                bucket.change_period(round(minute_s * 1e9), now_ns)
+                bucket.change_period(round(minute_s * NS_PER_S), now_ns)
 
     def _usable(self, limits: Iterable[int]) -> int:
         return max(1, int(min(limits) * (1 - self._margin)))
@@ -577,6 +563,47 @@ class Budget:
                 units = lease.cost.units(name)
                 bucket.hold(units)
                 lease.parts.append((name, bucket, units, bucket.ended))
+
+
+# The same law for a budget that a process holds and for the state that a store holds (``limiters.lane_state``).
+
+
+def exceeded(limits: Mapping[str, int], costs: Mapping[str, int]) -> TooLarge | None:
+    """Return the first of *limits* that one of *costs*, both in units by dimension, passes even when it is full."""
+    for name, limit in limits.items():
+        if costs.get(name, 0) > limit:
+            return TooLarge(costs[name], limit, name)
+    return None
+
+
+def longest_wait(
+    buckets: Mapping[str, Bucket],
+    costs: Mapping[str, int],
+    now_ns: int,
+    *,
+    refunds_unused: bool,
+    besides: Blocked | None = None,
+) -> Blocked | None:
+    """Return the limit that has *costs*, in units by dimension, wait longest; *besides* if that is longer, or None."""
+    blocked = besides
+    for name, bucket in buckets.items():
+        wait_ns = bucket.wait_ns(costs[name], now_ns, refunds_unused=refunds_unused) if costs.get(name) else 0
+        if wait_ns == 0:
+            continue
+        if blocked is None or wait_ns is None or (blocked.wait_ns is not None and wait_ns > blocked.wait_ns):
+            used = bucket.used(now_ns, refunds_unused=refunds_unused)
+            blocked = Blocked("limit", wait_ns, name, used, bucket.limit)
+            if wait_ns is None:
+                break
+    return blocked
+
+
+def levels_of(buckets: Mapping[str, Bucket], now_ns: int, *, refunds_unused: bool) -> list[Level]:
+    """Return the present state of every limit."""
+    return [
+        Level(name, bucket.used(now_ns, refunds_unused=refunds_unused), bucket.limit, bucket.period_ns / NS_PER_S)
+        for name, bucket in buckets.items()
+    ]
 
 
 def holds_everybody(refusal: Refusal) -> bool:

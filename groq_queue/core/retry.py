@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from groq_queue.clock import NS_PER_S
 from groq_queue.core.headers import Refusal, parse_refusal
 from groq_queue.errors import error_message
 
@@ -113,7 +114,7 @@ class RetryPolicy:
     def backoff_ns(self, retries: int, rng: random.Random) -> int:
         """Return a full-jitter wait before retry number *retries* + 1, in nanoseconds."""
         bound_s = min(self.cap_s, self.base_s * 2.0 ** min(retries, 30))
-        return round(rng.uniform(0, bound_s) * 1e9)
+        return round(rng.uniform(0, bound_s) * NS_PER_S)
 
     def outage_wait_ns(self, left: int, failing_ns: int, rng: random.Random) -> int:
         """Return how long a retry has to wait at least while nobody is answered.
@@ -128,7 +129,7 @@ class RetryPolicy:
             rng: Spreads those that failed together.
         """
         patience_s = self.outage_s * min(1.0, (2.0 ** min(self.max_retries, 30) - 1) / 31)
-        return max(0, round(patience_s * 0.5 ** (left - 1) * rng.uniform(1.0, 1.1) * 1e9) - failing_ns)
+        return max(0, round(patience_s * 0.5 ** (left - 1) * rng.uniform(1.0, 1.1) * NS_PER_S) - failing_ns)
 
     def least_hold_ns(self, rounds: int, *, has_figures: bool) -> int:
         """Return how long to hold a lane at least that was refused with a wait, *rounds* times in a row.
@@ -137,14 +138,14 @@ class RetryPolicy:
         its figures, since then another program may have been faster each time, and the waits are true.
         """
         longest_s = 1.0 if has_figures else _LONGEST_BLIND_S
-        return min(round(longest_s * 1e9), 10_000_000 << min(rounds, 30))
+        return min(round(longest_s * NS_PER_S), 10_000_000 << min(rounds, 30))
 
     def blind_hold_ns(self, rounds: int, rng: random.Random) -> int:
         """Return how long to hold a lane that was refused without a wait, *rounds* times in a row.
 
         1.5, 3.3, 7, 16, 35 s, then a minute: five of them outlast a window of a minute.
         """
-        return round(min(_LONGEST_BLIND_S, 1.5 * 2.2 ** min(rounds - 1, 20)) * rng.uniform(1.0, 1.15) * 1e9)
+        return round(min(_LONGEST_BLIND_S, 1.5 * 2.2 ** min(rounds - 1, 20)) * rng.uniform(1.0, 1.15) * NS_PER_S)
 
 
 class LaneHealth:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from groq_queue.clock import NS_PER_S
 from groq_queue.core.limits import Limits, limits_named
 from groq_queue.core.token_estimate import MOST_UNITS
 from groq_queue.errors import ConfigurationError, safe_repr
@@ -58,7 +59,7 @@ def check_nanoseconds(field: str, value: Any) -> int | None:
     Raises:
         ConfigurationError: It is not, or is beyond a year.
     """
-    return None if value is None else max(1, round(check_seconds(field, value) * 1e9))
+    return None if value is None else max(1, round(check_seconds(field, value) * NS_PER_S))
 
 
 def check_order(not_before: float | None, max_wait: float | None, deadline: float | None) -> None:

@@ -129,7 +129,7 @@ class Counters:
         """Return ``{50: s, 90: s, 99: s}`` of the last 1,000 starts, empty before the first."""
         if not self._waits_ns:
             return {}
-        return {percent: quantile(self._waits_ns, percent / 100) / 1e9 for percent in (50, 90, 99)}
+        return {percent: quantile(self._waits_ns, percent / 100) / NS_PER_S for percent in (50, 90, 99)}
 
     def stats(self, lanes: Iterable[LaneStats], *, cost: float, is_running: bool) -> Stats:
         """Return all counts, with those of the *lanes*."""

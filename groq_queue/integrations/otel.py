@@ -23,6 +23,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from groq_queue.clock import NS_PER_S
 from groq_queue.core.validation import check_text
 from groq_queue.engine.observer import Event, Observer
 from groq_queue.errors import MissingExtraError
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _OPERATIONS = {"chat/completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = tuple(4**power for power in range(14))  # 1 to 67,108,864
-_NS_PER_S = 1_000_000_000
 
 
 def observer(
@@ -112,7 +112,7 @@ class _Telemetry:
         return common
 
     def _span(self, event: Event, attributes: Mapping[str, Any]) -> None:
-        began_ns = round(event.started_at * _NS_PER_S)
+        began_ns = round(event.started_at * NS_PER_S)
         span = self._tracer.start_span(
             f"{attributes['gen_ai.operation.name']} {event.model}",
             context=event.noted,
@@ -122,7 +122,7 @@ class _Telemetry:
         )
         if event.outcome != "done":
             span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, event.outcome))
-        span.end(end_time=began_ns + round(event.seconds * _NS_PER_S))
+        span.end(end_time=began_ns + round(event.seconds * NS_PER_S))
 
 
 def _error_type(event: Event) -> str | None:

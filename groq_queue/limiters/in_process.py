@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from groq_queue.clock import NS_PER_S
 from groq_queue.core.budget import Blocked, Budget, Lease, Level, TooLarge
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import Limits, tightest
@@ -302,7 +303,7 @@ class ProcessMeter:
     def begin(self, level: Level, age_ns: int, now_ns: int) -> None:
         """Take over how full a bucket was *age_ns* ago, in an earlier life of this program."""
         with self._lock:
-            period_ns = round(level.period_s * 1e9)
+            period_ns = round(level.period_s * NS_PER_S)
             self._budget.begin(level.dimension, level.limit, period_ns, level.used, age_ns, now_ns)
 
     def forecast(self, ahead: Backlog, size: PromptSize, flight_ns: int, now_ns: int) -> int:

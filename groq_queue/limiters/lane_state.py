@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from groq_queue.core.bucket import Bucket
-from groq_queue.core.budget import Blocked, Level, TooLarge
+from groq_queue.core.budget import Blocked, TooLarge, exceeded, levels_of, longest_wait
 from groq_queue.limiters.store import KnownLimits, LaneStatus, ServerLimit, Units
 
 _TURN = 1 << 20  # virtual time of a turn of cost 1 at weight 1
@@ -105,11 +105,7 @@ class LaneState:
 
     def too_large(self, cost: Units) -> TooLarge | None:
         """Return the first limit that *cost* exceeds even when it is full, or None."""
-        for name, bucket in self.buckets.items():
-            units = cost.get(name, 0)
-            if units > bucket.limit:
-                return TooLarge(units, bucket.limit, name)
-        return None
+        return exceeded({name: bucket.limit for name, bucket in self.buckets.items()}, cost)
 
     def holds_until(self, now_ns: int) -> Blocked | None:
         """Return the pause that the server set, if it is not over."""
@@ -119,19 +115,7 @@ class LaneState:
 
     def blocks(self, cost: Units, now_ns: int) -> Blocked | None:
         """Return the limit that blocks *cost* longest, or None."""
-        blocked: Blocked | None = None
-        for name, bucket in self.buckets.items():
-            units = cost.get(name, 0)
-            wait_ns = bucket.wait_ns(units, now_ns, refunds_unused=self.refunds_unused) if units else 0
-            if wait_ns == 0:
-                continue
-            if blocked is None or wait_ns is None or (blocked.wait_ns is not None and wait_ns > blocked.wait_ns):
-                blocked = Blocked(
-                    "limit", wait_ns, name, bucket.used(now_ns, refunds_unused=self.refunds_unused), bucket.limit
-                )
-                if wait_ns is None:
-                    break
-        return blocked
+        return longest_wait(self.buckets, cost, now_ns, refunds_unused=self.refunds_unused)
 
     def grant(self, cost: Units, priority: int, tag: int, now_ns: int) -> Reservation:
         """Hold *cost* in every bucket."""
@@ -181,8 +165,7 @@ class LaneState:
             if header.lowers:
                 since = bucket.ended - ended.ended.get(name, 0)
                 bucket.at_most(header.limit - header.remaining + since, now_ns)
-                slack = bucket.restarts * bucket.drain_of(self.slowest_ns) + bucket.limit // 100
-                self.refunds_unused = self.refunds_unused or bucket.lowered > slack
+                self.refunds_unused = self.refunds_unused or bucket.was_given_back(self.slowest_ns)
             bucket.at_least(bucket.limit - header.remaining, now_ns - ended.granted_ns, now_ns)
 
     def at_least(self, dimension: str, used: int, age_ns: int, now_ns: int) -> None:
@@ -198,8 +181,5 @@ class LaneState:
 
     def standing(self, processes: int, now_ns: int) -> LaneStatus:
         """Return the present state of every limit."""
-        levels = [
-            Level(name, bucket.used(now_ns, refunds_unused=self.refunds_unused), bucket.limit, bucket.period_ns / 1e9)
-            for name, bucket in self.buckets.items()
-        ]
+        levels = levels_of(self.buckets, now_ns, refunds_unused=self.refunds_unused)
         return LaneStatus(levels, self.refunds_unused, max(1, processes), max(0, self.hold_until_ns - now_ns))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from groq_queue.clock import Clock, SystemClock
+from groq_queue.clock import NS_PER_S, Clock, SystemClock
 from groq_queue.core.budget import Blocked, Level, TooLarge
 from groq_queue.errors import ConfigurationError, LimiterUnavailable, MissingExtraError
 from groq_queue.limiters.store import KnownLimits, LaneStatus, ReservationRequest, Reserved, ServerLimit, Units
@@ -38,8 +38,8 @@ _US = 1_000  # nanoseconds
 _KEYS = ("state", "leases", "processes", "line", "waiters", "turns", "ended")
 _GRANTED, _BLOCKED, _TOO_LARGE, _FORGOT = 1, 0, -1, -2
 _SCALE = 1_000  # fair time of one turn of a client of weight 1
-_BEAT_NS = 1_000_000_000  # to claim something is as good as a beat
-_RESUBSCRIBE_NS = 1_000_000_000
+_BEAT_NS = NS_PER_S  # to claim something is as good as a beat
+_RESUBSCRIBE_NS = NS_PER_S
 _BUCKET = struct.Struct("<dddd")  # the first of the ten numbers that the script packs: limit, period, two levels
 _SIZE = struct.Struct("<dd")  # limit and period
 _BUCKET_BYTES = 80

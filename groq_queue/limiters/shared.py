@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
-from groq_queue.clock import Clock
-from groq_queue.core.budget import Blocked, Lease, Level, TooLarge, holds_everybody
+from groq_queue.clock import NS_PER_S, Clock
+from groq_queue.core.budget import Blocked, Lease, Level, TooLarge, exceeded, holds_everybody
 from groq_queue.core.headers import RateHeader, Refusal
 from groq_queue.core.limits import DIMENSIONS, Limits
 from groq_queue.core.priority import LeaseApplicant
@@ -338,7 +338,7 @@ class SharedMeter(ProcessMeter):
         """Return every limit's present state: the store's, as last heard of, or our own if that is higher."""
         with self._lock:
             shared = {level.dimension: level for level in self._standing.levels}
-            age_s = max(0, now_ns - self._stood_ns) / 1e9
+            age_s = max(0, now_ns - self._stood_ns) / NS_PER_S
             for level in self._budget.levels(now_ns):
                 known = shared.get(level.dimension)
                 drained = 0 if known is None else known.used - int(age_s * known.limit / known.period_s)
@@ -352,7 +352,7 @@ class SharedMeter(ProcessMeter):
         for level in self.levels(now_ns):
             units = ahead.requests + 1 if level.dimension in ("RPM", "RPD") else expected.units(level.dimension)
             over = level.used + units - level.limit
-            wait_ns = max(wait_ns, round(over * level.period_s / level.limit * 1e9))
+            wait_ns = max(wait_ns, round(over * level.period_s / level.limit * NS_PER_S))
         return wait_ns
 
     # -- what the reservation client asks and brings
@@ -431,7 +431,7 @@ class SharedMeter(ProcessMeter):
         processes = self._standing.processes
         self._budget.set_limits(self._limits, now_ns, 1 - (1 - self._margin) / processes)
         for level in self._standing.levels:
-            period_ns = round(level.period_s * 1e9)
+            period_ns = round(level.period_s * NS_PER_S)
             used = -(-level.used // processes)
             share = max(1, level.limit // processes)
             self._budget.begin(level.dimension, share, period_ns, used, now_ns - self._stood_ns, now_ns)
@@ -454,10 +454,8 @@ class SharedMeter(ProcessMeter):
         """Return the limit that *cost* never fits, not counting that we may go by a share of it for now."""
         if self._whole is None:
             return self._budget.too_large(cost)
-        for name, (limit, _) in self._whole.items():
-            if cost.units(name) > limit:
-                return TooLarge(cost.units(name), limit, name)
-        return None
+        limits = {name: limit for name, (limit, _) in self._whole.items()}
+        return exceeded(limits, {name: cost.units(name) for name in limits})
 
     def _tell(self, ends: list[End], *, stirs: bool = False) -> None:
         if ends:

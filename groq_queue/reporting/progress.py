@@ -369,7 +369,7 @@ class _Watch:
         self._done = self._failed = 0
         self._is_showing = self._is_stale = False
         self._is_closed = False
-        self._next_ns = clock.now_ns() + round(display.interval_s * 1e9)
+        self._next_ns = clock.now_ns() + round(display.interval_s * NS_PER_S)
         before = stats()
         self._before = TokenCost(before.prompt_tokens, before.completion_tokens)  # a queue may have worked before
         self._timers = Timers(clock, "groq_queue-progress")
@@ -418,7 +418,7 @@ class _Watch:
                 tally.completion_tokens = stats.completion_tokens - self._before.completion
                 self._display.show(self._pace.state(tally, stats))
                 with self._changed:
-                    self._next_ns = self._clock.now_ns() + round(self._display.interval_s * 1e9)
+                    self._next_ns = self._clock.now_ns() + round(self._display.interval_s * NS_PER_S)
                     if not self._is_stale or self._display.interval_s:
                         break
         finally:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "logger": set(),
     "lifecycle": {"display"},
     "sqlite_file": set(),
-    "core": {"errors"},
+    "core": {"errors", "clock"},  # of the clock, how many nanoseconds a second has; see below
     "engine": {"display", "logger", "core", "errors", "clock", "lifecycle"},
     "transport": {"logger", "errors"},
     "limiters": {"logger", "core", "errors", "clock", "lifecycle", "sqlite_file"},
@@ -111,6 +111,8 @@ def test_core_touches_no_thread_no_socket_and_no_clock():
         roots = {name.split(".")[0] for name in imports_of(path)}
         assert roots <= sys.stdlib_module_names | {"groq_queue"}, path.name
         assert not roots & {"threading", "socket", "time", "sqlite3", "logging", "queue"}, path.name
+        of_clock = {name for name in imports_of(path) if name.startswith("groq_queue.clock")}
+        assert of_clock <= {"groq_queue.clock", "groq_queue.clock.NS_PER_S"}, path.name
 
 
 def test_only_the_engine_and_the_clock_start_or_know_threads():
