@@ -321,9 +321,11 @@ def test_a_missing_limit_of_theirs_is_told(file):
 def test_the_file_that_the_documentation_shows_says_what_stands_beside_it(file, monkeypatch):
     needs(TOML)
     monkeypatch.setenv("GROQ_API_KEY", KEY)
+    monkeypatch.setenv("LOCAL_KEY", "local")
     shown = PAGE.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
 
     with GroqQueue.from_config(file(shown)) as queue:
         options = queue._settings
         assert "llama-3.1-8b-instant" == options.model
         assert Limits(rpm=60, tpm=8_000) == options.limits["openai/gpt-oss-120b"]
+        assert "http://127.0.0.1:8000/v1" == options.payers.by_model["local/llama"].base_url
