@@ -1,9 +1,10 @@
 """Callbacks: go on with each answer when it comes, and ask more from there.
 
-For whoever would rather be called than wait. A callback gets the Future, runs on a
-worker thread, and may submit, cancel and shut down. One that raises is logged with its
-``custom_id`` and harms nothing else. A queue that is leaving its ``with`` block takes
-nothing new, from callbacks neither: ``join()`` first, if they ask more.
+For programs that are called with each answer instead of waiting for it. A callback gets
+the Future, runs on a worker thread, and may submit, cancel and shut down. One that
+raises is logged with its ``custom_id`` and harms nothing else. A queue that is leaving
+its ``with`` block takes nothing new, from callbacks neither: ``join()`` first, if they
+ask more.
 """
 
 import logging

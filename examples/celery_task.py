@@ -1,6 +1,6 @@
 """A Celery task: each worker process has one queue, which all its tasks share.
 
-For whoever calls a model inside tasks. The queue is made by the first task that runs,
+For people who call a model inside tasks. The queue is made by the first task that runs,
 after the worker has forked, and stays: what it learnt about the limits stays too.
 The worker's processes count in one file, so that they stay at the limits together; on
 several hosts it is ``limiter="redis://…"``.

@@ -1,6 +1,6 @@
 """A Django management command: fill one field of every row from another.
 
-For whoever has a table and a model. Save as ``yourapp/management/commands/ask_rows.py``:
+Save it as ``yourapp/management/commands/ask_rows.py`` and run it on any model:
 
     python manage.py ask_rows shop.Ticket text summary --template "Summarise: {}"
 

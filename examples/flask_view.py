@@ -1,6 +1,6 @@
-"""A Flask view: people wait, so they go first, take turns, and are told when it is too much.
+"""A Flask view: people wait, so they go first, take turns, and get an error when it is too much.
 
-For whoever answers web requests with a model. One queue for each server process, made
+It answers web requests with a model. There is one queue for each server process, made
 at the first request. With several server processes add ``limiter="sqlite:///budgets.db"``
 to its arguments: they then count in one file and stay at the limits together.
 

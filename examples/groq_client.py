@@ -1,6 +1,6 @@
 """The official groq SDK through the queue: pass it an HTTP client, change nothing else.
 
-For whoever calls the SDK from threads and sees 429s. The client is of the class the
+For people who call the SDK from threads and see 429s. The client is of the class the
 SDK makes for itself, so time-outs, proxies and hooks stay its own. A stream holds its
 place until it is read to its end or closed.
 """

@@ -1,6 +1,6 @@
 """A notebook cell: run it, stop it, change the prompt, run it again.
 
-For whoever works in Jupyter or an interactive shell. ``named`` finds the queue of the
+For people who work in Jupyter or an interactive shell. ``named`` finds the queue of the
 last run, so that no run leaves threads behind and what was learnt about the limits
 stays. The interrupt button cancels what has not been sent and keeps what was
 answered as ``queue.last_partial``.

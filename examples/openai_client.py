@@ -1,7 +1,7 @@
 """The official openai SDK through the queue: any API of its dialect, any library that takes a client.
 
-For whoever points the openai SDK, or something built on it, at Groq or another
-provider. People who wait and work that does not can share one queue: make a client
+For people who point the openai SDK, or something built on it, at Groq or another
+provider. Interactive requests and batch work can share one queue: make a client
 for each.
 """
 

@@ -1,6 +1,6 @@
 """Your own callable: the official groq SDK, called by the queue.
 
-For whoever has functions that call the SDK and wants to keep them. ``submit_call``
+For people who have functions that call the SDK and want to keep them. ``submit_call``
 runs them under the same budget, order and retries. What the SDK raises (it has a
 ``status_code`` and a ``response``) is retried as the queue's own requests are; turn the
 SDK's own retries off. What it returns is returned untouched.

@@ -1,7 +1,7 @@
 """A pandas column: one question for each row, one column of answers.
 
-For whoever has a DataFrame. The new column has the old one's index and length, so it
-fits whatever was filtered or sorted before; a missing value is not asked about and
+It adds a column to a DataFrame. The new column has the old one's index and length, so it
+fits rows that were filtered or sorted before; a missing value is not asked about and
 stays missing, and so does what fails with ``errors="coerce"``.
 
     python pandas_column.py tickets.csv answered.csv

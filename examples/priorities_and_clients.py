@@ -1,7 +1,7 @@
-"""Priorities and clients: what is urgent goes first, and nobody takes everything.
+"""Priorities and clients: urgent requests go first, and no client takes everything.
 
-For whoever serves several customers, or people and batch work, from one key. A more
-urgent request passes whatever has not been sent yet. Within a level clients take
+For people who serve several customers, or users and batch work, from one key. A more
+urgent request passes all that have not been sent yet. Within a level clients take
 turns, however much each has queued; a weight of 3 is three turns for one.
 """
 

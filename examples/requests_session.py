@@ -1,6 +1,6 @@
 """An adapter for ``requests``: code that posts to the API waits its turn, and is not changed.
 
-For whoever has code built on a ``requests.Session``. Mount the adapter at the place
+For people who have code built on a ``requests.Session``. Mount the adapter at the place
 where the session is made. Every POST that names a ``model`` is then counted against
 your limits and retried by the queue; everything else goes straight through. The
 thread that calls ``post`` blocks until the answer is there.

@@ -1,8 +1,8 @@
 """Several processes on one key: they count together in one file.
 
-For whoever has CPU-bound work around each call, or several web workers. Each process
+For people who have CPU-bound work around each call, or several web workers. Each process
 makes a queue of its own; ``limiter=`` names the file in which all of them count, so
-that together they stay exactly at the limits, whoever is idle. On many hosts it is
+that together they stay exactly at the limits, whichever are idle. On many hosts it is
 ``limiter="redis://…"``. A queue also works in a process that was forked with it.
 """
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # JSONL from the shell: no Python to write, stopped and started as you like.
 #
-# For whoever has a file of questions. Say what it will take, send it, and pick the
-# texts. The same command again goes on where it was stopped, by Ctrl-C, a kill or a
+# It estimates what a file of questions will take, sends it, and picks the texts of the
+# answers. The same command again goes on where it was stopped, by Ctrl-C, a kill or a
 # power cut: what was answered is in run.db and is not sent, or paid for, again.
 #
 #   sh shell_jsonl.sh questions.jsonl answers.jsonl

@@ -58,7 +58,7 @@ def _steady_reader() -> Callable[[], int]:
 class SystemClock:
     """The clock of this machine."""
 
-    # The reader itself stands in the class: it is read several times for each request, and a subclass can override it.
+    # The reader itself is in the class: it is read several times for each request, and a subclass can override it.
     now_ns = staticmethod(_steady_reader())
 
     def wall_s(self) -> float:
@@ -102,7 +102,7 @@ class FakeClock:
         condition.wait()
 
     def is_awaited(self, seconds: float) -> bool:
-        """Return whether somebody waits for the instant in *seconds* from now."""
+        """Return whether a thread waits for the instant in *seconds* from now."""
         with self._lock:
             return any(when_ns == self._now + round(seconds * NS_PER_S) for when_ns, _, _ in self._alarms)
 

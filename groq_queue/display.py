@@ -22,7 +22,7 @@ class Table(NamedTuple):
     """Rows of cells.
 
     Attributes:
-        title: Stands above it, if not empty.
+        title: The text above it, if not empty.
         head: Names of the columns; all empty for a table without a head.
         rows: As many cells each as *head* has names.
     """

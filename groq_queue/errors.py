@@ -438,7 +438,7 @@ def error_of(record: Mapping[str, Any]) -> GroqQueueError:
     facts = dict(record.get("facts") or {})
     message = str(record.get("message") or record.get("kind"))
     if not (isinstance(cls, type) and issubclass(cls, GroqQueueError)):
-        # A request that was in flight when its process ended: nobody knows whether it was answered.
+        # A request that was in flight when its process ended: it is not known whether it was answered.
         return APIConnectionError(message, sent="unknown", is_final=True)
     if issubclass(cls, APIStatusError):
         facts["headers"] = {}

@@ -1,6 +1,6 @@
 """Forks, and the end of the interpreter: what open queues must not touch then, and what they still do.
 
-**A fork.** A forked child inherits locks that nobody will release and threads that do not run there:
+**A fork.** A forked child inherits locks that no thread of it will release and threads that do not run there:
 only the forking thread goes on. Whatever the others held stays held in the child, and what they were
 changing may be half changed. So nothing of it is mended: whatever has locks, threads or open requests
 is called in the child, to begin anew. The parent is not touched.
@@ -57,7 +57,7 @@ class Steps(Protocol):
 
 
 def fork_between(critical_section: Steps) -> None:
-    """Have every fork of another thread wait until nobody holds *critical_section*."""
+    """Make every fork of another thread wait until *critical_section* is free."""
     _steps.add(critical_section)
 
 
@@ -118,7 +118,7 @@ def leave_at_exit(engine: Drainable) -> None:
 
 
 def tell_at_exit(calls: Calls) -> None:
-    """Have it told how many of *calls* the end of the interpreter prevents, be their engine open or shut down."""
+    """Report at exit how many of *calls* the end of the interpreter prevents, be their engine open or shut down."""
     _calls.add(calls)
 
 

@@ -1,9 +1,9 @@
-"""The library's logger, whose failures harm nobody.
+"""The library's logger, whose failures never reach its caller.
 
 What a log record runs through belongs to the program that uses the library: record
 factories, filters, handlers, formatters. Any of them may raise, and a record is
 due on the threads that every Future depends on. So each call here is guarded; the
-first failure is told on stderr.
+first failure is printed on stderr.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SafeLogger:
         exc_info: bool | BaseException | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """Log for whoever looks into one request."""
+        """Log details of one request."""
         self._write(logging.DEBUG, message, args, exc_info, extra)
 
     def info(self, message: str, *args: object, extra: Mapping[str, Any] | None = None) -> None:
@@ -101,4 +101,4 @@ class SafeLogger:
                 sys.stderr.write("groq_queue: a log record was lost, because the program's logging raised:\n")
                 traceback.print_exception(error)
         except BaseException:
-            pass  # there is nobody left to tell
+            pass  # stderr is broken too: there is no other way to report it

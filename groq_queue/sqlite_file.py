@@ -45,7 +45,7 @@ class FileKind:
 
     Attributes:
         error: Returns the room's error of a path and of the reason against it, with the cure.
-        application_id: Stands in the header of every such file, and in no other.
+        application_id: The number in the header of every such file, and of no other.
         no_access: A file that this user may not use; ``{lack}`` is "read-only" or "not readable".
         sidecars: Why the directory has to be writable.
         linked: A file that has several names, ``{count}`` of them.
@@ -164,7 +164,7 @@ def connect_file(path: str, mode: str, timeout_s: float, *, is_immutable: bool =
         path: Absolute.
         mode: ``"ro"`` or ``"rw"``; neither makes a file.
         timeout_s: How long SQLite waits for others' locks.
-        is_immutable: Nobody writes it meanwhile, so neither locks nor files beside it are needed.
+        is_immutable: No process writes it meanwhile, so neither locks nor files beside it are needed.
     """
     uri = f"{Path(path).as_uri()}?mode={mode}{'&immutable=1' if is_immutable else ''}"
     return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
@@ -184,7 +184,7 @@ def keep(connection: sqlite3.Connection) -> None:
 
     A forked child inherits the object. Were it freed there, at exit at the latest, SQLite would close a
     file that it must not touch in a child, or roll back what the parent is about to commit. A list in a
-    module does not help: modules are cleared at exit too. So it gets one reference that belongs to nobody.
+    module does not help: modules are cleared at exit too. So it gets one reference that no Python object owns.
     """
     _count_reference("Py_IncRef", connection)
 

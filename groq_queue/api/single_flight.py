@@ -126,8 +126,8 @@ class SingleFlight:
 
         Raises:
             ConfigurationError: A request with this custom_id has not ended yet.
-            GroqQueueError: What the engine raises to the first. Those who joined while it was
-                still at the door get it from their Futures.
+            GroqQueueError: What the engine raises to the first. Those who joined while that
+                submit was still running get the error from their Futures.
         """
         key = _key_of(request)
         custom_id = request.custom_id

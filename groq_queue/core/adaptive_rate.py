@@ -17,7 +17,7 @@ from collections import deque
 from groq_queue.clock import NS_PER_S
 
 _FAILURES_IN_A_ROW = 5  # a tenth of failures at random makes five in a row once in 100,000 attempts
-_ENOUGH = 8  # attempts from which a pace can be told
+_ENOUGH = 8  # attempts from which a pace can be measured
 _SLOWEST = 1.0  # attempts per second
 _FASTEST = 1_000.0  # from here on the lane is open again
 _LONGEST_TURN_S = 30.0
@@ -34,7 +34,7 @@ class AdaptiveRate:
     Attributes:
         rate: Attempts per second; None is open: they keep no distance.
         failures: In a row, with no answer between them.
-        sends_ns: When the last attempts were sent; whoever sends appends.
+        sends_ns: When the last attempts were sent; the sender appends.
     """
 
     def __init__(self, rng: random.Random) -> None:

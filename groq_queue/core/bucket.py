@@ -5,7 +5,7 @@ The server's bucket drains continuously at ``limit / period`` and admits while
 less than the server's does, whatever the network delays, or the server refuses.
 
 So a cost has two lives. From the grant until the answer it is *held*: it counts
-in full and does not drain, because nobody knows yet when it arrived. At the
+in full and does not drain, because it is not known yet when it arrived. At the
 answer it becomes *level*, which drains. Every held cost arrived no later than
 its answer, hence ``held + level`` is never below the server's level: an upper
 bound for any delay, any order of arrival and any idle gap. The price is one
@@ -152,7 +152,7 @@ class Bucket:
             requested: What the server charged at admission, as far as known.
             used: What it really used; may exceed *requested* (a debt, never clamped).
             now_ns: The present instant.
-            is_proven: An answer told *used*, which is in use for certain.
+            is_proven: *used* comes from an answer, so it is in use for certain.
         """
         self.held -= cost
         self.settled += cost
@@ -223,7 +223,7 @@ class Bucket:
         """Accept proof that the server's level was *used*, at most *drained_ns* ago.
 
         Open leases may be part of that level already, so only what they cannot
-        explain is added: somebody else spends from the same budget.
+        explain is added: another program spends from the same budget.
         """
         floor = now_ns * self.limit + (used - self.held) * self.period_ns - drained_ns * self.limit
         self._strict = max(self._strict, floor)

@@ -39,7 +39,7 @@ class _ClientQueue:
     """One client's requests of one level: the first is in line, the others behind it.
 
     A request that leaves from the middle stays in ``behind`` until its place comes, and is
-    counted in ``gone``; should it come back, it stands there once more, at the end.
+    counted in ``gone``; should it come back, it is appended once more, at the end.
     """
 
     __slots__ = ("behind", "finish", "gone", "in_line", "live", "start", "weight")
@@ -51,7 +51,7 @@ class _ClientQueue:
         self.finish = start
         self.weight = weight
         self.live = 1
-        self.in_line: Any = None  # the request whose entry stands in the heap, if any
+        self.in_line: Any = None  # the request whose entry is in the heap, if any
 
     def copy(self) -> _ClientQueue:
         twin = _ClientQueue(self.start, self.weight)
@@ -60,7 +60,7 @@ class _ClientQueue:
         return twin
 
     def leave(self, request: Any) -> None:
-        """Note that *request*, which stands in ``behind``, is not to be taken from there; ``gone`` is its own."""
+        """Note that *request*, which is in ``behind``, is not to be taken from there; ``gone`` is its own."""
         self.gone[request] = self.gone.get(request, 0) + 1
         if len(self.behind) > 32 and len(self.behind) > 2 * self.live:
             self.behind, self.gone = self.living(), _NOBODY
@@ -136,7 +136,7 @@ def is_stale(entry: Entry) -> bool:
 class FairQueue:
     """Decides which requests of a lane stand in its heap, and with which ``seq``.
 
-    Only the first request of each client and level stands there; so the heap is
+    Only the first request of each client and level is in it; so the heap is
     as long as there are clients, a cancelled request leaves no gap in its
     client's share, and state exists only for clients with something pending.
 
@@ -251,7 +251,7 @@ class FairQueue:
         return (*entries, *self._promote(request.rank, level))
 
     def clear(self) -> None:
-        """Forget everybody."""
+        """Forget every pending request and every turn."""
         for level in self._levels.values():
             for turn in level.turns.values():
                 self._latest = max(self._latest, turn.finish)
@@ -259,7 +259,7 @@ class FairQueue:
         self._levels.clear()
 
     def successor(self) -> FairQueue:
-        """Return an order of nobody that goes on where this one is: later arrivals, later tags, the same weights."""
+        """Return an empty order that continues this one: later arrivals, later finish tags, the same weights."""
         after = FairQueue()
         after._weights, after._arrivals = dict(self._weights), self._arrivals
         ends = [turn.finish for level in self._levels.values() for turn in level.turns.values()]
@@ -318,7 +318,7 @@ class FairQueue:
         return level
 
     def _promote(self, rank: int, level: _PriorityLevel) -> list[Entry]:
-        """Line up every turn whose start has come; if nobody stands in line, time jumps to the next start."""
+        """Line up every turn whose start has come; if no turn is in line, time jumps to the next start."""
         entries: list[Entry] = []
         early = level.early
         while early and (early[0][0] <= level.now or not level.open):
@@ -354,7 +354,7 @@ def _step(level: _PriorityLevel, turn: _ClientQueue) -> Entry:
 
 
 def _stand(level: _PriorityLevel, turn: _ClientQueue, request: Ranked) -> Entry:
-    """Let *request* be the one of its turn that stands in line, and return its entry."""
+    """Let *request* be the one of its turn that is in line, and return its entry."""
     turn.finish = finish = turn.start + request.turn_cost * _UNIT // turn.weight
     turn.in_line = request
     level.open += 1

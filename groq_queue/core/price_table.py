@@ -1,4 +1,4 @@
-"""What tokens cost, and a purse that is never overdrawn.
+"""What tokens cost, and a spending cap that is never exceeded.
 
 Amounts are whole picodollars (10^-12 USD): a price of 0.05 USD per million
 tokens is 50,000 of them per token, so sums are exact.

@@ -1,4 +1,4 @@
-"""What was submitted: a snapshot of the payload as bytes, and where it stands.
+"""What was submitted: a snapshot of the payload as bytes, and its state.
 
 The caller's objects are read once, at ``submit``; what is sent later is what was
 checked and priced then, whatever happens to them in between.
@@ -53,7 +53,7 @@ _encode = _make_encode()
 
 
 class State(Enum):
-    """Where a request stands. It is pending again while it waits for a retry."""
+    """The state of a request. It is pending again while it waits for a retry."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -111,7 +111,7 @@ class Request:
     overtaken = 0  # refusals while attempts sent later were answered
     was_stale = False  # one attempt met a kept connection that the server was just closing
     refused_ns: int | None = None  # when the last attempt that was refused without numbers was sent
-    failing_ns: int | None = None  # when the first of its failures came, with nobody answered since
+    failing_ns: int | None = None  # when the first of its failures came, with no request answered since
     last_error: GroqQueueError | None = None
     due_ns: int | None = None  # when it comes back into its lane
     noted: tuple[Any, ...] = ()  # by each observer when it was submitted
@@ -149,8 +149,8 @@ class Request:
             max_wait_ns: Nanoseconds from submit in which it must have started.
             deadline_ns: Nanoseconds from submit after which no attempt starts.
             not_before_ns: Nanoseconds from submit before which no attempt starts.
-            shrinks: The completion allowance may be lowered to what fits.
             turn_cost: Units of its client's share that it uses.
+            shrinks: The completion allowance may be lowered to what fits.
             request_id: Our id of it, if it has one already.
             call: The user's callable to run instead of sending *body*, see ``engine.callables``.
         """
@@ -165,7 +165,7 @@ class Request:
         self.custom_id = custom_id
         self.turn_cost = turn_cost
         self.rank = priority
-        self.arrival = 0  # number of its place in its lane's line; 0 while it stands in none
+        self.arrival = 0  # number of its place in its lane's line; 0 while it is in none
         self.seq: tuple[int, int] | None = None  # its entry's place in the heap, once it had one
         self.was_taken = False  # its client's turn was counted
         self.state = _PENDING
@@ -173,7 +173,7 @@ class Request:
         self.submitted_ns = 0
         self.started_ns: int | None = None
         self.row_id: int | None = None  # of its row in the journal
-        self.is_paged_out = False  # it stands there only
+        self.is_paged_out = False  # it is there only
         self.future: Any = None
         if call is not None:
             self.call = call

@@ -1,6 +1,6 @@
 """The answer: a dict, as the API sent it, with attributes for those who like dots; its usage; the record of a request.
 
-The usage may also stand in a body that is read by somebody else: one JSON object, or
+The usage may also be in a body that an adapter's caller reads: one JSON object, or
 server-sent events passing by. Groq puts it into the last chunk's ``x_groq``, OpenAI into a
 chunk of its own if ``stream_options.include_usage`` was asked for.
 """
@@ -102,7 +102,7 @@ def _rebuilt(value: Any, kind: type[dict[str, Any]]) -> Any:
 
 
 class Record(NamedTuple):
-    """Where the request of one ``custom_id`` stands, and how it ended.
+    """The status of the request of one ``custom_id``, and how it ended.
 
     Attributes:
         custom_id: Its name.
@@ -111,7 +111,7 @@ class Record(NamedTuple):
         result: The answer, or None.
         error: Why it failed, or None.
         attempts: How many times it was sent, earlier runs of the program included.
-        created: Unix time of ``submit``, in seconds, or None if no journal tells.
+        created: Unix time of ``submit``, in seconds, or None without a journal.
         finished: Unix time at which it ended, or None.
     """
 

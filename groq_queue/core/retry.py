@@ -27,8 +27,8 @@ class Meaning(Enum):
     STOP = "stop"  # every request of this key fails
 
 
-# Whoever says these did no work: it is full (498, 503, 529), has not taken the request (409, 425), or came to no server
-# that could (521 to 523, 525, 526 and 530, all of Cloudflare).
+# A server that says these did no work: it is full (498, 503, 529), has not taken the request (409, 425), or no server
+# that could was reached (521 to 523, 525, 526 and 530, all of Cloudflare).
 _NOT_PROCESSED = frozenset({409, 425, 498, 503, 521, 522, 523, 525, 526, 529, 530})
 _LASTING = frozenset({501, 505})  # the 5xx that say of a request "never"
 _LONGEST_BLIND_S = 60.0
@@ -97,7 +97,7 @@ class RetryPolicy:
 
         Args:
             rounds: Refused rounds of its lane since the last answer, this one included. While others are answered,
-                the lane is at a limit that nobody named, and whoever was sent too early is not to blame.
+                the lane is at a limit that no answer named, and a request that was sent too early is not to blame.
         """
         return rounds <= self.max_retries
 
@@ -117,15 +117,15 @@ class RetryPolicy:
         return round(rng.uniform(0, bound_s) * NS_PER_S)
 
     def outage_wait_ns(self, left: int, failing_ns: int, rng: random.Random) -> int:
-        """Return how long a retry has to wait at least while nobody is answered.
+        """Return how long a retry has to wait at least while no request is answered.
 
         Backoffs alone may be over in six seconds, and most outages last longer. So the last retry waits until
-        ``outage_s`` after the first failure, the one before it until half of that, and so on. Whoever asked for fewer
+        ``outage_s`` after the first failure, the one before it until half of that, and so on. A user who sets fewer
         retries than five wants to know sooner: each one less halves it.
 
         Args:
             left: Retries left, this one included, >= 1.
-            failing_ns: Since when attempts of this request have failed with nobody answered.
+            failing_ns: Since when attempts of this request have failed with no request answered.
             rng: Spreads those that failed together.
         """
         patience_s = self.outage_s * min(1.0, (2.0 ** min(self.max_retries, 30) - 1) / 31)
@@ -134,7 +134,7 @@ class RetryPolicy:
     def least_hold_ns(self, rounds: int, *, has_figures: bool) -> int:
         """Return how long to hold a lane at least that was refused with a wait, *rounds* times in a row.
 
-        40 ms, 80 ms, and so on: the end of a "try again in 0 s". Up to a minute; or up to a second if the refusal told
+        40 ms, 80 ms, and so on: the end of a "try again in 0 s". Up to a minute; or up to a second if the refusal gave
         its figures, since then another program may have been faster each time, and the waits are true.
         """
         longest_s = 1.0 if has_figures else _LONGEST_BLIND_S

@@ -177,7 +177,7 @@ class CeleryEngine:
         """Return a Future of a request that any process submitted.
 
         Raises:
-            ConfigurationError: Nobody knows a request of that id.
+            ConfigurationError: There is no request of that id.
             EngineUnavailable: Redis cannot be reached.
         """
         standing = self._store.attach(request_id, self._reply)
@@ -207,7 +207,7 @@ class CeleryEngine:
         """Cancel a request that no worker is sending; see ``RequestFuture.cancel``.
 
         Raises:
-            EngineUnavailable: Redis cannot be reached, so nobody knows.
+            EngineUnavailable: Redis, which alone knows, cannot be reached.
         """
         with self._lock:
             if request.state is not State.PENDING:
@@ -324,7 +324,7 @@ class CeleryEngine:
         return kept
 
     def stats(self) -> Stats:
-        """Return one consistent snapshot of what this process submitted, as far as it has been told."""
+        """Return one consistent snapshot of what this process submitted, as far as it has heard from Redis."""
         with self._lock:
             return self._submitted.stats(is_running=not self._is_closed)
 
@@ -428,7 +428,10 @@ class CeleryEngine:
                 self._pool.dismiss()
 
     def _look_at_timers(self) -> None:
-        """Have the pool look, whose wait does not know of the latest timer and who stands in for the timer thread."""
+        """Wake a worker to run due timers, since no timer thread could be started.
+
+        A worker that waits already does not know of the latest timer.
+        """
         with self._lock:
             self._pool.wake()
 
@@ -469,7 +472,7 @@ class CeleryEngine:
                 self._notifier.notify(lane_for(request.priority))
         except EngineUnavailable:
             # Redis has it but the broker is away. If it can be taken back submit() says so; if a worker was
-            # faster, or Redis is away now too, it is accepted: workers look for what nobody was woken for.
+            # faster, or Redis is away now too, it is accepted: workers also look for requests without a wake-up call.
             if self._is_taken_back(request.id):
                 raise
         with self._lock:
@@ -529,7 +532,7 @@ class CeleryEngine:
         return True
 
     def _disconnect(self) -> None:
-        """Close the connections, once nobody listens for replies any more."""
+        """Close the connections, once the listener for replies has ended."""
         self._store.forget_replies(self._reply)
         self._store.close()
         self._notifier.close()

@@ -38,7 +38,7 @@ class LaneWorkers:
         threads: ``{lane: threads}``.
         name: Of this process; each Celery worker is called ``<lane>@<name>``.
         work: Called on a thread of a lane for each wake-up call; works until nothing waits there.
-        on_dead: Called when a lane is served no more though nobody has stopped it.
+        on_dead: Called when a lane is served no more though it was not stopped.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class LaneWorkers:
     def _serve(self, lane: BrokerQueue, make: Callable[[], Any], controller: Any) -> None:
         """Run Celery workers, one after the other, until stopped: what a broker refuses for a while ends none.
 
-        One that breaks all the same is replaced. One that breaks again and again leaves its lane to nobody, which
-        must not go unnoticed.
+        One that breaks all the same is replaced. One that breaks again and again leaves its lane without a consumer,
+        which must not go unnoticed.
         """
         breaks = 0
         while not self._stopping.is_set():
@@ -102,7 +102,7 @@ class LaneWorkers:
                 if controller is None:
                     controller = make()
                 controller.start()
-            except BaseException as raised:  # a bug, or no memory; the lane must be served by somebody
+            except BaseException as raised:  # a bug, or no memory; the lane must not stay without a consumer
                 error = raised
             if self._stopping.is_set():
                 return
@@ -113,7 +113,7 @@ class LaneWorkers:
                 self._on_dead()
                 return
             _log.error(
-                "what serves lane %s broke and is begun anew: a bug, or no memory was left",
+                "the consumer of lane %s failed and is started again: a bug, or no memory was left",
                 lane.name,
                 exc_info=error,
                 extra=log_fields("attempt_broke"),
@@ -126,7 +126,7 @@ class _Outage:
 
     Args:
         lane: The lane.
-        stopping: Set when nobody is to wait any more.
+        stopping: Set when every wait is to end.
     """
 
     def __init__(self, lane: BrokerQueue, stopping: threading.Event) -> None:
@@ -167,7 +167,7 @@ def _controller(
     def take_next() -> int:
         try:
             return work(lane)
-        except EngineUnavailable as error:  # whoever sweeps calls again
+        except EngineUnavailable as error:  # the next sweep sends the wake-up call again
             _log.warning(
                 "a wake-up of lane %s is dropped, another one follows: %s",
                 lane.name,
@@ -254,7 +254,7 @@ def _consumer_class(outage: _Outage) -> type[Any]:
                 outage.met(exc)
 
         def _is_lost(self, error: Exception) -> bool:
-            """Return whether the connection broke, else the broker refused what it was told."""
+            """Return whether the connection broke, else the broker refused the command."""
             errors: tuple[type[Exception], ...] = self.connection_errors  # type: ignore[attr-defined]
             return isinstance(error, errors)
 

@@ -100,7 +100,7 @@ def encode_counts(request: Request) -> str:
 
 
 def take_over_counts(request: Request, text: str) -> None:
-    """Have *request* go on with what ``encode_counts`` told.
+    """Have *request* go on with the counts that ``encode_counts`` wrote.
 
     Raises:
         ValueError: It is not such a text.

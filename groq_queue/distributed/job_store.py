@@ -1,4 +1,4 @@
-"""Where each request stands: the Redis that submitters and workers share.
+"""The status of each request: the Redis that submitters and workers share.
 
 Every call may block for as long as Redis takes to answer, but not longer than ``PATIENCE_S`` and one time-out of the
 socket; it is repeated meanwhile, which the scripts allow. A Redis that takes no writes, because its memory is full or
@@ -21,7 +21,7 @@ from groq_queue.errors import ConfigurationError, EngineUnavailable, MissingExtr
 PATIENCE_S = 5.0
 SOCKET_TIMEOUT_S = 4.0
 RESULT_TTL_MS = 3_600_000
-UNSTARTED_TTL_MS = 7 * 86_400_000  # what nobody has sent by then is forgotten
+UNSTARTED_TTL_MS = 7 * 86_400_000  # a request that no worker has sent by then is forgotten
 LISTEN_S = 5  # so long a listener waits for news at a time
 _AGAIN_S = 0.1
 _PASSING = ("MISCONF ", "MASTERDOWN ")  # how what Redis says begins while its disk is full, or its master away
@@ -38,7 +38,7 @@ class Claimed(NamedTuple):
     """A request that a worker has taken.
 
     Attributes:
-        counts: What other workers counted of it, as they told ``rest``.
+        counts: What other workers counted of it and passed to ``rest``.
         rest_ms: Milliseconds before which it is not to be sent.
     """
 
@@ -54,7 +54,7 @@ class Claimed(NamedTuple):
 
 
 class JobStatus(NamedTuple):
-    """Where a request stands; ``status`` is None if nobody knows it."""
+    """The status of a request; ``status`` is None if the store does not know it."""
 
     status: str | None
     ending: str | None
@@ -64,7 +64,7 @@ class JobStatus(NamedTuple):
 class JobStore:
     """One connection pool to the Redis at *url*; safe to use from many threads.
 
-    ``_waits`` guards nothing: whoever finds Redis away waits on it, until ``close`` wakes all.
+    ``_waits`` guards nothing: a thread that finds Redis away waits on it, until ``close`` wakes all.
 
     Raises:
         ConfigurationError: The address cannot be used.
@@ -124,7 +124,7 @@ class JobStore:
         """End requests that are not on their way.
 
         Returns:
-            For each 1 if it has that status now, 0 if it is on its way or has ended, -1 if nobody knows it.
+            For each 1 if it has that status now, 0 if it is on its way or has ended, -1 if the store does not know it.
         """
         answers: list[int] = []
         for start in range(0, len(ids), _CHUNK):
@@ -143,12 +143,12 @@ class JobStore:
         return found
 
     def attach(self, id: str, reply: str) -> JobStatus:
-        """Return where a request stands, and have its end told to *reply* too."""
+        """Return the status of a request, and have its end reported to *reply* too."""
         found = self._run("attach", id, reply)
         return JobStatus(None, None, None) if found is None else JobStatus(found[0], found[1], found[2] or None)
 
     def listen(self, reply: str) -> list[list[Any]]:
-        """Wait some seconds for what *reply* is told, and return it: nothing if nothing came.
+        """Wait some seconds for events sent to *reply*, and return them: none if none came.
 
         Raises:
             EngineUnavailable: At once, if Redis cannot be reached.
@@ -172,7 +172,7 @@ class JobStore:
             return
 
     def forget_replies(self, reply: str) -> None:
-        """Remove what is left of a list that nobody reads any more; raises nothing."""
+        """Remove what is left of a list that has no reader any more; raises nothing."""
         try:
             self._redis.delete(f"gqc:reply:{reply}")
         except self._refused:
@@ -197,11 +197,11 @@ class JobStore:
         return int(self._run("begin", id, owner, lease_ms, RESULT_TTL_MS))
 
     def rest(self, id: str, owner: str, unknown: int, error: str, counts: str = "", rest_ms: int = 0) -> bool:
-        """Note that a request waits for a further attempt, at least *rest_ms*; whoever takes it is told *counts*."""
+        """Note that a request waits for a further attempt, at least *rest_ms*; its next worker gets *counts*."""
         return bool(self._run("rest", id, owner, unknown, error, counts, rest_ms, RESULT_TTL_MS))
 
     def finish(self, id: str, status: str, ending: str) -> int:
-        """Note how a request ended; 1, or 0 if it had ended, or -1 if nobody knows it."""
+        """Note how a request ended; 1, or 0 if it had ended, or -1 if the store does not know it."""
         return int(self._run("finish", id, status, ending, RESULT_TTL_MS))
 
     def release(self, id: str, owner: str) -> bool:

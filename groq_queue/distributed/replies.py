@@ -1,7 +1,7 @@
 """How a submitting process learns what becomes of its requests: the thread that listens, and what it hears means.
 
-The thread waits on a list in Redis. In case a word was lost, as in a restart of Redis, it also asks where each
-open request stands: every five seconds, and whenever Redis has come back.
+The thread waits on a list in Redis. In case an event was lost, as in a restart of Redis, it also asks for the status
+of each open request: every five seconds, and whenever Redis has come back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class ReplyListener:
     that a callback, the store or the clock raises ends the thread before ``close``.
 
     Args:
-        reply: The name under which this process is told.
+        store: The Redis to listen to.
+        clock: Tells the time.
+        reply: The name under which this process receives events.
         on_news: Called with the events that came, oldest first.
         on_doubt: Called when the open requests are to be asked for.
         on_end: Called once, when it was closed and listens no more.
@@ -84,7 +86,7 @@ class ReplyListener:
                 self._thread = self._thread or thread
         except RuntimeError as error:
             _log.warning(
-                "the thread that hears of answers could not be started, tried again soon: %s",
+                "the thread that receives answers could not be started and will be tried again soon: %s",
                 error,
                 extra=log_fields("no_thread"),
             )
@@ -177,7 +179,7 @@ class ReplyReader:
         self._end = end
 
     def hear(self, news: list[list[Any]]) -> None:
-        """Note what workers told.
+        """Note what workers reported.
 
         Raises:
             EngineUnavailable: Redis cannot be reached to ask how requests ended.
@@ -198,7 +200,7 @@ class ReplyReader:
             self._ask(ended)
 
     def ask_all(self) -> None:
-        """Ask where every open request stands.
+        """Ask for the status of every open request.
 
         Raises:
             EngineUnavailable: Redis cannot be reached.
@@ -221,7 +223,7 @@ class ReplyReader:
     def _lost(self, id: str) -> GroqQueueError:
         return EngineUnavailable(
             f"request {id[:8]}: the Redis at {self._store.address} has forgotten it, so its data was deleted or lost; "
-            "nobody knows whether it was sent: submit it again, and let Redis write its data (appendonly yes, "
+            "it is not known whether it was sent: submit it again, and let Redis write its data (appendonly yes, "
             "maxmemory-policy noeviction)",
             address=self._store.address,
             request_id=id,

@@ -1,4 +1,4 @@
-"""What one submitting process knows of its open requests, as far as it has been told."""
+"""What one submitting process knows of its open requests, as far as it has heard from Redis."""
 
 from __future__ import annotations
 
@@ -87,9 +87,12 @@ class SubmittedRequests:
         request.state = State.PENDING
 
     def end(self, id: str, ending: Ending, now_ns: int) -> Request | None:
-        """Note how a request ended and return it, its Future still open; None if it had ended, or is nobody's here."""
+        """Note how a request ended and return it, its Future still open.
+
+        None if it had ended before, or was not submitted by this process.
+        """
         if ending.attempts:
-            self.began(id, ending.attempts, now_ns)  # where nobody has told us
+            self.began(id, ending.attempts, now_ns)  # in case no event of the start came
         request = self._unended(id)
         if request is None:
             return None

@@ -155,7 +155,7 @@ class Notifier:
             ) from None
 
     def waiting(self, lane: BrokerQueue) -> int:
-        """Return how many calls nobody has answered yet.
+        """Return how many calls no worker has answered yet.
 
         Raises:
             EngineUnavailable: The broker cannot be reached.

@@ -1,4 +1,4 @@
-"""What one worker process holds: it takes requests from the store, has its embedded engine send them, files the ends.
+"""One worker process: takes requests from the store, sends them through its embedded engine, stores the outcomes.
 
 Retries, budgets, order among what is held and the meaning of answers are the embedded engine's. Here is only the way
 in and out, and the fence: no byte leaves for a request that is not this worker's any more.
@@ -45,7 +45,7 @@ _MOST_BROKEN = 25  # times that an outcome is tried to be stored, a fifth of a s
 _LONGEST_PERIOD_S = 2.0
 _AGAIN_S = 1
 _AFTER_FAILURE_S = 0.2  # of the machine's own clock, since ours may be what failed
-_MOST_CALLS = 16  # at a time, for requests that nobody was woken for
+_MOST_CALLS = 16  # at a time, for requests whose wake-up call was lost
 _STUCK_NS = NS_PER_S // 2
 # RabbitMQ takes a call away, and the channel with it, that is not acknowledged for half an hour.
 _LONGEST_TURN_NS = 300 * NS_PER_S
@@ -86,7 +86,7 @@ class _Job:
         self.held_ns = held_ns
         self.model = ""
         self.is_sending = False
-        self.unreported_rest: Callable[[], object] | None = None  # tells that it rests, which could not be told yet
+        self.unreported_rest: Callable[[], object] | None = None  # reports that it rests, which could not be sent yet
         self.is_gone = False  # cancelled, or another worker's
         self.charged = TokenCost(0)
         self.future: RequestFuture[Completion] | None = None
@@ -133,7 +133,7 @@ class LeasedJobs:
         self._jobs: dict[str, _Job] = {}
         self._thread: threading.Thread | None = None
         self._is_stopping = False
-        self._is_away = False  # Redis, as far as it was told
+        self._is_away = False  # Redis, as far as the log says
         self._accept: Accept
         self._engine: Embedded
         self.stopped_by: GroqQueueError | None = None
@@ -312,7 +312,7 @@ class LeasedJobs:
                 job.unreported_rest()
             if self._store.release(job.id, self._owner):
                 self._notifier.notify(job.lane)
-        except EngineUnavailable as error:  # its lease ends by itself, and somebody sweeps
+        except EngineUnavailable as error:  # its lease ends by itself, and the next sweep finds the request
             _log.warning(
                 "request %s could not be given back, so it waits until its lease ends: %s",
                 job.id[:8],
@@ -361,7 +361,7 @@ class LeasedJobs:
         """Return which attempt of *request* may be made now, or None: it is not ours any more.
 
         Raises:
-            EngineUnavailable: Nobody can tell.
+            EngineUnavailable: Redis, which alone knows, cannot be reached.
         """
         job = self._job(request)
         if job is not None and job.unreported_rest is not None:

@@ -3,15 +3,15 @@
 The same code serves every engine; it knows nothing of threads or lanes. The
 lease it is given is ended exactly once, by this rule:
 
-* answered: settled to the usage the answer tells;
+* answered: settled to the usage in the answer;
 * refused by the limiter, or certainly not sent, or not processed (498): refunded;
 * anything else (5xx, reset, timeout, unreadable answer): settled in full, since
   the server may have charged it.
 
 Money follows the same rule but for an error status that says that no work was done:
-what may have been billed is booked in full, and repeated only ``max_unknown`` times.
+what may have been billed is charged in full, and repeated only ``max_unknown`` times.
 
-A request may bring a callable of the user's own instead of a body. ``calls`` reads
+A request may bring a callable of the user's own instead of a body. ``callables`` reads
 what it returned or raised as an answer; from there on the way is the same.
 """
 
@@ -30,6 +30,7 @@ from groq_queue.core.request import Request, lower_cap
 from groq_queue.core.response import Completion, decode_object, usage_of
 from groq_queue.core.retry import LaneHealth, Meaning, RetryPolicy, meaning_of
 from groq_queue.core.token_estimate import PromptSize, TokenCost, corrected
+from groq_queue.display import duration_text
 from groq_queue.engine.callables import Call
 from groq_queue.engine.lane import Meter
 from groq_queue.engine.log import error_fields, log_fields
@@ -113,7 +114,7 @@ class Runner:
         register_for_fork(self)
 
     def reset_after_fork(self) -> None:
-        """Throw other dice in a forked child, or all children would come back at the same instants."""
+        """Reseed the random generator in a forked child, or all children would retry at the same instants."""
         self._rng.seed()
         self._lanes = _Lanes()
 
@@ -203,7 +204,7 @@ class Runner:
         return outcome._replace(next=Disposition.FAILED) if outcome.next is Disposition.STOP_ALL else outcome
 
     def _begun(self, request: Request, lease: Lease, meter: Meter, headers: Mapping[str, str]) -> None:
-        """Learn from the head of an answer that somebody reads at leisure, if others wait for the first one.
+        """Learn from the headers of an answer whose body the caller reads later, if others wait for the first one.
 
         The reader may be the one who waits, so its lease cannot last until it has read on.
         """
@@ -387,10 +388,10 @@ class Runner:
     @staticmethod
     def _tell_long_wait(request: Request, error: APIError, told_ns: int) -> None:
         _log.warning(
-            "%s: the server fails and asks to wait for %.0f s; nobody waits so long for a server, so one request a "
-            "minute asks again: %s",
+            "%s: the server fails and asks to wait for %s; the queue does not wait that long for a failing server, "
+            "but tries one request a minute: %s",
             excerpt(request.model),
-            told_ns / NS_PER_S,
+            duration_text(told_ns / NS_PER_S),
             error,
             extra=log_fields("long_wait", request, **error_fields(error)),
         )

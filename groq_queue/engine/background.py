@@ -312,7 +312,7 @@ class BackgroundTask:
     def _finish(self) -> None:
         try:
             self._task.finish()
-        except BaseException:  # a bug; the thread ends here, and its error has nobody else to tell it
+        except BaseException:  # a bug; the thread ends here, and nothing else would report its error
             _log.exception(
                 "the last run of a background task of %s failed: a bug", self._name, extra=log_fields("errand_failed")
             )

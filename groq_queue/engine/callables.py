@@ -9,7 +9,7 @@ SDKs are known by the shape of what they return and raise, never by import:
 * a value with a ``status_code`` from 400 up is an error status as well, since
   ``requests.post`` and its like return what others raise.
 
-Nothing is decided here: ``runner`` retries, settles and gives up as for its own attempts.
+Nothing is decided here: ``attempt`` retries, settles and gives up as for any other attempt.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Call:
     Args:
         fn: Called without arguments, once for each attempt.
         owner: The engine it runs for.
-        let_go: Makes a run that waits for somebody else end soon; None if none does.
+        let_go: Makes a run that waits for another program end soon; None if none does.
     """
 
     def __init__(self, fn: Callable[[], Any], owner: object, let_go: Callable[[], None] | None = None) -> None:
@@ -148,7 +148,7 @@ class Call:
         return self._owner is owner
 
     def let_go(self) -> None:
-        """Let a run that waits for somebody else end soon."""
+        """Let a run that waits for another program end soon."""
         if self._let_go is not None:
             self._let_go()
 
@@ -160,7 +160,7 @@ def current_call(owner: object) -> Call | None:
 
 @contextmanager
 def waiting(request: Request, blocking_section: AbstractContextManager[None], *, is_bounded: bool) -> Iterator[None]:
-    """Wait for *request* as whatever runs on this thread, which steps *aside* meanwhile.
+    """Wait for *request* as the call that runs on this thread, inside *blocking_section*.
 
     Raises:
         DeadlockError: A call waits for what waits for it.
@@ -329,7 +329,7 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _attribute(value: Any, name: str) -> Any:
-    """Return an attribute of somebody else's object, or None: a property may raise anything."""
+    """Return an attribute of a foreign object, or None: a property may raise anything."""
     return _tried(lambda: getattr(value, name, None))
 
 

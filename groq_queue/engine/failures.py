@@ -78,8 +78,9 @@ def too_late(request: Request, start_ns: int, late_ns: int, count: int) -> Queue
 def timed_out(request: Request, bound: str, after_ns: int, reason: str) -> QueueTimeout:
     """Return the error of a request that *bound*, an argument of submit, has ended while it waited for *reason*."""
     tried = f"{plural(request.attempts, 'attempt')} failed" if request.attempts else "it was not sent"
+    long = f" ({duration_text(after_ns / NS_PER_S)})" if after_ns >= 120 * NS_PER_S else ""
     error = QueueTimeout(
-        f"{request} ended by {bound}={after_ns / NS_PER_S:g}: {tried}; its lane waits for {reason}",
+        f"{request} ended by {bound}={after_ns / NS_PER_S:g}{long}: {tried}; its lane waits for {reason}",
         request_id=request.id,
         custom_id=request.custom_id,
     )

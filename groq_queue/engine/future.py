@@ -55,7 +55,7 @@ class Owner(Protocol):
 
 
 class _Watch:
-    """What a Future needs once somebody waits for it, or wants to be called."""
+    """What a Future needs once a thread waits for it, or a callback is added."""
 
     __slots__ = ("callbacks", "lock", "waiters")
 
@@ -390,7 +390,7 @@ class RequestFuture(Future[_T]):
 
 
 class _OfTheAnswer:
-    """A name that an answer has and its Future has not: who looks for it there is told where it is.
+    """A name that an answer has and its Future has not: reading it there raises an error that says where it is.
 
     One for each name, since a class with a ``__getattr__`` pays for it at every attribute that it does have.
     """

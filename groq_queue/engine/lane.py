@@ -64,7 +64,7 @@ class Lane(queue.PriorityQueue[Entry]):
     A ``queue.PriorityQueue`` of ``(rank, seq, request)`` whose ``mutex`` is the engine's lock. A lease and the removal
     of its request are one step under that lock, so the lane calls the hooks ``_put``, ``_get`` and ``_qsize``, which
     the stdlib calls with its mutex held. ``put`` and ``get`` would take the lock once more and notify conditions at
-    which nobody waits: three quarters of the cost.
+    which no thread waits: three quarters of the cost.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Lane(queue.PriorityQueue[Entry]):
         self.in_flight = 0
         self.max_in_flight: int | None = None
         self.is_paused = False
-        self.told_daily = False  # the user was told that a limit per day is spent
+        self.told_daily = False  # a warning said that a limit per day is spent
         self.last_failure = ""  # what the last attempt ran into, in words, "" if it was answered or refused
         self.is_blocked = False  # the head was not granted when last looked at
         self._stale = 0  # entries to be skipped, whose request has left

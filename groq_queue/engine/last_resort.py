@@ -3,7 +3,7 @@
 ``logging`` has a handler of last resort, which prints every warning that no handler
 takes. It would print ten thousand tracebacks for one callback that is wrong, and
 the texts of the server's errors, which may repeat a prompt. So the logger
-``groq_queue`` has a handler of its own that stands in for it:
+``groq_queue`` has a handler of its own that replaces it:
 
 * It is silent as soon as ``logging`` is configured: any other handler on the way of the
   record, a ``NullHandler`` as well, gets what it always got, and this one prints nothing.
@@ -58,7 +58,7 @@ class LastResort(logging.Handler):
         self._kinds: dict[Hashable, _Telling] = {}
 
     def handle(self, record: logging.LogRecord) -> bool:  # the stdlib's returns a record from Python 3.12 on
-        """Print *record*, unless logging is configured or its kind was told of late; raises nothing."""
+        """Print *record*, unless logging is configured or its kind was printed recently; raises nothing."""
         try:
             if not self.filter(record) or _is_configured(record.name, record.levelno):
                 return False
@@ -70,7 +70,7 @@ class LastResort(logging.Handler):
         return True
 
     def flush(self) -> None:
-        """Tell how many records were left out and not told of yet; ``logging`` calls it when the program ends."""
+        """Print how many records were left out since the last count; ``logging`` calls it when the program ends."""
         try:
             with self._guard:
                 left = [(telling.first, telling.count_left()) for telling in self._kinds.values()]
@@ -101,7 +101,7 @@ class LastResort(logging.Handler):
 
 
 class _Telling:
-    """When a kind was told last, and how many were left out since."""
+    """When a kind was printed last, and how many were left out since."""
 
     __slots__ = ("at_s", "first", "more")
 
@@ -124,7 +124,7 @@ def attach() -> None:
 
 
 def _is_configured(name: str, level: int) -> bool:
-    """Return whether anything else takes, or has been told not to take, a record of that logger and level."""
+    """Return whether anything else takes, or is set not to take, a record of that logger and level."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
         if any(handler.get_name() != _NAME for handler in logger.handlers):
@@ -157,7 +157,7 @@ def _text_of(record: logging.LogRecord, more: int, since_s: float) -> str:
     if record.exc_info and record.exc_info[1] is not None:
         try:
             text += _trace_of(record.exc_info[1])
-        except Exception:  # errors are the user's classes; what happened is told all the same
+        except Exception:  # errors are the user's classes; what happened is printed all the same
             text += f"{record.exc_info[1].__class__.__name__}, whose traceback cannot be shown\n"
     return text
 

@@ -59,7 +59,7 @@ class LateCalls:
         self.look()
 
     def look(self) -> None:
-        """See to it that the pool has the workers that this needs."""
+        """Tell the pool how many spare workers the callbacks need, and wake one idle worker if any wait."""
         self._pool.spare = len(self.callers) + self.waits
         if self.waits:
             self._pool.wake()

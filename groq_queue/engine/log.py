@@ -18,7 +18,7 @@ All records come from the logger ``groq_queue`` and its children. Their attribut
 | ``wait_s`` | seconds until the next attempt |
 | ``limit`` | which limit a record is about, such as ``"tokens per minute"`` |
 
-Never a prompt, an answer or a key: records travel to places that no one thinks of.
+Never a prompt, an answer or a key: records are copied to places that the user does not think of.
 
 WARNING and above is what the user should know: the message says what happened and what to do. A program that has
 set up no logging gets it on stderr, see ``engine.last_resort``.
@@ -44,7 +44,7 @@ EVENTS = {
     "daily_limit": "a lane waits for a limit per day; WARNING",
     "ended_before": "a request that workers share had ended already; WARNING",
     "errand_failed": "what keeps a shared budget up to date broke: a bug; ERROR",
-    "future_taken": "somebody else ended a Future of ours; ERROR",
+    "future_taken": "code of the program ended a Future of the queue; ERROR",
     "journal_recovered": "what was on its way when the last process ended was decided about; WARNING",
     "journal_trouble": "the journal could not be read or written, or had the answer already; DEBUG to ERROR",
     "left_to_workers": "the program ends while workers still have its requests; WARNING",
@@ -83,7 +83,7 @@ def log_fields(event: str, request: Request | None = None, **more: Any) -> dict[
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
-    """Return what may be told of an error: not its text, which may repeat the prompt."""
+    """Return what may be logged of an error: not its text, which may repeat the prompt."""
     return {
         "error": type(error).__name__,
         "status": error.status_code if isinstance(error, APIStatusError) else None,

@@ -32,7 +32,7 @@ class _Need(NamedTuple):
     Attributes:
         what: In words, and the cure.
         holders: Who holds it.
-        is_all: Whether nobody else does, such as another queue of the account.
+        is_all: Whether no other holds it, such as another queue of the account.
     """
 
     what: str

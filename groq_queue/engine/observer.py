@@ -1,10 +1,10 @@
-"""Attempts that tell observers how they ended: the hook for metrics, traces and logs of one's own.
+"""Calls observers at the end of each attempt: the hook for the user's own metrics, traces and logs.
 
 An observer is called once for each attempt, on the worker's thread, when the lease
 is ended and before the Future is; no lock is held. One that raises is logged and
 harms nothing; one that is slow delays its own worker only. What ends without
-an attempt (cancelled, expired, refused for a spent day) makes no event: the
-Future's callback and ``stats()`` tell that.
+an attempt (cancelled, expired, refused for a used-up daily limit) makes no event: the
+Future's callback and ``stats()`` show that.
 
 What holds on the thread that submits, such as the span of a trace, is gone on the
 worker's. An observer with a method ``at_submit`` is asked there, and gets what it
@@ -59,7 +59,7 @@ class Event(NamedTuple):
         seconds: It took.
         waited_s: Seconds from ``submit`` to the first attempt.
         retry_s: Seconds of backoff before the next attempt, 0 if there is none or its limit decides.
-        usage: ``(prompt, completion, cached)`` tokens the answer told, or None.
+        usage: ``(prompt, completion, cached)`` tokens in the answer, or None.
         answer_id, answer_model: ``id`` and ``model`` of the answer, or None.
         finish_reasons: Of its choices.
         payload: What was sent, decoded, and

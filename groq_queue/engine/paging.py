@@ -1,12 +1,12 @@
 """Pending requests that are in a file only, so that a million of them fit into little memory.
 
 Requests of one lane, level and client follow each other; they are a
-*stack*. Near its head they are in memory, in their lane; farther back only
-their number is known, and a page of them is fetched when the near ones run low.
+*stack*. Those at its head are *resident*: in memory, in their lane. Of those farther back
+only the number is known, and a page of them is fetched when the resident ones run low.
 The order stays what it would be: a new request goes to the backlog if any of its
 stack are there, and every stack with something pending has requests in its lane.
 
-Somebody may hold the Future of a request in the backlog. It is known here by a
+A program may hold the Future of a request in the backlog. It is known here by a
 weak reference, so one that no program holds costs nothing; one with a callback is kept.
 """
 
@@ -21,7 +21,7 @@ from groq_queue.core.request import Request
 _RESIDENT_IN_ALL = 20_000  # requests of all stacks that may be in memory, about 1 kB each
 _RESIDENT_AT_MOST = 10_000  # of one stack: a queue of the usual max_pending needs no paging
 _RESIDENT_AT_LEAST = 4
-_LOW = 500  # near requests below which a page is fetched
+_LOW = 500  # resident requests below which a page is fetched
 _PAGE = 256
 
 
@@ -173,13 +173,13 @@ class BacklogPager:
             self._kept[row_id] = future
 
     def future(self, row_id: int) -> Any:
-        """Return the Future that somebody holds of that row, or None."""
+        """Return the Future of that row that a program holds, or None."""
         return self._futures.get(row_id)
 
     def take_off(self, request: Request) -> bool:
         """Take off one request, with its Future, wherever it is; return whether it, or another for it, was counted.
 
-        It was not if somebody asked for its row before the thread that adds it had put it here.
+        It was not if a thread asked for its row before the thread that adds it had put it here.
         """
         assert request.row_id is not None
         request.future = self._forget(request.row_id)
@@ -193,7 +193,7 @@ class BacklogPager:
         return self._count_off(stack)
 
     def held(self) -> list[Any]:
-        """Return the Futures that somebody holds."""
+        """Return the Futures that a program holds."""
         return list(self._futures.values())
 
     def clear(self, is_meant: Callable[[Group], bool]) -> list[tuple[Group, int, int]]:
@@ -250,11 +250,11 @@ class BacklogPager:
         Args:
             page: What was asked for.
             fetched: One request for each row found, in order.
-            near: Ids of rows whose request is in memory already.
+            resident: Ids of rows whose request is in memory already.
             is_last: There was no row behind them.
 
         Returns:
-            Those to be put into their lane, with the Future that somebody holds, if any;
+            Those to be put into their lane, with the Future that a program holds, if any;
             and how many more there are now than were counted (less, if negative).
         """
         stack = self._stacks[page.group]

@@ -78,7 +78,7 @@ class PendingRequests:
         self._is_paused, self._paused_models = other._is_paused, set(other._paused_models)
 
     def open_futures(self) -> list[RequestFuture[Completion]]:
-        """Return every Future that is open and somebody may hold."""
+        """Return every Future that is open and that a program may hold."""
         futures = [request.future for request in list(self.open) if request.future is not None]
         return futures if self.pager is None else futures + self.pager.held()
 
@@ -174,7 +174,7 @@ class PendingRequests:
         return taken
 
     def open_future(self, row_id: int) -> RequestFuture[Completion] | None:
-        """Return the Future of the request of that row, if it is open and somebody may hold it."""
+        """Return the Future of the request of that row, if it is open and a program may hold it."""
         future = self.rows.get(row_id)
         if future is None and self.pager is not None:
             future = self.pager.future(row_id)
@@ -292,7 +292,7 @@ class PendingRequests:
         return pending
 
     def withdraw_meant(self, is_meant: Callable[[Request | Group], bool], state: State) -> list[Request]:
-        """End every pending request that *is_meant* and whose Future somebody may hold, and return them."""
+        """End every pending request that *is_meant* and whose Future a program may hold, and return them."""
         pending = [request for request in self.open if request.state is State.PENDING]
         if self.pager is not None:
             pending += [future._request for future in self.pager.held()]

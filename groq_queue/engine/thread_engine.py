@@ -273,7 +273,7 @@ class ThreadEngine:
                     pager.end_reading()
 
     def future_of(self, row_id: int) -> RequestFuture[Completion] | None:
-        """Return the Future of the request of that row, if it is open and somebody may hold it."""
+        """Return the Future of the request of that row, if it is open and a program may hold it."""
         with self._lock:
             return self._table.open_future(row_id)
 
@@ -756,7 +756,7 @@ class ThreadEngine:
         self._table.withdraw(request, state)
         self._not_full.notify_all()
         if self._table.lane(request).is_blocked:
-            self._pool.wake()  # somebody waits for a head that may have changed
+            self._pool.wake()  # a worker waits for a head that may have changed
 
     def _set_expiry_timers(self, request: Request) -> None:
         """Have a request in memory ended when the time its caller set has run out. Called without the lock."""
@@ -830,7 +830,10 @@ class ThreadEngine:
             self._pool.grow()
 
     def _wake_for_timers(self) -> None:
-        """Have a worker look, whose wait does not know of the latest timer and who stands in for the timer thread."""
+        """Wake a worker to run due timers, since no timer thread could be started.
+
+        A worker that waits already does not know of the latest timer.
+        """
         with self._lock:
             self._pool.wake()
 
@@ -911,7 +914,8 @@ class ThreadEngine:
             dropped = self._table.withdraw_all(State.FAILED)
         if dropped:
             _log.error(
-                "the queue stops, since every request would fail alike, and %d waiting ones fail: %s; %s",
+                "every request would fail with this error, so the queue stopped; %d waiting requests failed with it: "
+                "%s; %s",
                 len(dropped),
                 error_text(error),
                 "check the API key" if isinstance(error, AuthenticationError) else "the Futures' exception() says more",
@@ -924,7 +928,7 @@ class ThreadEngine:
     def _complete(self, request: Request, error: BaseException | None = None, *, is_final: bool = True) -> None:
         """End the Future of a request whose state says ended, on any thread, and forget the request.
 
-        One whose end is not *final* stays pending in the journal: nothing is wrong with it, but the queue stops.
+        Unless *is_final*, it stays pending in the journal: nothing is wrong with it, but the queue stops.
         """
         inside = self._pool.inside
         depth = inside.depth
@@ -1073,7 +1077,7 @@ class ThreadEngine:
         return is_called and not self._table.open and (pager is None or pager.is_empty)
 
     def _note_if_quiet(self) -> None:
-        """Tell those who wait for the queue to be empty if it is; if it is closed too, send the workers home.
+        """Wake the threads that wait for an empty queue if it is empty; if it is closed too, let the workers end.
 
         The lock is held.
         """

@@ -85,7 +85,7 @@ class WorkerPool(Generic[_Job]):
     ``lock`` is the owner's re-entrant lock and guards every attribute. True whenever it is free:
 
     * if no worker leads, every idle worker is parked and ``find_job`` had nothing to wait for,
-      or somebody was notified and has not looked yet;
+      or a worker was notified and has not looked yet;
     * ``_crew`` holds the workers that run or are being started, and whether each runs; ``missing`` counts those
       that are to be started.
 
@@ -128,7 +128,7 @@ class WorkerPool(Generic[_Job]):
         self.grow()  # what a signal handler left to us meanwhile
 
     def wake(self) -> None:
-        """See to it that one idle worker looks again. The lock is held; call ``grow`` after releasing it."""
+        """Wake one idle worker. The lock is held; call ``grow`` after releasing it."""
         if self._has_leader:
             self._due.notify()
         elif self._parked_count:
@@ -137,7 +137,7 @@ class WorkerPool(Generic[_Job]):
             self.missing += 1
 
     def wake_by(self, when_ns: int) -> None:
-        """See to it that some worker looks at *when_ns*, which a leader may do anyway. Else as ``wake``."""
+        """Wake one idle worker, as ``wake`` does, unless the leader wakes by *when_ns* anyway."""
         if not self._has_leader or self._leads_until is None or self._leads_until > when_ns:
             self.wake()
 
@@ -283,9 +283,9 @@ class WorkerPool(Generic[_Job]):
                 return
 
     def _next(self) -> tuple[_Job | None, bool]:
-        """Look for a job, or wait until looking again may help; return it, and whether the worker is to go home.
+        """Look for a job, or wait until looking again may help; return it, and whether the worker is to end.
 
-        No job and not home: prepare, and call again.
+        Without a job, and not to end: prepare, and call again.
         """
         with self._lock:
             for _ in range(2):  # then the lock is free for a moment: a clock may wait without letting go of it
@@ -293,7 +293,7 @@ class WorkerPool(Generic[_Job]):
                 # have never too many jobs, so ``_excess`` is asked beyond that only.
                 if len(self._crew) > self._size and self._excess > 0:
                     self._crew.pop(threading.current_thread(), None)  # at once, or another would go for that reason
-                    self.wake()  # somebody else must look, and watch the time
+                    self.wake()  # another worker must look, and watch the time
                     return None, True
                 job, next_ns = self._work.find_job()
                 if job is not None:

@@ -1,4 +1,4 @@
-"""Adapters for code that exists already: nothing of it is patched, it is only handed another door.
+"""Adapters for code that exists already: nothing of it is patched; it gets an HTTP client or adapter of the queue.
 
 Each waits in the queue before it sends. Nothing is imported before it is asked for.
 """
@@ -35,7 +35,7 @@ def requests_adapter(
     requests raised. ``QueueTimeout``, ``RequestTooLarge`` and other errors of the queue are raised as they are.
 
     A response got with ``stream=True`` keeps its worker and its place in the limits until it is read to its
-    end, closed or forgotten, or until nobody has read on for *idle_timeout*; waiting for the server is reading.
+    end, closed or forgotten, or until it has not been read for *idle_timeout*; waiting for the server is reading.
     Then its slot is given back by itself, counted in full unless its usage was seen, and a reader that comes
     back reads on without a slot. ``shutdown`` does not wait for readers.
 

@@ -6,7 +6,7 @@
 
 One span of kind CLIENT for each attempt, named ``chat MODEL``. The convention would
 put all retries into one span; here a request may wait for minutes between two, so
-each attempt is told apart by ``groq_queue.attempt``. Its parent is the span that was
+``groq_queue.attempt`` distinguishes the attempts. The parent is the span that was
 current at ``submit``; a request that comes out of a journal has none. Two histograms:
 ``gen_ai.client.operation.duration`` (s) and ``gen_ai.client.token.usage`` ({token}).
 Prompts and answers are recorded only with ``content=True``; error texts never, since

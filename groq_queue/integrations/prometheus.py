@@ -48,7 +48,7 @@ _told_multiprocess = False
 
 
 def register(queue: GroqQueue | Mapping[str, GroqQueue], registry: CollectorRegistry | None = None) -> Collector:
-    """Let *registry* scrape a queue, or several by name, until it is told to ``unregister`` what this returns.
+    """Let *registry* scrape a queue, or several by name, until its ``unregister`` is called with what this returns.
 
     May be called again. A queue takes the place of itself, whatever its name was, and of one of the same name (or,
     like itself, of none) that is gone or shut down. What one registry scrapes is one collector: every call returns it.
@@ -116,7 +116,7 @@ def _join(queues: _Queues, fresh: _Queues) -> None:
 
 
 def _warn_of_processes(registry: CollectorRegistry) -> None:
-    """Tell once that whoever scrapes several processes as one does not see their queues."""
+    """Warn once that a scrape of several processes as one does not see their queues."""
     global _told_multiprocess
     if _told_multiprocess or not (os.environ.keys() & {"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"}):
         return

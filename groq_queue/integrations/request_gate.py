@@ -4,7 +4,7 @@ A stream is handed to the caller when its head is there. The worker then waits f
 the reader to be done with it: that is how a stream keeps its slot. A reader who
 leaves in the middle need not say so: the SDKs' streams are circles of references,
 which only the garbage collector takes apart, if it ever comes by. So a stream that
-nobody reads for ``idle_timeout`` gives its slot back, and can be read on without one.
+is not read for ``idle_timeout`` gives its slot back, and can be read on without one.
 
 Nor may the collector close what it finds: it may run on a thread that holds the lock of
 a connection pool, which closing a stream takes as well (httpcore's is not re-entrant).
@@ -46,7 +46,7 @@ class TimerSource(Protocol):
 
 
 class StreamSlot:
-    """Held by whoever reads a stream, and waited for by the worker whose slot it keeps.
+    """Held by the reader of a stream, and waited for by the worker whose slot it keeps.
 
     ``end`` may be called from anywhere, the garbage collector included, because a
     SimpleQueue's ``put`` is re-entrant and takes no lock that could be held.
@@ -141,7 +141,7 @@ class StreamSlot:
     def _close_source(self) -> None:
         source, pieces, self._source, self._pieces = self._source, self._pieces, None, None
         for each in (pieces, source):
-            with suppress(Exception):  # nobody is there to be told
+            with suppress(Exception):  # no caller is there to handle it
                 close: Callable[[], object] = getattr(each, "close", _nothing)
                 close()
 
@@ -159,7 +159,7 @@ class StreamSlot:
         return self._reader.usage()
 
     def _rests(self) -> None:
-        """Note that the reader has something in its hand, and have somebody look whether it comes back."""
+        """Note that the reader has received data, and set a timer that checks whether it reads on."""
         now_ns = self._clock.now_ns()
         with self._lock:
             self._unread_since_ns = now_ns
@@ -277,7 +277,7 @@ class RequestGate:
         try:
             future = self._queue._submit_call(turn.call, payload, self._options, path.partition("/v1/")[2] or "call")
             future.add_done_callback(turn.ended)
-            timers.start()  # if the system refused that thread before, nobody else may be there to look after streams
+            timers.start()  # if the system refused that thread before, no other thread may look after streams
             with future._waiting():
                 return turn.wait()
         except BaseException:
@@ -292,7 +292,7 @@ class RequestGate:
         if not self._told_unread:
             self._told_unread = True
             _log.warning(
-                "a stream that nobody read for %g s gave its slot back; it can still be read, but its tokens are "
+                "a stream that was not read for %g s gave its slot back; it can still be read, but its tokens are "
                 "counted in full: close a stream that you leave, with `with ... as stream:`, or raise idle_timeout",
                 self._idle_timeout,
                 extra=log_fields("stream_unread"),
@@ -302,7 +302,7 @@ class RequestGate:
 class _GatedRequest:
     """One send: the worker on one side, the caller on the other.
 
-    ``_changed`` guards ``_answer`` and ``_has_left``; nobody is called under it.
+    ``_changed`` guards ``_answer`` and ``_has_left``; no foreign code is called under it.
     """
 
     def __init__(self, sender: Callable[[StreamSlot], Any], engine: object, hold: StreamSlot) -> None:
@@ -360,7 +360,7 @@ class _GatedRequest:
         return Streamed(status, headers, self._hold.wait())
 
     def _give(self, value: Any, error: BaseException | None, close: Callable[[], object] | None = None) -> bool:
-        """Answer, the first time; False if nobody waits."""
+        """Answer, the first time; False if no caller waits."""
         with self._changed:
             if self._has_left or self._was_answered:
                 return False
@@ -371,4 +371,4 @@ class _GatedRequest:
 
 
 def _nothing() -> None:
-    """Stands for a callable while options are checked."""
+    """A placeholder for a callable while options are checked."""

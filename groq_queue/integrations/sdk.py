@@ -109,7 +109,7 @@ def _body_of(request: Any) -> bytes | None:
 def _handed_on(response: Any, hold: StreamSlot) -> Any:
     """Return a twin of *response* for the reader, whose end tells *hold*.
 
-    The response itself stays with its byte stream, which knows it: if the reader had it, nobody could keep the one
+    The response itself stays with its byte stream, which knows it: if the reader had it, no program could keep the one
     without keeping the other, and whether the reader is gone would never be known.
     """
     twin = object.__new__(type(response))

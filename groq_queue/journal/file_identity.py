@@ -18,10 +18,10 @@ class FileIdentity:
     """Remembers which files an open journal has, and looks whether their names still lead to them.
 
     Nearly every commit asks (see ``GroupCommit._trouble``), so the answer must be cheap. No name can go or change
-    without changing the directory's modification time. So while that stands still, and has done so long enough to show
-    any change, one look at the directory is enough; each name is looked up once a second all the same.
+    without changing the directory's modification time. So while that does not change, and has not for long enough to
+    show any change, one look at the directory is enough; each name is looked up once a second all the same.
 
-    Not thread-safe: whoever writes to the journal asks.
+    Not thread-safe: only the thread that writes to the journal asks.
 
     Args:
         path: The journal's own, without links; it is open.

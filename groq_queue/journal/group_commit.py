@@ -1,8 +1,8 @@
 """Many threads, one writer, few waits for the disk.
 
 A commit costs a wait for the disk whether it carries one change or five
-hundred. So callers put their change in line, and whoever finds nobody writing
-writes for all in line: one transaction, one wait, and each caller gets the
+hundred. So callers put their change in line, and a caller that finds no other
+writing writes for all in line: one transaction, one wait, and each caller gets the
 outcome of its own change. No thread is needed for it, and a single caller pays
 for nothing but a lock.
 
@@ -67,7 +67,7 @@ class _Change:
         self.fate: _Transaction | None = None
         self.result: Any = None
         self.error: BaseException | None = None
-        self.turn = threading.Lock()  # guards nothing: taken here, released by whoever wakes the caller
+        self.turn = threading.Lock()  # guards nothing: taken here, released by the thread that wakes the caller
         self.turn.acquire()
 
     @property
@@ -75,7 +75,7 @@ class _Change:
         return self.fate is not None and self.fate.is_sealed
 
     def wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # somebody else did
+        with contextlib.suppress(RuntimeError):  # another thread did
             self.turn.release()
 
 
@@ -132,7 +132,7 @@ class GroupCommit:
                 raise its own errors before it writes, unless it *is_wide*.
             is_durable: Wait for the disk; else the next commit that does will carry it.
             is_wide: It writes several rows and may give up halfway.
-            is_single: It writes by one statement, which is a transaction of its own where nobody else is in line.
+            is_single: It writes by one statement, which is a transaction of its own where no other change is in line.
             is_later: It is the claim, release or end of a request; then a look at the file of the last millisecond
                 will do.
 
@@ -144,7 +144,7 @@ class GroupCommit:
             self._line.append(change)
             while not change.is_over:
                 if self._writing.locked():
-                    # Whoever writes wakes us when our change is over, or when we are first in line and it has
+                    # The writer wakes us when our change is over, or when we are first in line and it has
                     # finished. 1 we see it writing, 2 it finishes, 3 it looks at the line: the line was longer
                     # before 1, so 3 sees us. The time is for a writer that Ctrl-C tears out between 2 and 3.
                     change.turn.acquire(timeout=_LOOK_AGAIN_S)
@@ -164,7 +164,7 @@ class GroupCommit:
         return change.result  # type: ignore[no-any-return]
 
     def alone(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Call *work* outside any transaction while nobody else writes.
+        """Call *work* outside any transaction while no other thread writes.
 
         Raises:
             JournalError: SQLite refused.
@@ -187,7 +187,7 @@ class GroupCommit:
 
         Returns:
             Whether it was closed. If the file was lost it stays open: closing it, SQLite would remove the log
-            of that name, and that may belong to whoever has the name now.
+            of that name, and that may belong to another journal that has the name now.
         """
         with self._writing:
             while self._line and not self._is_closed:
@@ -200,15 +200,15 @@ class GroupCommit:
         return not is_lost
 
     def _wake_next(self) -> None:
-        """Wake the first in line who still waits, if it would find nobody writing.
+        """Wake the first in line that still waits, if it would find no thread writing.
 
-        If somebody is, that one does it after us. Waking the first all the same makes it wait for the
-        lock instead of for its turn: then it stands there though its change is long over, because the
-        lock goes to whoever is running; with 32 threads and a slow disk most commits carried one change.
+        If a thread is, that one does it after us. Waking the first all the same makes it wait for the
+        lock instead of for its turn: then it waits on though its change is long over, because the
+        lock goes to a thread that is running; with 32 threads and a slow disk most commits carried one change.
         """
         if not self._line or self._writing.locked():
             return
-        with contextlib.suppress(IndexError):  # nobody is any more
+        with contextlib.suppress(IndexError):  # the line is empty by now
             place = 0
             while self._line[place].is_withdrawn:
                 place += 1
@@ -228,7 +228,7 @@ class GroupCommit:
         return trouble
 
     def _write_alone(self, change: _Change) -> None:
-        """Make the caller's own change, which nobody shares, without BEGIN and COMMIT.
+        """Make the caller's change, alone in its transaction, without BEGIN and COMMIT.
 
         Around each statement Python's lock is let go of and waited for, which among many threads
         costs more than the statement. Where SQLite refuses, ``_write`` tries again and tells.

@@ -16,7 +16,7 @@ from groq_queue.errors import JournalError
 from groq_queue.journal.queries import stored_as
 from groq_queue.journal.records import Accepted, Entry
 
-_SHORT = 1_500  # bytes of a payload that stands in its row: two such rows fit on a page
+_SHORT = 1_500  # bytes of a payload that is stored in its row: two such rows fit on a page
 
 _INSERT = """
     INSERT INTO requests (id, custom_id, session, priority, client, lane, size_base, size_completion, size_audio_s,
@@ -113,7 +113,7 @@ class IdempotencyKeys:
         columns: tuple[Any, ...],
         payload: bytes,
     ) -> Accepted:
-        """Return where the request of that name stands; one that was called off is to be sent after all."""
+        """Return the status of the request of that name; one that was called off is to be sent after all."""
         *changing, _, _, endpoint, digest = columns
         there = stored_as(connection, name)
         if there is None or there.row_id is None:
@@ -142,5 +142,5 @@ def _asks_the_same(connection: sqlite3.Connection, row_id: int, payload: bytes) 
 
 
 def is_short(payload: bytes) -> bool:
-    """Return whether *payload* stands in its row, so that one statement accepts it."""
+    """Return whether *payload* is stored in its row, so that one statement accepts it."""
     return len(payload) <= _SHORT

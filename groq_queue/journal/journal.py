@@ -119,8 +119,8 @@ class Journal(Reader):
     def add(self, entry: Entry) -> Accepted:
         """Accept one request; it is stored when this returns.
 
-        The name of an earlier request with the same payload gives that one back, as it stands; one
-        that was cancelled or has expired is pending again. For names see ``naming``.
+        The name of an earlier request with the same payload gives that one back, as it is; one
+        that was cancelled or has expired is pending again. For names see ``idempotency``.
 
         Raises:
             ConfigurationError: A field that the file cannot hold.
@@ -215,6 +215,7 @@ class Journal(Reader):
         is found in flight, and ``recover`` decides.
 
         Args:
+            row_id: The request's row.
             was_sent: False takes the attempt back: no byte of it left.
 
         Raises:
@@ -248,6 +249,7 @@ class Journal(Reader):
         all is paid for). One that has ended stays as it ended.
 
         Args:
+            row_id: The request's row.
             status: ``"completed"``, ``"failed"``, ``"cancelled"`` or ``"expired"``.
             result: The response body.
             error: ``{"kind", "message", ...}``, JSON-like.

@@ -26,7 +26,7 @@ _WORTH_A_REWRITE = 4  # one free page in four, or one deleted request in four
 
 
 def recover(connection: sqlite3.Connection, may_resend: bool, max_sends: int, now_ns: int) -> Recovery:
-    """Decide about each request that is in processing though nobody can be processing it."""
+    """Decide about each request that is in processing though no process can be processing it."""
     found = connection.execute(
         f"SELECT id, attempts, unanswered + 1 FROM requests WHERE status = 'processing' AND {UNFINISHED}"
     ).fetchall()
@@ -154,7 +154,7 @@ def _shrink(connection: sqlite3.Connection, deleted: int) -> None:
 
 @contextlib.contextmanager
 def _looking(source: str, target: str, timeout_s: float) -> Iterator[sqlite3.Connection]:
-    """Open a connection of its own, so that a long copy stops nobody's reading."""
+    """Open a connection of its own, so that a long copy stops no reader."""
     try:
         with contextlib.closing(opener.connect(source, "ro", timeout_s)) as connection:
             yield connection

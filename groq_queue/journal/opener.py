@@ -38,7 +38,7 @@ def checked_path(path: Any) -> str:
 
 
 def _is_unicode(name: str) -> bool:
-    """Return whether SQLite, which speaks UTF-8 only, can be told that name."""
+    """Return whether SQLite, which knows UTF-8 only, can open a file of that name."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -138,7 +138,7 @@ def connect(path: str, mode: str, timeout_s: float) -> sqlite3.Connection:
 
 
 def _is_at_rest(path: str) -> bool:
-    """Whether nobody writes *path* and SQLite cannot make the files it wants beside it even for reading."""
+    """Whether no process writes *path* and SQLite cannot make the files it wants beside it even for reading."""
     return not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(path + "-wal")
 
 
@@ -192,5 +192,5 @@ def size_of(path: str) -> int:
 
 
 def closed(path: str) -> JournalError:
-    """Return what a call after ``close`` is told."""
+    """Return the error of a call after ``close``."""
     return JournalError(f"journal {path}: it was closed; open it again")

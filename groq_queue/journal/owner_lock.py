@@ -1,7 +1,7 @@
 """One owner at a time: a lock on a file beside the journal.
 
 The lock is the operating system's, so it goes when its owner does, however it
-ends: whoever comes next takes over at once, and no stale file needs judging.
+ends: the next process takes over at once, and no stale file needs judging.
 The file itself stays; deleting it would let two owners lock two files of one
 name. Its text, the owner's pid and since when, is for people.
 
@@ -82,7 +82,7 @@ class OwnerLock:
     def lost(self) -> JournalError | None:
         """Return why this is the owner no more, or None.
 
-        A lock file that was removed is made and locked again, unless somebody else was faster.
+        A lock file that was removed is made and locked again, unless another process was faster.
         One thread at a time may ask.
         """
         if self._fd is None or _has_name(self._fd, side_file(self._path)):

@@ -42,12 +42,12 @@ _BY_STATUS = f"""
 
 
 def stored_as(connection: sqlite3.Connection, custom_id: str) -> Stored | None:
-    """Return where the request of that name stands, or None if there is none."""
+    """Return the status and outcome of the request of that name, or None if there is none."""
     return _stored(connection.execute(_STORED + "WHERE r.custom_id = ?", (custom_id,)).fetchone())
 
 
 def stored_at(connection: sqlite3.Connection, row_id: int) -> Stored | None:
-    """Return where the request of that row stands, or None if there is none."""
+    """Return the status and outcome of the request of that row, or None if there is none."""
     return _stored(connection.execute(_STORED + "WHERE r.id = ?", (row_id,)).fetchone())
 
 
@@ -112,7 +112,7 @@ def _row(found: tuple[Any, ...]) -> Row:
     size = PromptSize(base, completion, audio_s, bool(is_exact))
     known = json.loads(options) if options else {}
     if payload is not None and hash_of(payload) != digest:
-        payload = None  # who reads it by itself is told that it is damaged
+        payload = None  # a reader that asks for it alone gets the error that it is damaged
     return Row._make([*found[:3], bool(found[3]), *found[4:9], size, *history, known, payload])
 
 

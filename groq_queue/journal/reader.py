@@ -1,6 +1,6 @@
 """Looking at a journal: through a connection of its own that cannot write.
 
-So nobody who reads waits for a writer's disk. The owner reads through this
+So a reader never waits for a writer's disk. The owner reads through this
 too; others may open a ``Reader`` while the owner is at work.
 """
 
@@ -45,7 +45,7 @@ class Reader:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, busy_timeout_s: float = 5.0, clock: Clock | None = None) -> Reader:
-        """Look at the journal at *path*, whoever owns it.
+        """Look at the journal at *path*, whichever process owns it.
 
         Raises:
             ConfigurationError: Not the path of a file.
@@ -58,12 +58,12 @@ class Reader:
         return cls(name, busy_timeout_s, clock or SystemClock())
 
     def get(self, custom_id: str) -> Stored:
-        """Return where the request of *custom_id* stands; its status is ``"unknown"`` if there is none."""
+        """Return the status and outcome of the request of *custom_id*; ``"unknown"`` if there is none."""
         check_text("custom_id", custom_id)
         return self._read(lambda connection: queries.stored_as(connection, custom_id)) or Stored("unknown", custom_id)
 
     def at(self, row_id: int) -> Stored:
-        """Return where the request of a row stands.
+        """Return the status and outcome of the request of a row.
 
         Raises:
             JournalError: There is none.
@@ -154,7 +154,7 @@ class Reader:
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write a consistent, compact copy to a new file, while the owner goes on.
 
-        Copying the file by other means misses what still stands in its log.
+        Copying the file by other means misses what is still in its log.
 
         Raises:
             JournalError: *path* exists or cannot be written.
@@ -218,7 +218,7 @@ class Reader:
             with self._reading:
                 if self._is_closed:
                     raise opener.closed(self.path)
-                if self._connection.in_transaction:  # a Ctrl-C tore somebody out
+                if self._connection.in_transaction:  # a Ctrl-C interrupted an earlier reader
                     self._connection.execute("ROLLBACK")
                 return look(self._connection)
         except sqlite3.Error as error:

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
         request_id: Our id of it.
         custom_id: The caller's own id, unique in the journal. Of None the payload is the id: the n-th
             equal payload since ``open`` is the n-th of that payload in the file.
-        lane: Whose line it stands in.
+        lane: Whose line it waits in.
         model: Its model.
         endpoint: Path below the base URL.
         priority: Smaller goes first.
@@ -100,7 +100,7 @@ class Row(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Where one request stands, and how it ended.
+    """The status of one request, and how it ended.
 
     Attributes:
         status: ``"unknown"`` (never accepted, or pruned), ``"pending"``, ``"processing"``,
@@ -145,7 +145,7 @@ class Accepted(NamedTuple):
 
     Attributes:
         is_new: It is to be sent: it was not there, or had been cancelled or had expired.
-        stored: Where the earlier request of this ``custom_id`` stands, or None if this one is new.
+        stored: The status of the earlier request of this ``custom_id``, or None if this one is new.
     """
 
     row_id: int
@@ -198,7 +198,7 @@ def hash_of(payload: bytes) -> str:
 
 
 def columns_of(entry: Entry) -> tuple[Any, ...]:
-    """Return *entry* as ``naming`` inserts it, but for the row id and the name, after checking every field.
+    """Return *entry* as ``idempotency`` inserts it, but for the row id and the name, after checking every field.
 
     Checked here, on the caller's thread and before anything is queued, because a
     value that SQLite refuses in the middle of a shared commit costs everyone a second try.

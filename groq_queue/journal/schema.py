@@ -7,7 +7,7 @@ To change the schema append a migration; never edit one that was released.
 
 ``requests`` holds what the queue is ordered and reported by. Results and long
 payloads live in tables of their own, because SQLite rewrites a whole row when
-one column of it changes; a short payload stands in its row, which saves one
+one column of it changes; a short payload is stored in its row, which saves one
 page, a fifth of the work of accepting it. The view ``bodies`` hides the difference.
 """
 
@@ -30,7 +30,7 @@ JOURNAL_FILE = FileKind(
     ),
     mounted=(
         "the file is mounted here by itself, so its lock and its write-ahead log would lie elsewhere than those of "
-        "whoever has it under another name, and be lost with this container; mount the directory that it lies in"
+        "a program that has it under another name, and be lost with this container; mount the directory that it is in"
     ),
     remote="where write-ahead logging and locks are not reliable; put it on a local disk",
     foreign="this is a SQLite file of another program; name another path, it was left as it is",

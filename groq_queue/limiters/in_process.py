@@ -31,7 +31,7 @@ class _Account:
     """What all queues of one organisation at one address have in common: a meter for each lane.
 
     ``_lock`` guards both attributes and is a leaf: engines ask for meters under
-    their own lock, so nobody may be called under this one. It and those of limiters
+    their own lock, so no other object may be called under this one. It and those of limiters
     and meters are re-entrant: a signal handler may close the queue in the middle of
     a ``submit`` that holds them.
     """
@@ -158,7 +158,7 @@ class ProcessMeter:
     """A thread-safe budget that knows how to price a request.
 
     ``_lock`` guards ``_budget``, ``_estimator`` and ``_listeners``. It is held for
-    arithmetic only and is a leaf: nothing else is locked and nobody is called under it.
+    arithmetic only and is a leaf: nothing else is locked or called under it.
     """
 
     asks_whose_turn = False
@@ -224,7 +224,7 @@ class ProcessMeter:
             return granted
 
     def withdraw(self) -> None:
-        """Note that nobody waits for a lease any more, which does not matter here."""
+        """Note that no request waits for a lease any more, which does not matter here."""
 
     def blocks(self, size: PromptSize, now_ns: int) -> Blocked | None:
         """Return what is in the way of a request of *size*, without taking anything."""
@@ -244,7 +244,7 @@ class ProcessMeter:
         Args:
             lease: Of the attempt.
             size: Of its request.
-            usage: ``(prompt, completion, cached)`` tokens, or None if the answer told none.
+            usage: ``(prompt, completion, cached)`` tokens, or None if the answer had none.
             seen: Limits in the headers of a successful answer; None if there was no such answer.
             now_ns: The present instant.
 
@@ -271,7 +271,7 @@ class ProcessMeter:
         _call(listeners)
 
     def refused(self, lease: Lease, size: PromptSize, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
-        """End a lease by the server's refusal; nobody gets one for *wait_ns*."""
+        """End a lease by the server's refusal; no lease is granted for *wait_ns*."""
         with self._lock:
             if refusal is not None and refusal.requested and refusal.dimension in ("TPM", "TPD"):
                 self._estimator.learn_requested(size, refusal.requested)
@@ -281,7 +281,7 @@ class ProcessMeter:
         return notices
 
     def pause(self, wait_ns: int, now_ns: int) -> None:
-        """Grant nobody a lease for *wait_ns*, by the wish of a server that fails; a longer wait set before stays."""
+        """Grant no lease for *wait_ns*, as a server that fails has asked; a longer wait set before stays."""
         with self._lock:
             self._budget.pause(wait_ns, now_ns)
 
@@ -318,7 +318,7 @@ class ProcessMeter:
         with self._lock:
             refunds_unused, own, held = self._budget.expects_credits, self._price(size), self._budget.held()
             expected = self._estimator.expect(ahead, refunds_unused=refunds_unused)
-            # Open leases and whoever is under way then hold their whole allowance, but will not use it all.
+            # Open leases and the requests on their way then hold their whole allowance, but will not use it all.
             under_way = self._estimator.expect(
                 Backlog(capped=held.completion), refunds_unused=refunds_unused
             ).completion
@@ -359,7 +359,7 @@ def charged(cost: TokenCost, usage: tuple[int, int, int] | None) -> tuple[TokenC
 
     Args:
         cost: Leased.
-        usage: ``(prompt, completion, cached)`` tokens, or None if the answer told none.
+        usage: ``(prompt, completion, cached)`` tokens, or None if the answer had none.
     """
     if usage is None:
         return cost, cost

@@ -4,9 +4,9 @@ Every step is one Lua script, run by the server on its own clock; this file
 speaks to it and remembers. It remembers because a Redis may forget: flushed,
 restarted without a file, failed over to a replica that lags. The script numbers
 its steps and its lives (*epochs*), so a process that knows more than the store
-does is told so, and tells the store what it remembers before it asks again:
+does gets a reply that says so, and sends the store what it remembers before it asks again:
 the levels after its last step and the reservations it holds. Until every live
-process has done so, two seconds long, nobody is granted anything.
+process has done so, two seconds long, no process is granted anything.
 
 Only fingerprints of lanes and clients are stored, never a name or a key.
 
@@ -52,7 +52,7 @@ class _Lane:
     """What this process knows of one lane.
 
     ``memory`` is the store's account of itself after the last step, which was over at
-    ``at_ns`` of our clock. ``due_ns`` is when the head of the line, ours, was told to come.
+    ``at_ns`` of our clock. ``due_ns`` is the instant that the store gave to the head of the line, ours.
     """
 
     channel: str
@@ -75,7 +75,7 @@ class RedisBudgetStore:
     Args:
         connect: Makes a client of redis-py that retries nothing by itself; asked again after every failure.
         address: Where it is, for messages; without any password.
-        scope: Begins all keys: whoever shares budgets has the same.
+        scope: Begins all keys: processes that share budgets have the same.
         clock: Only durations are taken from it.
     """
 
@@ -198,7 +198,7 @@ class RedisBudgetStore:
                 lane.beat_ns = now_ns
 
     def has_changed(self) -> bool:
-        """Return whether the store has told us, or told us to come by now; costs no command."""
+        """Return whether a message came, or the instant that the store gave us has; costs no command."""
         now_ns = self._clock.now_ns()
         is_due = self._hear(now_ns)
         for lane in self._lanes.values():
@@ -301,7 +301,7 @@ class RedisBudgetStore:
         return LimiterUnavailable(f"no shared budget from {self._address}: {error}; {cure}", address=self._address)
 
     def _listen(self, lane: _Lane) -> None:
-        """Subscribe to a lane; what was told before is lost, so the next look says that there was something."""
+        """Subscribe to a lane; earlier messages are lost, so the next look says that there was something."""
         channel = lane.channel.encode()
         if channel in self._subscribed:
             return
@@ -316,7 +316,7 @@ class RedisBudgetStore:
         lane.due_ns = self._clock.now_ns()
 
     def _hear(self, now_ns: int) -> bool:
-        """Take in what was told; return whether a lane must be looked at now."""
+        """Take in the messages that came; return whether a lane must be looked at now."""
         is_news = False
         if self._listener is None:
             if self._client is None or now_ns < self._subscribe_at_ns:

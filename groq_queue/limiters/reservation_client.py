@@ -5,9 +5,9 @@ Meters note what their heads need; the reservation client, on a thread of its ow
 store for it, brings back what was granted, and tells it how leases ended. It
 asks again when the store's hint says so, when an attempt of its own has ended,
 or when the store has changed, at which it looks at most 20 times a second, and
-only while somebody waits. While nothing is open it does nothing at all.
+only while a request waits. While nothing is open it does nothing at all.
 
-No end is ever lost: what the store cannot take now is told it later, in order.
+No outcome is ever lost: what the store cannot take now is sent to it later, in order.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _TROUBLE = {"groq_queue_event": "limiter_trouble"}  # see engine.log
 _BEAT_NS = round(LEASE_S / 4 * NS_PER_S)
 _LOOK_NS = NS_PER_S // 20
 _LONGEST_LOOK_NS = NS_PER_S
-_ASK_AGAIN_NS = NS_PER_S  # without any hint: whoever stands before us may have died
+_ASK_AGAIN_NS = NS_PER_S  # without any hint: the process before us in line may have died
 _RETRY_NS = (NS_PER_S // 4, NS_PER_S // 2, NS_PER_S)  # the last one again and again
 _OUTAGE_AFTER = 2  # failures in a row
 
 End = Callable[[BudgetStore], None]
-"""What the store is to be told, as a call."""
+"""One outcome to be reported to the store, as a call."""
 
 
 class LeaseWaiter(Protocol):
@@ -78,7 +78,7 @@ class ReservationClient:
             self._waiters.append(waiter)
 
     def send(self, ends: list[End]) -> None:
-        """Have the store told of *ends*, in order; wake the thread afterwards."""
+        """Have *ends* reported to the store, in order; wake the thread afterwards."""
         with self._lock:
             self._ends.extend(ends)
 
@@ -102,7 +102,7 @@ class ReservationClient:
         return next_ns
 
     def finish(self) -> None:
-        """Give back what nobody will use, tell the last ends and close the store."""
+        """Give back the reservations that will not be used, report the last outcomes and close the store."""
         with self._lock:
             waiters = list(self._waiters)
         for waiter in waiters:
@@ -112,8 +112,8 @@ class ReservationClient:
         except LimiterUnavailable as error:
             count = len(self._ends)
             _log.warning(
-                "the shared budget could not be told how its last requests ended (%d), so it may count them in full "
-                "for a while: %s",
+                "the outcome of the last %d requests could not be reported to the shared budget, so it may count them "
+                "in full for a while: %s",
                 count,
                 error,
                 extra=_TROUBLE,
@@ -180,10 +180,13 @@ class ReservationClient:
                 end = self._ends[0]
             try:
                 end(self._store)
-            except (LimiterUnavailable, MemoryError):  # told again, later
+            except (LimiterUnavailable, MemoryError):  # reported again, later
                 raise
             except Exception:  # a bug; kept, it would hold up every other end for ever
-                _log.exception("an end could not be told to the shared budget: a bug, please report it", extra=_TROUBLE)
+                _log.exception(
+                    "the outcome of a request could not be reported to the shared budget: a bug, please report it",
+                    extra=_TROUBLE,
+                )
             was_any = True
             with self._lock:
                 self._ends.popleft()

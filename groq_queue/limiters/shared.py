@@ -1,7 +1,7 @@
 """One model's budget, shared by several processes: a process's own meter, and a store that allows every lease.
 
 A lease is granted if both allow it. The process's own budget counts what this
-process spends (and what the server said), so it stands below the shared one and
+process spends (and what the server said), so it is below the shared one and
 blocks nothing that the store would grant; but it knows prices, learns limits,
 paces after failures, and stays warm for the time in which the store is away.
 """
@@ -26,7 +26,7 @@ from groq_queue.limiters.store import BudgetStore, KnownLimits, LaneStatus, Rese
 
 OnOutage = Literal["wait", "raise", "local_share"]
 
-_AT_HAND_NS = 500_000_000  # a granted reservation that nobody takes by then goes back to the others
+_AT_HAND_NS = 500_000_000  # a granted reservation that is not taken by then goes back to the others
 _CLOSING_S = 5.0
 _NOBODY = LeaseApplicant("")
 
@@ -100,7 +100,7 @@ class SharedLimiter:
             self._new_id,
             self._on_outage,
         )
-        self._thread.start()  # first: if it is refused, whoever asks for this lane next has it asked for again
+        self._thread.start()  # first: if it is refused, the next call for this lane tries again
         meter = self._meters.setdefault(lane, made)
         if meter is made:
             self._reservation_client.add(meter)
@@ -173,7 +173,7 @@ class SharedMeter(ProcessMeter):
         return result
 
     def withdraw(self) -> None:
-        """Give back what was reserved and leave the line: nobody waits for a lease any more."""
+        """Give back what was reserved and leave the line: no request waits for a lease any more."""
         ends: list[End] = []
         with self._lock:
             self._drop(ends)
@@ -277,7 +277,7 @@ class SharedMeter(ProcessMeter):
             self._tell([lambda store: store.refund(self.lane, claim_id)])
 
     def refused(self, lease: Lease, size: PromptSize, refusal: Refusal | None, wait_ns: int, now_ns: int) -> list[str]:
-        """End a lease by the server's refusal; nobody of any process gets one for *wait_ns*."""
+        """End a lease by the server's refusal; no process gets one for *wait_ns*."""
         ends: list[End] = []
         with self._lock:
             claim_id = self._reservations.pop(lease, None)
@@ -297,7 +297,7 @@ class SharedMeter(ProcessMeter):
         return notices
 
     def pause(self, wait_ns: int, now_ns: int) -> None:
-        """Grant nobody of any process a lease for *wait_ns*."""
+        """Grant no process a lease for *wait_ns*."""
         super().pause(wait_ns, now_ns)
         self._tell([lambda store: store.hold(self.lane, wait_ns, "")])
 
@@ -379,7 +379,7 @@ class SharedMeter(ProcessMeter):
             self._call_listeners()
 
     def give_back_late(self, now_ns: int) -> int | None:
-        """Give back a reservation that nobody took in time; return when that would be, or None."""
+        """Give back a reservation that was not taken in time; return when that would be, or None."""
         ends: list[End] = []
         with self._lock:
             if self._grant is None:
@@ -389,11 +389,11 @@ class SharedMeter(ProcessMeter):
                 return late_ns
             self._drop(ends)
         self._tell(ends)
-        self._call_listeners()  # somebody may want it after all
+        self._call_listeners()  # another request may want it after all
         return None
 
     def is_open(self) -> bool:
-        """Return whether the store has anything of ours open, or is to be told something."""
+        """Return whether the store has anything of ours open, or an outcome is still to be reported to it."""
         with self._lock:
             return bool(self._claim or self._grant or self._reservations)
 

@@ -298,7 +298,7 @@ class SqliteBudgetStore:
             let_go(db)
 
     def _note_time(self, db: sqlite3.Connection, now_ns: int) -> None:
-        """Write down what both clocks say, for whoever comes after the next boot."""
+        """Write down what both clocks say, for the first process after the next boot."""
         wall_ns = round(self._clock.wall_s() * NS_PER_S)
         last = db.execute("SELECT boot_id, now_ns, wall_ns FROM clock").fetchone()
         if last is not None and (last[0] != self._boot_id or now_ns < last[1]):
@@ -343,7 +343,7 @@ class SqliteBudgetStore:
     # -- the line
 
     def _line_up(self, db: sqlite3.Connection, state: LaneState, claim: ReservationRequest) -> int:
-        """Return the tag of a claim, which stands in line from now on."""
+        """Return the tag of a claim, which is in line from now on."""
         row = db.execute("SELECT tag FROM waiters WHERE id = ?", (claim.id,)).fetchone()
         if row is not None:
             return int(row[0])
@@ -420,14 +420,14 @@ def _changes(db: sqlite3.Connection) -> int:
     return int(patiently(db, "SELECT number FROM changes").fetchone()[0])
 
 
-# -- from a URL to a connection: every reason why a file cannot hold budgets is told with its cure
+# -- from a URL to a connection: every reason why a file cannot hold budgets is reported with its cure
 
 
 def path_of(url: str) -> str:
     """Return the absolute path of the file that *url* names.
 
     ``sqlite:///var/lib/budgets.db`` is absolute, as in any URL. A bare name, ``sqlite:///budgets.db``,
-    is one in the working directory: nobody keeps budgets at the root of a disk.
+    is one in the working directory: budgets are never kept at the root of a disk.
 
     Raises:
         ConfigurationError: It names no file.

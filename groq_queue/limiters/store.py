@@ -2,7 +2,7 @@
 
 It keeps the budget of ``core.budget`` where several processes reach it.
 The law is the same: integers; every level drains all the time at limit / period;
-an open reservation is *held* in full and does not drain, because nobody knows yet
+an open reservation is *held* in full and does not drain, because it is not known yet
 when its request arrived; its end turns it into level. A level has two forms, as
 in ``core.bucket``: *strict* counts what was requested, *credited* what was really
 used, and strict is believed until the server's headers disprove it.
@@ -41,7 +41,7 @@ KnownLimits = Mapping[str, tuple[int, int]]
 
 
 class ReservationRequest(NamedTuple):
-    """One request's wish for budget.
+    """What one request asks of the budget.
 
     Attributes:
         id: Unique for ever: the process's token and a number. Names the reservation, too.
@@ -108,7 +108,7 @@ class BudgetStore(Protocol):
     A bucket comes into being when a call first names its dimension in *limits*, with
     what open reservations of the lane cost in it as held. It takes the limit and the
     period of the last call that names it; units in use stay in use. Dimensions that a
-    call does not name but somebody has named before count, too.
+    call does not name but an earlier call has named count, too.
 
     All but ``close`` raise LimiterUnavailable if the store cannot be used now.
     """
@@ -128,21 +128,21 @@ class BudgetStore(Protocol):
 
         In this order:
 
-        1. Whoever did not beat in time is taken for dead; this process now counts as alive.
+        1. A process that did not send its heartbeat in time is taken for dead; this process now counts as alive.
         2. A claim that holds a reservation already is Reserved, and nothing is taken.
         3. A cost above a bucket's limit is TooLarge (the first such dimension); it leaves the line.
         4. The claim gets its place in line, if it has none: after all of smaller priority, then by
            its client's tag, then by arrival. tag = max(now, end) and then end = tag + turn_cost / weight,
            where *end* is its client's of that lane and priority and *now* the largest tag granted there.
         5. During a pause it is Blocked("hold", time left, dimension of the pause or "").
-        6. If another claim stands before it, it is Blocked("behind", None).
+        6. If another claim is before it, it is Blocked("behind", None).
         7. If level + held + cost > limit for a bucket, it is Blocked("limit", wait_ns, dimension, used, limit)
            of the bucket it waits for longest; wait_ns is exact, None if no time suffices until a
            reservation ends (held + cost > limit), and then that bucket is named. A bucket it takes
            nothing from does not block it, not even in debt.
         8. Else it leaves the line and is Reserved.
 
-        A denied call that finds its claim in line already changes nothing, so that it wakes nobody.
+        A denied call that finds its claim in line already changes nothing, so that it wakes no process.
         """
         ...
 
@@ -187,7 +187,7 @@ class BudgetStore(Protocol):
         ...
 
     def hold(self, lane: str, wait_ns: int, dimension: str) -> None:
-        """Grant nobody anything for *wait_ns*; a longer wait that was set before stays."""
+        """Grant no reservation for *wait_ns*; a longer wait that was set before stays."""
         ...
 
     def at_least(self, lane: str, dimension: str, used: int, age_ns: int, limits: KnownLimits) -> None:
@@ -232,7 +232,7 @@ def check_address(limiter: object) -> str:
     """
     if isinstance(limiter, str) and limiter.partition(":")[0] in SCHEMES:
         return limiter
-    bare = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password stands before the @
+    bare = limiter.rpartition("@")[2] if isinstance(limiter, str) else limiter  # a password is before the @
     raise ConfigurationError(
         f'limiter={safe_repr(bare)}: use None for this process, "sqlite:///path" for this host, '
         'or "redis://host/0?scope=name" for many hosts'

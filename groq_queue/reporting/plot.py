@@ -118,7 +118,7 @@ class Series(NamedTuple):
     """One way of sending, for ``comparison_svg``.
 
     Attributes:
-        title: Stands above its panel.
+        title: The text above its panel.
         answers: Seconds at which a request was admitted.
         refusals: Seconds at which one was refused.
     """
@@ -177,7 +177,7 @@ def comparison_svg(title: str, runs: Sequence[Series], bin_s: float, *, limit: i
     Above, what was answered so far beside what the limit allows; below, refusals.
 
     Args:
-        title: Stands above all.
+        title: The text above all panels.
         runs: The runs, from top to bottom.
         bin_s: Seconds of a bar of refusals.
         limit: Requests a period: as many at once, then as many again in each period.

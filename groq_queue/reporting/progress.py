@@ -38,11 +38,11 @@ _log = SafeLogger("groq_queue")
 
 _REWRITE_S = 0.25
 _APPEND_S = 10.0
-_RECENT_S = 30.0  # the time left is told by the pace of these last seconds: the first burst says nothing of it
+_RECENT_S = 30.0  # the time left is estimated from the pace of these last seconds: the first burst says nothing of it
 _LEAST_BRIEF = 30  # columns in which the beginning of a reason says something
 _LEAST_S = 10  # a full bucket lets a burst pass at once, which is no pace
 _NOTEBOOK_S = 0.5
-_QUIET_S = 10.0  # a callable is told at least this often, though nothing has ended
+_QUIET_S = 10.0  # a callable is called at least this often, though nothing has ended
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Progress:
     def __init__(self, stream: TextIO, total: int | None, *, is_shown: bool, clock: Clock | None = None) -> None:
         """
         Args:
-            stream: Where it is told.
+            stream: Where it is shown.
             total: Lines to come, if known.
             is_shown: False leaves only messages.
             clock: Tells the time; None is this machine's.
@@ -355,7 +355,7 @@ class _Nobody:
 class _Watch:
     """Counts, and shows when it is time to.
 
-    ``_changed`` guards the counts, ``_is_showing``, ``_is_stale`` and ``_next_ns``. Whoever finds
+    ``_changed`` guards the counts, ``_is_showing``, ``_is_stale`` and ``_next_ns``. A thread that finds
     it time to show marks ``_is_showing`` and shows without the lock; others leave
     word in ``_is_stale`` meanwhile. The engine is asked for figures without it.
     """
@@ -443,7 +443,7 @@ class _OnStream:
 
 
 class _ToCallable:
-    """The user's own display; one that raises is told once and harms nothing."""
+    """The user's own display; one that raises is logged once and harms nothing."""
 
     interval_s = 0.0
     quiet_s = _QUIET_S
@@ -459,7 +459,9 @@ class _ToCallable:
             if not self._has_failed:
                 self._has_failed = True
                 _log.exception(
-                    "progress=%r raised; told once, the run goes on", self._call, extra=log_fields("progress_failed")
+                    "progress=%r raised; logged once, the run continues",
+                    self._call,
+                    extra=log_fields("progress_failed"),
                 )
 
     def close(self) -> None:

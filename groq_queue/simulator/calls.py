@@ -1,6 +1,6 @@
 """What a request asks for and what it is charged: bodies read, prompts counted.
 
-The token counter stands in for a model's tokenizer: pieces of words, numbers,
+The token counter takes the place of a model's tokenizer: pieces of words, numbers,
 punctuation and other scripts, about 4.3 characters a token for English prose and
 2 for Japanese. White space costs nothing, as with the real one. It is meant to
 be near the truth and not equal to any client's estimate.

@@ -33,7 +33,9 @@ class Fault:
         html: an HTML error page, as a proxy sends; status 502 if none is given.
         content: the text of the completion (may be empty).
         match: part of the prompt, or a callable taking the `Call`; None matches all.
-        times: at most so often. every: each n-th match. probability: 0 to 1.
+        times: at most so often.
+        every: each n-th match.
+        probability: 0 to 1, of each match.
         charge: whether a fault with a status spends the budget like a success.
     """
 

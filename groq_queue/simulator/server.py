@@ -29,7 +29,7 @@ _BACKLOG = 1_024  # hundreds of clients may connect in the same millisecond
 
 class _Loop(asyncio.SelectorEventLoop):
     def time(self, _clock: Callable[[], float] = time.monotonic) -> float:
-        # Bound early: under freezegun time.monotonic stands still, and delayed answers would never come.
+        # Bound early: under freezegun time.monotonic does not advance, and delayed answers would never come.
         return _clock()
 
 
@@ -51,6 +51,11 @@ class GroqSimulator:
         send_headers: False sends no x-ratelimit header.
         api_keys: the keys accepted; None accepts any that is not empty.
         faults: rules in order, see `Fault`.
+        seed: a whole number or text; the same seed repeats every text, latency, output and fault.
+        host: the address to listen at.
+        port: the port to listen at; 0 is any that is free.
+        log_size: how many calls are kept for tests to read, the latest ones.
+        organization: its name in the text of refusals.
         default_completion: the allowance of a chat call that names none.
         clock_ns: the meter's clock.
     """
@@ -226,7 +231,7 @@ class GroqSimulator:
         server = await loop.create_server(self._connect, sock=listener, backlog=_BACKLOG)
         await stopping.wait()
         # A socket accepted a moment ago becomes a connection in a task of the loop. Were the server closed before
-        # that task has run, the task would fail and nobody would close the socket.
+        # that task has run, the task would fail and nothing would close the socket.
         loop.remove_reader(listener.fileno())
         if accepting := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(accepting)

@@ -209,7 +209,7 @@ class Service:
             connection.send(found)
             return
 
-        # All that users may have written runs here: an exception ends this connection, told by asyncio's logger.
+        # All that users may have written runs here: an exception ends this connection, and asyncio's logger reports it.
         call = found
         fault = self._set.faults.choose(call)
         draws = random.Random(f"{self._set.seed}/{number}") if self._set.needs_random else _NO_RANDOM

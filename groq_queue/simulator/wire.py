@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol):
         ident: the number of this connection.
         handle: called with (connection, request) on the loop thread.
         refuse: makes the reply for bytes that are no request.
+        opened: called once with the connection when the socket is there.
         closed: called once when the socket is gone.
     """
 

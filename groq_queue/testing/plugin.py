@@ -1,6 +1,6 @@
 """Fixtures for pytest, which finds them by the entry point ``pytest11``.
 
-Imports nothing but pytest: whoever runs tests where this library is installed runs
+Imports nothing but pytest: every run of pytest where this library is installed loads
 this file, used or not.
 """
 

@@ -10,7 +10,7 @@ compresses all the same is understood (gzip, deflate), up to a cap; one that nam
 an encoding which the body does not have is not believed.
 
 Bounds of time: an attempt ends after connect + read seconds unless its answer
-grows, and white space, header lines and interim answers are no growth: whoever
+grows, and white space, header lines and interim answers are no growth: a server that
 sends only those keeps a connection open and is silent otherwise. While the answer
 grows, only silence ends it, up to ten times the read time-out.
 """
@@ -215,7 +215,7 @@ def decoded(body: bytes, encoding: str, cap: int) -> bytes:
 def _unpacked(body: bytes, name: str, most: int) -> bytes:
     """Undo gzip, or deflate with or without its header; plain JSON is left as it is."""
     if _looks_like_json(body):
-        return body  # undone on the way by somebody who left the header
+        return body  # a proxy has undone the compression and left the header
     first = zlib.MAX_WBITS | 32  # either header, gzip or zlib
     for wbits in (first, -zlib.MAX_WBITS) if name == "deflate" else (first,):
         try:

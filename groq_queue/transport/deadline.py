@@ -4,16 +4,16 @@ Time-outs of sockets bound one read each; a server that sends a header line now
 and then, or ``100 Continue`` for ever, never meets one. So an alarm on another
 thread shuts the socket down when the whole attempt has had its time.
 
-A kept connection may end just as it is used again, and then nobody can tell for certain whether the
+A kept connection may end just as it is used again, and then it is not certain whether the
 request was read. What can be known, in this order:
 
 1. The write took no byte, or the peer's FIN left before the peer's system had the whole request (Linux tells
-   which bytes were acknowledged): nobody has read it, and it is sent again like one that found no connection.
+   which bytes were acknowledged): the server has not read it, and it is sent again like one that found no connection.
 2. The end came within about a round trip of the write: it was most probably on its way already. ``is_stale``.
 3. Anything later: the server may have worked. An attempt like any other that was lost.
 
 How the socket is found: connections of our own class report to the ``Attempt``
-that the sending thread declared in ``watching``, or that they were told to serve.
+that the sending thread declared in ``watching``, or that was assigned to them.
 
 Units: seconds as float on CLOCK_MONOTONIC, the clock that sockets time out by.
 """
@@ -60,14 +60,14 @@ def _monotonic_s() -> float:
 
 
 now_s: Callable[[], float] = _monotonic_s if _CLOCK_ID is None else functools.partial(time.clock_gettime, _CLOCK_ID)
-"""Return the current instant in seconds. ``time.monotonic`` itself stands still under freezegun."""
+"""Return the current instant in seconds. ``time.monotonic`` itself does not advance under freezegun."""
 
 
 class Attempt:
     """What is known about one attempt while it is under way.
 
     ``expire`` may come from another thread at any moment, also long after the
-    connection went on to serve somebody else. Two rules make that harmless:
+    connection began to serve another attempt. Two rules make that harmless:
 
     * ``expire`` sets ``has_expired`` before it looks for a connection, and the
       sender announces the connection before it looks at ``has_expired``: at
@@ -111,7 +111,7 @@ class Attempt:
         self.wrote = False  # not taken back on a guess: bytes written on a dead socket may still have arrived
         self.wrote_s = 0.0
         self.ended_s: float | None = None  # when a kept connection ended without a byte of answer
-        self.was_unread = False  # it is certain that nobody read what was written
+        self.was_unread = False  # it is certain that the server read nothing of what was written
 
     def left_s(self) -> float:
         """Return the seconds until the whole attempt must be over, negative after that."""
@@ -147,7 +147,7 @@ class Attempt:
             self.was_unread = _was_cut_off(sock)
 
     def has_ended_unread(self, error: BaseException) -> bool:
-        """Return whether *error* is the end of a kept connection, and proves that nobody read the request.
+        """Return whether *error* is the end of a kept connection, and proves that the server did not read the request.
 
         A reset proves nothing: it may overtake the acknowledgement of what was read.
         """
@@ -217,7 +217,7 @@ class AttemptTimer:
 
 
 def _was_cut_off(sock: Any) -> bool:
-    """Return whether the peer's system never had the whole of what was written; False where that cannot be told."""
+    """Return whether the peer's system never had the whole of what was written; False where that is not known."""
     plain = getattr(sock, "socket", sock)
     option = getattr(socket, "TCP_INFO", None)
     if option is None or not sys.platform.startswith("linux") or not isinstance(plain, socket.socket):
@@ -250,7 +250,7 @@ def set_timeout(sock: Any, seconds: float) -> None:
 
 
 def shut_down(sock: Any) -> None:
-    """Wake whoever reads or writes *sock*, which stays open until its owner closes it."""
+    """Wake the thread that reads or writes *sock*, which stays open until its owner closes it."""
     plain = getattr(sock, "socket", sock)  # TLS inside TLS keeps the real one here
     if isinstance(plain, socket.socket):
         # Not SSLSocket.shutdown: it drops the TLS state under the feet of the reading thread.

@@ -43,7 +43,7 @@ from groq_queue.transport.secret import Secret
 
 _ONE_PIECE = 65_536  # up to this size, copying a body is cheaper than a second packet
 _KEPT_S = 60.0  # below the idle time after which servers and address translators drop a connection; 60 felt safe
-# Used again so soon, a connection is not asked whether it still stands: asking hands the interpreter to another
+# Used again so soon, a connection is not asked whether it is still open: asking hands the interpreter to another
 # thread, and among 32 busy ones the asker then waits for its turn. One that was closed in that time is noticed by the
 # exchange (see ``deadline``); given up is only to notice a server that sends more than the length it announced.
 _JUST_USED_S = 0.01
@@ -193,7 +193,7 @@ class PooledTransport(BaseTransport):
             except IndexError:
                 return None
             idle_s = now - connection.idle_since
-            # Readable while idle means closed by the server, or bytes that nobody asked for.
+            # Readable while idle means closed by the server, or bytes without a request.
             if idle_s <= _KEPT_S and (idle_s < _JUST_USED_S or connection.is_connected):
                 return connection
             connection.close()
@@ -225,7 +225,7 @@ def write(sock: Any, attempt: Attempt, head: Head, endpoint: str, body: bytes) -
     try:
         taken = sock.send(first)
     except ConnectionError:
-        # Not a byte was taken, so nobody can have read one, and what could be read now answers something else.
+        # Not a byte was taken, so the server has read none, and what could be read now answers something else.
         # TLS may have written a part of its record.
         if type(sock) is socket.socket:
             attempt.wrote = False

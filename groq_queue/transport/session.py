@@ -4,7 +4,7 @@ Their adapters, proxies, certificates, cookies, hooks and headers stay in force;
 no attribute of the session is changed and it is never closed here. What we add,
 per request: the key as an auth object (a ``~/.netrc`` entry replaces a mere
 header), no redirects, streaming under a cap. Connections that urllib3 opens for
-us are of a class that reports to ``watch``; to that end the class named by the
+us are of a class that reports to ``deadline``; to that end the class named by the
 adapter's inner pool is extended.
 """
 

@@ -1,5 +1,5 @@
-"""What is behind the front door: the table of options, settings checked, rooms joined.
+"""Builds a queue: holds the table of options, checks the settings and joins the rooms.
 
-Here meet the neighbours that do not know each other: engine, transport, journal and
-limiters. ``api`` is what users see of it.
+Engine, transport, journal and limiters do not import each other; they are joined here.
+``api`` is what users see of it.
 """

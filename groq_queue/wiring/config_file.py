@@ -110,7 +110,7 @@ class _Place:
         if "api_key" in self.overrides:
             return None
         if "api_key" in table and "api_key_env" in table:
-            raise self.wrong(_join(where, "api_key_env"), "stands beside api_key: keep one of the two")
+            raise self.wrong(_join(where, "api_key_env"), "is given together with api_key: keep one of the two")
         if (variable := table.get("api_key_env")) is not None:
             found = os.environ.get(variable)
             if not found:
@@ -218,7 +218,8 @@ def _models(models: Mapping[str, Any], options: Mapping[str, Any], place: _Place
         common = options.get("limits") or {}
         if isinstance(common, Limits) or set(common) & set(limits):
             raise place.wrong(
-                "limits", "stands beside models.….limits: a model has its limits from one of them; write them per model"
+                "limits",
+                "is given together with models.….limits: a model has its limits from one of them; write them per model",
             )
         found["limits"] = {**common, **limits}
     if any(url or key for url, key in own.values()):
@@ -312,7 +313,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         names = [key for key, _ in pairs]
         double = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"{excerpt(double)!r} stands there twice in one table: the first would be lost")
+        raise ValueError(f"{excerpt(double)!r} appears twice in one table: the first would be lost")
     return table
 
 

@@ -264,8 +264,8 @@ class JournalBridge:
             tries -= 1
             if not tries:
                 raise JournalError(
-                    f"journal {self._journal.path}: {stored.custom_id!r} is {stored.status}, but nobody processes it; "
-                    "close the queue and open the journal again"
+                    f"journal {self._journal.path}: {stored.custom_id!r} is {stored.status}, but no process is sending "
+                    "it; close the queue and open the journal again"
                 )
 
     def _ended_future(

@@ -237,7 +237,7 @@ def addresses_of(broker: str | None, state: str | None) -> Addresses:
     scheme = check_broker(broker)
     if state is None and not scheme.startswith("redis"):
         raise ConfigurationError(
-            f"state: with broker={shown_address(broker)!r} requests stand in a Redis: name it, "
+            f"state: with broker={shown_address(broker)!r} requests are stored in a Redis: name it, "
             'such as state="redis://127.0.0.1:6379/0"'
         )
     state = state or broker
@@ -279,7 +279,7 @@ def attach(request_id: str, broker: str | None, state: str | None) -> RequestFut
     """Return a Future of a request that any process submitted.
 
     Raises:
-        ConfigurationError: Nobody knows it, or an address cannot be used.
+        ConfigurationError: Redis does not know it, or an address cannot be used.
         EngineUnavailable: Redis cannot be reached.
     """
     engine_of, _ = _opened(broker, state, SystemClock())

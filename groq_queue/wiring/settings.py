@@ -103,7 +103,7 @@ def _refuse_unsupported(given: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{option.name}: with engine={given['engine']!r} {option.celery}")
     if given["when_full"] == "shed":
         raise ConfigurationError(
-            f"when_full='shed': with engine={given['engine']!r} nobody knows what all others have waiting; "
+            f"when_full='shed': with engine={given['engine']!r} no process sees the requests of all submitters; "
             "use 'block' or 'raise'"
         )
 

@@ -110,8 +110,8 @@ WRONG = [
     ({"models": {"llama": {"limit": {"rpm": 1}}}}, "models.llama.limit is unknown: did you mean 'limits'?"),
     ({"models": {"llama": 5}}, "models.llama is 5: use a table"),
     ({"models": {"a.b": {"base_url": 5}}}, 'models."a.b".base_url is 5: use a text'),
-    ({"models": {"m": {"limits": {"rpm": 1}}}, "limits": {"rpm": 2}}, "limits stands beside models"),
-    ({"api_key": KEY, "api_key_env": "X"}, "api_key_env stands beside api_key"),
+    ({"models": {"m": {"limits": {"rpm": 1}}}, "limits": {"rpm": 2}}, "limits is given together with models"),
+    ({"api_key": KEY, "api_key_env": "X"}, "api_key_env is given together with api_key"),
     ({"api_key_env": "NOT_SET_ANYWHERE"}, "api_key_env names 'NOT_SET_ANYWHERE', which is not set"),
     ({"api_key": "YOUR_API_KEY"}, "api_key is a placeholder"),
     ({"prices": {"m": [1]}}, "prices.m is no pair"),
@@ -133,7 +133,7 @@ def test_a_mistake_is_named_by_file_and_place(file, content, said):
 
 BROKEN = [
     ('{"model": "m",\n "limits": }', "json", "line 2, column 12"),
-    ('{"model": "m", "model": "n"}', "json", "'model' stands there twice"),
+    ('{"model": "m", "model": "n"}', "json", "'model' appears twice"),
     ('model = "m"\nmax_workers = = 3\n', "toml", "line 2, column 15"),
     ('{"a":' * 100_000, "json", "nested too deep"),
 ]

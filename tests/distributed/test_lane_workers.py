@@ -56,7 +56,7 @@ def test_a_lane_whose_consumer_breaks_is_served_by_another_one(serving, caplog, 
 
     assert runs.wait(PATIENCE_S)
     assert not dead.is_set()
-    assert ["what serves lane bulk broke and is begun anew: a bug, or no memory was left"] == caplog.messages
+    assert ["the consumer of lane bulk failed and is started again: a bug, or no memory was left"] == caplog.messages
 
 
 def test_a_lane_whose_consumer_breaks_again_and_again_is_told_dead(serving, caplog):

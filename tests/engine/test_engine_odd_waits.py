@@ -125,7 +125,7 @@ def test_a_failing_server_that_asks_for_a_day_is_asked_again_every_minute(play, 
 
     told = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert 3 == stage.times["a"]
-    assert "asks to wait for 86400 s" in told[0].getMessage()
+    assert "asks to wait for 24 h" in told[0].getMessage()
     assert "long_wait" == told[0].groq_queue_event
 
     stage.run(2 * MINUTE_S, step_s=1)

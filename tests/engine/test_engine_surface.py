@@ -358,7 +358,7 @@ def test_after_a_stop_every_count_agrees_and_nothing_is_taken_in(stage, caplog):
     stats = play.engine.stats()
     assert (0, 0, 6, 6, False) == (stats.pending, stats.in_flight, stats.submitted, stats.failed, stats.running)
     assert ["queue_stopped"] == [record.groq_queue_event for record in caplog.records]
-    assert "4 waiting ones fail" in caplog.text
+    assert "4 waiting requests failed" in caplog.text
     assert (401, "AuthenticationError") == (caplog.records[0].status, caplog.records[0].error)
     assert play.engine.join(PATIENCE_S)
 

@@ -375,7 +375,7 @@ def test_an_end_that_breaks_is_logged_with_its_traceback_and_left_out(
     office.client.run()
 
     assert ["next"] == office.budgets.told
-    assert 1 == caplog.text.count("an end could not be told")
+    assert 1 == caplog.text.count("the outcome of a request could not be reported")
     assert 1 == caplog.text.count("ZeroDivisionError: broken end")
 
 

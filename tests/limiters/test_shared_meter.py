@@ -423,7 +423,7 @@ def test_an_end_that_breaks_holds_up_no_other(
     org.pump()
 
     assert 0 == held(org)
-    assert "an end could not be told" in caplog.text
+    assert "the outcome of a request could not be reported" in caplog.text
 
 
 def test_a_lost_reply_reserves_nothing_twice(org: Organisation, watched: Any) -> None:

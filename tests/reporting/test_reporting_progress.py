@@ -156,7 +156,7 @@ def test_a_callable_that_raises_is_told_once_and_harms_nothing(caplog):
             watch.advance()
 
     assert 1 == len(caplog.records)
-    assert "told once" in caplog.text
+    assert "logged once" in caplog.text
 
 
 @pytest.mark.parametrize("progress", [False, None])
