@@ -50,7 +50,7 @@ def sections() -> Iterator[tuple[str, str, set[str]]]:
 
 
 def test_the_section_is_read():
-    text = "One.\n\n    Args:\n        a, b: Two,\n            c: no.\n        *d: Three.\n\n    Raises:\n        E: F.\n"
+    text = "One.\n\n    Args:\n        a, b: Two,\n            c: no.\n        *d: 3.\n\n    Raises:\n        E: F.\n"
 
     assert ["a", "b", "d"] == described(section_of(text))
 

@@ -1,4 +1,4 @@
-"""The pages have every field of what a queue returns, and every event and key of its log records."""
+"""The pages have every field of what a queue returns, every event and key of its records, and no class that is gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from groq_queue import Event, Explanation, Record, RequestInfo, Stats
 from groq_queue.core.budget import Level
 from groq_queue.engine import log
 from groq_queue.engine.stats import LaneStats
-from tests.house.test_house import ROOT
+from tests.house.test_house import PACKAGE, ROOT
 
 TYPES = [(Event, "observability"), (Record, "journal")]
 TYPES += [(each, "observability") for each in (Stats, LaneStats, Level, RequestInfo, Explanation)]
@@ -47,3 +47,11 @@ def test_the_page_has_every_key_of_a_record():
 
     assert len(keys) > 10
     assert sorted(keys) == sorted(names_in("observability", "attribute"))
+
+
+def test_every_class_that_the_architecture_explains_is_in_its_file():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z]\w+)` \| `([\w/]+\.py)` \|", text, re.MULTILINE)
+
+    assert len(rows) > 10
+    assert [] == [name for name, path in rows if f"class {name}" not in (PACKAGE / path).read_text(encoding="utf-8")]
