@@ -1,6 +1,7 @@
 """A Django management command: fill one field of every row from another.
 
-Save it as ``yourapp/management/commands/ask_rows.py`` and run it on any model:
+For people who have a table and a Django model of it. Save it as
+``yourapp/management/commands/ask_rows.py``:
 
     python manage.py ask_rows shop.Ticket text summary --template "Summarise: {}"
 

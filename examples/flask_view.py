@@ -1,8 +1,9 @@
 """A Flask view: people wait, so they go first, take turns, and get an error when it is too much.
 
-It answers web requests with a model. There is one queue for each server process, made
-at the first request. With several server processes add ``limiter="sqlite:///budgets.db"``
-to its arguments: they then count in one file and stay at the limits together.
+For web applications that answer requests with a model. There is one queue for each
+server process, made at the first request. With several server processes add
+``limiter="sqlite:///budgets.db"`` to its arguments: they then count in one file and stay
+at the limits together.
 
     flask --app flask_view run
 """

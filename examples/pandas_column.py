@@ -1,6 +1,6 @@
 """A pandas column: one question for each row, one column of answers.
 
-It adds a column to a DataFrame. The new column has the old one's index and length, so it
+For people who have a DataFrame. The new column has the old one's index and length, so it
 fits rows that were filtered or sorted before; a missing value is not asked about and
 stays missing, and so does what fails with ``errors="coerce"``.
 

@@ -1,6 +1,6 @@
 """A polars column: the same as with pandas, a polars Series in and out.
 
-It adds a column to a polars DataFrame. Null is not asked about and stays null; name and
+For people who have a polars DataFrame. Null is not asked about and stays null; name and
 length stay, so the answers fit beside the questions.
 
     python polars_column.py

@@ -1,8 +1,8 @@
 """A script: a list of questions, the answers in the same order.
 
-It sends a file or a list of questions. ``map`` sends up to your limits and no faster,
-shows its progress on stderr, and gives back a failed question as its error, in its
-place, instead of ending the rest.
+For people who have a file or a list of questions. ``map`` sends up to your limits and
+no faster, shows its progress on stderr, and gives back a failed question as its error,
+in its place, instead of ending the rest.
 
     export GROQ_API_KEY=gsk_…
     python script.py

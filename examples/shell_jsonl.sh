@@ -1,9 +1,10 @@
 #!/bin/sh
 # JSONL from the shell: no Python to write, stopped and started as you like.
 #
-# It estimates what a file of questions will take, sends it, and picks the texts of the
-# answers. The same command again goes on where it was stopped, by Ctrl-C, a kill or a
-# power cut: what was answered is in run.db and is not sent, or paid for, again.
+# For people who have a file of questions. It estimates what they will take, sends them,
+# and picks the texts of the answers. The same command again goes on where it was
+# stopped, by Ctrl-C, a kill or a power cut: what was answered is in run.db and is not
+# sent, or paid for, again.
 #
 #   sh shell_jsonl.sh questions.jsonl answers.jsonl
 set -eu

@@ -45,7 +45,7 @@ _known: weakref.WeakSet[Renewable] = weakref.WeakSet()
 
 
 def register_for_fork(thing: Renewable) -> None:
-    """Have *thing* begin anew in every child that is forked while it lives."""
+    """Reset *thing* in every child that is forked while it lives."""
     _known.add(thing)
 
 
@@ -110,7 +110,7 @@ _calls: weakref.WeakSet[Calls] = weakref.WeakSet()
 
 
 def leave_at_exit(engine: Drainable) -> None:
-    """Have *engine* drained, within bounds, if it is still open when the interpreter ends."""
+    """Drain *engine*, within bounds, if it is still open when the interpreter ends."""
     if not _open:
         atexit.unregister(_leave_all)
         atexit.register(_leave_all)

@@ -94,7 +94,7 @@ class SafeLogger:
             self._tell(error)
 
     def _tell(self, error: BaseException) -> None:
-        """Say once that logging is broken, by the only way that is left."""
+        """Print once on stderr, the only way that is left, that logging is broken."""
         try:
             if not self._has_told and sys.stderr is not None:
                 self._has_told = True

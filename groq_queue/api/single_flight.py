@@ -90,7 +90,7 @@ class SharedFuture(RequestFuture[Completion]):
         return not self.done() and super().running()
 
     def set_priority(self, level: int) -> bool:
-        """Say how urgent it is for this caller; False if the request does not wait any more."""
+        """Set the priority for this caller; False if the request does not wait any more."""
         return self._sharing.set_level(self, level)
 
 
@@ -186,7 +186,7 @@ class SingleFlight:
         return False
 
     def set_level(self, future: SharedFuture, level: int) -> bool:
-        """Have a shared request be as urgent as the most urgent of its callers, now that one of them changes."""
+        """Give a shared request the most urgent priority of its callers, now that one of them changes."""
         call = future._call
         with self._lock:
             if future not in call.members or call.request.state is not State.PENDING:
@@ -222,7 +222,7 @@ class SingleFlight:
     # -- a call's way
 
     def _send(self, call: _SharedRequest) -> None:
-        """Have the engine take in the shared request."""
+        """Submit the shared request to the engine."""
         try:
             accepted = self._submit(call.request, lambda leader: self._ended(call, leader))
         except BaseException as error:

@@ -169,7 +169,7 @@ class CeleryEngine:
         return future
 
     def call_back(self, future: RequestFuture[Completion], callback: Callable[[Future[Completion]], object]) -> None:
-        """Have *callback* called when *future* has ended; if it has, by the pool."""
+        """Call *callback* when *future* has ended; if it has, a worker of the pool calls it."""
         if not future.call_at_end(callback):
             self._do(partial(future.call, callback))
 
@@ -385,7 +385,7 @@ class CeleryEngine:
         self._broken.pop(id(job), None)
 
     def broke(self, job: _Task | None, error: BaseException) -> bool:
-        """Have what a bug, or no memory, kept from being done tried again some times, and tell it."""
+        """Try some times more what a bug, or no memory, kept from being done, and log it."""
         times = self._broken.pop(id(job), 0) + 1
         if times == 1 or times >= _MOST_TRIES:
             _log.error(
@@ -438,7 +438,7 @@ class CeleryEngine:
     # -- outside the lock
 
     def _hear(self) -> None:
-        """Have the listener listen; a thread that is refused is asked for again soon."""
+        """Start the listener; a thread that is refused is asked for again soon."""
         if self._is_deaf or self._listener.begin():
             return
         self._is_deaf = True
@@ -582,14 +582,14 @@ class CeleryEngine:
         self._end(request.id, expired)
 
     def _do(self, task: _Task) -> None:
-        """Have the pool do *task*."""
+        """Give *task* to the pool."""
         with self._lock:
             self._tasks.append(task)
             self._pool.wake()
         self._pool.grow()
 
     def _end_soon(self, id: str, ending: Ending) -> None:
-        """Have the pool end the Future of a request."""
+        """Let a worker of the pool end the Future of a request."""
         self._do(partial(self._end, id, ending))
 
     def _end(self, id: str, ending: Ending) -> None:

@@ -59,7 +59,7 @@ class LaneWorkers:
                 self._threads.append(
                     threading.Thread(
                         target=self._serve,
-                        args=(lane, make, make()),  # the first one here, where what is wrong with it is told at once
+                        args=(lane, make, make()),  # the first one here, so that the caller gets its error at once
                         name=f"groq_queue-{lane.name}",
                         daemon=True,
                     )
@@ -135,7 +135,7 @@ class _Outage:
         self._tries = 0
 
     def met(self, error: BaseException) -> None:
-        """Say at its begin that it is there, and rest before the next try."""
+        """Log the outage when it begins, and rest before the next try."""
         if not self._tries:
             _log.warning(
                 "lane %s cannot be served, tried again at least every %g s: the broker refuses it (%s: %s)",
@@ -150,7 +150,7 @@ class _Outage:
         self._stopping.wait(rest_s)
 
     def over(self) -> None:
-        """Say that it is over, if there was one."""
+        """Log that the outage is over, if there was one."""
         if self._tries:
             self._tries = 0
             _log.warning("lane %s is served again", self._lane.name, extra=log_fields("store_back"))

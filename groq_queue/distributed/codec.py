@@ -100,7 +100,7 @@ def encode_counts(request: Request) -> str:
 
 
 def take_over_counts(request: Request, text: str) -> None:
-    """Have *request* go on with the counts that ``encode_counts`` wrote.
+    """Give *request* the counts that ``encode_counts`` wrote, so that it continues with them.
 
     Raises:
         ValueError: It is not such a text.

@@ -164,7 +164,7 @@ class JobStore:
         return [json.loads(text) for text in (first[1], *(more or ()))]
 
     def wake(self, reply: str) -> None:
-        """Have ``listen`` return; raises nothing."""
+        """Make ``listen`` return; raises nothing."""
         try:
             self._redis.rpush(f"gqc:reply:{reply}", '["wake"]')
             self._redis.pexpire(f"gqc:reply:{reply}", 60_000)

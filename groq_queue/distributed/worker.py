@@ -207,7 +207,7 @@ class LeasedJobs:
                 del self._jobs[job.id]
 
     def _ending_of(self, job: _Job, claimed: Claimed) -> Ending | None:
-        """Have a request sent and return how it ended; None if it is not ours any more or is to be given back."""
+        """Send a request and return how it ended; None if it is not ours any more or is to be given back."""
         try:
             request, base_url = decode_request(claimed.record)
             if base_url not in (None, self._base_url):
@@ -452,7 +452,7 @@ class LeasedJobs:
             return not (self._is_stopping and not self._jobs)
 
     def _tell_away(self, message: str, *args: object) -> None:
-        """Say what cannot be done now: loud once, until a heart-beat comes through."""
+        """Log what cannot be done now: as a warning once, until a heart-beat comes through."""
         with self._changed:
             was_away, self._is_away = self._is_away, True
         _log.log(logging.DEBUG if was_away else logging.WARNING, message, *args, extra=log_fields("store_away"))

@@ -91,7 +91,7 @@ class Timers:
         return self.at(self._clock.now_ns() + round(seconds * NS_PER_S), callback)
 
     def start(self) -> None:
-        """Have the thread if something is to be called; a refusal is logged, and the next timer tries again."""
+        """Start the thread if something is to be called; a refusal is logged, and the next timer tries again."""
         with self._lock:
             if self._thread is not None or self._is_starting or self._is_closed or not self._heap:
                 return
@@ -236,7 +236,7 @@ class BackgroundTask:
         self._failures = 0  # in a row; the thread's own
 
     def wake(self) -> None:
-        """Have the task run soon; does not block."""
+        """Make the task run soon; does not block."""
         with self._lock:
             self._is_woken = True
             self._changed.notify()

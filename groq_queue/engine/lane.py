@@ -167,7 +167,7 @@ class Lane(queue.PriorityQueue[Entry]):
         return LeaseApplicant(request.id, request.priority, request.client, weight, request.turn_cost)
 
     def clear(self) -> None:
-        """Forget everybody; the caller ends them."""
+        """Forget every pending request; the caller ends them."""
         self.meter.withdraw()
         self._order.clear()
         self._places = None

@@ -54,7 +54,7 @@ class LateCalls:
         self.waiting.clear()
 
     def add(self, future: RequestFuture[Any], callbacks: Iterable[_Callback]) -> None:
-        """Have *callbacks* called with *future*, which has ended. Call ``pool.grow`` after, without the lock."""
+        """Line up *callbacks* of *future*, which has ended. Call ``pool.grow`` after, without the lock."""
         self.waiting.extend((future, callback) for callback in callbacks)
         self.look()
 

@@ -233,7 +233,7 @@ class ThreadEngine:
             raise
 
     def call_back(self, future: RequestFuture[Completion], callback: Callable[[Future[Completion]], object]) -> None:
-        """Have *callback* called when *future* has ended; if it has, a worker calls it soon.
+        """Call *callback* when *future* has ended; if it has, a worker calls it soon.
 
         Raises:
             QueueClosed: It has ended, and the queue was shut down.
@@ -759,7 +759,7 @@ class ThreadEngine:
             self._pool.wake()  # a worker waits for a head that may have changed
 
     def _set_expiry_timers(self, request: Request) -> None:
-        """Have a request in memory ended when the time its caller set has run out. Called without the lock."""
+        """Set timers that end a request in memory when the time its caller set has run out. Called without the lock."""
         if request.has_bounds and not request.is_paged_out:
             for bound, after_ns in (("max_wait", request.max_wait_ns), ("deadline", request.deadline_ns)):
                 if after_ns is not None:
@@ -838,7 +838,7 @@ class ThreadEngine:
             self._pool.wake()
 
     def _wake_in_time(self, lane: Lane, head: Request) -> None:
-        """Have a worker look when *head* may pass. Most leases end without changing when, and wake no worker.
+        """Wake a worker when *head* may pass. Most leases end without changing when, and wake no worker.
 
         The lock is held.
         """
@@ -1091,7 +1091,7 @@ class ThreadEngine:
             lane.close(self._clock.now_ns())
 
     def _release_readers(self) -> None:
-        """Have calls that wait for the reader of a stream end: who shuts down may be that reader."""
+        """End the calls that wait for the reader of a stream: the thread that shuts down may be that reader."""
         with self._lock:
             calls = [request.call for request in self._table.open if request.call is not None]
         for call in calls:

@@ -152,7 +152,7 @@ class WorkerPool(Generic[_Job]):
             self._start(is_vital=False)
 
     def dismiss(self) -> None:
-        """Have every idle worker look again and leave, since it is over. The lock is held."""
+        """Wake every idle worker, so that it ends, since it is over. The lock is held."""
         self._due.notify_all()
         self._parked.notify_all()
 
@@ -268,7 +268,7 @@ class WorkerPool(Generic[_Job]):
                 self._work.all_left()
 
     def _recover(self, job: _Job | None, error: BaseException) -> None:
-        """Have what *error* left behind put right; memory may have run out for a moment, so this is tried again."""
+        """Repair what *error* left behind; memory may have run out for a moment, so this is tried again."""
         is_well: bool | None
         for _ in range(_RECOVERIES):
             try:

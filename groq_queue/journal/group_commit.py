@@ -113,7 +113,7 @@ class GroupCommit:
         connection.execute(f"PRAGMA busy_timeout = {self._slice_ns // 1_000_000}")
 
     def watch(self, lost: Callable[[], JournalError | None]) -> None:
-        """Have *lost* asked why the file must not be written any more, or None, before changes are made."""
+        """Before changes are made, ask *lost* why the file must not be written any more; None is no reason."""
         self.lost, self._is_in_place = lost, False
 
     def run(
@@ -125,7 +125,7 @@ class GroupCommit:
         is_single: bool = False,
         is_later: bool = False,
     ) -> _T:
-        """Have *work* done in a transaction, and return what it returned when that is committed.
+        """Run *work* in a transaction, and return what it returned when that is committed.
 
         Args:
             work: Gets the connection, maybe more than once, on any caller's thread. It must

@@ -178,7 +178,7 @@ class ProcessMeter:
         _call(listeners)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Have *listener* called, on any thread, whenever a lease has ended."""
+        """Call *listener*, on any thread, whenever a lease has ended."""
         with self._lock:
             self._listeners = (*self._listeners, listener)
 

@@ -78,7 +78,7 @@ class ReservationClient:
             self._waiters.append(waiter)
 
     def send(self, ends: list[End]) -> None:
-        """Have *ends* reported to the store, in order; wake the thread afterwards."""
+        """Line up *ends* to be reported to the store, in order; wake the thread afterwards."""
         with self._lock:
             self._ends.extend(ends)
 
@@ -171,7 +171,7 @@ class ReservationClient:
         return self._store.has_changed()
 
     def _flush(self) -> bool:
-        """Tell the store how leases ended; return whether there was anything."""
+        """Report to the store how leases ended; return whether there was anything to report."""
         was_any = False
         while True:
             with self._lock:

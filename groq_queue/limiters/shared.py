@@ -111,7 +111,7 @@ class SharedLimiter:
         return {lane: meter.levels(now_ns) for lane, meter in list(self._meters.items())}
 
     def close(self, now_ns: int) -> None:
-        """Tell the store the last ends and let go of it."""
+        """Report the last outcomes to the store and close it."""
         self._thread.close(_CLOSING_S)
 
     def _new_id(self) -> str:

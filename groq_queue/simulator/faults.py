@@ -74,7 +74,7 @@ class Fault:
             object.__setattr__(self, "status", 502)
 
     def matches(self, call: ApiCall) -> bool:
-        """Tell whether the rule speaks of *call*, counters aside."""
+        """Return whether the rule matches *call*, counters aside."""
         if self.match is None:
             return True
         return self.match in call.prompt if isinstance(self.match, str) else self.match(call)

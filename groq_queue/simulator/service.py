@@ -239,7 +239,7 @@ class Service:
         if scheme.lower() != "bearer" or not key or (self._set.api_keys is not None and key not in self._set.api_keys):
             raise ApiError(401, "Invalid API Key", code="invalid_api_key")
         if endpoint == "models":
-            told = f"date: {formatdate(usegmt=True)}\r\n"  # a real server tells it always; here who checks clocks asks
+            told = f"date: {formatdate(usegmt=True)}\r\n"  # a real server always sends it; here only a clock check asks
             return HttpReply(200, to_json(answers.models_body(self._budgets)), told)
         if allowed == "GET":
             model = unquote(endpoint.removeprefix("models/"))

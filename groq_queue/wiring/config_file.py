@@ -335,7 +335,7 @@ def _parse_toml(name: str, text: str) -> Any:
 
 
 def _warn_if_readable(name: str) -> None:
-    """Tell once of a file that holds a key and that others of this machine may read."""
+    """Warn once of a file that holds a key and that other users of this machine may read."""
     if os.name != "posix" or (path := os.path.realpath(name)) in _warned:
         return
     mode = stat.S_IMODE(os.stat(name).st_mode)

@@ -441,7 +441,7 @@ class JournaledAttempts:
             )
 
     def _not_sent(self, request: Request, row_id: int, error: JournalError) -> Outcome:
-        """Say what becomes of a request that could not be claimed."""
+        """Return what becomes of a request that could not be claimed."""
         if not is_trouble(error):
             try:
                 ended = outcome_of(self._journal.at(row_id))

@@ -332,7 +332,7 @@ class Worker:
         on_stopped: Callable[[], None],
         on_dead: Callable[[], None],
     ) -> None:
-        import uuid  # only a worker needs it, and the front door loads little
+        import uuid  # only a worker needs it, and ``import groq_queue`` loads little
 
         from groq_queue.distributed.celery_worker import LaneWorkers
         from groq_queue.distributed.job_store import JobStore
