@@ -5,16 +5,16 @@ A view is a queue with other defaults: same threads, same budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from groq_queue.api.columns import Texts, check_template, column_of, fill, refuse_table
 from groq_queue.api.requests import check_options, ours, shows_options
 from groq_queue.api.window import MapWindow, tell
 from groq_queue.core.priority import PriorityLike
-from groq_queue.core.request import CHAT
+from groq_queue.core.request import CHAT, Prompt
 from groq_queue.core.response import Completion
 from groq_queue.core.validation import check_choice, check_count, check_wait
 from groq_queue.engine.future import RequestFuture
@@ -23,6 +23,9 @@ from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
 from groq_queue.wiring.options import OF_CALLS
+
+if TYPE_CHECKING:
+    from groq_queue.wiring.typed_options import CallOptions, SeriesLike
 
 _log = SafeLogger("groq_queue")
 
@@ -41,9 +44,35 @@ class BulkMethods:
     last_partial: Any = None
     _window = 8 * WINDOW_PER_WORKER  # of ``map``, if none is given
 
-    def submit(self, prompt: Any = None, /, **options: Any) -> RequestFuture[Completion]:
-        """Queue one request and return its Future."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def submit(
+            self,
+            prompt: Prompt | None = None,
+            /,
+            *,
+            messages: Sequence[Mapping[str, Any]] | None = None,
+            model: str | None = None,
+            endpoint: str = CHAT,
+            priority: PriorityLike | None = None,
+            client: str | None = None,
+            custom_id: str | None = None,
+            tokens: int | None = None,
+            audio_seconds: float | None = None,
+            shrink: bool = False,
+            max_wait: float | None = None,
+            deadline: float | None = None,
+            not_before: float | None = None,
+            dedupe: bool = False,
+            callback: Callable[[Future[Completion]], object] | None = None,
+            **params: Any,
+        ) -> RequestFuture[Completion]: ...
+
+    else:
+
+        def submit(self, prompt: Any = None, /, **options: Any) -> RequestFuture[Completion]:
+            """Queue one request and return its Future."""
+            raise NotImplementedError
 
     def stats(self) -> Stats:
         """Return one consistent snapshot of all counts."""
@@ -107,10 +136,10 @@ class BulkMethods:
 
         def complete(
             self,
-            prompt: Any = None,
+            prompt: Prompt | None = None,
             /,
             *,
-            messages: Any = None,
+            messages: Sequence[Mapping[str, Any]] | None = None,
             model: str | None = None,
             endpoint: str = CHAT,
             priority: PriorityLike | None = None,
@@ -130,13 +159,13 @@ class BulkMethods:
         @overload
         def map(
             self,
-            prompts: Iterable[Any],
+            prompts: Iterable[Prompt],
             *,
             errors: Literal["raise"] = "raise",
             progress: bool | Callable[[Any], object] = False,
             buffersize: int | None = None,
             timeout: float | None = None,
-            messages: Any = None,
+            messages: NoReturn = ...,
             model: str | None = None,
             endpoint: str = CHAT,
             priority: PriorityLike | None = None,
@@ -156,13 +185,13 @@ class BulkMethods:
         @overload
         def map(
             self,
-            prompts: Iterable[Any],
+            prompts: Iterable[Prompt],
             *,
             errors: Literal["return"],
             progress: bool | Callable[[Any], object] = False,
             buffersize: int | None = None,
             timeout: float | None = None,
-            messages: Any = None,
+            messages: NoReturn = ...,
             model: str | None = None,
             endpoint: str = CHAT,
             priority: PriorityLike | None = None,
@@ -184,6 +213,58 @@ class BulkMethods:
     else:
         complete = shows_options(_complete, "complete")
         map = shows_options(_map, "map")
+
+    @overload
+    def map_column(
+        self,
+        column: list[Any] | tuple[Any, ...],
+        template: str = "{}",
+        *,
+        errors: Literal["raise", "coerce"] = "raise",
+        progress: bool | Callable[[Any], object] = False,
+        done: SeriesLike | list[Any] | tuple[Any, ...] | None = None,
+        messages: NoReturn = ...,
+        model: str | None = None,
+        endpoint: str = CHAT,
+        priority: PriorityLike | None = None,
+        client: str | None = None,
+        custom_id: str | None = None,
+        tokens: int | None = None,
+        audio_seconds: float | None = None,
+        shrink: bool = False,
+        max_wait: float | None = None,
+        deadline: float | None = None,
+        not_before: float | None = None,
+        dedupe: bool = False,
+        callback: Callable[[Future[Completion]], object] | None = None,
+        **params: Any,
+    ) -> list[str | None]: ...
+
+    @overload
+    def map_column(
+        self,
+        column: SeriesLike,
+        template: str = "{}",
+        *,
+        errors: Literal["raise", "coerce"] = "raise",
+        progress: bool | Callable[[Any], object] = False,
+        done: SeriesLike | list[Any] | tuple[Any, ...] | None = None,
+        messages: NoReturn = ...,
+        model: str | None = None,
+        endpoint: str = CHAT,
+        priority: PriorityLike | None = None,
+        client: str | None = None,
+        custom_id: str | None = None,
+        tokens: int | None = None,
+        audio_seconds: float | None = None,
+        shrink: bool = False,
+        max_wait: float | None = None,
+        deadline: float | None = None,
+        not_before: float | None = None,
+        dedupe: bool = False,
+        callback: Callable[[Future[Completion]], object] | None = None,
+        **params: Any,
+    ) -> Any: ...
 
     def map_column(
         self,
@@ -268,17 +349,41 @@ class BulkMethods:
             )
         return rows.like(texts)
 
-    def with_options(self, **options: Any) -> View:
-        """Return a view that submits with these options where a call gives none.
+    if TYPE_CHECKING:
 
-        Same threads, same budget. What is not an option of ``submit`` is a parameter of
-        the API, such as ``temperature``; a payload's own value goes before it. A view
-        of a view adds to its options. A view never shuts the queue down.
+        def with_options(
+            self,
+            *,
+            messages: NoReturn = ...,
+            model: str | None = None,
+            endpoint: str = CHAT,
+            priority: PriorityLike | None = None,
+            client: str | None = None,
+            custom_id: NoReturn = ...,
+            tokens: int | None = None,
+            audio_seconds: float | None = None,
+            shrink: bool = False,
+            max_wait: float | None = None,
+            deadline: float | None = None,
+            not_before: float | None = None,
+            dedupe: bool = False,
+            callback: Callable[[Future[Completion]], object] | None = None,
+            **params: Any,
+        ) -> View: ...
 
-        Raises:
-            ConfigurationError: An option cannot be used, or not for many requests.
-        """
-        return View(self, options)
+    else:
+
+        def with_options(self, **options: Any) -> View:
+            """Return a view that submits with these options where a call gives none.
+
+            Same threads, same budget. What is not an option of ``submit`` is a parameter of
+            the API, such as ``temperature``; a payload's own value goes before it. A view
+            of a view adds to its options. A view never shuts the queue down.
+
+            Raises:
+                ConfigurationError: An option cannot be used, or not for many requests.
+            """
+            return View(self, options)
 
     def executor(self) -> Executor:
         """Return a ``concurrent.futures.Executor`` that runs its calls under the queue's budget.
@@ -410,15 +515,16 @@ class View(BulkMethods):
         self._options = dict(options)
         self._window = queue._window
 
-    def submit(self, prompt: Any = None, /, **options: Any) -> RequestFuture[Completion]:
-        """Queue one request with the view's options where *options* and the payload say nothing."""
-        named = prompt if isinstance(prompt, Mapping) else ()
-        defaults = {name: value for name, value in self._options.items() if name not in named}
-        future: RequestFuture[Completion] = self._queue.submit(prompt, **{**defaults, **options})
-        return future
+    if not TYPE_CHECKING:  # they take what they see in ``BulkMethods``: each option of ``submit``, with its type
+
+        def submit(self, prompt: Any = None, /, **options: Any) -> RequestFuture[Completion]:
+            """Queue one request with the view's options where *options* and the payload say nothing."""
+            named = prompt if isinstance(prompt, Mapping) else ()
+            defaults = {name: value for name, value in self._options.items() if name not in named}
+            return self._queue.submit(prompt, **{**defaults, **options})
 
     def submit_call(
-        self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+        self, fn: Callable[..., _T], /, *args: Any, queue_options: CallOptions | None = None, **kwargs: Any
     ) -> RequestFuture[_T]:
         """Queue your own callable with the view's options, but for parameters of the API."""
         options = ours(self._options).items()

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from groq_queue.api.bulk import WINDOW_PER_WORKER, BulkMethods
 from groq_queue.api.context import current_client, current_priority
@@ -24,7 +24,16 @@ from groq_queue.api.window import is_to_leave_at_once, leave_at_once, tell_what_
 from groq_queue.clock import NS_PER_S, Clock
 from groq_queue.core.limits import Limits
 from groq_queue.core.priority import PriorityLike, parse_priority
-from groq_queue.core.request import CHAT, MAX_PAYLOAD_BYTES, Request, State, build_payload, encode_payload, tier_of
+from groq_queue.core.request import (
+    CHAT,
+    MAX_PAYLOAD_BYTES,
+    Prompt,
+    Request,
+    State,
+    build_payload,
+    encode_payload,
+    tier_of,
+)
 from groq_queue.core.response import Completion, Record
 from groq_queue.core.token_estimate import size_of
 from groq_queue.core.validation import (
@@ -54,12 +63,16 @@ if TYPE_CHECKING:
     import os
 
     import requests
+    from typing_extensions import Unpack
 
     from groq_queue.reporting.estimate import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
+    from groq_queue.wiring.typed_options import CallOptions, ConstructorOptions, SimulatedOptions
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
+_Made = TypeVar("_Made", bound="GroqQueue")
 
 
 class GroqQueue(BulkMethods):
@@ -213,7 +226,7 @@ class GroqQueue(BulkMethods):
                 raise
 
     @classmethod
-    def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> GroqQueue:
+    def from_config(cls, path: str | os.PathLike[str], **overrides: Unpack[ConstructorOptions]) -> GroqQueue:
         """Return a queue with the arguments that a file holds; see ``groq_queue.wiring.config_file`` for its form.
 
         Args:
@@ -235,7 +248,7 @@ class GroqQueue(BulkMethods):
         limits: Limits | Mapping[str, Limits] | None = None,
         latency: float | tuple[float, float] = (0.05, 0.2),
         seed: int = 0,
-        **options: Any,
+        **options: Unpack[SimulatedOptions],
     ) -> GroqQueue:
         """Return a queue in front of a Groq simulator of its own: real HTTP on this machine, no key, no cost.
 
@@ -248,16 +261,17 @@ class GroqQueue(BulkMethods):
         """
         from groq_queue.simulator import GroqSimulator
 
-        if options.get("engine") is not None:
+        given: dict[str, Any] = {**options}  # a program that no type checker has seen may give any other name
+        if given.get("engine") is not None:
             raise ConfigurationError(
-                f"engine={options['engine']!r}: a simulated queue sends by itself; run `groq-queue simulate`, start "
+                f"engine={given['engine']!r}: a simulated queue sends by itself; run `groq-queue simulate`, start "
                 "workers with GROQ_BASE_URL set to the address it prints, and use GroqQueue(engine=...)"
             )
         for field in ("api_key", "base_url", "accounts"):
-            if field in options:
+            if field in given:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
         known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
-        model = options.setdefault("model", next(iter(known)) if isinstance(known, dict) else "llama-3.1-8b-instant")
+        model = given.setdefault("model", next(iter(known)) if isinstance(known, dict) else "llama-3.1-8b-instant")
         models = tuple(known) if isinstance(known, dict) else (model,)
         try:
             simulator = GroqSimulator(limits=known, models=models, latency=latency, seed=seed)
@@ -265,7 +279,7 @@ class GroqQueue(BulkMethods):
             raise ConfigurationError(str(problem)) from None
         simulator.start()
         try:
-            queue = cls(api_key="simulated", base_url=simulator.base_url, limits=known, **options)
+            queue = cls(api_key="simulated", base_url=simulator.base_url, limits=known, **given)
         except BaseException:  # a queue that was not made must not leave its simulator running
             simulator.stop()
             raise
@@ -273,7 +287,15 @@ class GroqQueue(BulkMethods):
         queue._engine.at_close(simulator.stop, in_children=False)
         return queue
 
+    @overload
     @classmethod
+    def named(cls, name: str, make: None = None, /, **settings: Unpack[ConstructorOptions]) -> GroqQueue: ...
+
+    @overload
+    @classmethod
+    def named(cls, name: str, make: Callable[_P, _Made], /, *args: _P.args, **settings: _P.kwargs) -> _Made: ...
+
+    @classmethod  # type: ignore[misc]  # it takes no *args, but beside _P.kwargs they must be declared
     def named(cls, name: str, make: Callable[..., GroqQueue] | None = None, /, **settings: Any) -> GroqQueue:
         """Return the live queue of that name in this process, or make it: for cells that are run again.
 
@@ -331,10 +353,10 @@ class GroqQueue(BulkMethods):
 
     def submit(
         self,
-        prompt: Any = None,
+        prompt: Prompt | None = None,
         /,
         *,
-        messages: Any = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
         model: str | None = None,
         endpoint: str = CHAT,
         priority: PriorityLike | None = None,
@@ -441,7 +463,7 @@ class GroqQueue(BulkMethods):
         return self._accept(request, callback)
 
     def submit_call(
-        self, fn: Callable[..., _T], /, *args: Any, queue_options: Mapping[str, Any] | None = None, **kwargs: Any
+        self, fn: Callable[..., _T], /, *args: Any, queue_options: CallOptions | None = None, **kwargs: Any
     ) -> RequestFuture[_T]:
         """Queue a call of your own, ``fn(*args, **kwargs)``, under the same budget, order and retries.
 
@@ -584,46 +606,73 @@ class GroqQueue(BulkMethods):
 
         return report_of(*self._engine.facts(), self._settings.price_table)
 
-    def estimate(
-        self,
-        prompts: Iterable[Any],
-        *,
-        model: str | None = None,
-        latency: float | None = None,
-        output_share: float | None = None,
-        endpoint: str = CHAT,
-        **params: Any,
-    ) -> Estimate:
-        """Say what *prompts* would take through this queue, and send nothing.
+    if TYPE_CHECKING:
 
-        With what the queue has learnt so far: limits, token ratios, the present levels.
-        What waits already is not counted.
+        def estimate(
+            self,
+            prompts: Iterable[Prompt],
+            *,
+            model: str | None = None,
+            latency: float | None = None,
+            output_share: float | None = None,
+            endpoint: str = CHAT,
+            messages: NoReturn = ...,
+            priority: PriorityLike | None = None,
+            client: str | None = None,
+            custom_id: str | None = None,
+            tokens: int | None = None,
+            audio_seconds: float | None = None,
+            shrink: bool = False,
+            max_wait: float | None = None,
+            deadline: float | None = None,
+            not_before: float | None = None,
+            dedupe: bool = False,
+            callback: Callable[[Future[Completion]], object] | None = None,
+            **params: Any,
+        ) -> Estimate: ...
 
-        Args:
-            prompts: What ``submit`` takes, one after the other; read once, not kept.
-            model: Overrides the queue's.
-            latency: Seconds an answer takes; None is what was seen of late, else 1.
-            output_share: Share of its ``max_completion_tokens`` that an answer uses on
-                average, above 0 and at most 1; None is what was seen of late, else 1.
-            endpoint: Path below the base URL.
-            params: Part of every payload, or options of ``submit``.
+    else:
 
-        Raises:
-            ConfigurationError: An argument or a prompt cannot be used.
-        """
-        from groq_queue.reporting.estimate import estimate_load, sized_prompts
+        def estimate(
+            self,
+            prompts: Iterable[Any],
+            *,
+            model: str | None = None,
+            latency: float | None = None,
+            output_share: float | None = None,
+            endpoint: str = CHAT,
+            **params: Any,
+        ) -> Estimate:
+            """Say what *prompts* would take through this queue, and send nothing.
 
-        check_options({name: value for name, value in params.items() if name != "custom_id"})
-        facts = self._engine.facts()[1]
-        return estimate_load(
-            sized_prompts(prompts, model or self._settings.model, endpoint, params),
-            meter_of=self._limiter.meter,
-            price_table=self._settings.price_table,
-            latency_s=latency if latency is not None else facts.flight_ns / NS_PER_S or 1.0,
-            max_workers=self._settings.max_workers,
-            output_share=output_share,
-            now_ns=facts.now_ns,
-        )
+            With what the queue has learnt so far: limits, token ratios, the present levels.
+            What waits already is not counted.
+
+            Args:
+                prompts: What ``submit`` takes, one after the other; read once, not kept.
+                model: Overrides the queue's.
+                latency: Seconds an answer takes; None is what was seen of late, else 1.
+                output_share: Share of its ``max_completion_tokens`` that an answer uses on
+                    average, above 0 and at most 1; None is what was seen of late, else 1.
+                endpoint: Path below the base URL.
+                params: Part of every payload, or options of ``submit``.
+
+            Raises:
+                ConfigurationError: An argument or a prompt cannot be used.
+            """
+            from groq_queue.reporting.estimate import estimate_load, sized_prompts
+
+            check_options({name: value for name, value in params.items() if name != "custom_id"})
+            facts = self._engine.facts()[1]
+            return estimate_load(
+                sized_prompts(prompts, model or self._settings.model, endpoint, params),
+                meter_of=self._limiter.meter,
+                price_table=self._settings.price_table,
+                latency_s=latency if latency is not None else facts.flight_ns / NS_PER_S or 1.0,
+                max_workers=self._settings.max_workers,
+                output_share=output_share,
+                now_ns=facts.now_ns,
+            )
 
     def info(self, future: Future[Any]) -> RequestInfo:
         """Return what is known of one request.

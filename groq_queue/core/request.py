@@ -15,7 +15,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from json import encoder
-from typing import Any
+from typing import Any, TypeAlias
 
 from groq_queue.core.token_estimate import PromptSize
 from groq_queue.errors import ConfigurationError, GroqQueueError
@@ -23,6 +23,10 @@ from groq_queue.errors import ConfigurationError, GroqQueueError
 CHAT = "chat/completions"
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 _MAX_DEPTH = 100
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
+"""What ``submit`` takes: one user message, messages, or a whole payload."""
+
 _LONG = 300  # characters of a path inside the payload, with what is wrong there
 
 _LEAVES = frozenset({str, int, float, bool, type(None)})

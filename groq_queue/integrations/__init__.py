@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from groq_queue.api.queue import GroqQueue
-    from groq_queue.integrations.requests import QueueAdapter
+    from groq_queue.core.priority import PriorityLike
+    from groq_queue.integrations.requests import AdapterOptions, QueueAdapter
 
 __all__ = ["requests_adapter", "sdk_http_client"]
 
@@ -17,12 +20,12 @@ __all__ = ["requests_adapter", "sdk_http_client"]
 def requests_adapter(
     queue: GroqQueue,
     *,
-    priority: Any = "normal",
+    priority: PriorityLike = "normal",
     client: str = "default",
     max_wait: float | None = None,
     deadline: float | None = None,
     idle_timeout: float | None = 5.0,
-    **adapter_options: Any,
+    **adapter_options: Unpack[AdapterOptions],
 ) -> QueueAdapter:
     """Return an adapter that makes every call of a ``requests.Session`` wait for its turn.
 
@@ -61,7 +64,7 @@ def sdk_http_client(
     queue: GroqQueue,
     sdk: Any,
     *,
-    priority: Any = "normal",
+    priority: PriorityLike = "normal",
     client: str = "default",
     max_wait: float | None = None,
     deadline: float | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 from urllib.parse import urlsplit
 
 import requests
@@ -13,6 +13,14 @@ from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 from groq_queue.api.queue import GroqQueue
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.integrations.request_gate import OpenStream, RequestGate, StreamSlot
+
+
+class AdapterOptions(TypedDict, total=False):
+    """What ``requests_adapter`` passes on to the adapter of requests; retries are the queue's."""
+
+    pool_connections: int
+    pool_maxsize: int
+    pool_block: bool
 
 
 class QueueAdapter(HTTPAdapter):

@@ -12,18 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from groq_queue.core.budget import Level
 from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
 from groq_queue.core.price_table import PriceTable
-from groq_queue.core.request import build_payload, encode_payload, lane_of, tier_of
+from groq_queue.core.request import Prompt, build_payload, encode_payload, lane_of, tier_of
 from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost, size_of
 from groq_queue.core.validation import check_count, check_limits, check_path, check_seconds, check_text
 from groq_queue.display import Table, as_html, as_text, duration_text
 from groq_queue.engine.lane import Meter
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.limiters.in_process import ProcessMeter
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from groq_queue.core.priority import PriorityLike
+    from groq_queue.core.response import Completion
 
 _SHOWN = 10  # requests that are too large, in a table
 _KEPT = 1_000  # requests that are too large, of which the numbers are kept
@@ -205,48 +211,77 @@ class Sized(NamedTuple):
     size: PromptSize
 
 
-def estimate(
-    prompts: Iterable[Any],
-    *,
-    model: str | None = None,
-    limits: Limits | Mapping[str, Limits] | None = None,
-    prices: Mapping[str, tuple[float, float]] | None = None,
-    latency: float = 1.0,
-    max_workers: int = 8,
-    output_share: float | None = None,
-    endpoint: str = "chat/completions",
-    **params: Any,
-) -> Estimate:
-    """Say what *prompts* would take: tokens, money and time. Needs no key, no network and no queue.
+if TYPE_CHECKING:
 
-    Args:
-        prompts: What ``GroqQueue.submit`` takes, one after the other; read once, not kept.
-        model: Used where a prompt names none.
-        limits: ``Limits`` of every model, or ``{model: Limits}``.
-        prices: ``{model: (prompt, completion)}`` in USD per million tokens, over the built-in table.
-        latency: Seconds an answer takes.
-        max_workers: Most requests on their way at once.
-        output_share: Share of its ``max_completion_tokens`` that an answer uses on average,
-            above 0 and at most 1; None takes all of it.
-        endpoint: Path below the base URL.
-        params: Part of every payload, such as ``max_completion_tokens``; *tokens* and *audio_seconds* as for
-            ``submit``, whose other options make no difference.
+    def estimate(
+        prompts: Iterable[Prompt],
+        *,
+        model: str | None = None,
+        limits: Limits | Mapping[str, Limits] | None = None,
+        prices: Mapping[str, tuple[float, float]] | None = None,
+        latency: float = 1.0,
+        max_workers: int = 8,
+        output_share: float | None = None,
+        endpoint: str = "chat/completions",
+        messages: NoReturn = ...,
+        priority: PriorityLike | None = None,
+        client: str | None = None,
+        custom_id: str | None = None,
+        tokens: int | None = None,
+        audio_seconds: float | None = None,
+        shrink: bool = False,
+        max_wait: float | None = None,
+        deadline: float | None = None,
+        not_before: float | None = None,
+        dedupe: bool = False,
+        callback: Callable[[Future[Completion]], object] | None = None,
+        **params: Any,
+    ) -> Estimate: ...
 
-    Raises:
-        ConfigurationError: An argument or a prompt cannot be used.
+else:
 
-    >>> told = estimate(["Why?"] * 90, model="m", limits=Limits(rpm=30), latency=1, max_completion_tokens=10)
-    >>> told.requests, told.seconds, told.bottleneck, told.cost
-    (90, 122.0, 'RPM', None)
-    """
-    return estimate_load(
-        sized_prompts(prompts, model, endpoint, params),
-        meter_of=fresh_meters(limits),
-        price_table=PriceTable(prices),
-        latency_s=latency,
-        max_workers=max_workers,
-        output_share=output_share,
-    )
+    def estimate(
+        prompts: Iterable[Any],
+        *,
+        model: str | None = None,
+        limits: Limits | Mapping[str, Limits] | None = None,
+        prices: Mapping[str, tuple[float, float]] | None = None,
+        latency: float = 1.0,
+        max_workers: int = 8,
+        output_share: float | None = None,
+        endpoint: str = "chat/completions",
+        **params: Any,
+    ) -> Estimate:
+        """Say what *prompts* would take: tokens, money and time. Needs no key, no network and no queue.
+
+        Args:
+            prompts: What ``GroqQueue.submit`` takes, one after the other; read once, not kept.
+            model: Used where a prompt names none.
+            limits: ``Limits`` of every model, or ``{model: Limits}``.
+            prices: ``{model: (prompt, completion)}`` in USD per million tokens, over the built-in table.
+            latency: Seconds an answer takes.
+            max_workers: Most requests on their way at once.
+            output_share: Share of its ``max_completion_tokens`` that an answer uses on average,
+                above 0 and at most 1; None takes all of it.
+            endpoint: Path below the base URL.
+            params: Part of every payload, such as ``max_completion_tokens``; *tokens* and *audio_seconds* as for
+                ``submit``, whose other options make no difference.
+
+        Raises:
+            ConfigurationError: An argument or a prompt cannot be used.
+
+        >>> told = estimate(["Why?"] * 90, model="m", limits=Limits(rpm=30), latency=1, max_completion_tokens=10)
+        >>> told.requests, told.seconds, told.bottleneck, told.cost
+        (90, 122.0, 'RPM', None)
+        """
+        return estimate_load(
+            sized_prompts(prompts, model, endpoint, params),
+            meter_of=fresh_meters(limits),
+            price_table=PriceTable(prices),
+            latency_s=latency,
+            max_workers=max_workers,
+            output_share=output_share,
+        )
 
 
 def fresh_meters(limits: Limits | Mapping[str, Limits] | None) -> Callable[[str, str], Meter]:

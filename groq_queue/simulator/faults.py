@@ -12,7 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from groq_queue.simulator.calls import ApiCall
 
@@ -42,7 +42,7 @@ class Fault:
     status: int | None = None
     headers: Mapping[str, str] | None = None
     body: Mapping[str, Any] | str | bytes | None = None
-    reset: str | None = None
+    reset: Literal["before", "after"] | None = None
     truncate: bool = False
     half_json: bool = False
     delay_s: float = 0.0

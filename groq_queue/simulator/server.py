@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal
 
 from groq_queue.simulator.faults import Fault, FaultPlan
 from groq_queue.simulator.meter import DIMENSIONS, SimulatedBudget
@@ -22,6 +23,36 @@ from groq_queue.simulator.wire import Connection
 
 Delay = float | tuple[float, float] | Callable[[random.Random], float]
 Output = float | tuple[float, float] | Callable[[random.Random, int], int]
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _LimitsLike(Protocol):
+        """``groq_queue.Limits``, or what has its attributes: the simulator must not import the code that it proves."""
+
+        @property
+        def rpm(self) -> int | None: ...
+        @property
+        def rpd(self) -> int | None: ...
+        @property
+        def tpm(self) -> int | None: ...
+        @property
+        def tpd(self) -> int | None: ...
+        @property
+        def itpm(self) -> int | None: ...
+        @property
+        def otpm(self) -> int | None: ...
+        @property
+        def audio_hour(self) -> int | None: ...
+        @property
+        def audio_day(self) -> int | None: ...
+        @property
+        def minute_s(self) -> float: ...
+        @property
+        def hour_s(self) -> float: ...
+        @property
+        def day_s(self) -> float: ...
+
 
 _JOIN_S = 10
 _BACKLOG = 1_024  # hundreds of clients may connect in the same millisecond
@@ -63,7 +94,7 @@ class GroqSimulator:
     def __init__(
         self,
         *,
-        limits: object = None,
+        limits: _LimitsLike | Mapping[str, _LimitsLike] | None = None,
         models: Iterable[str] = ("llama-3.1-8b-instant",),
         rpm: int | None = None,
         rpd: int | None = None,
@@ -80,8 +111,8 @@ class GroqSimulator:
         arrival_delay: Delay = 0.0,
         connect_delay: Delay = 0.0,
         output: Output = 0.5,
-        settlement: str = "corrected",
-        headers_at: str = "completion",
+        settlement: Literal["corrected", "kept", "deferred"] = "corrected",
+        headers_at: Literal["completion", "admission"] = "completion",
         send_headers: bool = True,
         api_keys: Iterable[str] | None = None,
         faults: Iterable[Fault] = (),

@@ -10,6 +10,7 @@ from groq_queue import ConfigurationError, GroqQueue
 from groq_queue.cli import main
 from groq_queue.wiring.options import CONSTRUCTOR, OF_CALLS, SUBMIT, check_parameters
 from groq_queue.wiring.settings import Settings, checked
+from groq_queue.wiring.typed_options import CallOptions, ConstructorOptions, SimulatedOptions
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
@@ -23,6 +24,41 @@ def keywords_of(method):
 )
 def test_the_table_and_the_method_have_the_same_options_in_the_same_order_with_the_same_defaults(method, table):
     assert keywords_of(method) == [(option.name, option.default) for option in table]
+
+
+def types_of(method):
+    parameters = inspect.signature(method).parameters.values()
+    return {each.name: each.annotation for each in parameters if each.kind is KEYWORD}
+
+
+def declared_in(typed):
+    return {name: annotation.__forward_arg__ for name, annotation in typed.__annotations__.items()}
+
+
+def test_a_type_checker_is_told_of_the_constructors_options_as_the_constructor_writes_them():
+    assert len(CONSTRUCTOR) == len(ConstructorOptions.__annotations__)
+    assert types_of(GroqQueue.__init__) == declared_in(ConstructorOptions)
+    assert not ConstructorOptions.__required_keys__
+
+
+def test_a_simulated_queue_takes_all_of_them_but_those_that_the_simulator_decides():
+    its_own = {"api_key", "base_url", "limits", "engine", "broker", "state", "accounts"}
+    constructor = types_of(GroqQueue.__init__)
+
+    assert {name: kind for name, kind in constructor.items() if name not in its_own} == declared_in(SimulatedOptions)
+    assert not declared_in(SimulatedOptions).keys() & types_of(GroqQueue.simulated).keys()
+    assert not SimulatedOptions.__required_keys__
+
+
+def test_a_type_checker_is_told_of_the_options_of_a_call_as_submit_writes_them():
+    """
+    But for what its Future gives, which the callable decides.
+    """
+    submit = types_of(GroqQueue.submit)
+    expected = {name: submit[name].replace("Completion", "Any") for name in OF_CALLS}
+
+    assert expected == declared_in(CallOptions)
+    assert not CallOptions.__required_keys__
 
 
 @pytest.mark.parametrize("option", [*CONSTRUCTOR, *SUBMIT], ids=lambda option: option.name)

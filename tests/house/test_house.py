@@ -393,11 +393,18 @@ def test_what_the_package_needs_to_run_is_what_setup_cfg_requires():
     }
     imported: dict[str, set[str]] = {}
     for path in files():
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        blocks = [
+            each for each in ast.walk(tree) if isinstance(each, ast.If) and "TYPE_CHECKING" == ast.unparse(each.test)
+        ]
+        for_checkers = {node for block in blocks for each in block.body for node in ast.walk(each)}
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 root = name.partition(".")[0]
+                if root == "typing_extensions" and node in for_checkers:
+                    continue  # every type checker brings it, so a program does not need it
                 if root not in sys.stdlib_module_names | {"groq_queue"}:
                     imported.setdefault(root, set()).add(path.name)
 

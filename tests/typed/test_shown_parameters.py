@@ -1,34 +1,49 @@
-"""``complete`` and ``map`` show the options of ``submit``, to people and to type checkers alike."""
+"""``complete`` and ``map`` show the options of ``submit`` to people, and all that takes them to type checkers."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+from types import ModuleType
 
 import pytest
 
-from groq_queue import GroqQueue
-from groq_queue.api import bulk
+from groq_queue import ConfigurationError, GroqQueue
+from groq_queue.api import bulk, queue
+from groq_queue.reporting import estimate
 
 SUBMIT = inspect.signature(GroqQueue.submit).parameters
 OPTIONS = [name for name, each in SUBMIT.items() if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
 
 
-def declared(name: str) -> list[ast.FunctionDef]:
-    """Return what a type checker is told of a method: each of its declarations."""
-    tree = ast.parse(inspect.getsource(bulk))
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    return [each for block in blocks for each in block.body if isinstance(each, ast.FunctionDef) and each.name == name]
+REFUSED = ("NoReturn", "...")  # as the type of what a call refuses, whatever the value: it is an error in a checker
+
+DECLARED = {
+    "submit": (bulk, 1, {}),
+    "complete": (bulk, 1, {}),
+    "map": (bulk, 2, {"messages": REFUSED}),
+    "map_column": (bulk, 2, {"messages": REFUSED}),
+    "with_options": (bulk, 1, {"messages": REFUSED, "custom_id": REFUSED}),
+    "GroqQueue.estimate": (queue, 1, {"messages": REFUSED}),
+    "groq_queue.estimate": (estimate, 1, {"messages": REFUSED}),
+}
+"""Where a type checker is told of each option of ``submit``, how many times, and which it takes otherwise."""
 
 
-def annotated(function: ast.FunctionDef) -> list[tuple[str, str, str]]:
-    """Return the name, the annotation and the default of each option."""
+def declared(module: ModuleType, name: str) -> list[ast.FunctionDef]:
+    """Return each declaration of *name* in *module* that writes the options out."""
+    functions = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.FunctionDef)]
+    return [each for each in functions if each.name == name and "deadline" in {one.arg for one in each.args.kwonlyargs}]
+
+
+def annotated(function: ast.FunctionDef) -> dict[str, tuple[str, str]]:
+    """Return the annotation and the default of each option."""
     given = function.args
-    rows = [
-        (each.arg, ast.unparse(each.annotation or each), ast.unparse(default) if default else "")
+    return {
+        each.arg: (ast.unparse(each.annotation or each), ast.unparse(default) if default else "")
         for each, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)
-    ]
-    return [row for row in rows if row[0] in OPTIONS]
+        if each.arg in OPTIONS
+    }
 
 
 @pytest.mark.parametrize("name", ["complete", "map"])
@@ -40,13 +55,28 @@ def test_every_option_is_a_parameter_that_help_shows(name):
     assert all(SUBMIT[each].default == shown[each].default for each in OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["complete", "map"])
+@pytest.mark.parametrize("name", DECLARED)
 def test_every_option_is_declared_as_submit_declares_it(name):
-    found = [each for each in declared(name) if each.args.kwonlyargs]
-    submit = ast.parse(inspect.cleandoc(inspect.getsource(GroqQueue.submit))).body[0]
-    assert isinstance(submit, ast.FunctionDef)
+    module, count, otherwise = DECLARED[name]
+    (submit,) = declared(queue, "submit")
+    found = declared(module, name.rpartition(".")[2])
 
-    assert found
+    assert count == len(found)
     for each in found:
-        assert annotated(submit) == annotated(each)
+        constant = {"'chat/completions'": "CHAT"}  # for people who read the signature of ``estimate``
+        shown = {option: (kind, constant.get(default, default)) for option, (kind, default) in annotated(each).items()}
+        assert {**annotated(submit), **otherwise} == shown
         assert "params" == (each.args.kwarg and each.args.kwarg.arg)
+
+
+@pytest.mark.parametrize("name", ["map", "map_column", "with_options", "GroqQueue.estimate"])
+def test_what_is_declared_as_refused_is_refused(name):
+    values = {"messages": [{"role": "user", "content": "a"}], "custom_id": "1"}
+    refused = DECLARED[name][2]
+    given = () if name == "with_options" else (["a"],)
+
+    assert refused
+    with GroqQueue.simulated() as made:
+        for option in refused:
+            with pytest.raises(ConfigurationError, match=f"^{option}"):
+                getattr(made, name.rpartition(".")[2])(*given, **{option: values[option]})
