@@ -17,6 +17,7 @@ import groq_queue
 from groq_queue import Completion, GroqQueue, GroqSimulator, Limits, Priority, RequestFuture
 from groq_queue.integrations import requests_adapter, sdk_http_client
 from groq_queue.testing import Fault
+from groq_queue.wiring.typed_options import CallOptions
 
 
 def note(future: Future[Completion]) -> None:
@@ -146,6 +147,9 @@ def asked_with_what_was_built_before(queue: GroqQueue) -> None:
     payload = {"model": "m", "messages": conversation, "temperature": 0}
     either: str | list[dict[str, str]] = "Why?"
     settings: dict[str, Any] = {"temperature": 0}
+    options: CallOptions = {"model": "m", "tokens": 50, "priority": "high"}
+    queue.submit_call(length, "abc", queue_options=options)
+    queue.with_options(priority="low").submit_call(length, "abc", queue_options={**options, "client": "a"})
     queue.submit(conversation, **settings)
     queue.submit(payload)
     queue.submit(either)
