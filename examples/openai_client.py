@@ -7,6 +7,7 @@ for each.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import openai
 
@@ -16,7 +17,7 @@ from groq_queue.integrations import sdk_http_client
 MODEL = "llama-3.1-8b-instant"
 
 
-def client_of(queue: GroqQueue, priority: str) -> openai.OpenAI:
+def client_of(queue: GroqQueue, priority: Literal["high", "low"]) -> openai.OpenAI:
     """Return the SDK's client, whose calls have that priority."""
     return openai.OpenAI(
         api_key=os.environ["GROQ_API_KEY"],
