@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from groq_queue.api.columns import Texts, check_template, column_of, fill, refuse_table
-from groq_queue.api.requests import check_options, ours, shows_options
+from groq_queue.api.requests import check_options, options_of_calls, shows_options
 from groq_queue.api.window import MapWindow, tell
 from groq_queue.core.priority import PriorityLike
 from groq_queue.core.request import CHAT, Prompt
@@ -22,7 +22,6 @@ from groq_queue.engine.log import error_fields, error_text, log_fields
 from groq_queue.engine.stats import Stats
 from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.logger import SafeLogger
-from groq_queue.wiring.options import OF_CALLS
 
 if TYPE_CHECKING:
     from groq_queue.wiring.typed_options import CallOptions, SeriesLike
@@ -388,7 +387,8 @@ class BulkMethods:
     def executor(self) -> Executor:
         """Return a ``concurrent.futures.Executor`` that runs its calls under the queue's budget.
 
-        ``submit(fn, *args)`` is ``submit_call``; its ``shutdown`` ends its own calls, not the queue.
+        ``submit(fn, *args)`` is ``submit_call``; its ``shutdown`` ends its own calls, not the queue. That of a view
+        has the view's options; one with ``endpoint``, ``shrink`` or ``dedupe`` has no executor.
         """
         from groq_queue.api.executor import QueueExecutor
 
@@ -526,13 +526,24 @@ class View(BulkMethods):
     def submit_call(
         self, fn: Callable[..., _T], /, *args: Any, queue_options: CallOptions | None = None, **kwargs: Any
     ) -> RequestFuture[_T]:
-        """Queue your own callable with the view's options, but for parameters of the API."""
-        options = ours(self._options).items()
-        defaults = {name: value for name, value in options if name in OF_CALLS and value is not None}
+        """Queue your own callable with the view's options. Parameters of the API stay with ``submit``.
+
+        Raises:
+            ConfigurationError: The view has an option that no callable can have: ``endpoint``, ``shrink``, ``dedupe``.
+        """
         future: RequestFuture[_T] = self._queue.submit_call(
-            fn, *args, queue_options={**defaults, **(queue_options or {})}, **kwargs
+            fn, *args, queue_options={**options_of_calls(self._options), **(queue_options or {})}, **kwargs
         )
         return future
+
+    def executor(self) -> Executor:
+        """Return an executor of calls with the view's options, as ``submit_call`` takes them.
+
+        Raises:
+            ConfigurationError: The view has an option that no callable can have.
+        """
+        options_of_calls(self._options)  # here: a pool of futures would show the error to nobody
+        return super().executor()
 
     def stats(self) -> Stats:
         """Return one consistent snapshot of the whole queue's counts."""

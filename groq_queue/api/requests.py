@@ -83,9 +83,20 @@ def check_id(custom_id: Any, for_a_future: str) -> str:
     return text
 
 
-def ours(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are not parameters of the API."""
-    return {field: value for field, value in options.items() if field in OF_SUBMIT}
+def options_of_calls(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the *options* of a view that its calls of the user's own have; parameters of the API are no options.
+
+    Raises:
+        ConfigurationError: One asks for what no callable can have.
+    """
+    for name, value in options.items():
+        option = OF_SUBMIT.get(name)
+        if option is not None and option.no_call and value is not None and value != option.default:
+            raise ConfigurationError(
+                f"{name}={safe_repr(value)}: a view with it makes no calls of your own: {option.no_call}; "
+                "make them with the queue, or with a view without it"
+            )
+    return {name: value for name, value in options.items() if name in OF_CALLS and value is not None}
 
 
 # -- requests of the user's own callables, see ``GroqQueue.submit_call``
@@ -173,6 +184,8 @@ def warn_of_hidden_retries(fn: Callable[..., Any]) -> bool:
 
 def _check_call_options(options: Mapping[str, Any]) -> None:
     for name in options:
+        if name in OF_SUBMIT and name not in OF_CALLS:
+            raise UnknownArgument(f"queue_options[{name!r}]: a call cannot have it: {OF_SUBMIT[name].no_call}")
         if name not in OF_CALLS:
             import difflib  # needed for a mistyped name only
 

@@ -55,7 +55,7 @@ class Option(NamedTuple):
         shown: The default as the page shows it, where it is not the value itself.
         celery: Why ``engine="celery"`` accepts the default only, and what to do instead; ``""`` if it takes it.
         flag: What sets it for a whole run of ``groq-queue run``, or ``""``.
-        is_of_calls: ``submit_call`` takes it, too.
+        no_call: Why ``submit_call`` cannot use it; ``""`` if it takes it.
         alone: Why many requests cannot share it; ``""`` if they can.
     """
 
@@ -68,7 +68,7 @@ class Option(NamedTuple):
     shown: str = ""
     celery: str = ""
     flag: str = ""
-    is_of_calls: bool = False
+    no_call: str = ""
     alone: str = ""
 
 
@@ -383,6 +383,7 @@ SUBMIT = (
         _later,
         "the conversation, in place of a prompt",
         (list,),
+        no_call="a callable has arguments of its own",
         alone="the prompts are given to each call",
     ),
     Option(
@@ -393,9 +394,15 @@ SUBMIT = (
         (str,),
         shown="the queue's",
         flag="--model",
-        is_of_calls=True,
     ),
-    Option("endpoint", CHAT, check_path, "below the base URL", (str,)),
+    Option(
+        "endpoint",
+        CHAT,
+        check_path,
+        "below the base URL",
+        (str,),
+        no_call="a callable sends where it likes",
+    ),
     Option(
         "priority",
         None,
@@ -404,7 +411,6 @@ SUBMIT = (
         (str, int),
         shown='`"normal"`',
         flag="--priority",
-        is_of_calls=True,
     ),
     Option(
         "client",
@@ -413,7 +419,7 @@ SUBMIT = (
         "whose turn it is; clients of one priority take turns",
         (str,),
         shown='`"default"`',
-        is_of_calls=True,
+        flag="--client",
     ),
     Option(
         "custom_id",
@@ -421,7 +427,6 @@ SUBMIT = (
         check_text,
         "your own id of the request; in a journal it names one request for good",
         (str,),
-        is_of_calls=True,
         alone="each request needs its own; give it to submit(), or map(custom_id='row-{}')",
     ),
     Option(
@@ -432,7 +437,6 @@ SUBMIT = (
         (int,),
         "tokens",
         shown="estimated",
-        is_of_calls=True,
     ),
     Option(
         "audio_seconds",
@@ -441,9 +445,15 @@ SUBMIT = (
         "length of the audio, for limits that count seconds",
         _NUMBER,
         "s",
-        is_of_calls=True,
     ),
-    Option("shrink", False, check_flag, "lower `max_completion_tokens` to what the limits hold", (bool,)),
+    Option(
+        "shrink",
+        False,
+        check_flag,
+        "lower `max_completion_tokens` to what the limits hold",
+        (bool,),
+        no_call="the arguments of a callable are not changed",
+    ),
     Option(
         "max_wait",
         None,
@@ -451,7 +461,6 @@ SUBMIT = (
         "seconds from now after which a request that has not started ends with `QueueTimeout`",
         _NUMBER,
         "s",
-        is_of_calls=True,
     ),
     Option(
         "deadline",
@@ -460,7 +469,6 @@ SUBMIT = (
         "seconds from now after which no further attempt starts",
         _NUMBER,
         "s",
-        is_of_calls=True,
     ),
     Option(
         "not_before",
@@ -469,14 +477,20 @@ SUBMIT = (
         "seconds from now before which no attempt starts",
         _NUMBER,
         "s",
-        is_of_calls=True,
     ),
-    Option("dedupe", False, check_flag, "requests with an equal payload share one answer", (bool,)),
-    Option("callback", None, check_callback, "called with the Future when it has ended", is_of_calls=True),
+    Option(
+        "dedupe",
+        False,
+        check_flag,
+        "requests with an equal payload share one answer",
+        (bool,),
+        no_call="nobody knows which callables do the same",
+    ),
+    Option("callback", None, check_callback, "called with the Future when it has ended"),
 )
 
 OF_SUBMIT = {option.name: option for option in SUBMIT}
-OF_CALLS = tuple(option.name for option in SUBMIT if option.is_of_calls)
+OF_CALLS = tuple(option.name for option in SUBMIT if not option.no_call)
 _PLACED = ("messages", "model", "custom_id", "endpoint")
 IN_LINES = tuple(option.name for option in SUBMIT if option.types and option.name not in _PLACED)
 """Those that are beside the payload in a JSON line; the others are the payload's own, or the line's."""

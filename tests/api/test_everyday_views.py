@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import pytest
 
 from groq_queue import ConfigurationError, GroqQueue, QueueClosed
 from groq_queue.api.bulk import BulkMethods
+from groq_queue.wiring.options import OF_SUBMIT
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_a_view_has_the_everyday_calls(queue):
     assert 3 == len(list(view.map(["a", "b", "c"])))
     assert 2 == len(view.map_column(["a", "b"]))
     assert (1, "acme") == (queue.info(view.submit("a")).priority, queue.info(view.submit("a")).client)
-    assert isinstance(view.executor(), Executor)
+    assert isinstance(queue.with_options(priority="high").executor(), Executor)
     assert view.stats().completed >= 6
 
 
@@ -130,11 +132,35 @@ def test_a_view_cannot_end_the_queue_and_ends_with_it(queue):
 
 
 def test_calls_of_a_view_get_its_options_but_no_parameter_of_the_api(recorder):
-    view = recorder.with_options(priority="high", client="acme", temperature=0, dedupe=True)
+    view = recorder.with_options(priority="high", client="acme", temperature=0, dedupe=False)
 
     assert 7 == view.submit_call(max, 3, 7, queue_options={"client": "initech"}).result(10)
 
     assert (max, (3, 7), {"priority": "high", "client": "initech"}, {}) == recorder.calls[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"shrink": True}, "shrink=True: a view with it makes no calls of your own: the arguments of a callable"),
+        ({"dedupe": True}, "dedupe=True: a view with it makes no calls of your own: nobody knows which"),
+        ({"endpoint": "embeddings"}, "endpoint='embeddings': a view with it makes no calls of your own: a callable"),
+    ],
+)
+def test_an_option_that_a_call_cannot_have_is_refused_and_not_dropped(recorder, options, told):
+    """
+    By the executor of a view, too, before it takes its first call. None and the default ask for nothing.
+    """
+    view = recorder.with_options(priority="high").with_options(**options)
+    name = next(iter(options))
+
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        view.submit_call(max, 3, 7)
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        view.executor()
+    assert [] == recorder.calls
+    assert 7 == view.with_options(**{name: None}).submit_call(max, 3, 7).result(10)
+    assert isinstance(view.with_options(**{name: OF_SUBMIT[name].default}).executor(), Executor)
 
 
 def test_the_executor_runs_calls_through_submit_call(recorder):
