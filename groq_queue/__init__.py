@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groq_queue.api.context import client, priority
+    from groq_queue.api.estimate import estimate
     from groq_queue.api.queue import GroqQueue
     from groq_queue.core.limits import Limits
     from groq_queue.core.priority import Priority
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
         UnknownArgument,
         UnprocessableEntityError,
     )
-    from groq_queue.reporting.estimate import Estimate, estimate
+    from groq_queue.reporting.estimate import Estimate
     from groq_queue.reporting.report import Report
     from groq_queue.simulator import GroqSimulator
 
@@ -120,7 +121,7 @@ _HOMES = {
     "RequestInfo": "engine.stats",
     "Stats": "engine.stats",
     "client": "api.context",
-    "estimate": "reporting.estimate",
+    "estimate": "api.estimate",
     "priority": "api.context",
 }
 """Where a name of ``__all__`` lives; the others are errors."""

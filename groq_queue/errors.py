@@ -402,8 +402,14 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
 
 
-def refusing_unknown(init: Callable[_P, None]) -> Callable[_P, None]:
+def refusing_unknown(
+    init: Callable[_P, None], cure_for: Callable[[str, Collection[str]], str] = nearest
+) -> Callable[_P, None]:
     """Let *init*, which takes keywords only, name the nearest argument when it is given one that it does not have.
+
+    Args:
+        init: Of a class.
+        cure_for: Returns what to do about a name, given those that are known.
 
     Raises:
         UnknownArgument: A keyword is none of its arguments, or something was given by position; no value is shown.
@@ -420,7 +426,7 @@ def refusing_unknown(init: Callable[_P, None]) -> Callable[_P, None]:
             raise UnknownArgument(f"{what}() takes no positional arguments: name each, as in {what}({names[0]}=...)")
         if not known.issuperset(given):
             name = next(name for name in given if name not in known)
-            raise UnknownArgument(f"{what}({name}=...): there is no such argument; {nearest(name, known)}")
+            raise UnknownArgument(f"{what}({name}=...): there is no such argument; {cure_for(name, known)}")
         checked(self, **given)
 
     return checking  # type: ignore[return-value]

@@ -289,7 +289,8 @@ class BulkMethods:
             progress: As for ``map``.
             done: Answers known already, a column of the same length; only what is
                 missing there is asked.
-            options: As for ``map``; ``custom_id="row-{}"`` counts all rows.
+            options: As for ``map``, its ``buffersize`` and its ``timeout`` too; ``custom_id="row-{}"`` counts all
+                rows.
 
         Returns:
             A pandas Series (objects) with the same index and name, a polars Series
@@ -305,7 +306,8 @@ class BulkMethods:
         asked = [row for row, value in enumerate(rows.values) if value is not None and texts[row] is None]
         prompts = (fill(template, rows.values[row]) for row in asked)
         failed: dict[int, Exception] = {}
-        ahead = self._ahead(prompts, None, None, options, asked)
+        size = check_count("buffersize", options.pop("buffersize", None), optional=True)
+        ahead = self._ahead(prompts, size, options.pop("timeout", None), options, asked)
         try:
             with _watching(self.stats, len(asked), progress) as line:
                 ahead.fill()

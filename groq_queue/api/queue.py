@@ -15,7 +15,6 @@ from groq_queue.api.registry import get_or_create_named
 from groq_queue.api.requests import (
     call_of,
     check_id,
-    check_options,
     request_of_call,
     warn_of_hidden_retries,
 )
@@ -53,10 +52,10 @@ from groq_queue.engine.future import RequestFuture
 from groq_queue.engine.observer import Observer, noting
 from groq_queue.engine.stats import Explanation, RequestInfo, Stats
 from groq_queue.engine.thread_engine import ThreadEngine
-from groq_queue.errors import ConfigurationError, refusing_unknown, safe_repr
+from groq_queue.errors import ConfigurationError, UnknownArgument, refusing_unknown, safe_repr
 from groq_queue.lifecycle import forget, leave_at_exit
 from groq_queue.wiring.factory import assemble
-from groq_queue.wiring.options import MAX_RESPONSE_BYTES, check_parameters, harmless
+from groq_queue.wiring.options import CONSTRUCTOR, MAX_RESPONSE_BYTES, check_parameters, cure_for, harmless
 from groq_queue.wiring.settings import checked
 
 if TYPE_CHECKING:
@@ -73,6 +72,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _Made = TypeVar("_Made", bound="GroqQueue")
+
+
+def _refusing_unknown(init: Callable[_P, None]) -> Callable[_P, None]:
+    """Let *init* say of a name that it does not have what was meant, or where it belongs."""
+    return refusing_unknown(init, cure_for)
 
 
 class GroqQueue(BulkMethods):
@@ -160,7 +164,7 @@ class GroqQueue(BulkMethods):
         MissingExtraError: What *limiter* or *engine* need is not installed.
     """
 
-    @refusing_unknown
+    @_refusing_unknown
     def __init__(
         self,
         *,
@@ -270,6 +274,10 @@ class GroqQueue(BulkMethods):
         for field in ("api_key", "base_url", "accounts"):
             if field in given:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
+        known_names = {"limits", "latency", "seed", *(option.name for option in CONSTRUCTOR)}
+        if (unknown := next((name for name in options if name not in known_names), None)) is not None:
+            cure = cure_for(unknown, known_names)
+            raise UnknownArgument(f"{cls.__name__}.simulated({unknown}=...): there is no such argument; {cure}")
         known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)
         model = given.setdefault("model", next(iter(known)) if isinstance(known, dict) else "llama-3.1-8b-instant")
         models = tuple(known) if isinstance(known, dict) else (model,)
@@ -660,12 +668,12 @@ class GroqQueue(BulkMethods):
             Raises:
                 ConfigurationError: An argument or a prompt cannot be used.
             """
-            from groq_queue.reporting.estimate import estimate_load, sized_prompts
+            from groq_queue.api.estimate import load_of
+            from groq_queue.reporting.estimate import estimate_load
 
-            check_options({name: value for name, value in params.items() if name != "custom_id"})
             facts = self._engine.facts()[1]
             return estimate_load(
-                sized_prompts(prompts, model or self._settings.model, endpoint, params),
+                load_of(prompts, model or self._settings.model, endpoint, params),
                 meter_of=self._limiter.meter,
                 price_table=self._settings.price_table,
                 latency_s=latency if latency is not None else facts.flight_ns / NS_PER_S or 1.0,

@@ -6,6 +6,7 @@ https://console.groq.com/docs/batch, read 2026-11.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,12 @@ from typing import Any, BinaryIO
 
 from groq_queue.core.response import Completion
 from groq_queue.errors import APIStatusError, GroqQueueError, UnknownArgument
-from groq_queue.wiring.options import IN_LINES, check_parameters, meant_by
+from groq_queue.wiring.options import IN_LINES, OF_MAPS, OF_SUBMIT, check_parameters, is_parameter, is_slip, meant_by
 
 MAX_LINE_BYTES = 11 * 1024 * 1024  # a payload of the largest size that is sent, and its envelope
 _ENDPOINTS = ("chat/completions", "embeddings", "audio/transcriptions", "audio/translations")
 _OF_A_BATCH_LINE = {"method", "url", "body"}
+_PAST_THE_CHECK = "in the body of a Batch line"
 _NOT_A_LINE_EACH = "one JSON object a line is needed; jq -c '.[]' makes that of an array, jq -c . of spread-out objects"
 
 
@@ -150,17 +152,47 @@ class LineParser:
 def _check_names(number: int, custom_id: str, line: Mapping[str, Any], *, is_batch_line: bool) -> None:
     """Refuse names that no request has; what stands in a body goes to the API as it is.
 
-    What stands beside a body goes nowhere, so there only a slip of an option is refused.
+    What stands beside a body goes nowhere. So a parameter of the API is refused there, too, unless it is null; other
+    programs' notes pass.
     """
     if "callback" in line:
         raise BadLine(custom_id, f"line {number}: callback: a line cannot hold a function; leave it out")
-    names = line.keys() - _OF_A_BATCH_LINE
-    if is_batch_line:
-        names = {name for name in names if meant_by(name) in IN_LINES}
     try:
-        check_parameters(names, "in the body of a Batch line")
+        if not is_batch_line:
+            check_parameters(line, _PAST_THE_CHECK)
+            return
+        for name in (name for name in line if name not in _OF_A_BATCH_LINE):
+            said = None if line[name] is None and _is_known(name) else _refusal_beside_a_body(name)
+            if said is not None:
+                raise UnknownArgument(said)
     except UnknownArgument as error:
         raise BadLine(custom_id, f"line {number}: {error}", "unknown_argument") from None
+
+
+def _is_known(name: str) -> bool:
+    return name in OF_SUBMIT or is_parameter(name)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _refusal_beside_a_body(name: str) -> str | None:
+    """Return why *name* may not stand beside a body, or None if it is nothing of ours."""
+    if name == "endpoint":
+        return None  # refused where the url is read
+    if _is_known(name):
+        return (
+            f"{name}: goes to nobody beside a body; put it into the body, or give it another name if it is a note "
+            "of yours"
+        )
+    for known in _OF_A_BATCH_LINE:
+        if is_slip(name, known):
+            return f"{name}: no part of a Batch line; did you mean {known!r}?"
+    if name in OF_MAPS or meant_by(name) in OF_MAPS:
+        return None  # ``error`` and ``done`` are what tables of results have
+    try:
+        check_parameters([name], _PAST_THE_CHECK)
+    except UnknownArgument as error:
+        return str(error)
+    return None
 
 
 def _prompt(text: str) -> dict[str, Any]:

@@ -110,19 +110,14 @@ class _Lines:
         self.bad = 0
 
     def __iter__(self) -> Iterator[Sized]:
+        from groq_queue.api.estimate import request_of_line
         from groq_queue.cli.batch_lines import BadLine, LineParser, read_lines
-        from groq_queue.core.request import build_payload, tier_of
-        from groq_queue.core.token_estimate import size_of
-        from groq_queue.core.validation import check_count
-        from groq_queue.reporting.estimate import Sized
 
         parser = LineParser(needs_model=self._model is None)
         for place, (number, raw) in enumerate(read_lines(self._source)):
             try:
                 ask = parser.parse(number, raw)
-                payload = build_payload(ask.payload, None, self._model, {}, ask.endpoint)
-                size = size_of(payload, check_count("tokens", ask.options.get("tokens"), optional=True))
-                yield Sized(place, ask.custom_id, payload["model"], tier_of(payload), size)
+                yield request_of_line(place, ask.payload, ask.custom_id, self._model, ask.endpoint, ask.options)
             except (BadLine, ConfigurationError, TypeError) as problem:
                 self.bad += 1
                 if self.bad <= _TOLD:

@@ -31,9 +31,16 @@ Send every line of a file as one request, and write one line for each answer.
 
 A line is one of
   {"custom_id": …, "method": "POST", "url": "/v1/chat/completions", "body": {…}}
-  {"prompt": …} or {"messages": […]}, with custom_id, model, priority, client
-      and any parameter of the API
+      with options beside the body
+  {"prompt": …} or {"messages": […]}, with options and parameters of the API
   plain text, one prompt a line, if the first line does not begin with {
+
+Options are model, endpoint, priority, client, custom_id, tokens, audio_seconds,
+shrink, max_wait, deadline, not_before and dedupe.
+A Batch line has its model in the body and its endpoint in the url. A name that
+is nearly an option's or a parameter's is refused, and so is a parameter beside
+a body.
+
 Answers have the form of Batch output files and are written as they arrive;
 custom_id tells which is which ("line-7" if line 7 has none). With --ordered they
 are written in input order: an answer is held in memory until all before it are

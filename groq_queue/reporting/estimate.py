@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from groq_queue.core.budget import Level
 from groq_queue.core.limits import DAILY, DIMENSIONS, Limits
 from groq_queue.core.price_table import PriceTable
-from groq_queue.core.request import Prompt, build_payload, encode_payload, lane_of, tier_of
+from groq_queue.core.request import build_payload, encode_payload, lane_of, tier_of
 from groq_queue.core.token_estimate import Backlog, PromptSize, TokenCost, size_of
 from groq_queue.core.validation import check_count, check_limits, check_path, check_seconds, check_text
 from groq_queue.display import Table, as_html, as_text, duration_text
@@ -26,17 +26,10 @@ from groq_queue.errors import ConfigurationError, safe_repr
 from groq_queue.limiters.in_process import ProcessMeter
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from groq_queue.core.priority import PriorityLike
-    from groq_queue.core.response import Completion
+    pass
 
 _SHOWN = 10  # requests that are too large, in a table
 _KEPT = 1_000  # requests that are too large, of which the numbers are kept
-_PRICELESS = frozenset(
-    ("priority", "client", "custom_id", "shrink", "max_wait", "deadline", "not_before", "dedupe", "callback")
-)
-"""Options of ``submit`` on which neither price nor time depend: they are no part of a payload."""
 
 
 @dataclass(frozen=True)
@@ -211,79 +204,6 @@ class Sized(NamedTuple):
     size: PromptSize
 
 
-if TYPE_CHECKING:
-
-    def estimate(
-        prompts: Iterable[Prompt],
-        *,
-        model: str | None = None,
-        limits: Limits | Mapping[str, Limits] | None = None,
-        prices: Mapping[str, tuple[float, float]] | None = None,
-        latency: float = 1.0,
-        max_workers: int = 8,
-        output_share: float | None = None,
-        endpoint: str = "chat/completions",
-        messages: NoReturn = ...,
-        priority: PriorityLike | None = None,
-        client: str | None = None,
-        custom_id: str | None = None,
-        tokens: int | None = None,
-        audio_seconds: float | None = None,
-        shrink: bool = False,
-        max_wait: float | None = None,
-        deadline: float | None = None,
-        not_before: float | None = None,
-        dedupe: bool = False,
-        callback: Callable[[Future[Completion]], object] | None = None,
-        **params: Any,
-    ) -> Estimate: ...
-
-else:
-
-    def estimate(
-        prompts: Iterable[Any],
-        *,
-        model: str | None = None,
-        limits: Limits | Mapping[str, Limits] | None = None,
-        prices: Mapping[str, tuple[float, float]] | None = None,
-        latency: float = 1.0,
-        max_workers: int = 8,
-        output_share: float | None = None,
-        endpoint: str = "chat/completions",
-        **params: Any,
-    ) -> Estimate:
-        """Say what *prompts* would take: tokens, money and time. Needs no key, no network and no queue.
-
-        Args:
-            prompts: What ``GroqQueue.submit`` takes, one after the other; read once, not kept.
-            model: Used where a prompt names none.
-            limits: ``Limits`` of every model, or ``{model: Limits}``.
-            prices: ``{model: (prompt, completion)}`` in USD per million tokens, over the built-in table.
-            latency: Seconds an answer takes.
-            max_workers: Most requests on their way at once.
-            output_share: Share of its ``max_completion_tokens`` that an answer uses on average,
-                above 0 and at most 1; None takes all of it.
-            endpoint: Path below the base URL.
-            params: Part of every payload, such as ``max_completion_tokens``; *tokens* and *audio_seconds* as for
-                ``submit``, whose other options make no difference.
-
-        Raises:
-            ConfigurationError: An argument or a prompt cannot be used.
-
-        >>> told = estimate(["Why?"] * 90, model="m", limits=Limits(rpm=30), latency=1, max_completion_tokens=10)
-        >>> told.requests, told.seconds, told.bottleneck, told.cost
-        (90, 122.0, 'RPM', None)
-        """
-        return estimate_load(
-            sized_prompts(prompts, model, endpoint, params),
-            meter_of=fresh_meters(limits),
-            price_table=PriceTable(prices),
-            latency_s=latency,
-            max_workers=max_workers,
-            output_share=output_share,
-        )
-
-
 def fresh_meters(limits: Limits | Mapping[str, Limits] | None) -> Callable[[str, str], Meter]:
     """Return a maker of meters that have seen nothing yet, by lane and model."""
     known = check_limits(limits)
@@ -291,18 +211,30 @@ def fresh_meters(limits: Limits | Mapping[str, Limits] | None) -> Callable[[str,
 
 
 def sized_prompts(
-    prompts: Iterable[Any], model: str | None, endpoint: str, params: Mapping[str, Any]
+    prompts: Iterable[Any],
+    model: str | None,
+    endpoint: str,
+    params: Mapping[str, Any],
+    tokens: int | None = None,
+    audio_seconds: float | None = None,
 ) -> Iterator[Sized]:
     """Return the requests that *prompts* would make, one at a time.
+
+    Args:
+        prompts: What ``submit`` takes, as are *model* and *endpoint*.
+        model: Used where a prompt names none.
+        endpoint: Of all of them.
+        params: Part of every payload.
+        tokens: The price of each, in place of our estimate.
+        audio_seconds: Length of the audio of each.
 
     Raises:
         ConfigurationError: At once, if an argument cannot be used; later, if a prompt cannot.
     """
     path = check_path("endpoint", endpoint)
     check_text("model", model, optional=True)
-    params = {name: value for name, value in params.items() if name not in _PRICELESS}
-    tokens = check_count("tokens", params.pop("tokens", None), optional=True)
-    audio_s = check_seconds("audio_seconds", params.pop("audio_seconds", None)) or 0
+    check_count("tokens", tokens, optional=True)
+    audio_s = check_seconds("audio_seconds", audio_seconds) or 0
     encode_payload(params)
     if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
         raise ConfigurationError(
@@ -335,7 +267,7 @@ def estimate_load(
     Args:
         load: The requests, in their order.
         meter_of: Returns the budget of a lane, given its name and its model.
-        tariff: Prices.
+        price_table: Prices.
         latency_s: Seconds an answer takes.
         max_workers: Most requests on their way at once.
         output_share: Share of the completion allowance that is used; None asks the meters.

@@ -10,7 +10,7 @@ one that exists: see ``check_parameters``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from groq_queue.core.validation import (
     check_timeout,
 )
 from groq_queue.engine.observer import Observer
-from groq_queue.errors import ConfigurationError, UnknownArgument, safe_repr
+from groq_queue.errors import ConfigurationError, UnknownArgument, nearest, safe_repr
 from groq_queue.limiters.store import check_address
 from groq_queue.transport import MAX_RESPONSE_BYTES as MAX_RESPONSE_BYTES
 
@@ -432,7 +432,7 @@ SUBMIT = (
     Option(
         "tokens",
         None,
-        check_count,
+        _count_or_none,
         "prompt and completion tokens to reserve, instead of our estimate",
         (int,),
         "tokens",
@@ -536,13 +536,30 @@ _OF_SDKS = {
 }
 """What the SDKs of Groq and OpenAI take beside parameters, and what to do instead: it is never part of a payload."""
 
-_OF_THE_QUEUE = frozenset({option.name for option in CONSTRUCTOR if "_" in option.name} | {"timeout", "queue_options"})
+_OF_GROQ_QUEUE = frozenset(option.name for option in CONSTRUCTOR)
+
+_OF_THE_QUEUE = frozenset({name for name in _OF_GROQ_QUEUE if "_" in name} | {"timeout", "queue_options"})
 """Arguments of other calls that no API knows: in a payload they would travel to it, a key too.
 
 One word, such as ``session`` or ``limits``, may be a provider's own parameter and passes.
 """
 
+OF_MAPS = {
+    "errors": "map() or map_column()",
+    "progress": "map() or map_column()",
+    "buffersize": "map() or map_column()",
+    "done": "map_column()",
+}
+"""Keywords of ``map`` and ``map_column``, and who takes them. In a payload they would do nothing.
+
+Both have a ``timeout`` of their own, for the whole of it.
+"""
+
+_NEARER = {"url": "base_url", "models": "model"}
+"""Parameters of an API that who gives them to ``GroqQueue`` certainly does not mean."""
+
 _SHORTEST = 6  # letters of a name with which others are compared: ``top_k`` is not ``top_p`` mistyped
+_SHORTEST_SWAP = 5  # letters of an option in which two neighbours may have changed places: ``modle``
 _LONG = 8  # letters of one in which two slips are still the same name
 _MOST_REMEMBERED = 1_000
 
@@ -569,28 +586,53 @@ def check_parameters(names: Iterable[str], payload: str = "inside a payload, sub
             continue
         if name in _OF_THE_QUEUE:
             where = "submit_call()" if name == "queue_options" else "GroqQueue(), for all its requests"
+            if name == "timeout":
+                where += "; map() and map_column() have one of their own, for the whole of it"
             raise UnknownArgument(f"{name}: no option of a request and no parameter of the API; give it to {where}")
+        if name in OF_MAPS:
+            raise UnknownArgument(
+                f"{name}: no option of a request and no parameter of the API; give it to {OF_MAPS[name]}"
+            )
         if name in _OF_SDKS:
             raise UnknownArgument(f"{name}: no option of a request and no parameter of the API; {_OF_SDKS[name]}")
         if (meant := meant_by(name)) is not None:
+            taken = f", which {OF_MAPS[meant].replace(' or ', ' and ')} take" if meant in OF_MAPS else ""
             raise UnknownArgument(
-                f"{name}: no option of a request and no parameter of the API; did you mean {meant!r}? "
+                f"{name}: no option of a request and no parameter of the API; did you mean {meant!r}{taken}? "
                 f"If the API knows it, give it {payload}, which goes there untouched"
             )
         if len(harmless) < _MOST_REMEMBERED:
             harmless.add(name)
 
 
+def is_parameter(name: str) -> bool:
+    """Return whether some API is known to have a parameter of that name."""
+    return name in _OF_THE_API or name in _OF_OTHERS
+
+
 def other_place_of(name: str) -> str | None:
     """Return where *name*, which is no argument of ``GroqQueue``, belongs; None if it is not known at all."""
-    known = name if name in harmless or name in _OF_SDKS else meant_by(name)
+    if name in _NEARER:
+        return f"did you mean {_NEARER[name]!r}?"
+    known = name if name in OF_SUBMIT or name in _OF_SDKS or is_parameter(name) else meant_by(name)
+    if known is None or known in _OF_GROQ_QUEUE:
+        return None
     if known in OF_SUBMIT:
         return f"{known!r} is an option of a request: give it to submit(), map() or with_options()"
     if known in _OF_SDKS:
         return _OF_SDKS[known]
-    if known in harmless:
+    if known in OF_MAPS:
+        return f"{known!r} is a keyword of {OF_MAPS[known].replace(' or ', ' and ')}"
+    if is_parameter(known):
         return f"{known!r} is a parameter of the API: give it to submit(), map() or with_options()"
     return None
+
+
+def cure_for(name: str, known: Collection[str]) -> str:
+    """Return the cure for a *name* that is no argument of ``GroqQueue``, or of what makes one with the *known* ones."""
+    own = sorted(set(known) - _OF_GROQ_QUEUE)
+    meant = next((each for each in own if is_slip(name, each)), None)
+    return f"did you mean {meant!r}?" if meant is not None else other_place_of(name) or nearest(name, known)
 
 
 def meant_by(name: str) -> str | None:
@@ -601,24 +643,45 @@ def meant_by(name: str) -> str | None:
     >>> meant_by("prioritty"), meant_by("maxTokens"), meant_by("top_q"), meant_by("min_output_tokens")
     ('priority', 'max_tokens', None, None)
     """
-    plain = name.lower().replace("-", "_")[:100]
-    joined, words = plain.replace("_", ""), plain.split("_")
     best, least = None, 3
-    for known in (*OF_SUBMIT, *sorted(_OF_THE_API | _OF_THE_QUEUE), *_OF_SDKS):
-        if joined == known.replace("_", ""):
+    for known in (*OF_SUBMIT, *sorted(_OF_THE_API | _OF_THE_QUEUE), *_OF_SDKS, *OF_MAPS):
+        slips = _slips_between(name, known)
+        if slips == 0:
             return known
-        most = 2 if len(known) >= _LONG else 1 if len(known) >= _SHORTEST else 0
-        others = known.split("_")
-        if abs(len(plain) - len(known)) > most or len(words) != len(others):
-            continue
-        found = [_slips(word, other) for word, other in zip(words, others, strict=True)]
-        is_slip = all(
-            word[:1] == other[:1] and 2 * slips < len(other)
-            for word, other, slips in zip(words, others, found, strict=True)
-        )
-        if is_slip and sum(found) <= most and sum(found) < least:
-            best, least = known, sum(found)
+        if slips is not None and slips < least:
+            best, least = known, slips
     return best
+
+
+def is_slip(name: str, known: str) -> bool:
+    """Return whether *name* is *known*, mistyped or written in another way."""
+    return _slips_between(name, known) is not None
+
+
+def _slips_between(name: str, known: str) -> int | None:
+    """Return how many slips make *name* of *known*, 0 if only case and lines differ; None if it is another name."""
+    plain = name.lower().replace("-", "_")[:100]
+    if plain.replace("_", "") == known.replace("_", ""):
+        return 0
+    if abs(len(plain) - len(known)) > 2:
+        return None
+    if len(known) >= _SHORTEST_SWAP and known in OF_SUBMIT and _is_swapped(plain, known):
+        return 1
+    most = 1 if known in OF_MAPS or len(known) < _LONG else 2
+    words, others = plain.split("_"), known.split("_")
+    if len(known) < _SHORTEST or abs(len(plain) - len(known)) > most or len(words) != len(others):
+        return None
+    found = [_slips(word, other) for word, other in zip(words, others, strict=True)]
+    is_slip = all(
+        word[:1] == other[:1] and 2 * slips < len(other)
+        for word, other, slips in zip(words, others, found, strict=True)
+    )
+    return sum(found) if is_slip and sum(found) <= most else None
+
+
+def _is_swapped(one: str, other: str) -> bool:
+    """Return whether two neighbouring letters of *other* have changed places in *one*, and no more is different."""
+    return sorted(one) == sorted(other) and _slips(one, other) == 1
 
 
 def _slips(one: str, other: str) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
 
+import groq_queue
 from groq_queue import ConfigurationError, GroqQueue, Limits, UnknownArgument
+from groq_queue.wiring.options import OF_MAPS, OF_SUBMIT, check_parameters, harmless, meant_by
 
 PATIENCE_S = 10.0
 
@@ -27,7 +30,40 @@ MISSPELT = [
     ("timeout", "GroqQueue(), for all its requests"),
     ("api_key", "GroqQueue(), for all its requests"),
     ("max_retrys", "did you mean 'max_retries'"),
+    ("modle", "did you mean 'model'"),
+    ("mdoel", "did you mean 'model'"),
+    ("omdel", "did you mean 'model'"),
+    ("rpiority", "did you mean 'priority'"),
+    ("Model", "did you mean 'model'"),
+    ("buffer_size", "did you mean 'buffersize', which map() and map_column() take"),
+    ("progres", "did you mean 'progress', which map() and map_column() take"),
+    ("error", "did you mean 'errors', which map() and map_column() take"),
 ]
+
+OF_MAP = [
+    ("buffersize", "give it to map() or map_column()"),
+    ("errors", "give it to map() or map_column()"),
+    ("progress", "give it to map() or map_column()"),
+    ("done", "give it to map_column()"),
+]
+"""Keywords of ``map`` and ``map_column``; both have all but the last."""
+
+OF_CHAT = [
+    *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"),
+    *("max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "prediction", "presence_penalty"),
+    *("prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier", "seed"),
+    *("service_tier", "stop", "store", "stream", "stream_options", "temperature", "tool_choice", "tools"),
+    *("top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
+    # Groq's own.
+    *("citation_options", "compound_custom", "disable_tool_validation", "documents", "exclude_domains"),
+    *("include_domains", "include_reasoning", "reasoning_format", "search_settings"),
+    # The other endpoints of both.
+    *("background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls"),
+    *("previous_response_id", "prompt", "reasoning", "text", "truncation", "dimensions", "encoding_format", "file"),
+    *("language", "timestamp_granularities", "chunking_strategy", "url", "voice", "speed", "stream_format"),
+    *("sample_rate", "input_type", "size", "style", "quality"),
+]
+"""What the reference pages of OpenAI and Groq name, 2026."""
 
 OF_APIS = [
     *("temperature", "top_p", "seed", "stop", "tools", "tool_choice", "response_format", "reasoning_effort", "user"),
@@ -102,6 +138,84 @@ def test_estimate_refuses_it(queue, name, cure):
         queue.estimate(["Why?"], **{name: 1})
 
 
+@slips()
+def test_the_estimate_without_a_queue_refuses_it(name, cure):
+    with refusal(name, cure):
+        groq_queue.estimate(["Why?"], model="m", **{name: 1})
+
+
+@pytest.mark.parametrize(("name", "cure"), OF_MAP, ids=[name for name, _ in OF_MAP])
+def test_a_keyword_of_map_goes_to_no_api(queue, name, cure):
+    """
+    It would be sent with every request, and do nothing here.
+    """
+    for refuses in (queue.submit, queue.complete, queue.estimate):
+        with refusal(name, cure):
+            refuses(["Why?"], **{name: 1})
+    with refusal(name, cure):
+        queue.with_options(**{name: 1})
+    if name == "done":
+        with refusal(name, cure):
+            queue.map(["Why?"], done=[None])
+
+
+def test_the_keywords_of_map_in_the_table_are_those_of_the_methods():
+    own = {
+        name: {each for each in inspect.signature(method).parameters if each not in OF_SUBMIT}
+        for name, method in (("map", GroqQueue.map), ("map_column", GroqQueue.map_column))
+    }
+
+    taken = own["map"] | own["map_column"]
+    assert {"prompts", "params", "column", "template", "options", "self", "timeout", *OF_MAPS} == taken
+    assert {"done"} == own["map_column"] - own["map"] - {"column", "template", "options"}
+
+
+def test_map_column_has_the_timeout_and_the_buffersize_of_map(queue):
+    with pytest.raises(TimeoutError) as late:
+        queue.map_column(["a", "b"], timeout=1e-9)
+    with pytest.raises(ConfigurationError, match=r"^timeout=-1"):
+        queue.map_column(["a"], timeout=-1)
+    with pytest.raises(ConfigurationError, match=r"^buffersize=0"):
+        queue.map_column(["a"], buffersize=0)
+
+    assert 2 == len(late.value.partial)
+    assert 3 == len(queue.map_column(["a", "b", "c"], buffersize=1, timeout=PATIENCE_S))
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "cure"),
+    [
+        (GroqQueue.simulated, "latncy", "did you mean 'latency'"),
+        (GroqQueue.simulated, "max_worker", "did you mean 'max_workers'"),
+        (GroqQueue.simulated, "priority", "'priority' is an option of a request: give it to submit(), map()"),
+        (GroqQueue, "priority", "'priority' is an option of a request: give it to submit(), map() or with_options()"),
+        (GroqQueue, "deadline", "'deadline' is an option of a request: give it to submit()"),
+        (GroqQueue, "prioritty", "'priority' is an option of a request: give it to submit()"),
+        (GroqQueue, "temperature", "'temperature' is a parameter of the API: give it to submit()"),
+        (GroqQueue, "extra_headers", "headers are a session's"),
+        (GroqQueue, "buffersize", "'buffersize' is a keyword of map() and map_column()"),
+        (GroqQueue, "modle", "did you mean 'model'"),
+        (GroqQueue, "time_out", "did you mean 'timeout'"),
+        (GroqQueue, "models", "did you mean 'model'"),
+        (GroqQueue, "latency", "known are accounts, "),
+    ],
+)
+def test_the_constructor_says_where_else_a_name_belongs(make, name, cure):
+    with pytest.raises(UnknownArgument) as refused:
+        make(model="m", **{name: "gsk_secret"})
+
+    what = "GroqQueue.simulated" if make != GroqQueue else "GroqQueue"
+    assert str(refused.value).startswith(f"{what}({name}=...): there is no such argument; {cure}")
+    assert "gsk_secret" not in str(refused.value)
+
+
+def test_a_name_that_was_looked_at_is_not_taken_for_a_parameter(queue):
+    check_parameters(["colour"])
+
+    with pytest.raises(UnknownArgument, match="there is no such argument; known are"):
+        GroqQueue(colour=1)
+
+
 def test_the_options_of_a_call_are_the_only_ones_it_takes(queue):
     with pytest.raises(UnknownArgument, match=r"queue_options\['prioritty'\]: unknown; did you mean 'priority'"):
         queue.submit_call(int, queue_options={"prioritty": "high"})
@@ -134,6 +248,15 @@ def test_a_settings_file_refuses_it_by_file_and_name(tmp_path, name, cure):
     assert f"{path}: {name} is unknown: {cure}" in str(refused.value)
 
 
+@pytest.mark.parametrize("name", OF_CHAT)
+def test_a_parameter_of_the_api_is_no_slip_of_anything(name):
+    """
+    Neither known nor unknown: it would pass if the table did not name it, as one that comes next year.
+    """
+    check_parameters([name])
+    assert meant_by(name) in (None, name)
+
+
 @pytest.mark.parametrize("name", [*OF_APIS, *OF_OTHERS])
 def test_a_parameter_of_an_api_passes(queue, name):
     future = queue.submit("Why?", **{name: None})
@@ -152,8 +275,6 @@ def test_a_payload_passes_as_it_is(queue):
 
 
 def test_names_that_were_looked_at_are_remembered_but_not_without_end(queue):
-    from groq_queue.wiring.options import check_parameters, harmless
-
     check_parameters(f"provider_specific_{number}" for number in range(2_000))
 
     assert "provider_specific_0" in harmless

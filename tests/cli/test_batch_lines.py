@@ -252,21 +252,67 @@ def test_a_name_that_is_nearly_an_options_is_refused_by_line_and_name(name: str,
     assert {**body, name: 1} == passed.payload
 
 
-def test_beside_a_body_a_slip_of_an_option_is_refused_and_what_is_nothing_of_ours_passes() -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("prioritty", "no option of a request and no parameter of the API; did you mean 'priority'? "),
+        ("custom-id", "no option of a request and no parameter of the API; did you mean 'custom_id'? "),
+        ("customId", "no option of a request and no parameter of the API; did you mean 'custom_id'? "),
+        ("temprature", "no option of a request and no parameter of the API; did you mean 'temperature'? "),
+        ("modle", "no option of a request and no parameter of the API; did you mean 'model'? "),
+        ("extra_headers", "no option of a request and no parameter of the API; headers are a session's"),
+        ("timeout", "no option of a request and no parameter of the API; give it to GroqQueue()"),
+        ("model", "goes to nobody beside a body; put it into the body"),
+        ("messages", "goes to nobody beside a body; put it into the body"),
+        ("prompt", "goes to nobody beside a body; put it into the body"),
+        ("temperature", "goes to nobody beside a body; put it into the body"),
+        ("top_k", "goes to nobody beside a body; put it into the body"),
+        ("Url", "no part of a Batch line; did you mean 'url'?"),
+        ("methode", "no part of a Batch line; did you mean 'method'?"),
+        ("BODY", "no part of a Batch line; did you mean 'body'?"),
+    ],
+)
+def test_what_would_be_dropped_beside_a_body_is_refused_by_name(name: str, said: str) -> None:
     """
-    It goes nowhere: notes of other programs may stand there.
+    It would go nowhere, and the answer would not be the one that was asked for.
     """
     body = {"model": "m", **_messages("hi")}
 
-    refused, passed = _parse(
-        {"body": body, "prioritty": 1}, {"body": body, "token": "mine", "temprature": 1, "note": "x"}
-    )
+    first, refused, last = _parse({"body": body}, {"body": body, name: "gsk_secret"}, {"body": body})
 
-    assert "line 1: prioritty: no option of a request and no parameter of the API; did you mean 'priority'? " in str(
-        refused
-    )
+    assert isinstance(refused, BadLine)
+    assert str(refused).startswith(f"line 2: {name}: {said}")
+    assert "gsk_secret" not in str(refused)
+    assert "unknown_argument" == refused.code
+    assert isinstance(first, BatchLine)
+    assert isinstance(last, BatchLine)
+
+
+def test_beside_a_body_what_is_nothing_of_ours_passes_and_a_null_is_left_out() -> None:
+    """
+    Notes of other programs may stand there, and what a table of results has beside its requests.
+    """
+    body = {"model": "m", **_messages("hi")}
+    notes = {"note": "x", "row": 7, "id": "batch_req_1", "response": None, "error": None, "done": True}
+
+    passed, null = _parse({"body": body, **notes}, {"body": body, "prompt": None, "model": None, "priority": None})
+
     assert isinstance(passed, BatchLine)
+    assert isinstance(null, BatchLine)
     assert (body, {}) == (passed.payload, dict(passed.options))
+    assert (body, {}) == (null.payload, dict(null.options))
+
+
+def test_a_note_beside_a_body_says_nothing_about_one_beside_a_prompt() -> None:
+    """
+    A name that passed there is looked at again here.
+    """
+    body = {"model": "m", **_messages("hi")}
+
+    passed, refused = _parse({"body": body, "error": 1}, {"prompt": "hi", "model": "m", "error": 1})
+
+    assert isinstance(passed, BatchLine)
+    assert str(refused).startswith("line 2: error: no option of a request")
 
 
 def test_the_cure_for_a_slip_in_a_line_speaks_of_lines() -> None:

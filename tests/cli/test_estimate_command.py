@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 
+import pytest
+
 from .conftest import MODEL, batch, run_process
 
 
@@ -89,6 +91,52 @@ def test_a_missing_file_and_a_wrong_form_are_usage(command, write, tmp_path):
     assert 2 == command("estimate", array).code
     assert 2 == command("estimate", write(batch("a")), "--output-share", 2).code
     assert 2 == command("estimate", write(batch("a")), "--minute", 2).code
+
+
+def test_the_seconds_of_audio_of_a_line_count(command, write):
+    """
+    As with run: audio is counted in seconds, and takes no tokens.
+    """
+    audio = {"url": "/v1/audio/transcriptions", "body": {"model": "whisper-large-v3", "url": "https://a.test/b.mp3"}}
+
+    def tokens(**options):
+        told = json.loads(command("estimate", write({**audio, **options}), "--json").out)
+        assert (1, 0) == (told["requests"], told["bad_lines"])
+        return told["prompt_tokens"] + told["completion_tokens"]
+
+    assert 0 == tokens(audio_seconds=60)
+    assert tokens() > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"priority": "hgih"}, "priority='hgih'"),
+        ({"client": 7}, "client=7"),
+        ({"deadline": "soon"}, "deadline='soon'"),
+        ({"max_wait": -1}, "max_wait=-1"),
+        ({"dedupe": "yes"}, "dedupe='yes'"),
+        ({"shrink": 1}, "shrink=1"),
+        ({"tokens": 0}, "tokens=0"),
+        ({"audio_seconds": 0}, "audio_seconds=0"),
+        ({"not_before": 10, "max_wait": 5}, "not_before=10"),
+        ({"custom_id": "x" * 600}, "custom_id="),
+        ({"model": 7}, "model"),
+    ],
+)
+def test_what_run_refuses_of_a_line_is_refused_here_in_the_same_words(command, write, simulate, option, said):
+    """
+    Whoever looks before a run of hours is not to learn of it then.
+    """
+    path = write(batch("fine"), {"prompt": "hi", "model": MODEL, **option})
+
+    looked = command("estimate", path)
+    ran = command("run", path, "--quiet", "--base-url", simulate().base_url)
+
+    assert (1, 1) == (looked.code, ran.code)
+    (refused,) = [each["error"]["message"] for each in ran.lines if each["error"]]
+    assert said in refused
+    assert f"groq-queue: {refused}\n" == looked.err
 
 
 def test_help_answers_at_once():

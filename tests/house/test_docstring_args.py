@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 from tests.house.test_house import PACKAGE, files
 
-OLD_NAMES = {"reporting/estimate.py estimate_load: tariff"}  # to go with the next change of that file
-
 
 def section_of(docstring: str) -> str:
     """Return the lines of the section "Args:", the first at the left margin; empty if there is none."""
@@ -58,7 +56,7 @@ def test_the_section_is_read():
 def test_every_name_under_args_is_a_parameter():
     wrong = [f"{where}: {name}" for where, text, given in sections() for name in set(described(text)) - given]
 
-    assert [] == sorted(set(wrong) - OLD_NAMES)
+    assert [] == sorted(wrong)
     assert 500 < sum(len(described(text)) for _, text, _ in sections())
 
 

@@ -35,7 +35,7 @@ def test_a_mounted_journal_is_refused_before_a_byte_is_written_and_may_be_read(p
     os.unlink(path + ".lock")
     monkeypatch.setattr("groq_queue.sqlite_file.mounts", lambda: f"/dev/a / ext4 rw 0 0\n/dev/a {path} ext4 rw 0 0\n")
 
-    with pytest.raises(JournalError, match="mount the directory that it lies in"):
+    with pytest.raises(JournalError, match="mount the directory that it is in"):
         Journal.open(path)
 
     assert not os.path.exists(path + ".lock")

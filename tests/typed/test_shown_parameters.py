@@ -9,8 +9,7 @@ from types import ModuleType
 import pytest
 
 from groq_queue import ConfigurationError, GroqQueue
-from groq_queue.api import bulk, queue
-from groq_queue.reporting import estimate
+from groq_queue.api import bulk, estimate, queue
 
 SUBMIT = inspect.signature(GroqQueue.submit).parameters
 OPTIONS = [name for name, each in SUBMIT.items() if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
