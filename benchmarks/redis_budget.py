@@ -43,7 +43,7 @@ def pairs_of_ours(url: str, seconds: float) -> int:
     from groq_queue.limiters.store import ReservationRequest, Reserved
 
     ledger = RedisBudgetStore.open(url)
-    ledger.standing("benchmark")
+    ledger.status("benchmark")
     wait_for_start()
     until, number = time.perf_counter() + seconds, 0
     while time.perf_counter() < until:

@@ -123,14 +123,14 @@ def _text_of(table: Table, width: int) -> str:
     widths = _fitted(
         [max(map(_columns, column)) for column in zip(*cells, strict=True)], is_number, width - len(indent)
     )
-    told = [f"{table.title}"] if table.title else []
+    text_lines = [f"{table.title}"] if table.title else []
     for line in cells:
         wrapped = [_wrapped(cell, each) for cell, each in zip(line, widths, strict=True)]
         for depth in range(max(map(len, wrapped))):
             parts = [part[depth] if depth < len(part) else "" for part in wrapped]
             padded = [_padded(*each) for each in zip(parts, widths, is_number, strict=True)]
-            told.append((indent + (" " * _GAP).join(padded)).rstrip())
-    return "\n".join(told)
+            text_lines.append((indent + (" " * _GAP).join(padded)).rstrip())
+    return "\n".join(text_lines)
 
 
 def _holds_numbers(column: Sequence[Cell]) -> bool:

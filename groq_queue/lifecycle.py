@@ -49,24 +49,24 @@ def register_for_fork(thing: Renewable) -> None:
     _known.add(thing)
 
 
-class Steps(Protocol):
+class CriticalSection(Protocol):
     """A re-entrant lock that is held during each step."""
 
     def acquire(self) -> bool: ...
     def release(self) -> None: ...
 
 
-def fork_between(critical_section: Steps) -> None:
+def fork_between(critical_section: CriticalSection) -> None:
     """Make every fork of another thread wait until *critical_section* is free."""
-    _steps.add(critical_section)
+    _sections.add(critical_section)
 
 
-_steps: weakref.WeakSet[Steps] = weakref.WeakSet()
+_sections: weakref.WeakSet[CriticalSection] = weakref.WeakSet()
 _local = threading.local()  # .held: the locks that the forking thread took
 
 
 def _before() -> None:
-    _local.held = list(_steps)
+    _local.held = list(_sections)
     for critical_section in _local.held:
         critical_section.acquire()
 

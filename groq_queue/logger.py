@@ -22,11 +22,11 @@ class SafeLogger:
     But for a KeyboardInterrupt on the main thread, which must reach the program.
     """
 
-    __slots__ = ("_has_told", "_logger")
+    __slots__ = ("_has_warned", "_logger")
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
-        self._has_told = False
+        self._has_warned = False
 
     def isEnabledFor(self, level: int) -> bool:
         """Return whether a record of *level* would go anywhere."""
@@ -96,8 +96,8 @@ class SafeLogger:
     def _tell(self, error: BaseException) -> None:
         """Print once on stderr, the only way that is left, that logging is broken."""
         try:
-            if not self._has_told and sys.stderr is not None:
-                self._has_told = True
+            if not self._has_warned and sys.stderr is not None:
+                self._has_warned = True
                 sys.stderr.write("groq_queue: a log record was lost, because the program's logging raised:\n")
                 traceback.print_exception(error)
         except BaseException:

@@ -126,7 +126,7 @@ class BulkMethods:
             QueueClosed: After ``shutdown``.
         """
         check_choice("errors", errors, ("raise", "return"))
-        ahead = self._ahead(prompts, check_count("buffersize", buffersize, optional=True), timeout, options)
+        ahead = self._map_window(prompts, check_count("buffersize", buffersize, optional=True), timeout, options)
         answers = self._answers(ahead, errors == "return", _watching(self.stats, _count(prompts), progress))
         next(answers)  # sends the first window, and so closing it cancels even if no answer is ever taken
         return answers
@@ -307,7 +307,7 @@ class BulkMethods:
         prompts = (fill(template, rows.values[row]) for row in asked)
         failed: dict[int, Exception] = {}
         size = check_count("buffersize", options.pop("buffersize", None), optional=True)
-        ahead = self._ahead(prompts, size, options.pop("timeout", None), options, asked)
+        ahead = self._map_window(prompts, size, options.pop("timeout", None), options, asked)
         try:
             with _watching(self.stats, len(asked), progress) as line:
                 ahead.fill()
@@ -436,7 +436,7 @@ class BulkMethods:
             f"their way, {cancelled:,} cancelled unsent; to continue, map the prompts from number {given} on",
         )
 
-    def _ahead(
+    def _map_window(
         self,
         prompts: Iterable[Any],
         size: int | None,

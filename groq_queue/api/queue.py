@@ -204,7 +204,9 @@ class GroqQueue(BulkMethods):
     ) -> None:
         settings = checked({name: value for name, value in locals().items() if name != "self"})
         parts = assemble(settings)
-        self._base_url = settings.payers.address if settings.engine is None else f"by {settings.engine} workers"
+        self._base_url = (
+            settings.resolved_accounts.address if settings.engine is None else f"by {settings.engine} workers"
+        )
         self._settings = settings
         self._engine = parts.engine
         self._limiter = parts.limiter
@@ -212,10 +214,10 @@ class GroqQueue(BulkMethods):
         self._bridge = parts.bridge
         self._intake = parts.intake
         self._accept = noting(parts.intake.accept, settings.observers)
-        self._sharing = SingleFlight(self._engine, self._accept)
+        self._single_flight = SingleFlight(self._engine, self._accept)
         self._window = min(WINDOW_PER_WORKER * max_workers, max_pending or WINDOW_PER_WORKER * max_workers)
         self._simulator: GroqSimulator | None = None
-        self._told_hidden_retries = False
+        self._warned_of_hidden_retries = False
         leave_at_exit(self._engine)
         # A queue that is dropped drains by itself. The finalizer may run inside the garbage collector, on a thread
         # that holds any lock, so it must take none: it only starts a bare thread.
@@ -467,7 +469,7 @@ class GroqQueue(BulkMethods):
             request.shrinks = True
         # With a journal an answer is stored under its request's own name, if it has one.
         if dedupe and (self._bridge is None or custom_id is None):
-            return self._sharing.submit(request, callback)
+            return self._single_flight.submit(request, callback)
         return self._accept(request, callback)
 
     def submit_call(
@@ -509,8 +511,8 @@ class GroqQueue(BulkMethods):
             RequestTooLarge, QueueFull, QueueTimeout, QueueClosed: As for ``submit``.
         """
         call = call_of(fn, args, kwargs, queue_options, self._engine)
-        if not self._told_hidden_retries:
-            self._told_hidden_retries = warn_of_hidden_retries(fn)
+        if not self._warned_of_hidden_retries:
+            self._warned_of_hidden_retries = warn_of_hidden_retries(fn)
         return self._submit_call(call, kwargs, queue_options or {})
 
     def _submit_call(
@@ -532,7 +534,7 @@ class GroqQueue(BulkMethods):
 
     def cancel(self, custom_id: str) -> bool:
         """Cancel the open request of that custom_id; False if there is none or an attempt is on its way."""
-        shared = self._sharing.member(check_id(custom_id, "use future.cancel()"))
+        shared = self._single_flight.member(check_id(custom_id, "use future.cancel()"))
         if shared is not None:
             return shared.cancel()
         request = self._engine.request_of(custom_id)
@@ -731,7 +733,7 @@ class GroqQueue(BulkMethods):
         if not isinstance(future, RequestFuture):
             is_id = "; for a custom_id there are cancel() and get()" if isinstance(future, str) else ""
             raise ConfigurationError(f"future={safe_repr(future)}: pass a Future that submit() returned{is_id}")
-        if future._engine is not self._engine and future._engine is not self._sharing:
+        if future._engine is not self._engine and future._engine is not self._single_flight:
             raise ConfigurationError(f"future={safe_repr(future)}: another queue made it; ask that one")
         return future._request
 

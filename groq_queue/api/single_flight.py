@@ -67,12 +67,12 @@ class _SharedRequest:
 class SharedFuture(RequestFuture[Completion]):
     """The Future of one caller of a shared request."""
 
-    __slots__ = ("_call", "_custom_id", "_level", "_sharing")
+    __slots__ = ("_call", "_custom_id", "_level", "_single_flight")
 
     def __init__(self, call: _SharedRequest, sharing: SingleFlight, custom_id: str | None) -> None:
         super().__init__(call.request, sharing)
         self._call = call
-        self._sharing = sharing
+        self._single_flight = sharing
         self._custom_id = custom_id
         self._level = 0  # its caller's priority
 
@@ -83,7 +83,7 @@ class SharedFuture(RequestFuture[Completion]):
 
     def cancel(self) -> bool:
         """Leave the shared request unless an attempt is on its way or it has ended; the last one cancels it."""
-        return self._sharing.leave(self)
+        return self._single_flight.leave(self)
 
     def running(self) -> bool:
         """Return whether an attempt is on its way."""
@@ -91,7 +91,7 @@ class SharedFuture(RequestFuture[Completion]):
 
     def set_priority(self, level: int) -> bool:
         """Set the priority for this caller; False if the request does not wait any more."""
-        return self._sharing.set_level(self, level)
+        return self._single_flight.set_level(self, level)
 
 
 class SingleFlight:
@@ -327,7 +327,7 @@ def as_seen_by(future: Any, seen: _Seen) -> _Seen:
         return seen
     state = State.CANCELLED.value if future.cancelled() else seen.state
     facts: dict[str, Any] = {"custom_id": future.custom_id, "state": state}
-    if isinstance(seen, RequestInfo) and future._sharing.is_waiting_for_room(future):
+    if isinstance(seen, RequestInfo) and future._single_flight.is_waiting_for_room(future):
         facts["waited"] = 0.0  # the engine does not count yet
     return dataclasses.replace(seen, **facts)
 
@@ -341,7 +341,7 @@ def explain_shared(future: Any) -> Explanation | None:
         return None
     if future.cancelled():
         return Explanation(future.request_id, future.custom_id, State.CANCELLED.value, None, None, None)
-    if future._sharing.is_waiting_for_room(future):
+    if future._single_flight.is_waiting_for_room(future):
         return Explanation(future.request_id, future.custom_id, "pending", None, "room in the queue", None)
     return None
 

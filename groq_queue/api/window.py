@@ -161,9 +161,9 @@ class MapWindow:
 
 def tell(interrupt: BaseException, line: str) -> None:
     """Print *line*, unless something was said about this *interrupt* already."""
-    if getattr(interrupt, "_groq_queue_told", False):
+    if getattr(interrupt, "_groq_queue_reported", False):
         return
-    interrupt._groq_queue_told = True  # type: ignore[attr-defined]
+    interrupt._groq_queue_reported = True  # type: ignore[attr-defined]
     if sys.stderr is not None:
         print(f"groq_queue: interrupted: {line}", file=sys.stderr)
 

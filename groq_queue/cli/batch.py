@@ -91,7 +91,7 @@ class InputOrder:
 class BatchRun:
     """One pass over the input.
 
-    ``_lock`` guards ``tally``, the sinks, ``progress``, ``first_failure``, ``_kept``,
+    ``_lock`` guards ``counts``, the sinks, ``progress``, ``first_failure``, ``_kept``,
     ``_turns`` and ``stopped_by``. The engine may be asked for figures under it; nothing of ours is
     called under the engine's locks. What follows it belongs to the main thread,
     which learns of ended requests through ``_events`` alone.
@@ -119,7 +119,7 @@ class BatchRun:
 
         self._lock = threading.Lock()
         self.progress = progress
-        self.tally = ProgressCounts()
+        self.counts = ProgressCounts()
         self.first_failure: str | None = None
         self.stopped_by: BaseException | None = None
         self._kept = 0  # accepted, and left without an answer
@@ -209,8 +209,8 @@ class BatchRun:
 
     def _skip(self, *, is_failed: bool) -> None:
         with self._lock:
-            self.tally.skipped += 1
-            self.tally.skipped_failed += is_failed
+            self.counts.skipped += 1
+            self.counts.skipped_failed += is_failed
         self._take_events()
         self._show()
 
@@ -268,7 +268,7 @@ class BatchRun:
     def _show(self) -> None:
         if self.progress.is_due():
             with self._lock:
-                self.progress.show(self.tally, self._client.stats())
+                self.progress.show(self.counts, self._client.stats())
 
     def _announce_wait(self) -> None:
         in_flight = self._client.stats().in_flight
@@ -337,13 +337,13 @@ class BatchRun:
 
     def _write_answer(self, line: bytes, usage: tuple[int, int, int]) -> None:
         if self._write(self._output, line):
-            self.tally.done += 1
-            self.tally.prompt_tokens += usage[0]
-            self.tally.completion_tokens += usage[1]
+            self.counts.done += 1
+            self.counts.prompt_tokens += usage[0]
+            self.counts.completion_tokens += usage[1]
 
     def _write_failure(self, line: bytes, message: str) -> None:
         if self._write(self._errors, line):
-            self.tally.failed += 1
+            self.counts.failed += 1
             if self.first_failure is None:
                 self.first_failure = excerpt(message)
 
@@ -367,7 +367,7 @@ class BatchRun:
         self._take_events()
         code = self._exit_code()
         known = self._read if self._total is None else max(self._total, self._read)
-        unsent = known - self.tally.done - self.tally.failed - self.tally.skipped
+        unsent = known - self.counts.done - self.counts.failed - self.counts.skipped
         with self._lock:
             self.progress.clear()
             if isinstance(self.stopped_by, BrokenPipeError):
@@ -384,18 +384,18 @@ class BatchRun:
 
     def _summary_lines(self, unsent: int, args: argparse.Namespace) -> Iterator[str]:
         """Yield the lines of the summary: why it stopped, what was done, how to continue."""
-        tally, stats = self.tally, self._client.stats()
+        counts, stats = self.counts, self._client.stats()
         if self.stopped_by is not None:
             yield f"groq-queue: stopped: {reason(self.stopped_by)}"
         if not args.quiet:
             if self.first_failure is not None:
                 yield f"first failure: {self.first_failure}"
             yield (
-                f"{tally.done:,} done, {tally.failed:,} failed{self._where_failures_are()}"
-                + (f", {_skipped(tally)}" if tally.skipped else "")
+                f"{counts.done:,} done, {counts.failed:,} failed{self._where_failures_are()}"
+                + (f", {_skipped(counts)}" if counts.skipped else "")
                 + (f", {unsent:,} not sent" if unsent else "")
                 + f" in {duration_text(self.progress.seconds)}: {plural(stats.attempts, 'request')} sent,"
-                f" {stats.refused:,} refused (429), {plural(tally.tokens, 'token')}"
+                f" {stats.refused:,} refused (429), {plural(counts.tokens, 'token')}"
             )
             yield from _unnamed_limits(stats, args)
         is_whole = self._total is not None or self._is_read
@@ -404,37 +404,37 @@ class BatchRun:
 
     def _where_failures_are(self) -> str:
         """Return where the lines of what failed are, if anything did."""
-        if not self.tally.failed:
+        if not self.counts.failed:
             return ""
         return " (among the answers)" if isinstance(self._errors, StdoutSink) else f" (see {self._errors.name})"
 
     def _remaining(self, unsent: int, is_whole: bool, args: argparse.Namespace) -> str:
         """Return how many lines have no answer, where they are stored, and how to continue."""
-        told = f"without an answer in {self._output.name}: {plural(unsent, 'line')}"
+        text = f"without an answer in {self._output.name}: {plural(unsent, 'line')}"
         if not is_whole:
-            told += ", and the rest of stdin was not read"
+            text += ", and the rest of stdin was not read"
         if self._journal is not None:
-            told += f", {self._kept:,} of them stored in {self._journal}"
+            text += f", {self._kept:,} of them stored in {self._journal}"
         if isinstance(self._output, StdoutSink):
-            return f"{told}; to continue, run these into another file"
+            return f"{text}; to continue, run these into another file"
         same_input = " on the same input" if args.input == "-" else ""
-        return f"{told}; to continue, run the same command{same_input}{'' if args.resume else ' with --resume'}"
+        return f"{text}; to continue, run the same command{same_input}{'' if args.resume else ' with --resume'}"
 
     def _summary(self, unsent: int, code: int) -> dict[str, Any]:
         """Return the summary as JSON-like objects."""
-        tally, stats = self.tally, self._client.stats()
+        counts, stats = self.counts, self._client.stats()
         return {
-            "done": tally.done,
-            "failed": tally.failed,
-            "skipped": tally.skipped,
+            "done": counts.done,
+            "failed": counts.failed,
+            "skipped": counts.skipped,
             "unsent": unsent,
             "stored": self._kept if self._journal is not None else 0,
             "seconds": round(self.progress.seconds, 3),
             "requests": stats.attempts,
             "refused": stats.refused,
-            "prompt_tokens": tally.prompt_tokens,
-            "completion_tokens": tally.completion_tokens,
-            "tokens": tally.tokens,
+            "prompt_tokens": counts.prompt_tokens,
+            "completion_tokens": counts.completion_tokens,
+            "tokens": counts.tokens,
             "stopped_by": None if self.stopped_by is None else reason(self.stopped_by),
             "exit_code": int(code),
         }
@@ -442,7 +442,7 @@ class BatchRun:
     def _exit_code(self) -> int:
         if self._signal is not None:
             return 128 + self._signal
-        return exit_code_of(self.stopped_by, self.tally.failed + self.tally.skipped_failed)
+        return exit_code_of(self.stopped_by, self.counts.failed + self.counts.skipped_failed)
 
 
 def _unnamed_limits(stats: Stats, args: argparse.Namespace) -> Iterator[str]:
@@ -456,9 +456,9 @@ def _unnamed_limits(stats: Stats, args: argparse.Namespace) -> Iterator[str]:
         yield f"refused, since the server's answers do not tell every limit: next time name {' '.join(named)}"
 
 
-def _skipped(tally: ProgressCounts) -> str:
-    failed = f" ({tally.skipped_failed:,} of them failed)" if tally.skipped_failed else ""
-    return f"{tally.skipped:,} done before{failed}"
+def _skipped(counts: ProgressCounts) -> str:
+    failed = f" ({counts.skipped_failed:,} of them failed)" if counts.skipped_failed else ""
+    return f"{counts.skipped:,} done before{failed}"
 
 
 # What an error means for the whole run: whether it stops the run, its message and its exit code.
@@ -507,8 +507,8 @@ def bad_code(error: GroqQueueError) -> str:
 def _is_spend_limit(error: BaseException | None) -> bool:
     """Whether the account's own spend limit stops it; the same codes as in ``core.retry``."""
     body = error.body if isinstance(error, APIStatusError) else None
-    told = body.get("error") if isinstance(body, dict) else None
-    return isinstance(told, dict) and str(told.get("code") or "").startswith("spend_")
+    error_body = body.get("error") if isinstance(body, dict) else None
+    return isinstance(error_body, dict) and str(error_body.get("code") or "").startswith("spend_")
 
 
 class _WarningHandler(logging.Handler):

@@ -217,8 +217,8 @@ def _parse_batch(number: int, custom_id: str, line: dict[str, Any]) -> tuple[dic
 
 def answer_line(request_id: str, custom_id: str, completion: Completion) -> bytes:
     """Return the line of an answer."""
-    told = completion.get("x_groq")
-    server_id = told.get("id") if isinstance(told, Mapping) else None
+    error_body = completion.get("x_groq")
+    server_id = error_body.get("id") if isinstance(error_body, Mapping) else None
     response = {"status_code": 200, "request_id": server_id or completion.get("id"), "body": completion}
     return _encode(request_id, custom_id, response, None)
 
@@ -252,8 +252,8 @@ def _encode(request_id: str, custom_id: str, response: object, error: object) ->
 def _code_of(error: BaseException) -> str:
     """Return the server's own code, else the kind of error in snake case."""
     body = error.body if isinstance(error, APIStatusError) else None
-    told = body.get("error") if isinstance(body, Mapping) else None
-    code = told.get("code") if isinstance(told, Mapping) else None
+    error_body = body.get("error") if isinstance(body, Mapping) else None
+    code = error_body.get("code") if isinstance(error_body, Mapping) else None
     if isinstance(code, str) and code:
         return code
     name = type(error).__name__ if isinstance(error, GroqQueueError) else "GroqQueueError"

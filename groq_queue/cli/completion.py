@@ -80,9 +80,9 @@ def commands_of(parser: argparse.ArgumentParser) -> Iterator[Command]:
     subparsers = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     yield Command("", "", tuple(_words(parser)))
     for action in subparsers:
-        told = {choice.dest: choice.help or "" for choice in action._choices_actions}
+        help_of = {choice.dest: choice.help or "" for choice in action._choices_actions}
         for name, each in action.choices.items():
-            yield Command(name, _line(told.get(name, "")), tuple(_words(each)))
+            yield Command(name, _line(help_of.get(name, "")), tuple(_words(each)))
 
 
 def _words(parser: argparse.ArgumentParser) -> Iterator[Word]:

@@ -205,18 +205,18 @@ def figure(plain: tuple[ComparedRun, list[Record]], queued: tuple[ComparedRun, l
     from groq_queue.reporting.plot import comparison_svg
 
     title = f"{_REQUESTS} requests at {_RPM} a minute (of {_MINUTE_S:g} s), {_WORKERS} threads"
-    courses = [_course("thread pool that sleeps Retry-After", *plain), _course("groq_queue", *queued)]
+    courses = [_series("thread pool that sleeps Retry-After", *plain), _series("groq_queue", *queued)]
     return comparison_svg(title, courses, bin_s=0.25, limit=_RPM, period_s=_MINUTE_S)
 
 
-def _course(name: str, outcome: ComparedRun, log: list[Record]) -> Series:
+def _series(name: str, outcome: ComparedRun, log: list[Record]) -> Series:
     from groq_queue.reporting.plot import Series
 
     start_ns = min((record.arrived_ns for record in log), default=0)
     at = {is_refused: [(record.arrived_ns - start_ns) / 1e9 for record in log if (record.status == 429) == is_refused]
           for is_refused in (False, True)}  # fmt: skip
-    told = f"{name}: {outcome.answered} answered in {outcome.seconds:.1f} s, {outcome.refused} refused (429)"
-    return Series(told, at[False], at[True])
+    label = f"{name}: {outcome.answered} answered in {outcome.seconds:.1f} s, {outcome.refused} refused (429)"
+    return Series(label, at[False], at[True])
 
 
 def table(plain: ComparedRun, queued: ComparedRun) -> str:

@@ -190,10 +190,10 @@ class Doctor:
             self._proxy = environment_proxy(urlsplit(self._url))
         except ConfigurationError as error:
             return Check("proxy", "fail", str(error), True)
-        told = f" ({', '.join(named)} set)" if named else ""
+        hint = f" ({', '.join(named)} set)" if named else ""
         if self._proxy is None:
-            return Check("proxy", "ok", f"none applies{told}")
-        return Check("proxy", "ok", f"through {_without_credentials(self._proxy)}{told}")
+            return Check("proxy", "ok", f"none applies{hint}")
+        return Check("proxy", "ok", f"through {_without_credentials(self._proxy)}{hint}")
 
     def _connection(self) -> Check:
         """Resolve, connect and shake hands, each timed, with the API or with the proxy before it."""
@@ -323,9 +323,9 @@ def _models_check(status: int, body: bytes, took_s: float, model: str | None, ke
         return Check("models", "fail", f"{said}: {what}: check GROQ_API_KEY and the base URL", True)
     if status == 404:
         return Check("models", "warn", f"{said}: the server has no such list; is the path of the base URL right?")
-    told = key.redact(excerpt(" ".join(_TAG.sub(" ", body.decode("utf-8", "replace")).split())))
+    answer = key.redact(excerpt(" ".join(_TAG.sub(" ", body.decode("utf-8", "replace")).split())))
     cure = "it is the server's own trouble: try again later" if status >= 500 else "is the base URL right?"
-    return Check("models", "fail", f"{said}: {told}: {cure}", 300 <= status < 400)
+    return Check("models", "fail", f"{said}: {answer}: {cure}", 300 <= status < 400)
 
 
 def _names(body: bytes) -> set[str] | None:
@@ -378,15 +378,15 @@ def _limiter(address: str, clock: Clock) -> Check:
             if not os.path.exists(path):  # looking must not make it
                 check_place(path)
                 return Check("limiter", "ok", f"{path} does not exist; {os.path.dirname(path)} is writable")
-        ledger = open_store(address, clock)
+        store = open_store(address, clock)
         try:
             began_ns = clock.now_ns()
-            alive = ledger.standing("").processes
+            alive = store.status("").processes
             took_ms = (clock.now_ns() - began_ns) / 1e6
             shared = f", {alive} processes share it now" if alive > 1 else ""
-            return Check("limiter", "ok", f"{ledger.address}: answers in {took_ms:.1f} ms{shared}")
+            return Check("limiter", "ok", f"{store.address}: answers in {took_ms:.1f} ms{shared}")
         finally:
-            ledger.close()
+            store.close()
     except GroqQueueError as error:
         is_configuration = isinstance(error, (ConfigurationError, MissingExtraError))
         return Check("limiter", "fail", excerpt(str(error)), is_configuration)

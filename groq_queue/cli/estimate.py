@@ -37,7 +37,7 @@ exit codes:
 """
 
 
-_TOLD = 5  # bad lines that are told one by one
+_BAD_LINES_SHOWN = 5  # bad lines that are told one by one
 
 
 def add_to(commands: Commands) -> None:
@@ -80,7 +80,7 @@ def estimate(args: argparse.Namespace) -> int:
         source, name, _ = open_input(args.input, files)
         lines = _Lines(source, args.model)
         try:
-            told = estimate_load(
+            estimated = estimate_load(
                 iter(lines),
                 meter_of=fresh_meters(limits),
                 price_table=PriceTable(),
@@ -93,12 +93,12 @@ def estimate(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
     if args.json:
-        print(json.dumps({**told.to_dict(), "bad_lines": lines.bad}))
+        print(json.dumps({**estimated.to_dict(), "bad_lines": lines.bad}))
     else:
-        print(told)
-    if lines.bad > _TOLD:
+        print(estimated)
+    if lines.bad > _BAD_LINES_SHOWN:
         print(f"groq-queue: {plural(lines.bad, 'line')} cannot be sent", file=sys.stderr)
-    return Exit.SOME_FAILED if lines.bad or told.too_large_count else Exit.DONE
+    return Exit.SOME_FAILED if lines.bad or estimated.too_large_count else Exit.DONE
 
 
 class _Lines:
@@ -120,6 +120,6 @@ class _Lines:
                 yield request_of_line(place, ask.payload, ask.custom_id, self._model, ask.endpoint, ask.options)
             except (BadLine, ConfigurationError, TypeError) as problem:
                 self.bad += 1
-                if self.bad <= _TOLD:
+                if self.bad <= _BAD_LINES_SHOWN:
                     said = str(problem) if isinstance(problem, BadLine) else f"line {number}: {problem}"
                     print(f"groq-queue: {said}", file=sys.stderr)

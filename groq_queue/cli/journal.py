@@ -125,14 +125,14 @@ def export(args: argparse.Namespace) -> int:
     with Reader.open(args.journal, busy_timeout_s=_PATIENCE_S) as reader:
         if not args.batch:
             reader.export(args.output)
-            told: dict[str, Any] = {"output": args.output, "bytes": os.path.getsize(args.output)}
-            _tell(args, told, f"{args.output}: a copy of {args.journal}, {file_size(told['bytes'])}")
+            facts: dict[str, Any] = {"output": args.output, "bytes": os.path.getsize(args.output)}
+            _tell(args, facts, f"{args.output}: a copy of {args.journal}, {file_size(facts['bytes'])}")
             return Exit.DONE
         count = reader.export_batch(args.output)
         summary = reader.summary()
     in_flight = summary.counts["processing"]
-    told = {"output": args.output, "requests": count, "in_flight": in_flight}
-    _tell(args, told, f"{args.output}: {plural(count, 'pending request')} of {args.journal}")
+    facts = {"output": args.output, "requests": count, "in_flight": in_flight}
+    _tell(args, facts, f"{args.output}: {plural(count, 'pending request')} of {args.journal}")
     if in_flight:
         if summary.owner_pid is None:
             why = (
@@ -152,8 +152,8 @@ def prune(args: argparse.Namespace) -> int:
         before = os.path.getsize(journal.path)
         deleted = journal.prune(keep=keep)
         after = os.path.getsize(journal.path)
-    told = {"deleted": deleted, "kept": sorted(keep), "bytes_before": before, "bytes": after}
-    _tell(args, told, f"{plural(deleted, 'request')} deleted; {file_size(before)} before, {file_size(after)} now")
+    facts = {"deleted": deleted, "kept": sorted(keep), "bytes_before": before, "bytes": after}
+    _tell(args, facts, f"{plural(deleted, 'request')} deleted; {file_size(before)} before, {file_size(after)} now")
     return Exit.DONE
 
 
@@ -164,14 +164,14 @@ def retry_failed(args: argparse.Namespace) -> int:
         retried = journal.retry_failed(kinds=args.kind)
         left = journal.errors_by_kind()
         waiting = journal.counts()["pending"]
-    told = {"retried": retried, "recovered": recovery.resent, "failed": sum(left.values()), "pending": waiting}
+    facts = {"retried": retried, "recovered": recovery.resent, "failed": sum(left.values()), "pending": waiting}
     text = f"pending again: {plural(retried, 'failed request')}"
     if recovery.resent:
         text += f", and {plural(recovery.resent, 'request')} in flight when the last owner ended"
     text += f"\nin all {plural(waiting, 'request')} pending: the next run with --journal sends them"
     if left:
         text += f"\nstill failed: {_kinds(left)}"
-    _tell(args, told, text)
+    _tell(args, facts, text)
     return Exit.DONE
 
 
@@ -224,12 +224,12 @@ def _kinds(errors: dict[str, int]) -> str:
     return ", ".join(f"{excerpt(str(kind))} {count:,}" for kind, count in errors.items())
 
 
-def _tell(args: argparse.Namespace, told: dict[str, Any], text: str) -> None:
+def _tell(args: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
     if args.json:
-        _print_json(told)
+        _print_json(facts)
     else:
         print(text)
 
 
-def _print_json(told: dict[str, Any]) -> None:
-    print(json.dumps(told))
+def _print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts))

@@ -98,18 +98,18 @@ def add_to(commands: Commands) -> None:
     add_sending(sending)
     sending.add_argument("--ordered", action="store_true",
                          help="write answers in input order")  # fmt: skip
-    keeping = parser.add_argument_group("continuing after an interruption")
-    keeping.add_argument(
+    resuming = parser.add_argument_group("continuing after an interruption")
+    resuming.add_argument(
         "--resume",
         action="store_true",
         help="skip the lines that OUT or the file of --errors holds, and append to both",
     )
-    keeping.add_argument(
+    resuming.add_argument(
         "--journal",
         metavar="FILE",
         help="keep requests and answers in this SQLite file; nothing answered is sent again",
     )
-    keeping.add_argument("--durability", choices=("full", "normal"), default="full",
+    resuming.add_argument("--durability", choices=("full", "normal"), default="full",
                          help="full survives a power cut; normal survives a crash of the program and is faster "
                               "(default: full)")  # fmt: skip
     showing = parser.add_argument_group("output")

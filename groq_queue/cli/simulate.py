@@ -138,9 +138,9 @@ def _tell_what_next(args: argparse.Namespace, simulator: GroqSimulator, model: s
 
 def _limits_text(args: argparse.Namespace) -> str:
     names = ("rpm", "rpd", "tpm", "tpd", "itpm", "otpm")
-    told = [f"{value:,} {name.upper()}" for name in names if (value := getattr(args, name))]
+    named = [f"{value:,} {name.upper()}" for name in names if (value := getattr(args, name))]
     minute = "" if args.minute == 60 else f" (a minute lasts {args.minute:g} s)"
-    return (", ".join(told) + " for each model" if told else "no limits") + minute
+    return (", ".join(named) + " for each model" if named else "no limits") + minute
 
 
 def _tell_counts(args: argparse.Namespace, simulator: GroqSimulator) -> None:

@@ -110,7 +110,10 @@ def worker(args: argparse.Namespace) -> int:
         except GroqQueueError as error:  # Redis is away, or there is no thread left
             raise UsageError(str(error)) from None
         served = ", ".join(f"{lane}:{count}" for lane, count in threads.items())
-        print(f"worker {ours.name} sends to {settings.payers.address} ({served}); Ctrl-C stops it", file=sys.stderr)
+        print(
+            f"worker {ours.name} sends to {settings.resolved_accounts.address} ({served}); Ctrl-C stops it",
+            file=sys.stderr,
+        )
         sys.stderr.flush()
         while (caught := stop.get()) == _LOOK:
             pass

@@ -124,7 +124,7 @@ class Budget:
         self._own: dict[str, int] = {}  # what the user set; never loosened by the server
         self._servers: dict[str, int] = {}  # what answers and refusals named
         self._margin = 0.0
-        self._told: set[str] = set()  # dimensions whose mismatch was reported
+        self._reported: set[str] = set()  # dimensions whose mismatch was reported
         self._periods = Limits()
         self._minute_units = 0  # units in use when the length of the minute was read off the server, more is more exact
         self._unused = 0  # tokens that were requested and not used
@@ -138,7 +138,7 @@ class Budget:
         self._hold_dimension = ""
         # By dimension: until when costs that count so many units or more have to wait.
         self._large_holds: dict[str, tuple[int, int]] = {}
-        self._credits = False
+        self._refunds_unused = False
         self._contradictions: dict[str, tuple[int, int]] = {}  # by dimension: how many, and when the last was seen
         self._slowest_ns = 0
         self.set_limits(limits, 0)
@@ -200,7 +200,8 @@ class Budget:
         parts: list[Part] = []
         for name, bucket in self._buckets.items():
             count = units[_PLACES[name]]
-            if count and not bucket.take(count, now_ns, self._credits):  # not even in debt does it block otherwise
+            # A bucket that nothing is taken from does not block, not even in debt.
+            if count and not bucket.take(count, now_ns, self._refunds_unused):
                 for _, taken, held, _ in parts:
                     taken.untake(held)
                 return self._what_blocks(cost, now_ns)
@@ -228,7 +229,7 @@ class Budget:
         pace_ns = self.pace.wait_ns(now_ns)
         blocked = Blocked("pace", pace_ns) if pace_ns else None
         costs = {name: cost.units(name) for name in self._buckets}
-        return longest_wait(self._buckets, costs, now_ns, refunds_unused=self._credits, besides=blocked)
+        return longest_wait(self._buckets, costs, now_ns, refunds_unused=self._refunds_unused, besides=blocked)
 
     def settle(
         self, lease: Lease, requested: TokenCost, used: TokenCost, now_ns: int, *, is_proven: bool = False
@@ -303,8 +304,8 @@ class Budget:
                     self._contradicted(header.dimension, lease, now_ns)
                     continue
                 bucket.at_most(most, now_ns)
-                if bucket.lowered and not self._credits:
-                    self._credits = bucket.was_given_back(self._slowest_ns)
+                if bucket.lowered and not self._refunds_unused:
+                    self._refunds_unused = bucket.was_given_back(self._slowest_ns)
             bucket.at_least(bucket.limit - header.remaining, now_ns - lease.granted_ns, now_ns)
         self._is_learning = False
         if lease is self._probe:
@@ -361,17 +362,17 @@ class Budget:
     @property
     def refunds_unused(self) -> bool:
         """Whether the server was seen to give unused allowance back."""
-        return self._credits
+        return self._refunds_unused
 
     @property
-    def expects_credits(self) -> bool:
+    def expects_refunds(self) -> bool:
         """Whether unused allowance will probably come back; good enough to foretell, not to send by."""
         lowered = self._buckets["TPM"].lowered if "TPM" in self._buckets else 0
-        return self._credits or self._unused < 4 * lowered or "TPM" not in self._buckets
+        return self._refunds_unused or self._unused < 4 * lowered or "TPM" not in self._buckets
 
     def assume_refunds(self) -> None:
         """Take it from others who share the budget that the server gives unused allowance back."""
-        self._credits = not self._is_disproved("TPM")
+        self._refunds_unused = not self._is_disproved("TPM")
 
     def capacities(self) -> dict[str, tuple[int, int]]:
         """Return ``{dimension: (limit, period_ns)}``, as large as they are usable."""
@@ -413,12 +414,12 @@ class Budget:
                 units = requests + 1
             else:
                 units = ahead.units(name) + cost.units(name) + int(bucket.drain_of(flight_ns) * surplus)
-            wait_ns = max(wait_ns, bucket.forecast_ns(units, now_ns, refunds_unused=self._credits))
+            wait_ns = max(wait_ns, bucket.forecast_ns(units, now_ns, refunds_unused=self._refunds_unused))
         return wait_ns
 
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state."""
-        return levels_of(self._buckets, now_ns, refunds_unused=self._credits)
+        return levels_of(self._buckets, now_ns, refunds_unused=self._refunds_unused)
 
     def begin(self, name: str, limit: int, period_ns: int, used: int, age_ns: int, now_ns: int) -> None:
         """Take over how full the bucket *name* was at the end of an earlier life.
@@ -457,7 +458,7 @@ class Budget:
                 del self._large_holds[name]
             elif cost.units(name) >= units:
                 bucket = self._buckets[name]
-                used = bucket.used(now_ns, refunds_unused=self._credits)
+                used = bucket.used(now_ns, refunds_unused=self._refunds_unused)
                 return Blocked("limit", until_ns - now_ns, name, used, bucket.limit)
         return None
 
@@ -503,7 +504,7 @@ class Budget:
         self._contradictions[name] = (count + 1, now_ns)
         bucket.forget_lowering(now_ns)
         if name == "TPM":
-            self._credits = False  # until headers that are not contradicted show it again
+            self._refunds_unused = False  # until headers that are not contradicted show it again
 
     def _forget_contradictions(self, now_ns: int) -> None:
         """Believe headers again that were not contradicted for three periods: a program beside us may have been why."""
@@ -516,8 +517,8 @@ class Budget:
         if self._servers.get(name) != limit:
             self._servers[name] = limit
             own = self._own.get(name, limit)
-            if own != limit and name not in self._told:
-                self._told.add(name)
+            if own != limit and name not in self._reported:
+                self._reported.add(name)
                 notices.append(
                     f"{DIMENSIONS[name]}: the server's limit is {limit:,}, yours is {own:,}; "
                     f"keeping {min(own, limit):,}"

@@ -184,7 +184,7 @@ class FairQueue:
         turn = level.turns[client] = made
         turn.start = turn.finish = level.now
         level.weights += turn.weight
-        return (_stand(level, turn, request),)
+        return (_enter_line(level, turn, request),)
 
     def put_back(self, request: Ranked, seq: tuple[int, int]) -> Sequence[Entry]:
         """Return a request that was taken before to its old place; its turn was paid for."""
@@ -350,10 +350,10 @@ def _line_up(level: _PriorityLevel, turn: _ClientQueue) -> Sequence[Entry]:
 def _step(level: _PriorityLevel, turn: _ClientQueue) -> Entry:
     """Let the turn's first request behind step into line."""
     turn.first()
-    return _stand(level, turn, turn.behind.popleft())
+    return _enter_line(level, turn, turn.behind.popleft())
 
 
-def _stand(level: _PriorityLevel, turn: _ClientQueue, request: Ranked) -> Entry:
+def _enter_line(level: _PriorityLevel, turn: _ClientQueue, request: Ranked) -> Entry:
     """Let *request* be the one of its turn that is in line, and return its entry."""
     turn.finish = finish = turn.start + request.turn_cost * _UNIT // turn.weight
     turn.in_line = request

@@ -67,9 +67,9 @@ def parse_priority(value: Any) -> int:
 
 def level_index(priority: int) -> float:
     """Return how many named levels lie above *priority*; numbers between two names lie between their rungs."""
-    for rung, (above, below) in enumerate(itertools.pairwise(_LADDER)):
+    for level, (above, below) in enumerate(itertools.pairwise(_LADDER)):
         if priority <= below:
-            return rung + (priority - above) / (below - above)
+            return level + (priority - above) / (below - above)
     return float(len(_LADDER) - 1)
 
 

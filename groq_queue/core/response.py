@@ -184,20 +184,20 @@ class UsageReader:
 
     def __init__(self) -> None:
         self._line = b""  # the one still incomplete
-        self._told = b""  # the last complete one that tells usage
+        self._usage_line = b""  # the last complete one that tells usage
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece, of any size."""
         *lines, self._line = (self._line + piece).split(b"\n")
         for line in lines:
             if _MARK in line:
-                self._told = line
+                self._usage_line = line
         if len(self._line) > _MAX_LINE:
             self._line = b""
 
     def usage(self) -> Mapping[str, Any] | None:
         """Return the usage object seen so far, or None."""
-        return next((found for line in (self._line, self._told) if (found := _usage_in(line)) is not None), None)
+        return next((found for line in (self._line, self._usage_line) if (found := _usage_in(line)) is not None), None)
 
 
 def usage_in_body(body: bytes) -> Mapping[str, Any] | None:

@@ -274,8 +274,8 @@ class Estimator:
         What was answered says nothing about it: the server may count more than ever
         comes. Only its refusals tell; until one did, the default is believed.
         """
-        told = max(self._allowances, default=_DEFAULT_COMPLETION)
-        self._allowance = max(told, self._usual_output)
+        allowance = max(self._allowances, default=_DEFAULT_COMPLETION)
+        self._allowance = max(allowance, self._usual_output)
 
     def expect(self, backlog: Backlog, *, refunds_unused: bool) -> TokenCost:
         """Return what *backlog* will probably have cost once it is answered.

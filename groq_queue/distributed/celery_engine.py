@@ -180,14 +180,14 @@ class CeleryEngine:
             ConfigurationError: There is no request of that id.
             EngineUnavailable: Redis cannot be reached.
         """
-        standing = self._store.attach(request_id, self._reply)
-        if standing.status is None:
+        found = self._store.attach(request_id, self._reply)
+        if found.status is None:
             raise ConfigurationError(
                 f"request_id={request_id!r:.100}: {self._store.address} knows no such request; "
                 "how a request ended is kept for an hour"
             )
         request = Request(
-            model="", endpoint="", body=None, size=PromptSize(0, 0), priority=5, custom_id=standing.custom_id,
+            model="", endpoint="", body=None, size=PromptSize(0, 0), priority=5, custom_id=found.custom_id,
             request_id=request_id,
         )  # fmt: skip
         future: RequestFuture[Completion] = RequestFuture(request, self)
@@ -197,8 +197,8 @@ class CeleryEngine:
         with self._lock:
             self._submitted.accept(request)
             self._submitted.stored.add(request_id)
-        if is_final(standing.status):
-            self._end_soon(request_id, decode_ending(standing.status, standing.ending, custom_id=request.custom_id))
+        if is_final(found.status):
+            self._end_soon(request_id, decode_ending(found.status, found.ending, custom_id=request.custom_id))
         else:
             self._hear()
         return future

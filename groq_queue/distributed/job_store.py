@@ -29,7 +29,7 @@ _CHUNK = 500
 _FOLDER = Path(__file__).parent / "lua"
 _SCRIPTS = (
     *("enqueue", "withdraw", "move", "attach"),  # a submitting process's
-    *("claim", "begin", "rest", "finish", "release", "beat", "sweep"),  # a worker's
+    *("claim", "begin", "rest", "finish", "release", "heartbeat", "expire_dead"),  # a worker's
 )
 _T = TypeVar("_T")
 
@@ -135,7 +135,7 @@ class JobStore:
         """Let a request wait at the end of another level; False if no longer in line."""
         return bool(self._run("move", id, priority))
 
-    def standings(self, ids: Sequence[str]) -> list[JobStatus]:
+    def statuses(self, ids: Sequence[str]) -> list[JobStatus]:
         """Return where requests stand."""
         found: list[JobStatus] = []
         for start in range(0, len(ids), _CHUNK):
@@ -208,17 +208,17 @@ class JobStore:
         """Let a request that is not on its way wait for another worker, in its old place."""
         return bool(self._run("release", id, owner))
 
-    def beat(self, owner: str, lease_ms: int, ids: Iterable[str]) -> list[str]:
+    def heartbeat(self, owner: str, lease_ms: int, ids: Iterable[str]) -> list[str]:
         """Extend the leases of *ids* and return those that *owner* has no more."""
-        return list(self._run("beat", owner, lease_ms, *ids))
+        return list(self._run("heartbeat", owner, lease_ms, *ids))
 
-    def sweep(self, period_ms: int, most_unknown: int, ending: str, *, may_expire: bool) -> list[int] | None:
+    def expire_dead(self, period_ms: int, most_unknown: int, ending: str, *, may_expire: bool) -> list[int] | None:
         """Take back what dead workers held.
 
         Returns:
             How many wait at each priority, or None if another worker has swept in this period.
         """
-        counts = self._run("sweep", period_ms, most_unknown, ending, RESULT_TTL_MS, int(may_expire))
+        counts = self._run("expire_dead", period_ms, most_unknown, ending, RESULT_TTL_MS, int(may_expire))
         return None if counts is None else [int(count) for count in counts[1:]]
 
     def leave(self, owner: str) -> None:

@@ -211,14 +211,14 @@ class ReplyReader:
 
     def _ask(self, ids: list[str]) -> None:
         """Ask where requests stand, and have the Futures of those that ended end."""
-        for id, standing in zip(ids, self._store.standings(ids), strict=True):
-            if standing.status is None:
+        for id, found in zip(ids, self._store.statuses(ids), strict=True):
+            if found.status is None:
                 with self._not_full:
                     is_lost = id in self._submitted.awaited()  # else it ended, long ago or just now
                 if is_lost:
                     self._end(id, Ending(State.FAILED, error=self._lost(id)))
-            elif is_final(standing.status):
-                self._end(id, _ending_of(id, standing.status, standing))
+            elif is_final(found.status):
+                self._end(id, _ending_of(id, found.status, found))
 
     def _lost(self, id: str) -> GroqQueueError:
         return EngineUnavailable(
@@ -230,10 +230,10 @@ class ReplyReader:
         )
 
 
-def _ending_of(id: str, status: str, standing: JobStatus) -> Ending:
+def _ending_of(id: str, status: str, found: JobStatus) -> Ending:
     """Return how a request ended; one ending that cannot be read must not keep all others from being read."""
     try:
-        return decode_ending(status, standing.ending, custom_id=standing.custom_id or None)
+        return decode_ending(status, found.ending, custom_id=found.custom_id or None)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         error = GroqQueueError(
             f"request {id[:8]}: it is {status}, but its outcome cannot be read ({problem!r:.200}): "

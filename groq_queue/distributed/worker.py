@@ -149,7 +149,7 @@ class LeasedJobs:
         """
         self._accept = accept
         self._engine = engine
-        self._beat()
+        self._heartbeat()
         thread = threading.Thread(target=self._keep_up, name="groq_queue-heartbeat", daemon=True)
         start(thread)
         self._thread = thread
@@ -422,9 +422,9 @@ class LeasedJobs:
                 if not self._wait_a_period():
                     return
                 self._spread()
-                self._beat()
+                self._heartbeat()
                 self._tell_back()
-                self._sweep(may_expire=self._clock.now_ns() >= safe_ns)
+                self._expire_dead(may_expire=self._clock.now_ns() >= safe_ns)
                 is_broken = False
             except EngineUnavailable as error:
                 safe_ns = None
@@ -463,10 +463,10 @@ class LeasedJobs:
         if was_away:
             _log.warning("%s can be used again", self._store.address, extra=log_fields("store_back"))
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         with self._changed:
             held = list(self._jobs)
-        for id in self._store.beat(self._owner, self._lease_ms, held):
+        for id in self._store.heartbeat(self._owner, self._lease_ms, held):
             with self._changed:
                 job = self._jobs.get(id)
             if job is not None and not job.is_gone and not job.is_sending:
@@ -474,7 +474,7 @@ class LeasedJobs:
                 if job.future is not None:
                     job.future.cancel()
 
-    def _sweep(self, *, may_expire: bool) -> None:
+    def _expire_dead(self, *, may_expire: bool) -> None:
         ending = Ending(
             State.FAILED,
             error=APIConnectionError(
@@ -484,7 +484,7 @@ class LeasedJobs:
             ),
             attempts=_MOST_UNKNOWN,
         )
-        counts = self._store.sweep(
+        counts = self._store.expire_dead(
             round(self._period_s * 900), _MOST_UNKNOWN, encode_ending(ending), may_expire=may_expire
         )
         for lane in LANES if counts is not None else ():

@@ -43,7 +43,7 @@ _log = SafeLogger("groq_queue")
 _JITTER_NS = (1_000_000, 15_000_000)  # added to the server's exact wait, after which the request fits by zero margin
 _OVERTAKEN = 2  # times from which a refusal is the request's own affair; once, two attempts may have changed places
 _OTHERS_TRY = range(2, 4)  # rounds of refusals after which another request is tried first
-_ASIDE_NS = 100_000_000  # longer than the hold of its lane, so that the next attempt is another's
+_AFTER_OTHERS_NS = 100_000_000  # longer than the hold of its lane, so that the next attempt is another's
 _LONGEST_PAUSE_NS = 60 * NS_PER_S  # of a lane, by a failing server's wish; then one attempt a minute looks again
 _LONGEST_WAIT_NS = 3_600 * NS_PER_S  # of a request, by a failing server's wish
 _LONGEST_HOLD_NS = 86_400 * NS_PER_S  # of a lane, by the limiter's wish; no limit has a longer period
@@ -237,9 +237,11 @@ class Runner:
         meaning, refusal = meaning_of(reply.status, body)
         is_too_large = refusal is not None and refusal.is_too_large
         error = status_error(reply.status, body, reply.headers, too_large=is_too_large, **_facts(request))
-        told_ns = parse_retry_after(reply.headers.get("retry-after"), self._clock.wall_s(), reply.headers.get("date"))
+        server_wait_ns = parse_retry_after(
+            reply.headers.get("retry-after"), self._clock.wall_s(), reply.headers.get("date")
+        )
         if meaning is Meaning.REFUSED:
-            return self._refused(request, lease, meter, error, refusal, told_ns, now_ns)
+            return self._refused(request, lease, meter, error, refusal, server_wait_ns, now_ns)
         if refusal is not None:
             self._tell(request, meter.refused(lease, request.size, refusal, 0, now_ns))
             return (
@@ -257,17 +259,17 @@ class Runner:
             meter.settle(lease, request.size, None, None, now_ns)
         if meaning is Meaning.FINAL:
             return self._failed(request, error)
-        if told_ns:
+        if server_wait_ns:
             # Meant for everybody, and more exact than what would be guessed from failures.
-            meter.pause(min(told_ns, _LONGEST_PAUSE_NS), now_ns)
-            if told_ns > _LONGEST_WAIT_NS:
-                self._tell_long_wait(request, error, told_ns)
-                told_ns = _LONGEST_PAUSE_NS
+            meter.pause(min(server_wait_ns, _LONGEST_PAUSE_NS), now_ns)
+            if server_wait_ns > _LONGEST_WAIT_NS:
+                self._tell_long_wait(request, error, server_wait_ns)
+                server_wait_ns = _LONGEST_PAUSE_NS
         if meaning is Meaning.UNSURE:
-            return self._unsure(request, lease, meter, error, told_ns or 0, now_ns)
-        if not told_ns:
+            return self._unsure(request, lease, meter, error, server_wait_ns or 0, now_ns)
+        if not server_wait_ns:
             meter.trouble(now_ns)
-        return self._again(request, error, told_ns or 0, now_ns, left=self._policy.left(request.retries))
+        return self._again(request, error, server_wait_ns or 0, now_ns, left=self._policy.left(request.retries))
 
     def _refused(
         self,
@@ -276,7 +278,7 @@ class Runner:
         meter: Meter,
         error: APIError,
         refusal: Refusal | None,
-        told_ns: int | None,
+        server_wait_ns: int | None,
         now_ns: int,
     ) -> Outcome:
         """Hold the lane that the limiter refused, or only the request if others pass."""
@@ -292,14 +294,16 @@ class Runner:
         else:
             was_sent_ns, request.refused_ns = request.refused_ns, lease.granted_ns
             if was_sent_ns is not None and health.has_overtaken(was_sent_ns):
-                return self._refused_alone(request, lease, meter, error, told_ns or 0)
+                return self._refused_alone(request, lease, meter, error, server_wait_ns or 0)
             is_new_round = health.refused(lease.granted_ns, now_ns)
             allowed = self._policy.may_retry(request.retries) or (
                 request.overtaken < _OVERTAKEN and self._policy.may_wait_longer(health.rounds)
             )
             request.retries += 1
-            hold_ns = told_ns or 0
-            if told_ns is None or health.rounds > 1:  # a wait that was kept and did not help is no better than none
+            hold_ns = server_wait_ns or 0
+            if (
+                server_wait_ns is None or health.rounds > 1
+            ):  # a wait that was kept and did not help is no better than none
                 hold_ns = max(hold_ns, self._policy.blind_hold_ns(health.rounds, self._rng)) if is_new_round else 0
         hold_ns = min(hold_ns, _LONGEST_HOLD_NS) + self._rng.randint(*_JITTER_NS)
         if is_new_round or refusal is not None:
@@ -314,10 +318,12 @@ class Runner:
         if is_new_round and health.rounds in _OTHERS_TRY and request.refused_ns == lease.granted_ns:
             # Let another be tried when the hold ends: it may be this one alone that is refused. If others are refused
             # as well, it is a limit, and the first in line is to be the first again when it opens.
-            return Outcome(Disposition.RETRY, error=error, wait_ns=hold_ns + _ASIDE_NS)
+            return Outcome(Disposition.RETRY, error=error, wait_ns=hold_ns + _AFTER_OTHERS_NS)
         return Outcome(Disposition.RATE_LIMITED, error=error)
 
-    def _refused_alone(self, request: Request, lease: Lease, meter: Meter, error: APIError, told_ns: int) -> Outcome:
+    def _refused_alone(
+        self, request: Request, lease: Lease, meter: Meter, error: APIError, server_wait_ns: int
+    ) -> Outcome:
         """Let a request wait by itself that is refused while those sent after it are answered."""
         meter.refund(lease)
         request.overtaken += 1
@@ -325,7 +331,7 @@ class Runner:
             return self._failed(request, error)
         request.retries += 1
         error.attempts = request.attempts
-        wait_ns = max(told_ns, self._policy.blind_hold_ns(request.overtaken, self._rng))
+        wait_ns = max(server_wait_ns, self._policy.blind_hold_ns(request.overtaken, self._rng))
         self._log_failed(request, error, wait_ns)
         return Outcome(Disposition.RETRY, error=error, wait_ns=wait_ns)
 
@@ -335,24 +341,24 @@ class Runner:
         lease: Lease,
         meter: Meter,
         error: APIError,
-        told_ns: int,
+        server_wait_ns: int,
         now_ns: int,
         *,
         allowed: bool = True,
     ) -> Outcome:
         """Book an attempt that may have been billed, and repeat it if it is *allowed* and not too often."""
-        if not told_ns:
+        if not server_wait_ns:
             meter.trouble(now_ns)
         left = self._policy.left(request.retries, request.unknown) if allowed else 0
         request.unknown += 1
-        return self._again(request, error, told_ns, now_ns, left=left)._replace(charged=lease.cost)
+        return self._again(request, error, server_wait_ns, now_ns, left=left)._replace(charged=lease.cost)
 
-    def _again(self, request: Request, error: APIError, told_ns: int, now_ns: int, *, left: int) -> Outcome:
+    def _again(self, request: Request, error: APIError, server_wait_ns: int, now_ns: int, *, left: int) -> Outcome:
         """Retry after a backoff if retries are *left*; the server's wait wins over ours."""
         if left <= 0:
             return self._failed(request, error)
         error.attempts = request.attempts
-        wait_ns = max(told_ns, self._policy.backoff_ns(request.retries, self._rng))
+        wait_ns = max(server_wait_ns, self._policy.backoff_ns(request.retries, self._rng))
         began_ns = request.failing_ns
         if began_ns is None or self._lanes[request.lane].has_answered_since(began_ns):
             request.failing_ns = now_ns
@@ -386,12 +392,12 @@ class Runner:
             _log.debug("attempt %d of %s failed: %s", request.attempts, request, facts["error"], extra=facts)
 
     @staticmethod
-    def _tell_long_wait(request: Request, error: APIError, told_ns: int) -> None:
+    def _tell_long_wait(request: Request, error: APIError, server_wait_ns: int) -> None:
         _log.warning(
             "%s: the server fails and asks to wait for %s; the queue does not wait that long for a failing server, "
             "but tries one request a minute: %s",
             excerpt(request.model),
-            duration_text(told_ns / NS_PER_S),
+            duration_text(server_wait_ns / NS_PER_S),
             error,
             extra=log_fields("long_wait", request, **error_fields(error)),
         )

@@ -96,7 +96,7 @@ class Call:
         self._let_go = let_go
         self._value: Any = None
         self._raised: BaseException | None = None
-        self._stands_for: GroqQueueError | None = None  # our error of what was returned or raised
+        self._error: GroqQueueError | None = None  # our error of what was returned or raised
         self._on_begun: Callable[[Mapping[str, str]], None] | None = None
 
     def run(self, on_begun: Callable[[Mapping[str, str]], None]) -> CallOutcome | APIError:
@@ -108,18 +108,18 @@ class Call:
         Returns:
             What its value says, or the error that no answer came.
         """
-        self._value = self._raised = self._stands_for = None
+        self._value = self._raised = self._error = None
         self._on_begun = on_begun
         running = _running()
         running.append(self)
         try:
             self._value = self._fn()
-            return _told_by_value(self._value)
+            return _outcome_of_value(self._value)
         except BaseException as error:
             # SystemExit too ends this request, not the worker. Our own frame would keep the arguments alive.
             tail = error.__traceback__
             self._raised = error.with_traceback(None if tail is None else tail.tb_next)
-            return _told_by_error(error)
+            return _outcome_of_error(error)
         finally:
             running.pop()
             self._on_begun = None
@@ -131,7 +131,7 @@ class Call:
 
     def failed_with(self, error: GroqQueueError | None) -> None:
         """Note the error that the engine will end the request with, should it be the last."""
-        self._stands_for = error
+        self._error = error
         if error is not None and error.__cause__ is None:
             error.__cause__ = self._raised
 
@@ -139,7 +139,7 @@ class Call:
         """Return how the Future ends: with what the callable returned or raised, if *error* stands for that."""
         if error is None:
             return self._value if result is None else result, None
-        if error is not self._stands_for:
+        if error is not self._error:
             return None, error
         return (self._value, None) if self._raised is None else (None, self._raised)
 
@@ -209,7 +209,7 @@ def _running() -> list[Call]:
     return calls
 
 
-def _told_by_value(value: Any) -> CallOutcome:
+def _outcome_of_value(value: Any) -> CallOutcome:
     status = _status_of(value)
     inner = _attribute(value, "http_response")  # what an SDK's raw response wraps
     body = _content_of(value if inner is None else inner)
@@ -224,7 +224,7 @@ def _told_by_value(value: Any) -> CallOutcome:
     return CallOutcome(200, headers, usage=usage)
 
 
-def _told_by_error(error: BaseException) -> CallOutcome | APIError:
+def _outcome_of_error(error: BaseException) -> CallOutcome | APIError:
     """Read what a callable raised.
 
     Errors of this library are final: the code that raised them has retried already.

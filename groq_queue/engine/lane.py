@@ -94,7 +94,7 @@ class Lane(queue.PriorityQueue[Entry]):
         self.in_flight = 0
         self.max_in_flight: int | None = None
         self.is_paused = False
-        self.told_daily = False  # a warning said that a limit per day is spent
+        self.reported_daily = False  # a warning said that a limit per day is spent
         self.last_failure = ""  # what the last attempt ran into, in words, "" if it was answered or refused
         self.is_blocked = False  # the head was not granted when last looked at
         self._stale = 0  # entries to be skipped, whose request has left
@@ -119,13 +119,13 @@ class Lane(queue.PriorityQueue[Entry]):
         request.seq = None
         self._places = None
         entries = self._order.add(request)
-        return self._stands(entries) if entries else False
+        return self._put_entries(entries) if entries else False
 
     def put_back(self, request: Request) -> bool:
         """Return a request to the place it was taken from; return whether that changed who is next."""
         assert request.seq is not None
         self._places = None
-        return self._stands(self._order.put_back(request, request.seq))
+        return self._put_entries(self._order.put_back(request, request.seq))
 
     def head(self) -> Request | None:
         """Return the request that is to be sent next, and leave it there."""
@@ -215,7 +215,7 @@ class Lane(queue.PriorityQueue[Entry]):
         self._order.set_weight(client, weight)
         self._places = None
 
-    def _stands(self, entries: Iterable[Entry]) -> bool:
+    def _put_entries(self, entries: Iterable[Entry]) -> bool:
         before = self.head()
         self._put_all(entries)
         return self.head() is not before

@@ -243,12 +243,12 @@ class PendingRequests:
 
     def change_priority(self, request: Request, priority: int) -> bool:
         """Move a pending request to the end of another level; return whether that changed who is next."""
-        stands_in_line = request not in self.away
+        is_in_line = request not in self.away
         lane = self.lane(request)
         before = lane.head()
         if request.is_paged_out:
             self._take_stored(request)
-        elif stands_in_line:
+        elif is_in_line:
             lane.discard(request)
         self.counters.count_pending(request, -1)
         if request.row_id is not None and self.pager is not None:
@@ -259,7 +259,7 @@ class PendingRequests:
         request.rank = self.rank(request, request.submitted_ns)
         request.was_taken, request.seq = False, None
         self.counters.count_pending(request, 1)
-        if stands_in_line:
+        if is_in_line:
             self.enqueue(request)
         return lane.head() is not before
 

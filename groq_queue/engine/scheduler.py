@@ -125,7 +125,7 @@ class Scheduler:
                 if amount is not None:
                     self.spend_cap.settle(amount, 0)
                 return now_ns
-            lane.told_daily = False
+            lane.reported_daily = False
             return Job(head, lane, now_ns, granted, amount)
         assert not isinstance(granted, Lease)
         if amount is not None:
@@ -138,8 +138,8 @@ class Scheduler:
             error = failures.day_is_spent(head, granted)
             if self._raises_daily:
                 return self._fail_job(lane, head, now_ns, error)
-            if not lane.told_daily:
-                lane.told_daily = True
+            if not lane.reported_daily:
+                lane.reported_daily = True
                 facts = log_fields("daily_limit", head, limit=error.limit)
                 self._tell_later(lambda: _log.warning("%s waits: %s", excerpt(lane.name), error, extra=facts))
         return None if granted.wait_ns is None else now_ns + granted.wait_ns

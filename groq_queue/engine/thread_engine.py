@@ -486,7 +486,7 @@ class ThreadEngine:
     def blocking_section(self) -> AbstractContextManager[None]:
         """Let another worker take the place of a calling one while it waits for a Future."""
         if self._late.is_mine():
-            return self._late_call_aside()
+            return self._late_call_blocking()
         return self._pool.blocking_section() if self._pool.is_worker() else nullcontext()
 
     def begin_wait(self, call: Call, request: Request, *, is_bounded: bool) -> None:
@@ -1062,7 +1062,7 @@ class ThreadEngine:
             self._note_if_quiet()
 
     @contextmanager
-    def _late_call_aside(self) -> Iterator[None]:
+    def _late_call_blocking(self) -> Iterator[None]:
         """Let another worker call the next callback while this one's waits for a Future."""
         with self._lock:
             self._late.hand_over()

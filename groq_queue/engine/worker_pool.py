@@ -104,7 +104,7 @@ class WorkerPool(Generic[_Job]):
         self._crew: dict[threading.Thread, bool] = {}
         self._threads: set[threading.Thread] = set()  # of the crew now or before; ``close`` joins them
         self.missing = 0  # workers that ``grow`` is to start; may be read without the lock
-        self._aside = 0  # workers blocked in a callback that waits for another request
+        self._blocked = 0  # workers blocked in a callback that waits for another request
         self.spare = 0  # workers beyond the size that the owner needs for something else than its ordinary jobs
         self._parked_count = 0
         self._has_leader = False
@@ -181,14 +181,14 @@ class WorkerPool(Generic[_Job]):
     def blocking_section(self) -> Iterator[None]:
         """Let another worker take the place of the calling one while it waits."""
         with self._lock:
-            self._aside += 1
+            self._blocked += 1
             self.wake()
         self.grow()
         try:
             yield
         finally:
             with self._lock:
-                self._aside -= 1
+                self._blocked -= 1
 
     @property
     def _workers(self) -> int:
@@ -198,7 +198,7 @@ class WorkerPool(Generic[_Job]):
     @property
     def _excess(self) -> int:
         """Return how many workers there are, or are about to be, beyond those that may have jobs. The lock is held."""
-        return len(self._crew) + self.missing - self._aside - self.spare - self._size
+        return len(self._crew) + self.missing - self._blocked - self.spare - self._size
 
     def _start(self, *, is_vital: bool) -> None:
         """Start one of the workers that are missing."""
@@ -309,7 +309,7 @@ class WorkerPool(Generic[_Job]):
 
     def _has_more_hands(self) -> bool:
         """Return whether no worker leads and one can be woken or started."""
-        return self._parked_count > 0 or len(self._crew) + self.missing < self._size + self._aside + self.spare
+        return self._parked_count > 0 or len(self._crew) + self.missing < self._size + self._blocked + self.spare
 
     def _idle(self, next_ns: int | None) -> None:
         """Wait as the leader until *next_ns*, or parked until needed."""

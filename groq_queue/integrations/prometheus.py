@@ -44,7 +44,7 @@ _Queues: TypeAlias = dict[str, "weakref.ref[GroqQueue]"]  # by name, "" without 
 
 _lock = threading.RLock()  # guards _registered; registries are asked under it
 _registered: weakref.WeakKeyDictionary[CollectorRegistry, tuple[Collector, _Queues]] = weakref.WeakKeyDictionary()
-_told_multiprocess = False
+_warned_multiprocess = False
 
 
 def register(queue: GroqQueue | Mapping[str, GroqQueue], registry: CollectorRegistry | None = None) -> Collector:
@@ -117,14 +117,14 @@ def _join(queues: _Queues, fresh: _Queues) -> None:
 
 def _warn_of_processes(registry: CollectorRegistry) -> None:
     """Warn once that a scrape of several processes as one does not see their queues."""
-    global _told_multiprocess
-    if _told_multiprocess or not (os.environ.keys() & {"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"}):
+    global _warned_multiprocess
+    if _warned_multiprocess or not (os.environ.keys() & {"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"}):
         return
     from prometheus_client import REGISTRY
 
     collectors = list(getattr(registry, "_collector_to_names", ()))
     if registry is REGISTRY or any(type(each).__name__ == "MultiProcessCollector" for each in collectors):
-        _told_multiprocess = True
+        _warned_multiprocess = True
         _log.warning(
             "PROMETHEUS_MULTIPROC_DIR is set, but a queue's figures are read when its own process is scraped and are "
             "written into no file: let each process serve a registry of its own, as in register(queue, registry) and "

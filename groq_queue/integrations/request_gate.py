@@ -239,7 +239,7 @@ class RequestGate:
         self._options = dict(options)
         self._idle_timeout = idle_timeout
         self._idle_ns = check_nanoseconds("idle_timeout", idle_timeout)
-        self._told_unread = False
+        self._warned_unread = False
         request_of_call(Call(_nothing, self._engine), {"model": "any"}, self._options, "call", None)  # checks them
 
     def payload_of(self, method: str | None, body: Any) -> dict[str, Any] | None:
@@ -289,8 +289,8 @@ class RequestGate:
             raise
 
     def _tell_unread(self) -> None:
-        if not self._told_unread:
-            self._told_unread = True
+        if not self._warned_unread:
+            self._warned_unread = True
             _log.warning(
                 "a stream that was not read for %g s gave its slot back; it can still be read, but its tokens are "
                 "counted in full: close a stream that you leave, with `with ... as stream:`, or raise idle_timeout",

@@ -60,7 +60,7 @@ def _queued(base: type[Any]) -> type[Any]:
         def __init__(self, turns: RequestGate, **options: Any) -> None:
             super().__init__(**options)
             self._turns = turns
-            self._told_retries = False
+            self._warned_of_retries = False
 
         def send(self, request: Any, *, stream: bool = False, **how: Any) -> Any:
             payload = self._turns.payload_of(request.method, _body_of(request))
@@ -86,8 +86,8 @@ def _queued(base: type[Any]) -> type[Any]:
 
         def _warn_of_retries(self, headers: Mapping[str, str]) -> None:
             count = headers.get("x-stainless-retry-count") or "0"
-            if count != "0" and not self._told_retries:
-                self._told_retries = True
+            if count != "0" and not self._warned_of_retries:
+                self._warned_of_retries = True
                 _log.warning(
                     "the SDK sends a request again after the queue gave it up, which multiplies the attempts: "
                     "make its client with max_retries=0",

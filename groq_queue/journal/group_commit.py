@@ -46,7 +46,7 @@ class _Change:
     """One caller's change, in line."""
 
     __slots__ = (
-        *("error", "fate", "is_durable", "is_later", "is_single", "is_wide", "is_withdrawn"),
+        *("error", "transaction", "is_durable", "is_later", "is_single", "is_wide", "is_withdrawn"),
         *("result", "turn", "work"),
     )
 
@@ -64,7 +64,7 @@ class _Change:
         self.is_wide = is_wide
         self.is_single = is_single
         self.is_withdrawn = False
-        self.fate: _Transaction | None = None
+        self.transaction: _Transaction | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self.turn = threading.Lock()  # guards nothing: taken here, released by the thread that wakes the caller
@@ -72,7 +72,7 @@ class _Change:
 
     @property
     def is_over(self) -> bool:
-        return self.fate is not None and self.fate.is_sealed
+        return self.transaction is not None and self.transaction.is_sealed
 
     def wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # another thread did
@@ -244,8 +244,8 @@ class GroupCommit:
             return
         except (JournalError, ConfigurationError) as error:
             change.error = error
-        change.fate = _Transaction()
-        change.fate.is_sealed = True
+        change.transaction = _Transaction()
+        change.transaction.is_sealed = True
         self._line.popleft()
 
     def _write(self) -> None:
@@ -265,7 +265,7 @@ class GroupCommit:
             self._refuse(before, trouble)
             return
         batch: list[_Change] = []
-        fate = _Transaction()
+        transaction = _Transaction()
         try:
             self._back_out()
             is_durable = self._line[0].is_durable or any(
@@ -280,22 +280,22 @@ class GroupCommit:
                 count += 1  # a new request that has come since the look was decided on needs one of its own
             batch = [self._line[place] for place in range(count)]
             for change in batch:
-                change.fate = fate
+                change.transaction = transaction
             self._make(batch)
-            fate.is_made = True
+            transaction.is_made = True
             self._connection.execute("COMMIT")
-            fate.is_sealed = True
+            transaction.is_sealed = True
         except sqlite3.Error as error:
             self._back_out()
             for change in batch:
                 change.error = journal_error(self._path, error)
                 change.error.__cause__ = error
-            fate.is_sealed = True
+            transaction.is_sealed = True
             if not batch:
                 self._refuse(before, error)
         except BaseException:
-            if fate.is_made and not self._connection.in_transaction:
-                fate.is_sealed = True  # the commit was done, only the line after it was not
+            if transaction.is_made and not self._connection.in_transaction:
+                transaction.is_sealed = True  # the commit was done, only the line after it was not
             self._back_out()
             raise
         finally:
@@ -303,13 +303,13 @@ class GroupCommit:
                 self._line.popleft().wake()
 
     def _refuse(self, count: int, error: BaseException) -> None:
-        fate = _Transaction()
+        transaction = _Transaction()
         for place in range(count):
             change = self._line[place]
             change.error = error.copy() if isinstance(error, JournalError) else journal_error(self._path, error)
             change.error.__cause__ = error
-            change.fate = fate
-        fate.is_sealed = True
+            change.transaction = transaction
+        transaction.is_sealed = True
         while self._line and self._line[0].is_over:
             self._line.popleft().wake()
 

@@ -89,15 +89,15 @@ class IdempotencyKeys:
     ) -> Accepted | None:
         """Insert a row, unless the name is taken."""
         row_id = self._next_id
-        stands_in_row = is_short(payload)
-        values = (row_id, name, session, *columns, payload if stands_in_row else None)
+        is_in_row = is_short(payload)
+        values = (row_id, name, session, *columns, payload if is_in_row else None)
         # Given out before it is used, since a Ctrl-C can come between any two steps, and stays so if the
         # transaction does not: a gap is harmless, a second use is not.
         self._next_id = row_id + 1
         if connection.execute(_INSERT, values).rowcount != 1:
             self._next_id = row_id
             return None
-        if not stands_in_row:
+        if not is_in_row:
             connection.execute("INSERT INTO payloads VALUES (?, ?)", (row_id, payload))
         return Accepted(row_id, is_new=True)
 

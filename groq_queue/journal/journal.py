@@ -60,7 +60,7 @@ class Journal(Reader):
         self._writer = writer
         self._owner = owner
         self._has_claimed = False  # set in transactions only
-        self._naming = IdempotencyKeys(path, *commits.run(_begin_session, is_durable=False))
+        self._keys = IdempotencyKeys(path, *commits.run(_begin_session, is_durable=False))
         keep(writer)
         commits.watch(FileIdentity(path, owner, clock).lost)
         self._has_let_go = False
@@ -129,9 +129,7 @@ class Journal(Reader):
         self.check_here()
         columns = columns_of(entry)
         is_single = is_short(entry.payload) and entry.custom_id is not None
-        return self._commits.run(
-            lambda connection: self._naming.accept(connection, columns, entry), is_single=is_single
-        )
+        return self._commits.run(lambda connection: self._keys.accept(connection, columns, entry), is_single=is_single)
 
     def add_many(self, entries: Iterable[Entry]) -> list[Accepted]:
         """Accept several requests in one transaction, all or none; otherwise as ``add``."""
@@ -140,7 +138,7 @@ class Journal(Reader):
         if not rows:
             return []
         return self._commits.run(
-            lambda connection: [self._naming.accept(connection, columns, entry) for columns, entry in rows],
+            lambda connection: [self._keys.accept(connection, columns, entry) for columns, entry in rows],
             is_wide=True,
         )
 
@@ -304,7 +302,7 @@ class Journal(Reader):
     @property
     def last_row_id(self) -> int:
         """The last row id that was given out, as far as the asking thread knows."""
-        return self._naming.last_id
+        return self._keys.last_id
 
     # -- budgets
 

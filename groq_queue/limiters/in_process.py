@@ -316,7 +316,7 @@ class ProcessMeter:
             now_ns: The present instant.
         """
         with self._lock:
-            refunds_unused, own, held = self._budget.expects_credits, self._price(size), self._budget.held()
+            refunds_unused, own, held = self._budget.expects_refunds, self._price(size), self._budget.held()
             expected = self._estimator.expect(ahead, refunds_unused=refunds_unused)
             # Open leases and the requests on their way then hold their whole allowance, but will not use it all.
             under_way = self._estimator.expect(
@@ -330,7 +330,7 @@ class ProcessMeter:
     def expect(self, backlog: Backlog) -> tuple[TokenCost, TokenCost]:
         """Return what *backlog* will probably be charged by the limits, and what will have to be paid for."""
         with self._lock:
-            charged = self._estimator.expect(backlog, refunds_unused=self._budget.expects_credits)
+            charged = self._estimator.expect(backlog, refunds_unused=self._budget.expects_refunds)
             return charged, self._estimator.expect(backlog, refunds_unused=True)
 
     def accounting(self) -> dict[str, tuple[int, int, int, int]]:

@@ -179,7 +179,7 @@ class LaneState:
         if now_ns + wait_ns > self.hold_until_ns:
             self.hold_until_ns, self.hold_dimension = now_ns + wait_ns, dimension
 
-    def standing(self, processes: int, now_ns: int) -> LaneStatus:
+    def status(self, processes: int, now_ns: int) -> LaneStatus:
         """Return the present state of every limit."""
         levels = levels_of(self.buckets, now_ns, refunds_unused=self.refunds_unused)
         return LaneStatus(levels, self.refunds_unused, max(1, processes), max(0, self.hold_until_ns - now_ns))

@@ -38,7 +38,7 @@ _US = 1_000  # nanoseconds
 _KEYS = ("state", "leases", "processes", "line", "waiters", "turns", "ended")
 _GRANTED, _BLOCKED, _TOO_LARGE, _FORGOT = 1, 0, -1, -2
 _SCALE = 1_000  # fair time of one turn of a client of weight 1
-_BEAT_NS = NS_PER_S  # to claim something is as good as a beat
+_HEARTBEAT_NS = NS_PER_S  # to claim something is as good as a beat
 _RESUBSCRIBE_NS = NS_PER_S
 _BUCKET = struct.Struct("<dddd")  # the first of the ten numbers that the script packs: limit, period, two levels
 _SIZE = struct.Struct("<dd")  # limit and period
@@ -63,7 +63,7 @@ class _Lane:
     at_ns: int = 0
     leases: dict[str, str] = field(default_factory=dict)  # id: costs as the script writes them
     waiting: set[str] = field(default_factory=set)
-    beat_ns: int = 0  # when we were last known to be alive there
+    heartbeat_ns: int = 0  # when we were last known to be alive there
     due_ns: int | None = None
 
 
@@ -135,7 +135,7 @@ class RedisBudgetStore:
         code, wait_us, what, used, limit = self._step(
             lane, "reserve", claim.id, claim.priority, client, length, costs, *self._limits(lane, limits)
         )
-        lane.beat_ns = lane.at_ns
+        lane.heartbeat_ns = lane.at_ns
         name = what.decode()
         if code == _BLOCKED:
             lane.due_ns = None
@@ -185,17 +185,17 @@ class RedisBudgetStore:
         known = self._lane(lane)
         self._step(known, "at_least", *self._limits(known, limits), dimension, max(0, used), age_ns // _US)
 
-    def standing(self, lane: str) -> LaneStatus:
-        _, held_us, refunds_unused, processes, rows = self._step(self._lane(lane), "standing")
+    def status(self, lane: str) -> LaneStatus:
+        _, held_us, refunds_unused, processes, rows = self._step(self._lane(lane), "status")
         levels = [Level(name.decode(), used, limit, period_us / 1e6) for name, used, limit, period_us in rows]
         return LaneStatus(levels, refunds_unused == b"1", max(1, processes), held_us * _US)
 
     def heartbeat(self) -> None:
         now_ns = self._clock.now_ns()
         for lane in self._lanes.values():
-            if (lane.leases or lane.waiting) and now_ns - lane.beat_ns >= _BEAT_NS:
-                self._step(lane, "beat")
-                lane.beat_ns = now_ns
+            if (lane.leases or lane.waiting) and now_ns - lane.heartbeat_ns >= _HEARTBEAT_NS:
+                self._step(lane, "heartbeat")
+                lane.heartbeat_ns = now_ns
 
     def has_changed(self) -> bool:
         """Return whether a message came, or the instant that the store gave us has; costs no command."""

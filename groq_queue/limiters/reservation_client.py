@@ -27,7 +27,7 @@ _log = SafeLogger("groq_queue")
 
 _TROUBLE = {"groq_queue_event": "limiter_trouble"}  # see engine.log
 
-_BEAT_NS = round(LEASE_S / 4 * NS_PER_S)
+_HEARTBEAT_NS = round(LEASE_S / 4 * NS_PER_S)
 _LOOK_NS = NS_PER_S // 20
 _LONGEST_LOOK_NS = NS_PER_S
 _ASK_AGAIN_NS = NS_PER_S  # without any hint: the process before us in line may have died
@@ -47,7 +47,7 @@ class LeaseWaiter(Protocol):
     def deliver(self, claim: ReservationRequest, reply: Reserved | Blocked | TooLarge, now_ns: int) -> None: ...
     def give_back_late(self, now_ns: int) -> int | None: ...
     def is_open(self) -> bool: ...
-    def stand(self, standing: LaneStatus, now_ns: int) -> None: ...
+    def on_status(self, status: LaneStatus, now_ns: int) -> None: ...
     def on_outage(self, error: LimiterUnavailable, now_ns: int) -> None: ...
     def on_recovered(self, now_ns: int) -> None: ...
     def withdraw(self) -> None: ...
@@ -68,7 +68,7 @@ class ReservationClient:
         self._waiters: list[LeaseWaiter] = []
         self._due: dict[str, tuple[str, int, int]] = {}  # by lane: claim asked for, when to ask again, look interval
         self._looked_ns = 0
-        self._beat_ns = 0
+        self._heartbeat_ns = 0
         self._failures = 0
         self._retry_ns = 0
 
@@ -130,16 +130,16 @@ class ReservationClient:
             self._ask(waiter, may_have_freed, now_ns)
         if not any(waiter.is_open() for waiter in waiters):
             return None
-        if now_ns - self._beat_ns >= _BEAT_NS:
+        if now_ns - self._heartbeat_ns >= _HEARTBEAT_NS:
             self._store.heartbeat()
-            self._beat_ns = now_ns
+            self._heartbeat_ns = now_ns
             for waiter in waiters:
                 if waiter.is_open():
-                    waiter.stand(self._store.standing(waiter.lane), now_ns)
+                    waiter.on_status(self._store.status(waiter.lane), now_ns)
         late = [when for waiter in waiters if (when := waiter.give_back_late(now_ns)) is not None]
         looks = [max(self._looked_ns + every_ns, now_ns + 1) for _, _, every_ns in self._due.values()]
         dues = [due_ns for _, due_ns, _ in self._due.values()]
-        return min([*late, *looks, *dues, self._beat_ns + _BEAT_NS])
+        return min([*late, *looks, *dues, self._heartbeat_ns + _HEARTBEAT_NS])
 
     def _ask(self, waiter: LeaseWaiter, may_have_freed: bool, now_ns: int) -> None:
         """Ask the store for what a meter wants, if there is reason to."""

@@ -156,8 +156,8 @@ class SharedMeter(ProcessMeter):
         self._reservations: dict[Lease, str | None] = {}  # open leases; None was granted without the store
         self._outage: LimiterUnavailable | None = None
         self._whole: KnownLimits | None = None  # the capacities, while this process goes by a share of them
-        self._standing = LaneStatus([])
-        self._stood_ns = 0
+        self._status = LaneStatus([])
+        self._status_ns = 0
 
     # -- what the engine asks, under its lock
 
@@ -169,7 +169,7 @@ class SharedMeter(ProcessMeter):
         with self._lock:
             result = self._lease(self._price(size), turn or _NOBODY, now_ns, ends)
             is_wanted = self._claim is not None and self._reply is None
-        self._tell(ends, stirs=is_wanted)
+        self._tell(ends, wakes=is_wanted)
         return result
 
     def withdraw(self) -> None:
@@ -328,7 +328,7 @@ class SharedMeter(ProcessMeter):
 
     def _held_ns(self, now_ns: int) -> int:
         """Return what is left of a wait that the server set for another process, as last heard of."""
-        until_ns = self._stood_ns + self._standing.held_ns
+        until_ns = self._status_ns + self._status.held_ns
         reply = self._reply
         if isinstance(reply, Blocked) and reply.reason == "hold" and reply.wait_ns is not None:
             until_ns = max(until_ns, self._replied_ns + reply.wait_ns)
@@ -337,8 +337,8 @@ class SharedMeter(ProcessMeter):
     def levels(self, now_ns: int) -> list[Level]:
         """Return every limit's present state: the store's, as last heard of, or our own if that is higher."""
         with self._lock:
-            shared = {level.dimension: level for level in self._standing.levels}
-            age_s = max(0, now_ns - self._stood_ns) / NS_PER_S
+            shared = {level.dimension: level for level in self._status.levels}
+            age_s = max(0, now_ns - self._status_ns) / NS_PER_S
             for level in self._budget.levels(now_ns):
                 known = shared.get(level.dimension)
                 drained = 0 if known is None else known.used - int(age_s * known.limit / known.period_s)
@@ -397,11 +397,11 @@ class SharedMeter(ProcessMeter):
         with self._lock:
             return bool(self._claim or self._grant or self._reservations)
 
-    def stand(self, standing: LaneStatus, now_ns: int) -> None:
+    def on_status(self, status: LaneStatus, now_ns: int) -> None:
         """Take the store's present state."""
         with self._lock:
-            self._standing, self._stood_ns = standing, now_ns
-            if standing.refunds_unused:
+            self._status, self._status_ns = status, now_ns
+            if status.refunds_unused:
                 self._budget.assume_refunds()
 
     def on_outage(self, error: LimiterUnavailable, now_ns: int) -> None:
@@ -425,16 +425,16 @@ class SharedMeter(ProcessMeter):
 
     def _share_out(self, now_ns: int) -> None:
         """Go by a share of every limit, as full as the whole is; unless nothing was ever heard of the others."""
-        if not self._stood_ns:
+        if not self._status_ns:
             return
         self._whole = self._budget.capacities()
-        processes = self._standing.processes
+        processes = self._status.processes
         self._budget.set_limits(self._limits, now_ns, 1 - (1 - self._margin) / processes)
-        for level in self._standing.levels:
+        for level in self._status.levels:
             period_ns = round(level.period_s * NS_PER_S)
             used = -(-level.used // processes)
             share = max(1, level.limit // processes)
-            self._budget.begin(level.dimension, share, period_ns, used, now_ns - self._stood_ns, now_ns)
+            self._budget.begin(level.dimension, share, period_ns, used, now_ns - self._status_ns, now_ns)
 
     def _lease_in_outage(
         self, error: LimiterUnavailable, cost: TokenCost, blocked: Blocked | None, now_ns: int
@@ -457,10 +457,10 @@ class SharedMeter(ProcessMeter):
         limits = {name: limit for name, (limit, _) in self._whole.items()}
         return exceeded(limits, {name: cost.units(name) for name in limits})
 
-    def _tell(self, ends: list[End], *, stirs: bool = False) -> None:
+    def _tell(self, ends: list[End], *, wakes: bool = False) -> None:
         if ends:
             self._reservation_client.send(ends)
-        if ends or stirs:
+        if ends or wakes:
             self._thread.wake()
 
     def _call_listeners(self) -> None:

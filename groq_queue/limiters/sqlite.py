@@ -109,8 +109,8 @@ class SqliteBudgetStore:
         self._clock = clock or SystemClock()
         self._boot_id = read_boot_id() if boot_id is None else boot_id
         self._pid = os.getpid()
-        self._steps = threading.RLock()  # held while SQLite is used, so that no fork comes in between; guards nothing
-        fork_between(self._steps)
+        self._section = threading.RLock()  # held while SQLite is used, so that no fork comes in between; guards nothing
+        fork_between(self._section)
         self._db: sqlite3.Connection | None = None
         self._version = 0  # of the data, as SQLite counts it, when last looked at
         self._changes = 0  # what others may have waited for, as the file counts it, when last looked at
@@ -202,10 +202,10 @@ class SqliteBudgetStore:
 
     # -- looking
 
-    def standing(self, lane: str) -> LaneStatus:
+    def status(self, lane: str) -> LaneStatus:
         with self._step() as (db, now_ns):
             alive = db.execute("SELECT count(*) FROM processes WHERE until_ns > ?", (now_ns,)).fetchone()[0]
-            return _lane_state(db, lane).standing(alive, now_ns)
+            return _lane_state(db, lane).status(alive, now_ns)
 
     def has_changed(self) -> bool:
         with self._translated() as db:
@@ -247,7 +247,7 @@ class SqliteBudgetStore:
                 f"limiter {self.address}: it was opened before a fork; make the GroqQueue in the child",
                 address=self.address,
             )
-        with self._steps:
+        with self._section:
             try:
                 if self._db is None:
                     self._connect()
@@ -279,7 +279,7 @@ class SqliteBudgetStore:
             _save(db, lane, state)
 
     def _connect(self) -> None:
-        with self._steps:
+        with self._section:
             db, self._identity = connect(self.address)
             keep(db)
             self._db = db
@@ -293,7 +293,7 @@ class SqliteBudgetStore:
     def _drop_connection(self) -> None:
         db, self._db = self._db, None
         if db is not None:
-            with self._steps, suppress(sqlite3.Error):
+            with self._section, suppress(sqlite3.Error):
                 db.close()
             let_go(db)
 

@@ -197,7 +197,7 @@ class BudgetStore(Protocol):
         """
         ...
 
-    def standing(self, lane: str) -> LaneStatus:
+    def status(self, lane: str) -> LaneStatus:
         """Return the lane's present state; changes nothing."""
         ...
 

@@ -138,10 +138,10 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-like objects."""
-        told = asdict(self)
-        for entry, each in zip(told["too_large"], self.too_large, strict=True):
+        fields = asdict(self)
+        for entry, each in zip(fields["too_large"], self.too_large, strict=True):
             entry["lower_by"] = each.lower_by
-        return told
+        return fields
 
     def tables(self) -> list[Table]:
         """Return all of it as tables."""

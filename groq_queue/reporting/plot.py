@@ -53,9 +53,9 @@ class Canvas:
 
     def line(self, points: Sequence[tuple[float, float]], stroke: str, *, width: float = 1, dashes: str = "") -> None:
         """Draw a line through *points*."""
-        told = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
+        path = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-        self._parts.append(f'<polyline points="{told}" fill="none" stroke="{stroke}" stroke-width="{width}"{dashed}/>')
+        self._parts.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="{width}"{dashed}/>')
 
     def dot(self, x: float, y: float, radius: float, fill: str) -> None:
         """Draw a filled circle."""
@@ -131,7 +131,7 @@ class Series(NamedTuple):
 def report_svg(report: Report) -> str:
     """Draw answers and 429s over time, and the used share of the limits."""
     canvas = Canvas(_WIDTH, 430, "answers, refusals and use of the limits over time")
-    bin_s, answers, refusals = course_of(report)
+    bin_s, answers, refusals = series_of(report)
     seconds = max(1e-9, len(answers) * bin_s)
     canvas.text(_LEFT, 26, "Answers and refusals (429)", size=14, bold=True)
     _legend(canvas, 26)
@@ -151,7 +151,7 @@ def plot(report: Report) -> Any:
         raise MissingExtraError.needed("report.plot()", "plots", "use report.to_svg(), which needs nothing") from error
     figure = figures.Figure(figsize=(9, 6), layout="constrained")  # no pyplot: it would keep the figure for ever
     sent, used = figure.subplots(2, 1, sharex=True)
-    bin_s, answers, refusals = course_of(report)
+    bin_s, answers, refusals = series_of(report)
     places = [place * bin_s for place in range(len(answers))]
     sent.bar(places, answers, bin_s * 0.9, align="edge", color=ANSWERS, label="answers")
     sent.bar(places, [-count for count in refusals], bin_s * 0.9, align="edge", color=REFUSALS, label="refused (429)")
@@ -216,7 +216,7 @@ def terminal_svg(command: str, printed: str) -> str:
     return canvas.finish()
 
 
-def course_of(report: Report) -> tuple[float, list[int], list[int]]:
+def series_of(report: Report) -> tuple[float, list[int], list[int]]:
     """Return ``(seconds of a bin, answers, refusals)`` of all models together, in bins that are wide enough to see."""
     count = max((len(model.bins) for model in report.models), default=0)
     joined = max(1, -(-count // _MOST_BARS))
@@ -279,9 +279,9 @@ def _shares(canvas: Canvas, frame: Frame, report: Report) -> None:
         colour = _LINES[place]
         path = [(frame.x(second), frame.top + frame.height * (1 - min(1.0, share))) for second, share in points]
         canvas.line(path, colour, width=2)
-        told = f"{model.name}: {use.limit:,} {use.dimension}, {use.share:.1%} in the end"
+        label = f"{model.name}: {use.limit:,} {use.dimension}, {use.share:.1%} in the end"
         right, y = _WIDTH - _RIGHT - 8, frame.top + frame.height - 8 - 15 * place
-        canvas.text(right, y, told, anchor="end", size=11, fill=colour)
+        canvas.text(right, y, label, anchor="end", size=11, fill=colour)
 
 
 def _seconds(canvas: Canvas, frame: Frame, unit: str = " s") -> None:

@@ -113,34 +113,34 @@ class ProgressMeter:
         """Since the run began."""
         return self.now_s() - self._start_s
 
-    def state(self, tally: ProgressCounts, stats: Stats) -> ProgressState:
+    def state(self, counts: ProgressCounts, stats: Stats) -> ProgressState:
         """Return how far the run is."""
         seconds = max(self.seconds, 1e-3)
         minutes = max(seconds, _LEAST_S) / 60
-        ended = tally.done + tally.failed
+        ended = counts.done + counts.failed
         return ProgressState(
-            done=ended + tally.skipped,
-            failed=tally.failed,
+            done=ended + counts.skipped,
+            failed=counts.failed,
             total=self._total,
             seconds=seconds,
-            requests_per_minute=tally.done / minutes,
-            tokens_per_minute=tally.tokens / minutes,
+            requests_per_minute=counts.done / minutes,
+            tokens_per_minute=counts.tokens / minutes,
             request_limit=_limit_of(stats, "RPM"),
             token_limit=_limit_of(stats, "TPM"),
-            seconds_left=self._left_s(ended, tally, stats),
+            seconds_left=self._left_s(ended, counts, stats),
             waits_for=_waits_for(stats),
         )
 
-    def _left_s(self, ended: int, tally: ProgressCounts, stats: Stats) -> float | None:
+    def _left_s(self, ended: int, counts: ProgressCounts, stats: Stats) -> float | None:
         now_s = self.now_s()
         self._recent.append((now_s, ended))
         while self._recent[1][0] <= now_s - _RECENT_S:
             self._recent.popleft()
         since_s, before = self._recent[0]
-        left = (self._total or 0) - ended - tally.skipped
+        left = (self._total or 0) - ended - counts.skipped
         if self._total is None or left <= 0:
             return None
-        by_limits_s = _drain_s(left, tally, stats)
+        by_limits_s = _drain_s(left, counts, stats)
         if ended <= before:
             return by_limits_s or None
         return max(by_limits_s, left * (now_s - since_s) / (ended - before))
@@ -173,9 +173,9 @@ class Progress:
         """Whether it is time to show how far the run is."""
         return self.interval_s is not None and self._pace.now_s() - self._shown_s >= self.interval_s
 
-    def show(self, tally: ProgressCounts, stats: Stats) -> None:
+    def show(self, counts: ProgressCounts, stats: Stats) -> None:
         """Tell how far the run is."""
-        self.tell(self._pace.state(tally, stats))
+        self.tell(self._pace.state(counts, stats))
 
     def tell(self, state: ProgressState) -> None:
         """Tell *state*."""
@@ -247,10 +247,10 @@ def _limit_of(stats: Stats, dimension: str) -> float | None:
     return sum(limits) if limits else None
 
 
-def _drain_s(left: int, tally: ProgressCounts, stats: Stats) -> float:
+def _drain_s(left: int, counts: ProgressCounts, stats: Stats) -> float:
     """Return how long the limits need to let *left* more requests pass, like those so far, shared as they wait now."""
     waiting = sum(lane.pending + lane.in_flight for lane in stats.lanes)
-    prompt, completion = (tokens / max(1, tally.done) for tokens in (tally.prompt_tokens, tally.completion_tokens))
+    prompt, completion = (tokens / max(1, counts.done) for tokens in (counts.prompt_tokens, counts.completion_tokens))
     each = {"RPM": 1.0, "RPD": 1.0, "TPM": prompt + completion, "TPD": prompt + completion}
     each |= {"ITPM": prompt, "OTPM": completion}
     longest_s = 0.0
@@ -412,11 +412,11 @@ class _Watch:
             while True:
                 with self._changed:
                     self._is_stale = False
-                    tally = ProgressCounts(done=self._done, failed=self._failed)
+                    counts = ProgressCounts(done=self._done, failed=self._failed)
                 stats = self._stats()
-                tally.prompt_tokens = stats.prompt_tokens - self._before.prompt
-                tally.completion_tokens = stats.completion_tokens - self._before.completion
-                self._display.show(self._pace.state(tally, stats))
+                counts.prompt_tokens = stats.prompt_tokens - self._before.prompt
+                counts.completion_tokens = stats.completion_tokens - self._before.completion
+                self._display.show(self._pace.state(counts, stats))
                 with self._changed:
                     self._next_ns = self._clock.now_ns() + round(self._display.interval_s * NS_PER_S)
                     if not self._is_stale or self._display.interval_s:

@@ -187,10 +187,10 @@ class Report:
             ConfigurationError: It is something else.
         """
         try:
-            told = json.loads(text)
-            if told["groq_queue_report"] != _VERSION:
-                raise ConfigurationError(f"report: its version {told['groq_queue_report']!r:.20} is not {_VERSION}")
-            return _report_from(told)
+            stored = json.loads(text)
+            if stored["groq_queue_report"] != _VERSION:
+                raise ConfigurationError(f"report: its version {stored['groq_queue_report']!r:.20} is not {_VERSION}")
+            return _report_from(stored)
         except ConfigurationError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -321,42 +321,42 @@ def _model_row(model: ModelReport) -> tuple[str | int, ...]:
 # What was written, read again: every field is made what it has to be, so that a bent file fails here.
 
 
-def _report_from(told: Mapping[str, Any]) -> Report:
+def _report_from(stored: Mapping[str, Any]) -> Report:
     counts = (
         *("submitted", "completed", "failed", "cancelled", "expired", "pending", "in_flight"),
         *("attempts", "refused", "retried", "prompt_tokens", "completion_tokens"),
     )
     return Report(
-        **{name: int(told[name]) for name in counts},
-        seconds=float(told["seconds"]),
-        cost=float(told["cost"]),
-        bin_s=float(told["bin_s"]),
-        retries={str(cause): int(count) for cause, count in told["retries"].items()},
-        waits=tuple(_waits_from(each) for each in told["waits"]),
-        models=tuple(_model_from(each) for each in told["models"]),
+        **{name: int(stored[name]) for name in counts},
+        seconds=float(stored["seconds"]),
+        cost=float(stored["cost"]),
+        bin_s=float(stored["bin_s"]),
+        retries={str(cause): int(count) for cause, count in stored["retries"].items()},
+        waits=tuple(_waits_from(each) for each in stored["waits"]),
+        models=tuple(_model_from(each) for each in stored["models"]),
     )
 
 
-def _waits_from(told: Mapping[str, Any]) -> Waits:
-    seconds = (float(told[name]) for name in ("p50", "p90", "p99", "longest"))
-    return Waits(str(told["group"]), str(told["name"]), int(told["requests"]), *seconds)
+def _waits_from(stored: Mapping[str, Any]) -> Waits:
+    seconds = (float(stored[name]) for name in ("p50", "p90", "p99", "longest"))
+    return Waits(str(stored["group"]), str(stored["name"]), int(stored["requests"]), *seconds)
 
 
-def _model_from(told: Mapping[str, Any]) -> ModelReport:
+def _model_from(stored: Mapping[str, Any]) -> ModelReport:
     counts = ("attempts", "answered", "refused", "prompt_tokens", "completion_tokens")
     return ModelReport(
-        name=str(told["name"]),
-        **{name: int(told[name]) for name in counts},
-        cost=None if told["cost"] is None else float(told["cost"]),
-        uses=tuple(_use_from(each) for each in told["uses"]),
-        begin_s=float(told["begin_s"]),
-        bins=tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in told["bins"]),
+        name=str(stored["name"]),
+        **{name: int(stored[name]) for name in counts},
+        cost=None if stored["cost"] is None else float(stored["cost"]),
+        uses=tuple(_use_from(each) for each in stored["uses"]),
+        begin_s=float(stored["begin_s"]),
+        bins=tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in stored["bins"]),
     )
 
 
-def _use_from(told: Mapping[str, Any]) -> LimitUsage:
-    dimension = str(told["dimension"])
+def _use_from(stored: Mapping[str, Any]) -> LimitUsage:
+    dimension = str(stored["dimension"])
     if dimension not in DIMENSIONS:
         raise ConfigurationError(f"report: dimension={dimension!r:.50} is none that is metered")
-    limit, used = int(told["limit"]), int(told["used"])
-    return LimitUsage(dimension, limit, float(told["period_s"]), used, float(told["share"]))
+    limit, used = int(stored["limit"]), int(stored["used"])
+    return LimitUsage(dimension, limit, float(stored["period_s"]), used, float(stored["share"]))

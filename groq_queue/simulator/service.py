@@ -239,8 +239,10 @@ class Service:
         if scheme.lower() != "bearer" or not key or (self._set.api_keys is not None and key not in self._set.api_keys):
             raise ApiError(401, "Invalid API Key", code="invalid_api_key")
         if endpoint == "models":
-            told = f"date: {formatdate(usegmt=True)}\r\n"  # a real server always sends it; here only a clock check asks
-            return HttpReply(200, to_json(answers.models_body(self._budgets)), told)
+            headers = (
+                f"date: {formatdate(usegmt=True)}\r\n"  # a real server always sends it; here only a clock check asks
+            )
+            return HttpReply(200, to_json(answers.models_body(self._budgets)), headers)
         if allowed == "GET":
             model = unquote(endpoint.removeprefix("models/"))
             self._check_served(model)

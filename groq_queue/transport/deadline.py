@@ -223,8 +223,8 @@ def _was_cut_off(sock: Any) -> bool:
     if option is None or not sys.platform.startswith("linux") or not isinstance(plain, socket.socket):
         return False
     try:
-        told = plain.getsockopt(socket.IPPROTO_TCP, option, _UNACKED_AT + 4)
-        return told[0] == _TCP_CLOSE or bool(struct.unpack_from("=I", told, _UNACKED_AT)[0])
+        info = plain.getsockopt(socket.IPPROTO_TCP, option, _UNACKED_AT + 4)
+        return info[0] == _TCP_CLOSE or bool(struct.unpack_from("=I", info, _UNACKED_AT)[0])
     except (OSError, struct.error):
         return False
 

@@ -60,7 +60,7 @@ def assemble(settings: Settings, around: Callable[[Attempts], Attempts] | None =
     clock = settings.clock
     timers = Timers(clock, "groq_queue")
     closes: list[Callable[[], None]] = []
-    attempts, limiter = _joined(_backends(settings, timers, closes), settings.payers)
+    attempts, limiter = _joined(_backends(settings, timers, closes), settings.resolved_accounts)
     try:
         admission = Admission(
             limiter,
@@ -107,7 +107,7 @@ def _backends(settings: Settings, timers: Timers, closes: list[Callable[[], None
     clock = settings.clock
     backends: dict[Account, AccountBackend] = {}
     try:
-        for account in settings.payers.all():
+        for account in settings.resolved_accounts.all():
             transport = make_transport(
                 base_url=account.base_url,
                 key=account.key,
@@ -169,12 +169,12 @@ def _time_of(clock: Clock) -> str:
         return f" on clock {next(_numbers)}"
 
 
-def _joined(backends: Mapping[Account, AccountBackend], payers: Accounts) -> tuple[Attempts, Limiter]:
+def _joined(backends: Mapping[Account, AccountBackend], resolved_accounts: Accounts) -> tuple[Attempts, Limiter]:
     """Return who sends and who counts: the one account, or a router between several."""
-    default = None if payers.default is None else backends[payers.default]
-    if default is not None and not payers.by_model:
+    default = None if resolved_accounts.default is None else backends[resolved_accounts.default]
+    if default is not None and not resolved_accounts.by_model:
         return default.attempts, default.limiter
-    router = AccountRouter({model: backends[account] for model, account in payers.by_model.items()}, default)
+    router = AccountRouter({model: backends[account] for model, account in resolved_accounts.by_model.items()}, default)
     return router, router
 
 
@@ -201,7 +201,7 @@ def _with_journal(
     bridge = JournalBridge(
         journal,
         limiter=limiter,
-        account=settings.payers.name,
+        account=settings.resolved_accounts.name,
         clock=settings.clock,
         timers=timers,
         prepare=admission.prepare,
@@ -350,7 +350,7 @@ class Worker:
             owner=self.name,
             lease_s=lease_s,
             threads=dict(threads),
-            base_url=settings.payers.address,
+            base_url=settings.resolved_accounts.address,
             on_stopped=on_stopped,
         )
         self._parts = assemble(settings, around=self._leased.fence)

@@ -28,7 +28,7 @@ class Settings(NamedTuple):
     broker: str | None
     state: str | None
     only_base_url: str | None
-    payers: Accounts
+    resolved_accounts: Accounts
     model: str | None
     limits: Limits | dict[str, Limits] | None
     max_workers: int
@@ -68,12 +68,14 @@ def checked(given: Mapping[str, Any]) -> Settings:
     has_engine = values["engine"] is not None
     known: dict[str, Any] = {name: value for name, value in values.items() if name in Settings._fields}
     if has_engine:
-        payers = Accounts(None, {})
+        resolved_accounts = Accounts(None, {})
     else:
         key, base_url, accounts = (given[name] for name in ("api_key", "base_url", "accounts"))
-        payers = accounts_of(key, base_url, values["organization"], accounts, allow_http=values["allow_http"])
+        resolved_accounts = accounts_of(
+            key, base_url, values["organization"], accounts, allow_http=values["allow_http"]
+        )
     return Settings(
-        payers=payers,
+        resolved_accounts=resolved_accounts,
         only_base_url=_base_url_of(given) if has_engine else None,
         ageing_ns=values["ageing"],
         price_table=PriceTable(values["prices"]),

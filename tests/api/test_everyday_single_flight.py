@@ -393,7 +393,7 @@ def test_many_threads_that_ask_cancel_and_ask_again_lose_nobody():
 
         assert [] == wrong
         assert queue.join(10)
-        assert ({}, {}) == (queue._sharing._calls, queue._sharing._by_custom_id)
+        assert ({}, {}) == (queue._single_flight._calls, queue._single_flight._by_custom_id)
         assert queue.stats().completed < 480
 
 

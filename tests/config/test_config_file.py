@@ -328,4 +328,4 @@ def test_the_file_that_the_documentation_shows_says_what_stands_beside_it(file, 
         options = queue._settings
         assert "llama-3.1-8b-instant" == options.model
         assert Limits(rpm=60, tpm=8_000) == options.limits["openai/gpt-oss-120b"]
-        assert "http://127.0.0.1:8000/v1" == options.payers.by_model["local/llama"].base_url
+        assert "http://127.0.0.1:8000/v1" == options.resolved_accounts.by_model["local/llama"].base_url

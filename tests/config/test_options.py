@@ -75,7 +75,7 @@ def test_a_default_is_taken_and_what_an_option_cannot_be_is_refused_by_name(opti
 
 
 def test_each_setting_comes_from_an_option():
-    made = {"payers", "only_base_url", "ageing_ns", "price_table", "timeout_s", "policy", "observers"}
+    made = {"resolved_accounts", "only_base_url", "ageing_ns", "price_table", "timeout_s", "policy", "observers"}
     taken = {option.name for option in CONSTRUCTOR} & set(Settings._fields)
 
     assert made | taken == set(Settings._fields)

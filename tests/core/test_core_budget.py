@@ -131,6 +131,16 @@ def test_the_limit_that_blocks_longest_is_named() -> None:
     assert "tokens per day, 100 of 100 used" == str(refused)
 
 
+def test_a_limit_that_nothing_is_taken_from_does_not_block_even_in_debt() -> None:
+    budget = Budget(Limits(rpm=10, otpm=100))
+    spent = leased(budget, TokenCost(1, 50))
+    budget.settle(spent, spent.cost, TokenCost(1, 200), NOW)
+
+    assert "OTPM" == blocked(budget, TokenCost(1, 1)).dimension
+    assert budget.blocks(TokenCost(1, 0), NOW) is None
+    assert isinstance(budget.lease(TokenCost(1, 0), NOW), Lease)
+
+
 def test_a_limit_that_no_time_frees_is_named_before_any_other() -> None:
     budget = Budget(Limits(tpm=10**6, tpd=100, otpm=10))
     spend(budget, TokenCost(50))
@@ -969,7 +979,7 @@ def test_allowance_is_expected_back_while_headers_show_that_a_quarter_of_it_came
         budget.settle(probe, TokenCost(1), TokenCost(1), NOW)
         budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 203 + surplus)], NOW)
         assert not budget.refunds_unused
-        expected.append(budget.expects_credits)
+        expected.append(budget.expects_refunds)
 
     assert [True, False, False] == expected
 
@@ -981,7 +991,7 @@ def test_allowance_is_expected_back_where_no_limit_of_tokens_is_known_or_where_i
         budget.settle(lease, TokenCost(1, 100), TokenCost(1, 0), NOW)
     seen.assume_refunds()
 
-    assert [True, False, True] == [budget.expects_credits for budget in (unknown, known, seen)]
+    assert [True, False, True] == [budget.expects_refunds for budget in (unknown, known, seen)]
 
 
 def test_an_answer_larger_than_its_request_gives_nothing_back() -> None:
@@ -994,7 +1004,7 @@ def test_an_answer_larger_than_its_request_gives_nothing_back() -> None:
 
     budget.observe(probe, [RateHeader("TPM", 8_000, 8_000 - 800 + 11)], NOW)
 
-    assert budget.expects_credits  # 11 of 40 came back, not of 40 - 500
+    assert budget.expects_refunds  # 11 of 40 came back, not of 40 - 500
 
 
 def test_a_server_may_lower_our_level_unless_the_users_limit_is_smaller() -> None:

@@ -80,15 +80,15 @@ class ReferenceServer:
 class Play:
     """A greedy client against the reference server, over a network with any delays at all."""
 
-    def __init__(self, seed: int, rule: str, *, reads_headers: bool, believes_credits: bool = False) -> None:
-        self.rng = random.Random(f"{seed} {rule} {reads_headers} {believes_credits}")
+    def __init__(self, seed: int, rule: str, *, reads_headers: bool, believes_refunds: bool = False) -> None:
+        self.rng = random.Random(f"{seed} {rule} {reads_headers} {believes_refunds}")
         rng = self.rng
         self.period_s = rng.choice((1, 7, 60))
         rpm, self.tpm = rng.choice((2, 3, 30, 1_000)), rng.choice((7, 100, 999, 8_000, 250_000))
         self.server = ReferenceServer(rule, rpm, self.tpm, self.period_s)
         limits = Limits(rpm=rpm, tpm=self.tpm, minute_s=self.period_s)
         self.budget = Budget(limits)
-        self.budget._credits = believes_credits
+        self.budget._refunds_unused = believes_refunds
         self.reads_headers = reads_headers
         self.delay_ns = rng.choice((0, 1_000, SECOND // 50, SECOND, 20 * SECOND, 90 * SECOND))
         self.most_open = rng.choice((1, 2, 8, 40))
@@ -195,7 +195,7 @@ def test_the_server_refuses_nothing_while_its_credit_is_believed(rule: str, read
     Where the server gives unused allowance back, counting real use only is safe too.
     """
     seeds = range(half, 28, 2)
-    plays = [Play(seed, rule, reads_headers=reads_headers, believes_credits=True).run(60) for seed in seeds]
+    plays = [Play(seed, rule, reads_headers=reads_headers, believes_refunds=True).run(60) for seed in seeds]
 
     assert 0 == sum(play.refused for play in plays)
     assert 12 * 60 < sum(play.granted for play in plays)

@@ -50,12 +50,12 @@ class Store:
             raise self.errors.pop(0)
         return [self.news.get(timeout=S)]
 
-    def standings(self, ids):
+    def statuses(self, ids):
         if self.errors:
             raise self.errors.pop(0)
         return [self.ended.get(id, JobStatus("queued", None, None)) for id in ids]
 
-    def beat(self, owner, lease_ms, ids):
+    def heartbeat(self, owner, lease_ms, ids):
         if self.errors:
             raise self.errors.pop(0)
         self.beats.release()
@@ -64,7 +64,7 @@ class Store:
     def wake(self, reply):
         self.news.put(["wake"])
 
-    def sweep(self, *args, **options): ...
+    def expire_dead(self, *args, **options): ...
 
     def leave(self, owner): ...
 

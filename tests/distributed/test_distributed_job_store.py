@@ -58,8 +58,8 @@ def test_a_request_goes_its_way_once(store):
     assert 2 == store.begin("a", "w", LONG_MS)
     assert (1, 0) == (store.finish("a", "completed", ENDING), store.finish("a", "failed", ENDING))
 
-    assert ("completed", ENDING, None) == tuple(value or None for value in store.standings(["a", "b"])[0])
-    assert (None, None, None) == tuple(store.standings(["a", "b"])[1])
+    assert ("completed", ENDING, None) == tuple(value or None for value in store.statuses(["a", "b"])[0])
+    assert (None, None, None) == tuple(store.statuses(["a", "b"])[1])
     assert [["began", "a", 1], ["rests", "a", ""], ["began", "a", 2], ["ended", "a"]] == heard(store)
 
 
@@ -78,7 +78,7 @@ def test_only_the_holder_may_send(store):
     assert 0 == store.begin("a", "w", LONG_MS)
     assert [1] == store.withdraw(["a"], "cancelled", ENDING)
     assert 0 == store.begin("a", "other", LONG_MS)
-    assert ["a"] == store.beat("other", LONG_MS, ["a"])
+    assert ["a"] == store.heartbeat("other", LONG_MS, ["a"])
 
 
 def test_what_is_on_its_way_or_over_cannot_be_cancelled(store):
@@ -107,7 +107,7 @@ def test_an_answer_that_was_paid_for_is_taken_from_whoever_brings_it(store):
     store.begin("a", "slow", 1)
 
     def is_taken_over():
-        store.sweep(1, 3, ENDING, may_expire=True)
+        store.expire_dead(1, 3, ENDING, may_expire=True)
         return claim(store, "quick") == "a"
 
     wait_until(is_taken_over)
@@ -118,8 +118,8 @@ def test_an_answer_that_was_paid_for_is_taken_from_whoever_brings_it(store):
 
 def swept(store, *ids):
     """Have a worker sweep, and return the states of those requests."""
-    store.sweep(1, 3, ENDING, may_expire=True)
-    return [standing.status for standing in store.standings(list(ids))]
+    store.expire_dead(1, 3, ENDING, may_expire=True)
+    return [found.status for found in store.statuses(list(ids))]
 
 
 def test_what_a_dead_worker_held_waits_again_in_its_place(store):
@@ -144,10 +144,10 @@ def test_nothing_is_taken_back_while_workers_may_not_have_had_time_to_beat(store
     put(store, "a")
     claim(store, lease_ms=1)
     for _ in range(3):
-        wait_until(lambda: store.sweep(1, 3, ENDING, may_expire=False) is not None)
+        wait_until(lambda: store.expire_dead(1, 3, ENDING, may_expire=False) is not None)
     assert claim(store) is None
-    assert [] == store.beat("w", LONG_MS, ["a"])
-    wait_until(lambda: store.sweep(1, 3, ENDING, may_expire=True) is not None)
+    assert [] == store.heartbeat("w", LONG_MS, ["a"])
+    wait_until(lambda: store.expire_dead(1, 3, ENDING, may_expire=True) is not None)
     assert claim(store) is None
 
 

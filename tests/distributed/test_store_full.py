@@ -59,5 +59,5 @@ def test_the_outcome_of_a_paid_request_is_stored_by_a_full_redis_as_soon_as_ther
     full(seconds=0.3)
 
     assert 1 == store.finish("a", "completed", "{}")
-    assert "completed" == store.standings(["a"])[0].status
+    assert "completed" == store.statuses(["a"])[0].status
     store.close()

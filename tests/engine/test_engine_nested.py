@@ -339,7 +339,7 @@ def test_a_worker_that_waits_in_a_function_of_the_stdlib_is_replaced_too(make_qu
     assert has_ended.wait(GUARD_S)
     assert len(answers) in ([3] if how != "first" else [1, 2, 3])
     queue.join()
-    assert 0 == queue._engine._pool._aside
+    assert 0 == queue._engine._pool._blocked
 
 
 def test_a_function_of_the_stdlib_that_gives_up_puts_the_worker_back(make_queue, caplog):
@@ -354,7 +354,7 @@ def test_a_function_of_the_stdlib_that_gives_up_puts_the_worker_back(make_queue,
 
     assert 1 == call(queue, look).result(GUARD_S)
     queue.join()
-    assert 0 == queue._engine._pool._aside
+    assert 0 == queue._engine._pool._blocked
     wait_until(lambda: len(warnings_in(caplog)) == 1)
 
 
@@ -382,4 +382,4 @@ def test_a_walk_over_futures_may_go_on_on_another_thread(make_queue):
     assert [futures[1]] == finished.result(GUARD_S) == list(begun_inside)
     del begun_inside, begun_outside
     queue.join()
-    assert 0 == queue._engine._pool._aside
+    assert 0 == queue._engine._pool._blocked

@@ -186,7 +186,7 @@ def test_results_may_be_waited_for_five_callbacks_deep_on_a_pool_of_one(stage):
     play.submit("after").result(10)
     assert ["outermost", "5", "4", "3", "2", "1", "after"] == play.names()
     with play.engine._lock:
-        assert (0, 1) == (play.engine._pool._aside, play.engine._pool._workers)
+        assert (0, 1) == (play.engine._pool._blocked, play.engine._pool._workers)
 
 
 def test_an_error_may_be_waited_for_inside_a_callback_on_a_pool_of_one(stage):
@@ -219,7 +219,7 @@ def test_a_result_timeout_inside_a_callback_ends_on_a_pool_of_one(stage):
     assert "next" == later[0].result(10).custom_id
     assert 1 == play.engine.cancel_all(lambda request: request.model == "slow")
     assert play.engine.join(10)
-    assert 0 == play.engine._pool._aside
+    assert 0 == play.engine._pool._blocked
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -94,7 +94,7 @@ class Desk:
 
     def counts(self):
         pool = self.pool
-        return pool._workers, pool._parked_count, pool._has_leader, pool.missing, pool._aside
+        return pool._workers, pool._parked_count, pool._has_leader, pool.missing, pool._blocked
 
     def close(self):
         with self.lock:
@@ -331,8 +331,8 @@ def test_another_worker_takes_the_place_of_one_that_steps_aside_and_the_last_one
 
     with one.pool.blocking_section():
         (inner,) = held(one, 1)
-        assert (2, 1) == (one.pool._workers, one.pool._aside)
-    assert 0 == one.pool._aside
+        assert (2, 1) == (one.pool._workers, one.pool._blocked)
+    assert 0 == one.pool._blocked
     release([inner])
     one.wait_until(lambda: 1 == one.pool._workers)
     release([job])
@@ -348,7 +348,7 @@ def test_two_that_step_aside_make_room_for_two(desk):
         jobs += held(one, 1)
         with one.pool.blocking_section():
             jobs += held(one, 1)
-            assert (3, 2) == (one.pool._workers, one.pool._aside)
+            assert (3, 2) == (one.pool._workers, one.pool._blocked)
             waiting = Held()
             one.put(waiting)
             assert 3 == one.pool._workers

@@ -109,8 +109,8 @@ def d68(full: bool) -> Figure:
     refused = 0
     with server() as bad, queue(bad.url("ok")) as q:
         q.complete("x")
-        told = [repr(q), str(q), repr(vars(q)), repr(q._settings), repr(q._settings.payers), repr(q._engine)]
-        things = [q, q._settings, q._settings.payers.default, q._settings.payers.default.key]  # type: ignore[union-attr]
+        told = [repr(q), str(q), repr(vars(q)), repr(q._settings), repr(q._settings.resolved_accounts), repr(q._engine)]
+        things = [q, q._settings, q._settings.resolved_accounts.default, q._settings.resolved_accounts.default.key]  # type: ignore[union-attr]
         for thing in things:
             try:
                 told.append(repr(pickle.dumps(thing)))

@@ -212,7 +212,7 @@ def test_a_lock_that_another_thread_holds_at_the_fork_is_free_in_the_child(groq)
 q = opened(max_workers=1)
 q.complete("warm")
 meter = q._limiter.meter({MODEL!r}, {MODEL!r})
-for held in (q._engine._lock, q._engine._timers._changed, meter._lock, q._sharing._lock):
+for held in (q._engine._lock, q._engine._timers._changed, meter._lock, q._single_flight._lock):
     has, may_go = threading.Event(), threading.Event()
     def hold():
         with held:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import groq_queue
@@ -14,8 +15,9 @@ PACKAGE = Path(groq_queue.__file__).parent
 # Words of our own for what the field has a word for.
 RETIRED = set(
     """
-    asker asking books bury chooser courier dice doom errand fate inbox keeping ledger outbox patient pricing purse
-    restock roster rung shelf shelve stir stocking tally tariff unshelve verdict verdicts wish
+    aside asker asking beat books bury chooser courier credits dice doom errand fate inbox keeping ledger naming
+    outbox patient payer payers pricing purse restock roster rung shelf shelve stand standing stands stir stirs stocking
+    stood sweep tally tariff told unshelve verdict verdicts wish
     """.split()  # noqa: SIM905
 )
 
@@ -43,15 +45,32 @@ def test_no_public_class_name_stands_twice():
     assert [] == [name for name, count in classes.items() if count > 1]
 
 
-def test_no_file_class_or_function_is_named_by_a_retired_word():
-    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    names = [
-        (path, name)
-        for path, tree in trees()
-        for name in (path.stem, *(node.name for node in ast.walk(tree) if isinstance(node, kinds)))
-    ]
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Yield every name that a file gives: to classes, functions, parameters, variables and attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
 
-    assert [] == [f"{path.relative_to(PACKAGE)}: {name}" for path, name in names if words_of(name) & RETIRED]
+
+def test_no_name_has_a_retired_word():
+    names = [(path, name) for path, tree in trees() for name in (path.stem, *names_in(tree))]
+    scripts = [(path, path.stem) for path in PACKAGE.rglob("*.lua")]
+
+    assert len(names) > 5_000
+    assert [] == sorted(
+        {f"{path.relative_to(PACKAGE)}: {name}" for path, name in names + scripts if words_of(name) & RETIRED}
+    )
+
+
+def test_every_kind_of_name_is_looked_at():
+    source = "class A:\n    def b(self, c):\n        self.d = e = c\n"
+    assert {"A", "b", "self", "c", "d", "e"} == set(names_in(ast.parse(source)))
 
 
 def test_a_retired_word_is_found_however_it_is_joined():

@@ -168,7 +168,7 @@ def test_somebody_elses_collector_of_these_names_is_not_touched(registry, make_q
 @pytest.fixture
 def by_several_processes(client, monkeypatch, tmp_path):
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    monkeypatch.setattr(prometheus, "_told_multiprocess", False)
+    monkeypatch.setattr(prometheus, "_warned_multiprocess", False)
     return tmp_path
 
 

@@ -96,7 +96,7 @@ class Place(Protocol):
         """Return how many claims stand in line, in all lanes."""
         ...
 
-    def standing(self) -> LaneStatus:
+    def status(self) -> LaneStatus:
         """Return the state of the only lane."""
         ...
 
@@ -111,10 +111,10 @@ class SqlitePlace:
     def waiting(self) -> int:
         return int(self._asked("SELECT count(*) FROM waiters"))
 
-    def standing(self) -> LaneStatus:
+    def status(self) -> LaneStatus:
         lane = self._asked("SELECT name FROM lanes")
         with closing(SqliteBudgetStore(str(self._path))) as budgets:
-            return budgets.standing(lane)
+            return budgets.status(lane)
 
     def _asked(self, question: str) -> Any:
         if not self._path.exists():
@@ -136,7 +136,7 @@ class RedisPlace:
         with closing(redis.Redis(port=self._server.port)) as client:
             return sum(client.hlen(key) for key in client.scan_iter("gq:*:waiters"))
 
-    def standing(self) -> LaneStatus:
+    def status(self) -> LaneStatus:
         """Lanes are stored under fingerprints, so the only one goes by the name its keys have."""
         import redis
 
@@ -146,7 +146,7 @@ class RedisPlace:
             [state] = client.scan_iter("gq:*:state")
         with closing(redis_store.RedisBudgetStore.open(self.url)) as budgets:
             budgets._know("the only one", state.decode().removesuffix(":state"))
-            return budgets.standing("the only one")
+            return budgets.status("the only one")
 
 
 PLACES: dict[str, Callable[[Any], Place]] = {"sqlite": SqlitePlace, "redis": RedisPlace}

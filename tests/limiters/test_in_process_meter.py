@@ -102,7 +102,7 @@ def test_the_strict_level_charges_the_real_prompt_and_the_whole_allowance() -> N
 
 def test_where_credit_is_given_cached_tokens_and_unused_allowance_are_free() -> None:
     meter = ProcessMeter(Limits(tpm=1_000, otpm=1_000, itpm=1_000))
-    meter._budget._credits = True
+    meter._budget._refunds_unused = True
 
     meter.settle(leased(meter), SMALL, (80, 5, 60), None, NOW)
 
@@ -511,7 +511,7 @@ def test_the_forecast_counts_on_what_those_under_way_will_give_back() -> None:
         for _ in range(20):
             size = PromptSize(0, 100)
             meter.settle(leased(meter, size), size, (0, 2, 0), None, NOW - 3_600 * SECOND)
-        meter._budget._credits = refunds_unused
+        meter._budget._refunds_unused = refunds_unused
         leased(meter, PromptSize(0, 5_000))
         return meter.forecast(Backlog(), PromptSize(0, 4_000, is_exact=True), 0, NOW)
 

@@ -24,7 +24,7 @@ def fitted(limits: KnownLimits = TPM) -> LaneState:
 
 
 def used(state: LaneState, now_ns: int = NOW) -> dict[str, int]:
-    return {level.dimension: level.used for level in state.standing(1, now_ns).levels}
+    return {level.dimension: level.used for level in state.status(1, now_ns).levels}
 
 
 def again(state: LaneState) -> LaneState:
@@ -56,7 +56,7 @@ def test_everything_survives_the_store() -> None:
     twin = again(state)
 
     assert state.state() == twin.state()
-    assert state.standing(3, NOW) == twin.standing(3, NOW)
+    assert state.status(3, NOW) == twin.status(3, NOW)
     assert Blocked("hold", 9 * S, "TPD") == twin.holds_until(NOW)
     assert (7 * TURN, 2 * TURN, 0) == tuple(twin.turn_now(priority) for priority in (5, 3, 4))
     assert 2 * S == twin.slowest_ns
@@ -89,7 +89,7 @@ def test_new_buckets_hold_what_open_reservations_cost_in_them() -> None:
     state.fit(BOTH, [{"TPM": 100, "RPM": 1}, {"TPM": 250}], NOW)
 
     assert {"TPM": 350, "RPM": 1} == used(state)
-    assert [(6_000, 60.0), (10, 60.0)] == [(level.limit, level.period_s) for level in state.standing(1, NOW).levels]
+    assert [(6_000, 60.0), (10, 60.0)] == [(level.limit, level.period_s) for level in state.status(1, NOW).levels]
 
 
 def test_units_in_use_stay_when_the_limit_or_the_period_changes() -> None:
@@ -214,9 +214,7 @@ def test_a_pause_is_over_at_its_last_nanosecond_and_the_longest_one_counts() -> 
 
     assert Blocked("hold", 1, "TPD") == state.holds_until(NOW + 5 * S - 1)
     assert state.holds_until(NOW + 5 * S) is None
-    assert [5 * S, 1, 0, 0] == [
-        state.standing(1, NOW + passed_ns).held_ns for passed_ns in (0, 5 * S - 1, 5 * S, 9 * S)
-    ]
+    assert [5 * S, 1, 0, 0] == [state.status(1, NOW + passed_ns).held_ns for passed_ns in (0, 5 * S - 1, 5 * S, 9 * S)]
 
 
 # -- ends
@@ -407,4 +405,4 @@ def test_proof_of_a_level_is_taken_for_the_limit_it_names_only() -> None:
 
 
 def test_whoever_looks_is_alive() -> None:
-    assert [1, 1, 5] == [fitted().standing(count, NOW).processes for count in (0, 1, 5)]
+    assert [1, 1, 5] == [fitted().status(count, NOW).processes for count in (0, 1, 5)]

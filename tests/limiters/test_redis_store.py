@@ -55,7 +55,7 @@ def claim(budgets, number, tokens=100, lane=LANE, **facts):
 
 
 def used(budgets, dimension="TPM", lane=LANE):
-    return {level.dimension: level.used for level in budgets.standing(lane).levels}[dimension]
+    return {level.dimension: level.used for level in budgets.status(lane).levels}[dimension]
 
 
 def key_of(server, what):
@@ -143,7 +143,7 @@ class TestItsNumbers:
         for each, limit in ((budgets, 1_000), (other, 500), (budgets, 1_000), (budgets, 1_000)):
             each.charge(LANE, {"TPM": 1}, {"TPM": (limit, DAY)})
 
-        assert [1_000] == [level.limit for level in other.standing(LANE).levels]
+        assert [1_000] == [level.limit for level in other.status(LANE).levels]
 
 
 class TestItsKeys:
@@ -171,7 +171,7 @@ class TestItsKeys:
         assert all(server.pttl(key) > 0 for key in keys)
 
     def test_to_look_makes_none(self, opened, server):
-        standing = opened().standing(LANE)
+        standing = opened().status(LANE)
 
         assert ([], 1) == (standing.levels, standing.processes)
         assert [] == server.keys("*")
@@ -211,7 +211,7 @@ class TestAForgetfulServer:
 
         redis_server.ask("FLUSHALL")
         first = budgets.reserve(claim(budgets, 2, 10_000), SLOW)
-        other.standing(LANE)
+        other.status(LANE)
 
         assert "hold" == first.reason
         assert first.wait_ns <= 2 * NS_PER_S
@@ -222,8 +222,8 @@ class TestAForgetfulServer:
         budgets.reserve(claim(budgets, 1, 40_000), SLOW)
         other.charge(LANE, {"TPM": 15_000}, SLOW)
         redis_server.ask("FLUSHALL")
-        other.standing(LANE)
-        budgets.standing(LANE)
+        other.status(LANE)
+        budgets.status(LANE)
 
         heal(server)
         too_much = budgets.reserve(claim(budgets, 2, 5_001), SLOW)
@@ -277,7 +277,7 @@ class TestAForgetfulServer:
 
         budgets._client.evalsha = run_first
         with pytest.raises(LimiterUnavailable):
-            budgets.standing(LANE)
+            budgets.status(LANE)
 
         assert 30_000 == used(budgets)
         assert 2 == len(calls)
@@ -312,7 +312,7 @@ class TestAForgetfulServer:
 
         redis_server.kill()
         with pytest.raises(LimiterUnavailable):
-            budgets.standing(LANE)
+            budgets.status(LANE)
         redis_server.start()
 
         assert "hold" == budgets.reserve(claim(budgets, 2), SLOW).reason
@@ -350,8 +350,8 @@ class TestAForgetfulServer:
         for key, value in copy.items():
             server.restore(key, 0, value)
 
-        budgets.standing(LANE)
-        other.standing(LANE)
+        budgets.status(LANE)
+        other.status(LANE)
         heal(server)
 
         assert isinstance(other.reserve(claim(other, 2, 60_000), SLOW), Reserved)
@@ -362,11 +362,11 @@ class TestAForgetfulServer:
             budgets.reserve(claim(budgets, number, 10_000), SLOW)
             told = {"TPM": ServerLimit(60_000, 60_000 - 10 * number, True)}
             budgets.settle(LANE, f"{budgets.token}:{number}", {"TPM": 10_000}, {"TPM": 10}, told, SLOW)
-        assert budgets.standing(LANE).refunds_unused
+        assert budgets.status(LANE).refunds_unused
 
         redis_server.ask("FLUSHALL")
 
-        assert budgets.standing(LANE).refunds_unused
+        assert budgets.status(LANE).refunds_unused
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -395,7 +395,7 @@ def test_no_history_of_a_forgetful_server_passes_the_limit(redis_server, seed):
             flushes += 1
             redis_server.ask("FLUSHALL")
             for each in processes:
-                each.standing(LANE)
+                each.status(LANE)
         else:
             store.advance(rng.uniform(0.01, 1.0))
     store.close()
@@ -425,7 +425,7 @@ def lose_the_next_reply(budgets):
 class TestLostReplies:
     def test_a_reservation_whose_reply_was_lost_is_taken_once(self, opened):
         budgets = opened()
-        budgets.standing(LANE)
+        budgets.status(LANE)
         lose_the_next_reply(budgets)
         with pytest.raises(LimiterUnavailable):
             budgets.reserve(claim(budgets, 1, 10_000), SLOW)
@@ -436,7 +436,7 @@ class TestLostReplies:
 
     def test_a_reservation_nobody_heard_of_is_given_back_by_its_refund(self, opened):
         budgets = opened()
-        budgets.standing(LANE)
+        budgets.status(LANE)
         lose_the_next_reply(budgets)
         with pytest.raises(LimiterUnavailable):
             budgets.reserve(claim(budgets, 1, 10_000), SLOW)
@@ -448,7 +448,7 @@ class TestLostReplies:
     def test_a_place_in_line_is_kept_and_not_doubled(self, opened, server):
         budgets, other = opened(), opened()
         other.reserve(claim(other, 1, 60_000), SLOW)
-        budgets.standing(LANE)
+        budgets.status(LANE)
         lose_the_next_reply(budgets)
         with pytest.raises(LimiterUnavailable):
             budgets.reserve(claim(budgets, 1, 10_000), SLOW)
@@ -519,7 +519,7 @@ class TestDeath:
         assert isinstance(alive.reserve(claim(alive, 1, 100), SLOW), Reserved)
         assert 30_100 == used(alive)
         assert 1 == server.hlen(key_of(server, b"leases"))
-        assert 1 == alive.standing(LANE).processes
+        assert 1 == alive.status(LANE).processes
 
     def test_a_settlement_that_comes_after_the_burial_counts_no_more(self, opened, server):
         late, alive = opened(), opened()
@@ -541,7 +541,7 @@ class TestDeath:
         budgets.heartbeat()
 
         assert before < server.zscore(key_of(server, b"processes"), budgets.token)
-        assert 1 == other.standing(LANE).processes
+        assert 1 == other.status(LANE).processes
 
     def test_a_store_that_closes_leaves_at_once(self, opened):
         closed, alive = opened(), opened()
@@ -620,11 +620,11 @@ class TestNews:
         redis_server.kill()
         assert not any(waiter.has_changed() for _ in range(3))
         with pytest.raises(LimiterUnavailable):
-            waiter.heartbeat() or waiter.standing(LANE)
+            waiter.heartbeat() or waiter.status(LANE)
         clock.advance(2)
         assert not waiter.has_changed()
         redis_server.start()
-        waiter.standing(LANE)
+        waiter.status(LANE)
         clock.advance(2)
 
         assert waiter.has_changed()
@@ -656,7 +656,7 @@ class TestAwayOrUnusable:
 
     def test_a_server_that_hangs_is_given_up_and_the_step_may_be_repeated(self, opened, redis_server):
         budgets = opened()
-        budgets.standing(LANE)
+        budgets.status(LANE)
         redis_server.freeze()
         try:
             with pytest.raises(LimiterUnavailable):
@@ -690,7 +690,7 @@ class TestAwayOrUnusable:
         budgets = RedisBudgetStore.open("redis://user:hunter2@127.0.0.1:1/0?scope=acme")
 
         with pytest.raises(LimiterUnavailable) as caught:
-            budgets.standing(LANE)
+            budgets.status(LANE)
 
         assert "hunter2" not in budgets.address + str(caught.value) + repr(caught.value)
         budgets.close()
@@ -741,7 +741,7 @@ class TestAwayOrUnusable:
             for password in ("hunter2", "hunter3"):
                 budgets = RedisBudgetStore.open(f"redis://weak:{password}@127.0.0.1:{redis_server.port}/0")
                 with pytest.raises(LimiterUnavailable) as caught:
-                    budgets.standing(LANE)
+                    budgets.status(LANE)
                 said.append(str(caught.value))
                 budgets.close()
         finally:
@@ -794,7 +794,7 @@ class TestItsCalls:
         for passed_s in (0, 1 - 1e-9, 1e-9, 0.5, 0.5, 0.5):
             clock.advance(passed_s)
             budgets.heartbeat()
-            counts.append(noted.count("beat"))
+            counts.append(noted.count("heartbeat"))
 
         assert [0, 0, 1, 1, 2, 2] == counts
 
@@ -802,14 +802,14 @@ class TestItsCalls:
     def test_only_lanes_with_something_open_are_kept_alive(self, opened, tokens, beats):
         clock = FakeClock()
         budgets = opened(clock)
-        budgets.standing("looked at")
+        budgets.status("looked at")
         budgets.reserve(claim(budgets, 1, tokens), SLOW)
         noted = self.operations(budgets)
         clock.advance(5)
 
         budgets.heartbeat()
 
-        assert ["beat"] * beats == noted
+        assert ["heartbeat"] * beats == noted
 
     def test_ended_ones_keep_nothing_alive(self, opened):
         clock = FakeClock()
@@ -827,7 +827,7 @@ class TestItsCalls:
         budgets.heartbeat()
         budgets.close()
 
-        assert ["beat", "refund"] == noted
+        assert ["heartbeat", "refund"] == noted
 
     def test_limits_are_sent_once(self, opened):
         budgets = opened()
@@ -848,11 +848,11 @@ class TestItsCalls:
 class TestStanding:
     def test_it_tells_sizes_the_pause_and_the_living(self, opened):
         budgets, other = opened(), opened()
-        alone = budgets.standing(LANE)
+        alone = budgets.status(LANE)
         for each in (budgets, other):
             each.reserve(claim(each, 1), {"TPM": (60_000, MINUTE), "RPD": (10, DAY)} | SLOW)
         budgets.hold(LANE, 600 * NS_PER_S, "TPM")
-        standing = other.standing(LANE)
+        standing = other.status(LANE)
 
         assert ([], False, 1, 0) == alone
         assert {"RPD": (10, 86_400.0), "RPM": (600, 86_400.0), "TPM": (60_000, 86_400.0)} == {
@@ -870,7 +870,7 @@ class TestStanding:
         closed.close()
         redis_server.ask("CLIENT KILL TYPE normal")
         with pytest.raises(LimiterUnavailable):
-            failed.standing(LANE)
+            failed.status(LANE)
 
         assert [(None, None)] * 2 == [(client.connection, listener.connection) for client, listener in connections]
 
@@ -888,7 +888,7 @@ class TestStanding:
 
         assert token != budgets.token
         assert ("limit", 40_000) == (blocked.reason, blocked.used)
-        assert 2 == budgets.standing(LANE).processes
+        assert 2 == budgets.status(LANE).processes
 
     def test_microseconds_are_rounded_against_us(self):
         assert [0, 1, 1, 2, 0] == [redis_store._us(ns) for ns in (0, 1, 1_000, 1_001, -5)]

@@ -46,10 +46,10 @@ class PlayedStore:
         return self.changes
 
     def heartbeat(self) -> None:
-        self._ask("beat")
+        self._ask("heartbeat")
 
-    def standing(self, lane: str) -> LaneStatus:
-        self._ask("standing", lane)
+    def status(self, lane: str) -> LaneStatus:
+        self._ask("status", lane)
         return LaneStatus([], processes=7)
 
     def close(self) -> None:
@@ -96,8 +96,8 @@ class PlayedMeter:
     def is_open(self) -> bool:
         return self.open
 
-    def stand(self, standing: LaneStatus, now_ns: int) -> None:
-        self.heard.append(("stands", standing.processes, now_ns))
+    def on_status(self, status: LaneStatus, now_ns: int) -> None:
+        self.heard.append(("stands", status.processes, now_ns))
 
     def on_outage(self, error: LimiterUnavailable, now_ns: int) -> None:
         self.heard.append(("outage", str(error), now_ns))
@@ -284,7 +284,7 @@ def test_a_lane_that_wants_nothing_any_more_is_looked_at_no_more(office: Office)
     meter.claim = None
     office.run_for(2)
 
-    assert {"beat", "standing"} == {name for name, _, _ in office.budgets.asked}
+    assert {"heartbeat", "status"} == {name for name, _, _ in office.budgets.asked}
 
 
 # -- heart-beats
@@ -296,8 +296,8 @@ def test_it_beats_four_times_a_lease_while_something_is_open(office: Office) -> 
 
     office.run_for(3.001)
 
-    assert {750 * MS} == gaps(office.budgets.when("beat"))
-    assert 5 == office.budgets.count("beat")
+    assert {750 * MS} == gaps(office.budgets.when("heartbeat"))
+    assert 5 == office.budgets.count("heartbeat")
 
 
 def test_with_each_beat_the_open_lanes_hear_how_they_stand(office: Office) -> None:
@@ -310,7 +310,7 @@ def test_with_each_beat_the_open_lanes_hear_how_they_stand(office: Office) -> No
         each for each in opened.heard if each[0] == "stands"
     ]
     assert [] == closed.heard
-    assert {("open",)} == {arguments for name, _, arguments in office.budgets.asked if name == "standing"}
+    assert {("open",)} == {arguments for name, _, arguments in office.budgets.asked if name == "status"}
 
 
 def test_it_comes_when_a_reservation_has_to_go_back(office: Office) -> None:
@@ -388,7 +388,7 @@ def test_a_store_that_is_away_is_tried_again_ever_more_seldom_and_at_last_every_
 
     office.run_for(5.75)
 
-    tries = office.budgets.when("reserve")[:1] + office.budgets.when("beat")
+    tries = office.budgets.when("reserve")[:1] + office.budgets.when("heartbeat")
     assert [250 * MS, 500 * MS] + [1_000 * MS] * 5 == [after - before for before, after in itertools.pairwise(tries)]
 
 
@@ -404,7 +404,7 @@ def test_before_it_is_to_be_tried_again_nothing_is_asked(office: Office) -> None
     office.client.run()
 
     assert office.clock.now_ns() == due_ns == again_ns
-    assert ["beat"] == [name for name, _, _ in office.budgets.asked]
+    assert ["heartbeat"] == [name for name, _, _ in office.budgets.asked]
 
 
 def test_meters_hear_of_an_outage_once_at_its_second_failure_and_of_its_end_once(
@@ -488,7 +488,7 @@ def test_the_first_word_after_an_outage_is_a_beat(office: Office) -> None:
 
     office.run_for(1.001)
 
-    assert ["beat"] == [name for name, _, _ in office.budgets.asked]
+    assert ["heartbeat"] == [name for name, _, _ in office.budgets.asked]
     assert "recovered" == meter.heard[-1][0]
 
 

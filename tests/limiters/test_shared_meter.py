@@ -91,7 +91,7 @@ def waiting(org: Organisation) -> int:
 
 def held(org: Organisation) -> int:
     """Return the tokens that the store holds or counts."""
-    levels = org.store._alive[0].standing(LANE).levels
+    levels = org.store._alive[0].status(LANE).levels
     return levels[0].used if levels else 0
 
 
@@ -237,7 +237,7 @@ def test_credit_that_one_process_has_proven_is_believed_by_all(org: Organisation
     for number in range(5):
         lease = org.ask(one, size, request_id=str(number))
         org.settle(one, lease, (0, 1, 0), [RateHeader("TPM", 1_000, 999 - number)], size)
-    assert org.store._alive[0].standing(LANE).refunds_unused
+    assert org.store._alive[0].status(LANE).refunds_unused
 
     for number in range(20):
         lease = org.ask(two, size, request_id=str(number))
@@ -294,7 +294,7 @@ def test_a_waiting_process_looks_at_most_twenty_times_a_second(org: Organisation
 
     assert 100 < budgets.calls["has_changed"] <= 200
     assert budgets.calls["reserve"] <= 12
-    assert budgets.calls["beat"] <= 15
+    assert budgets.calls["heartbeat"] <= 15
 
 
 def test_a_long_wait_is_looked_at_less_often(org: Organisation, watched: Any) -> None:
@@ -488,8 +488,8 @@ def test_in_an_outage_each_process_goes_by_its_share(org: Organisation, watched:
     org.settle(meter, mine, (100, 0, 0), size=exact(100))
     org.settle(other, others, (300, 0, 0), size=exact(300))
     org.advance(0.1)
-    meter._standing = budgets._store.standing(LANE)
-    meter._stood_ns = org.now_ns()
+    meter._status = budgets._store.status(LANE)
+    meter._status_ns = org.now_ns()
     go_down(org, budgets, meter)
 
     too_much = meter.lease(exact(350), org.now_ns(), LeaseApplicant("a"))

@@ -75,7 +75,7 @@ def test_what_is_counted_for_the_day_outlives_every_process(place: Place) -> Non
     records, _ = run_fleet(place.url, 2, limits, 0.5, (0.01, 0.05))
 
     assert 4 < len(records)
-    assert len(records) == {level.dimension: level.used for level in place.standing().levels}["RPD"]
+    assert len(records) == {level.dimension: level.used for level in place.status().levels}["RPD"]
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ class Recorder:
         self.words.append(("reserve", claim, limits))
         return self.reply or Reserved(claim.id)
 
-    def standing(self, lane: str) -> LaneStatus:
+    def status(self, lane: str) -> LaneStatus:
         return self.stands
 
     def has_changed(self) -> bool:
@@ -546,8 +546,8 @@ def test_a_refusals_notices_reach_the_engine() -> None:
 
 
 def stand(one: Bench, used: int, *, limit: int = 1_000, processes: int = 1, refunds_unused: bool = False) -> None:
-    standing = LaneStatus([Level("TPM", used, limit, 60.0)], refunds_unused, processes)
-    one.meter.stand(standing, one.now_ns())
+    status = LaneStatus([Level("TPM", used, limit, 60.0)], refunds_unused, processes)
+    one.meter.on_status(status, one.now_ns())
 
 
 def test_the_stores_level_drains_since_it_was_heard_and_ones_own_counts_if_it_is_higher() -> None:
@@ -598,7 +598,7 @@ def test_the_forecast_adds_what_goes_first_to_what_all_have_used() -> None:
 @pytest.mark.parametrize(("ahead", "wait_s"), [(0, 0), (1, 6), (4, 24)])
 def test_requests_are_counted_by_the_forecast_as_requests(ahead: int, wait_s: int) -> None:
     one = Bench(Limits(rpm=10))
-    one.meter.stand(LaneStatus([Level("RPM", 9, 10, 60.0)]), one.now_ns())
+    one.meter.on_status(LaneStatus([Level("RPM", 9, 10, 60.0)]), one.now_ns())
 
     backlog = Backlog() if not ahead else Backlog().plus(exact(1), ahead)
 
@@ -700,7 +700,7 @@ def test_a_margin_is_left_of_a_share_too() -> None:
 
 def test_a_share_of_little_is_one_at_least() -> None:
     one = Bench(Limits(rpm=2), on_outage="local_share")
-    one.meter.stand(LaneStatus([Level("RPM", 0, 2, 60.0)], processes=5), one.now_ns())
+    one.meter.on_status(LaneStatus([Level("RPM", 0, 2, 60.0)], processes=5), one.now_ns())
     away(one)
 
     assert [1] == [level.limit for level in ProcessView(one.meter).levels(one.now_ns())]

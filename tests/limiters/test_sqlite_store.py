@@ -46,7 +46,7 @@ def spend(budgets: SqliteBudgetStore, tokens: int, limits: KnownLimits = TPM) ->
 
 
 def used(budgets: SqliteBudgetStore) -> int:
-    return budgets.standing("lane").levels[0].used
+    return budgets.status("lane").levels[0].used
 
 
 # -- which file
@@ -615,7 +615,7 @@ with budgets._step() as (db, now_ns):
         db.execute("INSERT INTO lanes VALUES (?, ?)", (f"lane {number}", "{}" + " " * 500))
     if not (child := os.fork()):
         try:
-            budgets.standing("lane")
+            budgets.status("lane")
         except LimiterUnavailable as error:
             print("make the GroqQueue in the child" in str(error), flush=True)
         budgets.close()
@@ -660,7 +660,7 @@ def lease():
     desks[-1].go()
     assert shared.meter("m", "m").lease(size, clock.now_ns(), turn).cost
 def show():
-    print(len(desks), alone.levels(0)["m"][0].used, budgets.standing("u account m").levels[0].used, flush=True)
+    print(len(desks), alone.levels(0)["m"][0].used, budgets.status("u account m").levels[0].used, flush=True)
 lease()
 token = budgets.token
 if not (child := os.fork()):
@@ -707,11 +707,11 @@ def test_a_locked_file_is_an_outage_that_ends(store: SqliteStore, monkeypatch: p
     other.execute("BEGIN EXCLUSIVE")
 
     with pytest.raises(LimiterUnavailable, match="kept it locked"):
-        budgets.standing("lane")
+        budgets.status("lane")
     other.execute("ROLLBACK")
     other.close()
 
-    assert [] == budgets.standing("lane").levels
+    assert [] == budgets.status("lane").levels
 
 
 def test_a_row_that_is_no_state_is_damage(store: SqliteStore) -> None:
@@ -719,7 +719,7 @@ def test_a_row_that_is_no_state_is_damage(store: SqliteStore) -> None:
     budgets._db.execute("INSERT INTO lanes VALUES ('lane', 'rubbish')")
 
     with pytest.raises(LimiterUnavailable, match="damaged"):
-        budgets.standing("lane")
+        budgets.status("lane")
 
 
 def test_a_process_killed_in_mid_transaction_harms_nothing(tmp_path: Path) -> None:
@@ -742,7 +742,7 @@ with budgets._step() as (db, now_ns):
     size = path.stat().st_size
 
     budgets = SqliteBudgetStore(str(path))
-    levels = budgets.standing("lane").levels
+    levels = budgets.status("lane").levels
     budgets.close()
 
     assert size > 1_000_000  # it had begun to write

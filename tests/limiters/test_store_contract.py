@@ -55,7 +55,7 @@ def spend(budgets: BudgetStore, tokens: int, limits: KnownLimits = TPM, **facts:
 
 
 def used(budgets: BudgetStore, dimension: str = "TPM") -> int:
-    return {level.dimension: level.used for level in budgets.standing(LANE).levels}.get(dimension, 0)
+    return {level.dimension: level.used for level in budgets.status(LANE).levels}.get(dimension, 0)
 
 
 def assert_wait(store: Store, expected_s: float, blocked: Any) -> None:
@@ -244,7 +244,7 @@ def test_real_use_may_pass_the_limit(store: Store) -> None:
 def test_unused_allowance_counts_until_the_server_is_seen_to_give_it_back(store: Store) -> None:
     budgets = store.open()
     settle(budgets, granted(budgets, 1_000), used=100)
-    before = budgets.standing(LANE).refunds_unused, used(budgets)
+    before = budgets.status(LANE).refunds_unused, used(budgets)
 
     for _ in range(4):
         asked = granted(budgets, 1_000)
@@ -252,7 +252,7 @@ def test_unused_allowance_counts_until_the_server_is_seen_to_give_it_back(store:
 
     assert not before[0]
     assert 900 < before[1] <= 1_000
-    assert budgets.standing(LANE).refunds_unused
+    assert budgets.status(LANE).refunds_unused
     assert used(budgets) <= 500
 
 
@@ -262,7 +262,7 @@ def test_a_users_own_smaller_limit_is_not_loosened_by_headers(store: Store) -> N
     for _ in range(4):
         settle(budgets, granted(budgets, 1_000), 100, TPM, TPM=ServerLimit(60_000, 59_900, lowers=False))
 
-    assert not budgets.standing(LANE).refunds_unused
+    assert not budgets.status(LANE).refunds_unused
     assert 3_900 <= used(budgets) <= 4_000
 
 
@@ -327,7 +327,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one(store: Store) -> None:
 
     assert_wait(store, 600, blocked)
     assert "TPD" == blocked.dimension
-    assert blocked.wait_ns - 1 * NS_PER_S <= budgets.standing(LANE).held_ns <= blocked.wait_ns
+    assert blocked.wait_ns - 1 * NS_PER_S <= budgets.status(LANE).held_ns <= blocked.wait_ns
 
 
 def test_a_limit_that_a_denied_claim_was_the_first_to_name_is_known_from_then_on(store: Store) -> None:
@@ -338,7 +338,7 @@ def test_a_limit_that_a_denied_claim_was_the_first_to_name_is_known_from_then_on
 
     assert isinstance(blocked, Blocked)
     assert "hold" == blocked.reason
-    assert [("TPM", 0, 6_000, 60.0)] == [tuple(level) for level in other.standing(LANE).levels]
+    assert [("TPM", 0, 6_000, 60.0)] == [tuple(level) for level in other.status(LANE).levels]
 
 
 # -- the line
@@ -538,11 +538,11 @@ def test_the_living_are_counted(store: Store) -> None:
     one, two = store.open(), store.open()
     ask(one)
     ask(two)
-    both = one.standing(LANE).processes
+    both = one.status(LANE).processes
     store.kill(two)
     store.advance(LEASE_S + 1)
 
-    assert (2, 1) == (both, one.standing(LANE).processes)
+    assert (2, 1) == (both, one.status(LANE).processes)
 
 
 # -- news

@@ -26,12 +26,12 @@ _WAITING = _lane("m", 9, "tokens per minute, 5,870 of 6,000 used")
 
 
 def _line(
-    tally: ProgressCounts, *lanes: LaneStats, total: int | None = 1_319, after_s: float = 30, width: int = 200
+    counts: ProgressCounts, *lanes: LaneStats, total: int | None = 1_319, after_s: float = 30, width: int = 200
 ) -> str:
     clock = FakeClock()
     pace = ProgressMeter(total, clock)
     clock.advance(after_s)
-    return described(pace.state(tally, Stats(**_COUNTS, lanes=lanes)), width)
+    return described(pace.state(counts, Stats(**_COUNTS, lanes=lanes)), width)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_the_line_drops_the_least_useful_first(width: int, line: str) -> None:
     """
     It never wraps: a wrapped line could not be rewritten.
     """
-    tally = ProgressCounts(done=298, failed=2, prompt_tokens=10_000, completion_tokens=20_000)
+    counts = ProgressCounts(done=298, failed=2, prompt_tokens=10_000, completion_tokens=20_000)
 
-    assert line == _line(tally, _WAITING, width=width)
+    assert line == _line(counts, _WAITING, width=width)
 
 
 def test_the_pace_is_told_against_the_limit() -> None:

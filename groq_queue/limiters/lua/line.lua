@@ -38,7 +38,7 @@ local function give_up_all(owner)
 end
 
 -- What it reserved may have been charged in full; its claims hold everybody up.
-local function bury(dead)
+local function expire_process(dead)
     call('ZREM', PROCESSES, dead)
     local leases = call('HGETALL', LEASES)
     for i = 1, #leases, 2 do
@@ -56,13 +56,13 @@ local function bury(dead)
     give_up_all(dead)
 end
 
-local function sweep()
+local function expire_dead()
     for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', text(now), 'LIMIT', 0, 16)) do
-        bury(dead)
+        expire_process(dead)
     end
 end
 
-local function beat()
+local function heartbeat()
     call('ZADD', PROCESSES, text(now + ALIVE_US), process)
 end
 
@@ -107,14 +107,14 @@ local function head_of_line()
 end
 
 -- The head hears when to come; all who listen hear how things stand, for the day on which the store forgets it.
-local function tell_head(standing)
+local function tell_head(status)
     local rank, owner, costs = head_of_line()
     if rank then
         local wait = wait_of(units_in(costs))
         if wait ~= NEVER then
             wait = max(wait, pause_left())
         end
-        call('PUBLISH', channel, owner .. ' ' .. text(wait) .. ' ' .. standing)
+        call('PUBLISH', channel, owner .. ' ' .. text(wait) .. ' ' .. status)
     end
 end
 
@@ -155,11 +155,11 @@ local function finish(...)
     if is_new or number('n') % 64 == 0 then
         tidy()
     end
-    local reply, standing = {...}, memory()
+    local reply, status = {...}, memory()
     if is_freed then
-        tell_head(standing)
+        tell_head(status)
     end
-    reply[6] = standing
+    reply[6] = status
     return reply
 end
 

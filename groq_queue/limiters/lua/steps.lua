@@ -6,8 +6,8 @@ local operations = {}
 function operations.reserve()
     local id, priority, client = ARGV[6], format('%02d', tonumber(ARGV[7])), ARGV[8]
     local length, printed, costs = tonumber(ARGV[9]), ARGV[10], units_in(ARGV[10])
-    sweep()
-    beat()
+    expire_dead()
+    heartbeat()
     if call('HEXISTS', LEASES, id) == 1 then
         return done()
     end
@@ -151,7 +151,7 @@ function operations.at_least()
 end
 
 -- Replies credits, what is left of a pause, the processes, {dimension, used, limit, period}*.
-function operations.standing()
+function operations.status()
     local levels = {}
     for i, name in ipairs(names) do
         local bucket = buckets[name]
@@ -161,14 +161,14 @@ function operations.standing()
     return finish(DONE, max(0, number('pause') - now), state.credits or '0', call('ZCOUNT', PROCESSES, text(now), '+inf'), levels)
 end
 
-function operations.beat()
-    beat()
+function operations.heartbeat()
+    heartbeat()
     is_new = true  -- a good time to tidy up
     return done()
 end
 
 function operations.leave()
-    bury(process)
+    expire_process(process)
     return done()
 end
 
@@ -213,14 +213,14 @@ function operations.restore()
         end
     end
     give_up_all(process)
-    beat()
+    heartbeat()
     keep(LEASES, PROCESSES)
     is_freed = true
     return done()
 end
 
 read_state()
-if operation == 'standing' and not state.e and seen_epoch == '' then  -- to look is not to make
+if operation == 'status' and not state.e and seen_epoch == '' then  -- to look is not to make
     return {DONE, 0, '0', 0, {}, ''}
 end
 if number('t') > now then
