@@ -108,6 +108,7 @@ def load_of(prompts: Iterable[Any], model: str | None, endpoint: str, options: M
         UnknownArgument: At once: a name is a slip, or belongs to another call.
     """
     check_options({name: value for name, value in options.items() if name != "custom_id"})
+    check_order(options.get("not_before"), options.get("max_wait"), options.get("deadline"))
     params = {name: value for name, value in options.items() if name not in OF_SUBMIT}
     return sized_prompts(prompts, model, endpoint, params, options.get("tokens"), options.get("audio_seconds"))
 

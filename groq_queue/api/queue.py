@@ -277,7 +277,8 @@ class GroqQueue(BulkMethods):
             if field in given:
                 raise ConfigurationError(f"{field}: a simulated queue has its own; leave it out")
         known_names = {"limits", "latency", "seed", *(option.name for option in CONSTRUCTOR)}
-        if (unknown := next((name for name in options if name not in known_names), None)) is not None:
+        is_plain = cls.__init__ is GroqQueue.__init__  # a subclass may have arguments of its own, and refuses by itself
+        if is_plain and (unknown := next((name for name in options if name not in known_names), None)) is not None:
             cure = cure_for(unknown, known_names)
             raise UnknownArgument(f"{cls.__name__}.simulated({unknown}=...): there is no such argument; {cure}")
         known = check_limits(limits) or Limits(rpm=1_000, tpm=250_000)

@@ -91,7 +91,9 @@ def options_of_calls(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name, value in options.items():
         option = OF_SUBMIT.get(name)
-        if option is not None and option.no_call and value is not None and value != option.default:
+        if option is None or not option.no_call or value is None:
+            continue
+        if option.check(name, value) != option.default:
             raise ConfigurationError(
                 f"{name}={safe_repr(value)}: a view with it makes no calls of your own: {option.no_call}; "
                 "make them with the queue, or with a view without it"

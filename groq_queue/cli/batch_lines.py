@@ -152,8 +152,8 @@ class LineParser:
 def _check_names(number: int, custom_id: str, line: Mapping[str, Any], *, is_batch_line: bool) -> None:
     """Refuse names that no request has; what stands in a body goes to the API as it is.
 
-    What stands beside a body goes nowhere. So a parameter of the API is refused there, too, unless it is null; other
-    programs' notes pass.
+    What is beside a body goes nowhere. So a parameter of the API is refused there, too. Notes of other programs pass,
+    and so does everything that is null.
     """
     if "callback" in line:
         raise BadLine(custom_id, f"line {number}: callback: a line cannot hold a function; leave it out")
@@ -162,7 +162,7 @@ def _check_names(number: int, custom_id: str, line: Mapping[str, Any], *, is_bat
             check_parameters(line, _PAST_THE_CHECK)
             return
         for name in (name for name in line if name not in _OF_A_BATCH_LINE):
-            said = None if line[name] is None and _is_known(name) else _refusal_beside_a_body(name)
+            said = None if line[name] is None else _refusal_beside_a_body(name)
             if said is not None:
                 raise UnknownArgument(said)
     except UnknownArgument as error:
@@ -180,7 +180,7 @@ def _refusal_beside_a_body(name: str) -> str | None:
         return None  # refused where the url is read
     if _is_known(name):
         return (
-            f"{name}: goes to nobody beside a body; put it into the body, or give it another name if it is a note "
+            f"{name}: is sent nowhere beside a body; put it into the body, or give it another name if it is a note "
             "of yours"
         )
     for known in _OF_A_BATCH_LINE:

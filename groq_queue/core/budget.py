@@ -200,8 +200,7 @@ class Budget:
         parts: list[Part] = []
         for name, bucket in self._buckets.items():
             count = units[_PLACES[name]]
-            # A bucket that nothing is taken from does not block, not even in debt.
-            if count and not bucket.take(count, now_ns, self._refunds_unused):
+            if not bucket.take(count, now_ns, self._refunds_unused):
                 for _, taken, held, _ in parts:
                     taken.untake(held)
                 return self._what_blocks(cost, now_ns)
@@ -585,10 +584,13 @@ def longest_wait(
     refunds_unused: bool,
     besides: Blocked | None = None,
 ) -> Blocked | None:
-    """Return the limit that has *costs*, in units by dimension, wait longest; *besides* if that is longer, or None."""
+    """Return the limit that has *costs*, in units by dimension, wait longest; *besides* if that is longer, or None.
+
+    A dimension with a cost of 0 waits while its limit is in debt; one that *costs* does not name never waits.
+    """
     blocked = besides
     for name, bucket in buckets.items():
-        wait_ns = bucket.wait_ns(costs[name], now_ns, refunds_unused=refunds_unused) if costs.get(name) else 0
+        wait_ns = bucket.wait_ns(costs[name], now_ns, refunds_unused=refunds_unused) if name in costs else 0
         if wait_ns == 0:
             continue
         if blocked is None or wait_ns is None or (blocked.wait_ns is not None and wait_ns > blocked.wait_ns):

@@ -387,6 +387,7 @@ class ThreadEngine:
         Inside a callback it does not wait, since it would wait for itself.
         """
         until_ns = None if timeout_s is None else self._clock.now_ns() + round(timeout_s * NS_PER_S)
+        table = self._table
         with self._lock:
             self._joiners += 1
             try:
@@ -396,7 +397,8 @@ class ThreadEngine:
                     self._clock.wait(self._quiet, until_ns)
                 return self._is_idle()
             finally:
-                self._joiners -= 1
+                if table is self._table:  # else a signal handler has forked, and this is the child: it counts anew
+                    self._joiners -= 1
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Refuse new requests; drain the others, paused ones too, or cancel those not being attempted."""

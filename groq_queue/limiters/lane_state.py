@@ -115,7 +115,8 @@ class LaneState:
 
     def blocks(self, cost: Units, now_ns: int) -> Blocked | None:
         """Return the limit that blocks *cost* longest, or None."""
-        return longest_wait(self.buckets, cost, now_ns, refunds_unused=self.refunds_unused)
+        taken = {name: units for name, units in cost.items() if units}  # the others do not wait, not even in debt
+        return longest_wait(self.buckets, taken, now_ns, refunds_unused=self.refunds_unused)
 
     def grant(self, cost: Units, priority: int, tag: int, now_ns: int) -> Reservation:
         """Hold *cost* in every bucket."""

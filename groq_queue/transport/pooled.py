@@ -170,13 +170,13 @@ class PooledTransport(BaseTransport):
             fields = answer.fields()
             content = self._body(answer.read1, answer.length, answer.status, fields, attempt)
             reply = self._reply(answer.status, fields, content)
+            answer.close()
         except BaseException:
             connection.close()  # which tells the attempt what can be known, so it is let go after that
             attempt.let_go()
             if answer is not None:
                 answer.close()
             raise
-        answer.close()
         attempt.let_go()
         if is_usable and not answer.will_close and not attempt.has_expired:
             self._keep(connection)

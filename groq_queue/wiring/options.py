@@ -555,7 +555,7 @@ OF_MAPS = {
 Both have a ``timeout`` of their own, for the whole of it.
 """
 
-_NEARER = {"url": "base_url", "models": "model"}
+_NEARER = {"url": "base_url", "models": "model", "token": "api_key"}
 """Parameters of an API that who gives them to ``GroqQueue`` certainly does not mean."""
 
 _SHORTEST = 6  # letters of a name with which others are compared: ``top_k`` is not ``top_p`` mistyped

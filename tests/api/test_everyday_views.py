@@ -250,3 +250,7 @@ def test_an_event_loop_accepts_it(recorder):
         return await asyncio.get_running_loop().run_in_executor(recorder.executor(), len, "abc")
 
     assert 3 == asyncio.run(main())
+
+
+def test_a_view_with_the_usual_endpoint_however_it_is_written_makes_calls_too(queue):
+    assert 3 == queue.with_options(endpoint="/chat/completions/").submit_call(lambda: 3).result(10)

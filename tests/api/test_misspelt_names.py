@@ -281,3 +281,20 @@ def test_names_that_were_looked_at_are_remembered_but_not_without_end(queue):
     assert len(harmless) <= 1_000
     with refusal("prioritty", "priority"):
         check_parameters(["prioritty"])
+
+
+def test_a_subclass_may_have_arguments_of_its_own():
+    class Tenants(GroqQueue):
+        def __init__(self, *, tenant: str, **options):
+            super().__init__(**options)
+            self.tenant = tenant
+
+    with Tenants.simulated(tenant="acme", latency=0) as made:
+        assert "acme" == made.tenant
+    with pytest.raises(UnknownArgument, match="max_worker"):
+        Tenants.simulated(tenant="acme", max_worker=3)
+
+
+def test_estimate_refuses_times_that_contradict_each_other():
+    with pytest.raises(ConfigurationError, match="not_before"):
+        groq_queue.estimate(["Why?"], model="m", not_before=5, deadline=1)

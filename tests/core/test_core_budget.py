@@ -131,14 +131,16 @@ def test_the_limit_that_blocks_longest_is_named() -> None:
     assert "tokens per day, 100 of 100 used" == str(refused)
 
 
-def test_a_limit_that_nothing_is_taken_from_does_not_block_even_in_debt() -> None:
+def test_a_limit_in_debt_holds_back_what_is_priced_at_nothing_there() -> None:
+    """
+    A price that the caller gave says nothing of the output, and the answer still has some.
+    """
     budget = Budget(Limits(rpm=10, otpm=100))
-    spent = leased(budget, TokenCost(1, 50))
+    spent = leased(budget, TokenCost(1, 0))
     budget.settle(spent, spent.cost, TokenCost(1, 200), NOW)
 
-    assert "OTPM" == blocked(budget, TokenCost(1, 1)).dimension
-    assert budget.blocks(TokenCost(1, 0), NOW) is None
-    assert isinstance(budget.lease(TokenCost(1, 0), NOW), Lease)
+    assert "OTPM" == blocked(budget, TokenCost(1, 0)).dimension
+    assert budget.lease(TokenCost(1, 0), NOW) == budget.blocks(TokenCost(1, 0), NOW)
 
 
 def test_a_limit_that_no_time_frees_is_named_before_any_other() -> None:

@@ -756,6 +756,27 @@ def test_a_child_begins_anew_with_what_users_set_and_what_was_spent(stage):
     assert {"everybody's"} == set(called)
 
 
+def test_a_join_in_which_a_handler_has_forked_is_not_counted_by_the_child(stage, monkeypatch):
+    """
+    As after the fork, but in this process. A child that counted one join too few would never wake its next one.
+    """
+    play = exhausted(stage)
+    play.submit("the parent's")
+    lock, pool, quiet, wait = play.engine._lock, play.engine._pool, play.engine._quiet, play.clock.wait
+
+    def forking(condition, until_ns):
+        return play.engine.reset_after_fork() if condition is quiet else wait(condition, until_ns)
+
+    monkeypatch.setattr(play.clock, "wait", forking)
+
+    assert play.engine.join()
+    assert 0 == play.engine._joiners
+    play.engine.shutdown(wait=True, cancel_futures=True)
+    with lock:
+        pool.dismiss()
+    pool.join()
+
+
 def test_an_attempt_that_has_forked_counts_nothing_in_the_child(stage):
     """
     As after a fork by a user's callable, but in this process: what comes of its request is the parent's to count.
