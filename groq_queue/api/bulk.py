@@ -71,11 +71,11 @@ class BulkMethods:
 
         def submit(self, prompt: Any = None, /, **options: Any) -> RequestFuture[Completion]:
             """Queue one request and return its Future."""
-            raise NotImplementedError
+            raise NotImplementedError  # a queue and a view each have their own
 
     def stats(self) -> Stats:
         """Return one consistent snapshot of all counts."""
-        raise NotImplementedError
+        raise NotImplementedError  # a queue and a view each have their own
 
     def _complete(self, prompt: Any = None, /, **options: Any) -> Completion:
         """Queue one request and wait for its answer: ``submit(...).result()``.
@@ -544,7 +544,7 @@ class View(BulkMethods):
         Raises:
             ConfigurationError: The view has an option that no callable can have.
         """
-        options_of_calls(self._options)  # here: a pool of futures would show the error to nobody
+        options_of_calls(self._options)  # now, since code that maps over an executor may never look at a call's error
         return super().executor()
 
     def stats(self) -> Stats:

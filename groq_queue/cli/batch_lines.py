@@ -217,8 +217,8 @@ def _parse_batch(number: int, custom_id: str, line: dict[str, Any]) -> tuple[dic
 
 def answer_line(request_id: str, custom_id: str, completion: Completion) -> bytes:
     """Return the line of an answer."""
-    error_body = completion.get("x_groq")
-    server_id = error_body.get("id") if isinstance(error_body, Mapping) else None
+    of_groq = completion.get("x_groq")
+    server_id = of_groq.get("id") if isinstance(of_groq, Mapping) else None
     response = {"status_code": 200, "request_id": server_id or completion.get("id"), "body": completion}
     return _encode(request_id, custom_id, response, None)
 
