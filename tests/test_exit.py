@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -120,12 +121,12 @@ while not q.stats().in_flight: pass
 
 
 def test_a_retry_pending_at_the_end_starts_no_thread():
-    with GroqSimulator() as groq:
-        url_of_nobody = groq.base_url
-    with GroqSimulator() as groq:
+    # A port that is taken and does not listen refuses. One that is free again may be given to the next server.
+    with socket.socket() as taken, GroqSimulator() as groq:
+        taken.bind(("127.0.0.1", 0))
         process = start(
             f"""
-os.environ["URL"] = {url_of_nobody!r}
+os.environ["URL"] = "http://127.0.0.1:{taken.getsockname()[1]}/openai/v1"
 q = queue()
 q.submit("x")
 while not q.stats().retried: pass
